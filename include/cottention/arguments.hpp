@@ -1,0 +1,132 @@
+// The arguments of forward, backward and step, shared by every backend. Plain structs, filled with designated
+// initialisers; docs/math.md has the equations, validation.hpp the rules that are checked.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include <cottention/problem.hpp>
+#include <cottention/tensor.hpp>
+
+namespace cottention {
+
+/// Extents, in elements.
+struct Shape {
+  std::int64_t batch = 0;     ///< sequences; in packed batches, the number of sequences packed
+  std::int64_t seq_q = 0;     ///< positions of q and o; in packed batches, the length of their token axis
+  std::int64_t seq_k = 0;     ///< positions of k and v, likewise; equal to seq_q when causal
+  std::int64_t heads_q = 0;   ///< heads of q and o; a multiple of heads_kv. Head h reads k and v head
+                              ///< h / (heads_q / heads_kv)
+  std::int64_t heads_kv = 0;  ///< heads of k and v
+  std::int64_t dim_qk = 0;    ///< row length of q and k
+  std::int64_t dim_v = 0;     ///< row length of v and o
+};
+
+/// Start of each packed sequence on the token axis, [batch + 1], int32 or int64: ascending from 0 to the length
+/// of the axis. Sequence b is [offsets[b], offsets[b + 1]) and may be empty. Null: the batch is not packed.
+class Offsets {
+ public:
+  constexpr Offsets() = default;
+  constexpr Offsets(std::nullptr_t) {}
+  constexpr Offsets(const std::int32_t* offsets) : int32_(offsets) {}
+  constexpr Offsets(const std::int64_t* offsets) : int64_(offsets) {}
+
+  constexpr bool given() const { return int32_ != nullptr || int64_ != nullptr; }
+  constexpr std::int64_t operator[](std::int64_t i) const { return int32_ != nullptr ? int32_[i] : int64_[i]; }
+
+ private:
+  const std::int32_t* int32_ = nullptr;
+  const std::int64_t* int64_ = nullptr;
+};
+
+/// The recurrent state: h = sum over absorbed tokens of norm(k) (w v)^T, and how many tokens that was.
+template <class A, class Count>
+struct BasicState {
+  A* h = nullptr;          ///< [batch, heads_kv, dim_qk, dim_v], contiguous
+  Count* count = nullptr;  ///< [batch], unmasked tokens absorbed
+};
+template <class A>
+using State = BasicState<A, std::int64_t>;
+template <class A>
+using ConstState = BasicState<const A, const std::int64_t>;
+
+/// How the work may be cut up.
+enum class Plan {
+  automatic,        ///< may follow batch size and head count; equal calls give equal bits
+  batch_invariant,  ///< follows sequence length and head dims alone: a sequence's bits depend neither on what else
+                    ///< is in the batch nor on the number of threads
+};
+
+/// Arguments of `forward`. Shapes in brackets; masks hold one byte per position, nonzero where a token is
+/// present, contiguous, and null where all are.
+template <Element T>
+struct ForwardArguments {
+  Shape shape{};
+  Tensor<const T> q{};                         ///< [batch, seq_q, heads_q, dim_qk]
+  Tensor<const T> k{};                         ///< [batch, seq_k, heads_kv, dim_qk]
+  Tensor<const T> v{};                         ///< [batch, seq_k, heads_kv, dim_v]
+  Tensor<T> o{};                               ///< [batch, seq_q, heads_q, dim_v], written. A masked query's row
+                                               ///< becomes 0
+  const float* scale_logit = nullptr;          ///< [heads_kv], m; null: w = 1
+  const std::uint8_t* query_mask = nullptr;    ///< [batch, seq_q]
+  const std::uint8_t* key_mask = nullptr;      ///< [batch, seq_k]; counts n count unmasked keys
+  Offsets cu_seqlens_q{};                      ///< [batch + 1]; given together with cu_seqlens_k
+  Offsets cu_seqlens_k{};                      ///< [batch + 1]; equal to cu_seqlens_q when causal
+  ConstState<Accumulate<T>> initial_state{};   ///< null: zero. h and count are given together
+  State<Accumulate<T>> final_state{};          ///< null: not wanted; h and count each optional. May be the very
+                                               ///< memory of initial_state
+  Plan plan = Plan::automatic;
+};
+
+/// Arguments of `backward`: the gradients of a loss L whose gradient with respect to o is `dout` and with respect
+/// to the final state is `dfinal_state`. Outputs left null are not computed. Masked positions get exactly 0.
+template <Element T>
+struct BackwardArguments {
+  Shape shape{};
+  Tensor<const T> q{};                               ///< as in the forward call
+  Tensor<const T> k{};
+  Tensor<const T> v{};
+  Tensor<const T> dout{};                            ///< [batch, seq_q, heads_q, dim_v]
+  Tensor<T> dq{};                                    ///< [batch, seq_q, heads_q, dim_qk]
+  Tensor<T> dk{};                                    ///< [batch, seq_k, heads_kv, dim_qk]
+  Tensor<T> dv{};                                    ///< [batch, seq_k, heads_kv, dim_v]
+  const float* scale_logit = nullptr;                ///< [heads_kv]
+  Accumulate<T>* dscale_logit = nullptr;             ///< [heads_kv], dL/dm summed over the batch
+  const std::uint8_t* query_mask = nullptr;          ///< [batch, seq_q]
+  const std::uint8_t* key_mask = nullptr;            ///< [batch, seq_k]
+  Offsets cu_seqlens_q{};
+  Offsets cu_seqlens_k{};
+  ConstState<Accumulate<T>> initial_state{};         ///< as in the forward call
+  const Accumulate<T>* dfinal_state = nullptr;       ///< [batch, heads_kv, dim_qk, dim_v]; null: zero
+  Accumulate<T>* dinitial_state = nullptr;           ///< [batch, heads_kv, dim_qk, dim_v]
+  Plan plan = Plan::automatic;
+};
+
+/// Arguments of `step`: T = seq_q = seq_k new tokens for each of `batch` lanes, whose states live in a pool.
+///
+/// Speculative decoding: call with `accepted` all 0 to get the outputs of T draft tokens and leave the states
+/// as they were; once a of them are accepted, call again with `accepted` = a and `o` null to absorb those.
+template <Element T>
+struct StepArguments {
+  Shape shape{};
+  Tensor<const T> q{};                       ///< [batch, T, heads_q, dim_qk]; may be null when o is
+  Tensor<const T> k{};                       ///< [batch, T, heads_kv, dim_qk]
+  Tensor<const T> v{};                       ///< [batch, T, heads_kv, dim_v]
+  Tensor<T> o{};                             ///< [batch, T, heads_q, dim_v]; null: only the states advance
+  const float* scale_logit = nullptr;        ///< [heads_kv]
+  State<Accumulate<T>> pool{};               ///< [slots, heads_kv, dim_qk, dim_v] and [slots], updated in place
+  std::int64_t slots = 0;                    ///< states in the pool
+  const std::int32_t* slot = nullptr;        ///< [batch], each slot at most once; negative: an idle lane, for which
+                                             ///< nothing is read or written. Null: lane b has slot b
+  const std::int32_t* accepted = nullptr;    ///< [batch], 0 to T: how many of the T tokens the state absorbs.
+                                             ///< Null: all. Outputs are those of all T tokens either way
+};
+
+/// Scratch memory from the caller, aligned to `workspace_alignment`. Contents before and after do not matter.
+struct Workspace {
+  void* data = nullptr;
+  std::size_t bytes = 0;
+};
+inline constexpr std::size_t workspace_alignment = 64;
+
+}  // namespace cottention
