@@ -1,0 +1,34 @@
+# cottention_development: what tests, benchmarks and examples link. The library, our warnings, and the machine's own
+# instruction set. Never installed or exported.
+include(CheckCXXCompilerFlag)
+
+if(PROJECT_IS_TOP_LEVEL
+   AND NOT CMAKE_BUILD_TYPE
+   AND NOT CMAKE_CONFIGURATION_TYPES)
+  message(STATUS "cottention: no CMAKE_BUILD_TYPE given, building Release")
+  set(CMAKE_BUILD_TYPE Release CACHE STRING "Debug, Release, RelWithDebInfo or MinSizeRel" FORCE)
+endif()
+
+add_library(cottention_development INTERFACE)
+target_link_libraries(cottention_development INTERFACE cottention::cottention)
+
+set(cottention_warnings -Wall -Wextra -Wpedantic -Wconversion -Wshadow)
+if(COTTENTION_WERROR)
+  list(APPEND cottention_warnings -Werror)
+endif()
+target_compile_options(cottention_development INTERFACE ${cottention_warnings})
+
+if(COTTENTION_NATIVE)
+  check_cxx_compiler_flag(-march=native COTTENTION_HAS_MARCH_NATIVE)
+  check_cxx_compiler_flag(-mcpu=native COTTENTION_HAS_MCPU_NATIVE) # clang on Arm knows only this one
+  if(COTTENTION_HAS_MARCH_NATIVE)
+    target_compile_options(cottention_development INTERFACE -march=native)
+  elseif(COTTENTION_HAS_MCPU_NATIVE)
+    target_compile_options(cottention_development INTERFACE -mcpu=native)
+  endif()
+  # GCC 12 tunes some AVX-512 processors for 256-bit vectors, which halves the speed of the kernels.
+  check_cxx_compiler_flag(-mprefer-vector-width=512 COTTENTION_HAS_PREFER_VECTOR_WIDTH)
+  if(COTTENTION_HAS_PREFER_VECTOR_WIDTH)
+    target_compile_options(cottention_development INTERFACE -mprefer-vector-width=512)
+  endif()
+endif()
