@@ -1,0 +1,138 @@
+#!/usr/bin/env python3
+"""Holds the headers to the layers of docs/architecture.md.
+
+usage: layer_check.py INCLUDE_DIR | --self-test
+
+Every header belongs to a layer and includes only its own layer and those listed for it, always as
+<cottention/...>; no includes form a cycle; no macro is left defined. Long files are listed, not refused.
+"""
+import pathlib
+import re
+import sys
+import tempfile
+
+VOCABULARY = {"arguments", "element", "problem", "status", "tensor", "tiling", "validation"}
+# What each layer may include besides itself.
+BELOW = {"vocabulary": set(), "reference": {"vocabulary"}, "cpu": {"vocabulary"}}
+LONG = 400
+
+
+def layer_of(path):
+    """The layer of a path below include/cottention; None if it has none."""
+    if len(path.parts) == 1:
+        return "vocabulary" if path.stem in VOCABULARY else path.stem if path.stem in BELOW else None
+    return path.parts[0] if path.parts[0] in BELOW else None
+
+
+def find_cycle(graph):
+    done = set()
+
+    def walk(node, trail):
+        if node in trail:
+            return trail[trail.index(node):] + [node]
+        if node in done:
+            return None
+        for target in sorted(graph.get(node, ())):
+            cycle = walk(target, trail + [node])
+            if cycle:
+                return cycle
+        done.add(node)
+        return None
+
+    for node in sorted(graph):
+        cycle = walk(node, [])
+        if cycle:
+            return cycle
+    return None
+
+
+def check(include_dir):
+    """Returns (problems, notes, number of headers)."""
+    root = pathlib.Path(include_dir) / "cottention"
+    problems, notes, graph = [], [], {}
+    for file in sorted(p for p in root.rglob("*") if p.is_file()):
+        path = file.relative_to(root)
+        text = file.read_text(encoding="utf-8")
+        lines = text.splitlines()
+        layer = layer_of(path)
+        graph[str(path)] = set()
+        if layer is None:
+            problems.append(f"{path}: belongs to no layer; name it in cmake/layer_check.py")
+            continue
+        if "#pragma once" not in lines:
+            problems.append(f"{path}: has no #pragma once")
+        if len(lines) > LONG:
+            notes.append(f"{path}: {len(lines)} lines, more than {LONG}")
+        for number, line in enumerate(lines, 1):
+            where = f"{path}:{number}"
+            if re.match(r'\s*#\s*include\s*"', line):
+                problems.append(f'{where}: write #include <cottention/...>, not "..."')
+            found = re.match(r"\s*#\s*include\s*<cottention/([^>]+)>", line)
+            if not found:
+                continue
+            target = found.group(1)
+            graph[str(path)].add(target)
+            if not (root / target).is_file():
+                problems.append(f"{where}: <cottention/{target}> does not exist")
+                continue
+            target_layer = layer_of(pathlib.Path(target))
+            if target_layer is not None and target_layer != layer and target_layer not in BELOW[layer]:
+                problems.append(f"{where}: {layer} includes <cottention/{target}>, which is {target_layer}")
+        for name in re.findall(r"^\s*#\s*define\s+(\w+)", text, re.MULTILINE):
+            if not re.search(rf"^\s*#\s*undef\s+{name}\b", text, re.MULTILINE):
+                problems.append(f"{path}: leaves macro {name} defined")
+    cycle = find_cycle(graph)
+    if cycle:
+        problems.append("includes form a cycle: " + " -> ".join(cycle))
+    if not graph:
+        problems.append(f"no headers under {root}")
+    return problems, notes, len(graph)
+
+
+def self_test():
+    """Each fault, alone in a small tree, must be reported, and the tree without a fault must not."""
+    sound = {
+        "problem.hpp": "#pragma once\n",
+        "tensor.hpp": "#pragma once\n#include <cottention/problem.hpp>\n",
+        "cpu/forward.hpp": "#pragma once\n#define STEP 1\n#undef STEP\n#include <cottention/tensor.hpp>\n",
+        "cpu.hpp": "#pragma once\n#include <cottention/cpu/forward.hpp>\n",
+        "reference.hpp": "#pragma once\n#include <cottention/problem.hpp>\n",
+    }
+    faults = {
+        "problem.hpp:2: vocabulary includes": {"problem.hpp": "#pragma once\n#include <cottention/cpu.hpp>\n"},
+        "reference.hpp:2: reference includes": {"reference.hpp": "#pragma once\n#include <cottention/cpu.hpp>\n"},
+        "not \"...\"": {"cpu.hpp": '#pragma once\n#include "cpu/forward.hpp"\n'},
+        "does not exist": {"cpu.hpp": "#pragma once\n#include <cottention/cpu/gone.hpp>\n"},
+        "form a cycle": {"problem.hpp": "#pragma once\n#include <cottention/tensor.hpp>\n"},
+        "belongs to no layer": {"other.hpp": "#pragma once\n"},
+        "has no #pragma once": {"problem.hpp": "\n"},
+        "leaves macro LEFT defined": {"problem.hpp": "#pragma once\n#define LEFT\n"},
+    }
+    missed = []
+    for expected, change in [("", {}), *faults.items()]:
+        with tempfile.TemporaryDirectory() as folder:
+            for name, text in {**sound, **change}.items():
+                file = pathlib.Path(folder) / "cottention" / name
+                file.parent.mkdir(parents=True, exist_ok=True)
+                file.write_text(text, encoding="utf-8")
+            problems = check(folder)[0]
+        if not expected and problems:
+            missed.append(f"a sound tree is refused: {problems}")
+        if expected and not any(expected in problem for problem in problems):
+            missed.append(f"not found: {expected}; reported: {problems}")
+    return missed
+
+
+def main():
+    if len(sys.argv) != 2:
+        sys.exit(__doc__)
+    if sys.argv[1] == "--self-test":
+        problems, notes, summary = self_test(), [], "every fault is found"
+    else:
+        problems, notes, count = check(sys.argv[1])
+        summary = f"{count} headers keep to their layers"
+    print("\n".join(notes + (problems or [summary])))
+    sys.exit(1 if problems else 0)
+
+
+main()

@@ -1,0 +1,71 @@
+# Checks of the tree and of the package, as ctest tests.
+find_package(Python3 REQUIRED COMPONENTS Interpreter)
+
+set(cottention_include ${PROJECT_SOURCE_DIR}/include)
+set(cottention_consumer ${CMAKE_CURRENT_SOURCE_DIR}/install)
+set(cottention_check_flags -Wall -Wextra -Wpedantic -Wconversion -Wshadow)
+if(COTTENTION_WERROR)
+  list(APPEND cottention_check_flags -Werror)
+endif()
+
+# A test that runs cmake/SCRIPT with the arguments that follow.
+function(cottention_add_check name script)
+  add_test(NAME "check: ${name}" COMMAND ${Python3_EXECUTABLE} ${PROJECT_SOURCE_DIR}/cmake/${script} ${ARGN})
+  set_tests_properties("check: ${name}" PROPERTIES TIMEOUT 300 SKIP_RETURN_CODE 77 ENVIRONMENT OMP_WAIT_POLICY=passive)
+endfunction()
+
+cottention_add_check("headers keep to their layers" layer_check.py ${cottention_include})
+cottention_add_check("the layer check finds each fault" layer_check.py --self-test)
+cottention_add_check("quoted code is compiled code" snippet_check.py ${PROJECT_SOURCE_DIR})
+
+# With this build's compiler, and with the other of g++ and clang++ where there is one.
+set(cottention_compilers ${CMAKE_CXX_COMPILER})
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  find_program(COTTENTION_OTHER_COMPILER clang++)
+else()
+  find_program(COTTENTION_OTHER_COMPILER g++)
+endif()
+if(COTTENTION_OTHER_COMPILER)
+  list(APPEND cottention_compilers ${COTTENTION_OTHER_COMPILER})
+endif()
+foreach(compiler IN LISTS cottention_compilers)
+  get_filename_component(name ${compiler} NAME)
+  cottention_add_check("each header compiles alone with ${name}" header_check.py ${cottention_include} ${compiler}
+                       ${cottention_check_flags})
+  cottention_add_check("misuse is refused with its reason by ${name}" compile_fail_check.py
+                       ${CMAKE_CURRENT_SOURCE_DIR}/compile_fail ${cottention_include} ${compiler})
+  cottention_add_check("a copied include folder works with ${name}" copy_in_check.py ${cottention_include}
+                       ${cottention_consumer} ${compiler})
+endforeach()
+cottention_add_check("units for different processors link into one program" mixed_targets_check.py
+                     ${cottention_include} ${cottention_consumer} ${CMAKE_CXX_COMPILER})
+
+# A project of its own in install/FOLDER, configured with the options that follow, built and run.
+function(cottention_add_consumer name folder)
+  string(MAKE_C_IDENTIFIER "${name}" build)
+  add_test(
+    NAME "package: ${name}"
+    COMMAND
+      ${CMAKE_CTEST_COMMAND} --build-and-test ${cottention_consumer}/${folder} ${CMAKE_CURRENT_BINARY_DIR}/${build}
+      --build-generator ${CMAKE_GENERATOR} --build-makeprogram ${CMAKE_MAKE_PROGRAM} --build-options
+      -DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER} -DCMAKE_CXX_FLAGS=-O1 -DCOTTENTION_SOURCE=${PROJECT_SOURCE_DIR}
+      -DCMAKE_PREFIX_PATH=${cottention_prefix} ${ARGN} --test-command consumer)
+  set_tests_properties("package: ${name}" PROPERTIES TIMEOUT 300 ENVIRONMENT OMP_WAIT_POLICY=passive)
+endfunction()
+
+set(cottention_prefix ${CMAKE_CURRENT_BINARY_DIR}/prefix)
+find_package(OpenMP QUIET COMPONENTS CXX)
+set(cottention_openmp $<BOOL:${OpenMP_CXX_FOUND}>)
+
+add_test(NAME "package: installs" COMMAND ${CMAKE_COMMAND} -DBUILD=${PROJECT_BINARY_DIR} -DPREFIX=${cottention_prefix} -P
+                                          ${PROJECT_SOURCE_DIR}/cmake/install_afresh.cmake)
+set_tests_properties("package: installs" PROPERTIES FIXTURES_SETUP cottention_prefix)
+cottention_add_consumer("find_package" find_package -DEXPECT_OPENMP=${cottention_openmp})
+cottention_add_consumer("find_package without OpenMP on the machine" find_package
+                        -DCMAKE_DISABLE_FIND_PACKAGE_OpenMP=ON -DEXPECT_OPENMP=0)
+cottention_add_consumer("find_package with OpenMP declined" find_package -DCOTTENTION_OPENMP=OFF -DEXPECT_OPENMP=0)
+set_tests_properties(
+  "package: find_package" "package: find_package without OpenMP on the machine"
+  "package: find_package with OpenMP declined" PROPERTIES FIXTURES_REQUIRED cottention_prefix)
+cottention_add_consumer("add_subdirectory" add_subdirectory -DEXPECT_OPENMP=${cottention_openmp})
+cottention_add_consumer("FetchContent" fetch_content -DEXPECT_OPENMP=${cottention_openmp})
