@@ -10,32 +10,42 @@ endif()
 
 # A test that runs cmake/SCRIPT with the arguments that follow.
 function(cottention_add_check name script)
-  add_test(NAME "check: ${name}" COMMAND ${Python3_EXECUTABLE} ${PROJECT_SOURCE_DIR}/cmake/${script} ${ARGN})
-  set_tests_properties("check: ${name}" PROPERTIES TIMEOUT 300 SKIP_RETURN_CODE 77 ENVIRONMENT OMP_WAIT_POLICY=passive)
+  add_test(NAME "check/${name}" COMMAND ${Python3_EXECUTABLE} ${PROJECT_SOURCE_DIR}/cmake/${script} ${ARGN})
+  set_tests_properties("check/${name}" PROPERTIES TIMEOUT 300 SKIP_RETURN_CODE 77 ENVIRONMENT OMP_WAIT_POLICY=passive)
 endfunction()
 
 cottention_add_check("headers keep to their layers" layer_check.py ${cottention_include})
 cottention_add_check("the layer check finds each fault" layer_check.py --self-test)
 cottention_add_check("quoted code is compiled code" snippet_check.py ${PROJECT_SOURCE_DIR})
 
-# With this build's compiler, and with the other of g++ and clang++ where there is one.
-set(cottention_compilers ${CMAKE_CXX_COMPILER})
+# With this build's compiler, and with the other of g++ and clang++ where there is one that is new enough.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
-  find_program(COTTENTION_OTHER_COMPILER clang++)
+  set(cottention_compilers g++ clang++)
+  set(cottention_oldest_other 14)
 else()
-  find_program(COTTENTION_OTHER_COMPILER g++)
+  set(cottention_compilers clang++ g++)
+  set(cottention_oldest_other 12)
 endif()
+list(GET cottention_compilers 1 other)
+find_program(COTTENTION_OTHER_COMPILER ${other})
+set(other_version 0)
 if(COTTENTION_OTHER_COMPILER)
-  list(APPEND cottention_compilers ${COTTENTION_OTHER_COMPILER})
+  execute_process(COMMAND ${COTTENTION_OTHER_COMPILER} -dumpversion OUTPUT_VARIABLE other_version
+                                                                    OUTPUT_STRIP_TRAILING_WHITESPACE)
 endif()
-foreach(compiler IN LISTS cottention_compilers)
-  get_filename_component(name ${compiler} NAME)
+if(other_version VERSION_LESS cottention_oldest_other)
+  message(STATUS "cottention: no ${other} of version ${cottention_oldest_other}; headers are checked without it")
+  list(REMOVE_AT cottention_compilers 1)
+endif()
+set(compiler ${CMAKE_CXX_COMPILER})
+foreach(name IN LISTS cottention_compilers)
   cottention_add_check("each header compiles alone with ${name}" header_check.py ${cottention_include} ${compiler}
                        ${cottention_check_flags})
   cottention_add_check("misuse is refused with its reason by ${name}" compile_fail_check.py
                        ${CMAKE_CURRENT_SOURCE_DIR}/compile_fail ${cottention_include} ${compiler})
   cottention_add_check("a copied include folder works with ${name}" copy_in_check.py ${cottention_include}
                        ${cottention_consumer} ${compiler})
+  set(compiler ${COTTENTION_OTHER_COMPILER})
 endforeach()
 cottention_add_check("units for different processors link into one program" mixed_targets_check.py
                      ${cottention_include} ${cottention_consumer} ${CMAKE_CXX_COMPILER})
@@ -44,28 +54,28 @@ cottention_add_check("units for different processors link into one program" mixe
 function(cottention_add_consumer name folder)
   string(MAKE_C_IDENTIFIER "${name}" build)
   add_test(
-    NAME "package: ${name}"
+    NAME "package/${name}"
     COMMAND
-      ${CMAKE_CTEST_COMMAND} --build-and-test ${cottention_consumer}/${folder} ${CMAKE_CURRENT_BINARY_DIR}/${build}
+      ${CMAKE_CTEST_COMMAND} --build-and-test ${cottention_consumer}/${folder} ${cottention_packages}/${build}
       --build-generator ${CMAKE_GENERATOR} --build-makeprogram ${CMAKE_MAKE_PROGRAM} --build-options
       -DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER} -DCMAKE_CXX_FLAGS=-O1 -DCOTTENTION_SOURCE=${PROJECT_SOURCE_DIR}
       -DCMAKE_PREFIX_PATH=${cottention_prefix} ${ARGN} --test-command consumer)
-  set_tests_properties("package: ${name}" PROPERTIES TIMEOUT 300 ENVIRONMENT OMP_WAIT_POLICY=passive)
+  set_tests_properties("package/${name}" PROPERTIES TIMEOUT 300 ENVIRONMENT OMP_WAIT_POLICY=passive FIXTURES_REQUIRED
+                                                                                               cottention_packages)
 endfunction()
 
-set(cottention_prefix ${CMAKE_CURRENT_BINARY_DIR}/prefix)
+# The first test empties the folder that all of them work in.
+set(cottention_packages ${CMAKE_CURRENT_BINARY_DIR}/package)
+set(cottention_prefix ${cottention_packages}/prefix)
 find_package(OpenMP QUIET COMPONENTS CXX)
 set(cottention_openmp $<BOOL:${OpenMP_CXX_FOUND}>)
 
-add_test(NAME "package: installs" COMMAND ${CMAKE_COMMAND} -DBUILD=${PROJECT_BINARY_DIR} -DPREFIX=${cottention_prefix} -P
-                                          ${PROJECT_SOURCE_DIR}/cmake/install_afresh.cmake)
-set_tests_properties("package: installs" PROPERTIES FIXTURES_SETUP cottention_prefix)
+add_test(NAME "package/installs" COMMAND ${CMAKE_COMMAND} -DBUILD=${PROJECT_BINARY_DIR} -DPREFIX=${cottention_prefix}
+                                         -DFOLDER=${cottention_packages} -P ${PROJECT_SOURCE_DIR}/cmake/install_afresh.cmake)
+set_tests_properties("package/installs" PROPERTIES FIXTURES_SETUP cottention_packages)
 cottention_add_consumer("find_package" find_package -DEXPECT_OPENMP=${cottention_openmp})
 cottention_add_consumer("find_package without OpenMP on the machine" find_package
                         -DCMAKE_DISABLE_FIND_PACKAGE_OpenMP=ON -DEXPECT_OPENMP=0)
 cottention_add_consumer("find_package with OpenMP declined" find_package -DCOTTENTION_OPENMP=OFF -DEXPECT_OPENMP=0)
-set_tests_properties(
-  "package: find_package" "package: find_package without OpenMP on the machine"
-  "package: find_package with OpenMP declined" PROPERTIES FIXTURES_REQUIRED cottention_prefix)
 cottention_add_consumer("add_subdirectory" add_subdirectory -DEXPECT_OPENMP=${cottention_openmp})
 cottention_add_consumer("FetchContent" fetch_content -DEXPECT_OPENMP=${cottention_openmp})
