@@ -1,0 +1,287 @@
+// Random inputs for a described case.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <optional>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include <cottention/arguments.hpp>
+
+#include "support/buffer.hpp"
+#include "support/random.hpp"
+
+namespace support {
+
+/// Which positions are masked. Rows of masked positions hold NaN or infinity. The first sequence keeps at
+/// least half of its tokens.
+enum class Padding {
+  none,
+  left,
+  right,
+  middle,     ///< a run somewhere, and a fifth of the others
+  unrelated,  ///< as `middle`, drawn apart for queries and keys
+};
+
+/// What rows of q and k are like. v and dout are normal.
+enum class Rows {
+  normal,
+  correlated,  ///< q, k, v and dout share a direction, so that the state grows with the length
+  tiny,        ///< norms below epsilon; in fp16, subnormal values
+  huge,        ///< squares overflow the element's range
+  mixed,       ///< normal, tiny, huge and zero rows
+};
+
+enum class OffsetType { int64, int32 };
+enum class Presence { absent, present };
+
+struct Case {
+  cottention::Mask mask = cottention::Mask::causal;
+  cottention::Scale scale = cottention::Scale::by_key;
+  cottention::Shape shape{};
+  std::vector<std::int64_t> lengths_q{};  ///< not empty: packed; shape's batch and seq follow from it
+  std::vector<std::int64_t> lengths_k{};  ///< empty: those of q
+  OffsetType offset_type = OffsetType::int64;
+  Padding padding = Padding::none;
+  Layout layout = Layout::bshd;
+  Rows rows = Rows::normal;
+  Presence initial_state = Presence::absent;
+  Presence scale_logit = Presence::present;
+  std::uint64_t seed = 1;
+
+  bool packed() const { return !lengths_q.empty(); }
+};
+
+inline const char* name(cottention::Mask mask) {
+  return mask == cottention::Mask::causal ? "causal" : "bidirectional";
+}
+
+inline const char* name(cottention::Scale scale) {
+  return scale == cottention::Scale::none     ? "none"
+         : scale == cottention::Scale::by_key ? "by_key"
+                                              : "by_query";
+}
+
+/// One line that says how to repeat the case.
+template <cottention::Element T>
+std::string describe(const Case& c) {
+  const auto list = [](const std::vector<std::int64_t>& lengths) {
+    std::string text;
+    for (const std::int64_t length : lengths) text += (text.empty() ? "" : ",") + std::to_string(length);
+    return text;
+  };
+  const cottention::Shape& s = c.shape;
+  std::string text = std::string(cottention::element_name<T>) + ' ' + name(c.mask) + ' ' + name(c.scale);
+  if (c.packed())
+    text += ", packed " + list(c.lengths_q) + (c.lengths_k.empty() ? "" : " / " + list(c.lengths_k)) +
+            (c.offset_type == OffsetType::int32 ? " int32" : " int64");
+  else
+    text += ", batch " + std::to_string(s.batch) + ", seq " + std::to_string(s.seq_q) + " / " +
+            std::to_string(s.seq_k);
+  text += ", heads " + std::to_string(s.heads_q) + " / " + std::to_string(s.heads_kv) + ", dims " +
+          std::to_string(s.dim_qk) + " / " + std::to_string(s.dim_v);
+  constexpr const char* paddings[] = {"no", "left", "right", "middle", "unrelated"};
+  constexpr const char* layouts[] = {"bshd", "bhsd", "gaps"};
+  constexpr const char* rows[] = {"normal", "correlated", "tiny", "huge", "mixed"};
+  text += std::string(", ") + paddings[static_cast<int>(c.padding)] + " padding, " +
+          layouts[static_cast<int>(c.layout)] + ", " + rows[static_cast<int>(c.rows)] + " rows";
+  if (c.initial_state == Presence::present) text += ", initial state";
+  if (c.scale_logit == Presence::absent) text += ", no scale_logit";
+  return text + ", seed " + std::to_string(c.seed);
+}
+
+template <cottention::Element T>
+T from_double(double x) {
+  if constexpr (sizeof(T) == 2)
+    return static_cast<T>(static_cast<float>(x));
+  else
+    return static_cast<T>(x);
+}
+
+/// Factors that make rows tiny and huge in the sense of `Rows`.
+template <cottention::Element T>
+inline constexpr double tiny_factor = std::same_as<T, cottention::half> ? 0x1p-15 : 1e-20;
+template <cottention::Element T>
+inline constexpr double huge_factor = std::same_as<T, double>             ? 1e160
+                                      : std::same_as<T, cottention::half> ? 0x1p12
+                                                                          : 1e25;
+
+/// The inputs of a forward and a backward call.
+template <cottention::Element T>
+class Inputs {
+  using A = cottention::Accumulate<T>;
+
+ public:
+  explicit Inputs(Case description) : case_(std::move(description)), random_(case_.seed) {
+    lay_out_sequences();
+    make_tensors();
+    make_states();
+    make_masks();
+    for (std::int64_t h = 0; h < shape().heads_kv; ++h)
+      scale_logit_.push_back(static_cast<float>(3 * random_.uniform() - 1));
+  }
+
+  const Case& description() const { return case_; }
+  const cottention::Shape& shape() const { return case_.shape; }
+
+  TensorBuffer<T>& q() { return *q_; }
+  TensorBuffer<T>& k() { return *k_; }
+  TensorBuffer<T>& v() { return *v_; }
+  TensorBuffer<T>& dout() { return *dout_; }
+  std::vector<A>& initial_state() { return initial_h_; }
+  std::vector<std::int64_t>& initial_count() { return initial_count_; }
+  std::vector<float>& scale_logit() { return scale_logit_; }
+  std::vector<A>& dfinal_state() { return dfinal_state_; }
+
+  /// Start of sequence b on the axis of positions, and its length.
+  std::int64_t start_q(std::int64_t b) const { return starts_q_.data()[b]; }
+  std::int64_t start_k(std::int64_t b) const { return starts_k_.data()[b]; }
+  std::int64_t length_q(std::int64_t b) const { return starts_q_.data()[b + 1] - start_q(b); }
+  std::int64_t length_k(std::int64_t b) const { return starts_k_.data()[b + 1] - start_k(b); }
+
+  /// All inputs; no outputs.
+  cottention::ForwardArguments<T> forward() const {
+    cottention::ForwardArguments<T> args;
+    fill(args);
+    return args;
+  }
+
+  cottention::BackwardArguments<T> backward() const {
+    cottention::BackwardArguments<T> args;
+    fill(args);
+    args.dout = std::as_const(*dout_).view();
+    args.dfinal_state = dfinal_state_.data();
+    return args;
+  }
+
+ private:
+  template <class Arguments>
+  void fill(Arguments& args) const {
+    args.shape = shape();
+    args.q = std::as_const(*q_).view();
+    args.k = std::as_const(*k_).view();
+    args.v = std::as_const(*v_).view();
+    if (case_.scale_logit == Presence::present) args.scale_logit = scale_logit_.data();
+    if (case_.padding != Padding::none) {
+      args.query_mask = query_mask_.data();
+      args.key_mask = key_mask_.data();
+    }
+    if (case_.packed()) {
+      const bool narrow = case_.offset_type == OffsetType::int32;
+      args.cu_seqlens_q =
+          narrow ? cottention::Offsets(narrow_q_.data()) : cottention::Offsets(starts_q_.data());
+      args.cu_seqlens_k =
+          narrow ? cottention::Offsets(narrow_k_.data()) : cottention::Offsets(starts_k_.data());
+    }
+    if (case_.initial_state == Presence::present)
+      args.initial_state = {initial_h_.data(), initial_count_.data()};
+  }
+
+  void lay_out_sequences() {
+    cottention::Shape& s = case_.shape;
+    const std::vector<std::int64_t>& lengths_k = case_.lengths_k.empty() ? case_.lengths_q : case_.lengths_k;
+    if (case_.packed()) s.batch = static_cast<std::int64_t>(case_.lengths_q.size());
+    starts_q_ = starts_k_ = {0};
+    for (std::int64_t b = 0; b < s.batch; ++b) {
+      starts_q_.push_back(starts_q_.back() + (case_.packed() ? case_.lengths_q.data()[b] : s.seq_q));
+      starts_k_.push_back(starts_k_.back() + (case_.packed() ? lengths_k.data()[b] : s.seq_k));
+    }
+    if (case_.packed()) {
+      s.seq_q = starts_q_.back();
+      s.seq_k = starts_k_.back();
+    }
+    for (const std::int64_t start : starts_q_) narrow_q_.push_back(static_cast<std::int32_t>(start));
+    for (const std::int64_t start : starts_k_) narrow_k_.push_back(static_cast<std::int32_t>(start));
+  }
+
+  void make_tensors() {
+    const cottention::Shape& s = shape();
+    const std::int64_t batch = case_.packed() ? 1 : s.batch;
+    q_.emplace(case_.layout, batch, s.seq_q, s.heads_q, s.dim_qk);
+    k_.emplace(case_.layout, batch, s.seq_k, s.heads_kv, s.dim_qk);
+    v_.emplace(case_.layout, batch, s.seq_k, s.heads_kv, s.dim_v);
+    dout_.emplace(case_.layout, batch, s.seq_q, s.heads_q, s.dim_v);
+    for (TensorBuffer<T>* x : {&*q_, &*k_}) fill_rows(*x, case_.rows);
+    for (TensorBuffer<T>* x : {&*v_, &*dout_})
+      fill_rows(*x, case_.rows == Rows::correlated ? Rows::correlated : Rows::normal);
+  }
+
+  void fill_rows(TensorBuffer<T>& x, Rows rows) {
+    for (std::int64_t position = 0; position < x.positions(); ++position)
+      for (std::int64_t h = 0; h < x.heads(); ++h) {
+        const Rows kind = rows == Rows::mixed ? mixture[random_.below(4)] : rows;
+        const double factor = kind == Rows::tiny    ? tiny_factor<T>
+                              : kind == Rows::huge  ? huge_factor<T>
+                              : kind == Rows::mixed ? 0
+                                                    : 1;
+        for (std::int64_t d = 0; d < x.dim(); ++d) {
+          const double normal = random_.normal();
+          x.row(position, h)[d] =
+              from_double<T>(kind == Rows::correlated ? 1 + 0.5 * normal : factor * normal);
+        }
+      }
+  }
+
+  void make_states() {
+    const cottention::Shape& s = shape();
+    for (std::int64_t i = 0; i < s.batch * s.heads_kv * s.dim_qk * s.dim_v; ++i) {
+      initial_h_.push_back(static_cast<A>(random_.normal()));
+      dfinal_state_.push_back(static_cast<A>(random_.normal()));
+    }
+    for (std::int64_t b = 0; b < s.batch; ++b) initial_count_.push_back(random_.below(50));
+  }
+
+  void make_masks() {
+    const cottention::Shape& s = shape();
+    const std::int64_t batch = case_.packed() ? 1 : s.batch;
+    query_mask_.assign(static_cast<std::size_t>(batch * s.seq_q), 1);
+    key_mask_.assign(static_cast<std::size_t>(batch * s.seq_k), 1);
+    if (case_.padding == Padding::none) return;
+    for (std::int64_t b = 0; b < s.batch; ++b) {
+      mask_sequence(query_mask_.data() + start_q(b), length_q(b), b);
+      mask_sequence(key_mask_.data() + start_k(b), length_k(b), b);
+    }
+    const bool self = case_.padding != Padding::unrelated && starts_q_ == starts_k_;
+    if (self) query_mask_ = key_mask_;
+    for (TensorBuffer<T>* x : {&*q_, &*dout_}) spoil_masked(*x, query_mask_);
+    for (TensorBuffer<T>* x : {&*k_, &*v_}) spoil_masked(*x, key_mask_);
+  }
+
+  void mask_sequence(std::uint8_t* mask, std::int64_t length, std::int64_t b) {
+    const std::int64_t run = b == 0 ? length / 3 : random_.below(length + 1);
+    const std::int64_t begin = case_.padding == Padding::left    ? 0
+                               : case_.padding == Padding::right ? length - run
+                                                                 : random_.below(length - run + 1);
+    for (std::int64_t i = begin; i < begin + run; ++i) mask[i] = 0;
+    if (case_.padding != Padding::middle && case_.padding != Padding::unrelated) return;
+    for (std::int64_t i = 0; i < length; ++i)
+      if (random_.uniform() < 0.2) mask[i] = 0;
+  }
+
+  void spoil_masked(TensorBuffer<T>& x, const std::vector<std::uint8_t>& mask) {
+    constexpr double values[] = {std::numeric_limits<double>::quiet_NaN(),
+                                 std::numeric_limits<double>::infinity()};
+    for (std::int64_t position = 0; position < x.positions(); ++position)
+      for (std::int64_t h = 0; h < x.heads() && mask.data()[position] == 0; ++h)
+        for (std::int64_t d = 0; d < x.dim(); ++d)
+          x.row(position, h)[d] = from_double<T>(values[position % 2]);
+  }
+
+  static constexpr Rows mixture[] = {Rows::normal, Rows::tiny, Rows::huge,
+                                     Rows::mixed};  // the last: zero rows
+
+  Case case_;
+  Random random_;
+  std::vector<std::int64_t> starts_q_, starts_k_;  // (batch + 1)
+  std::vector<std::int32_t> narrow_q_, narrow_k_;
+  std::optional<TensorBuffer<T>> q_, k_, v_, dout_;
+  std::vector<A> initial_h_, dfinal_state_;
+  std::vector<std::int64_t> initial_count_;
+  std::vector<std::uint8_t> query_mask_, key_mask_;
+  std::vector<float> scale_logit_;
+};
+
+}  // namespace support
