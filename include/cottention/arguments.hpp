@@ -22,8 +22,9 @@ struct Shape {
   std::int64_t dim_v = 0;     ///< row length of v and o
 };
 
-/// Start of each packed sequence on the token axis, [batch + 1], int32 or int64: ascending from 0 to the length
-/// of the axis. Sequence b is [offsets[b], offsets[b + 1]) and may be empty. Null: the batch is not packed.
+/// Start of each packed sequence on the token axis, [batch + 1], int32 or int64: ascending from 0 to the
+/// length of the axis. Sequence b is [offsets[b], offsets[b + 1]) and may be empty. Null: the batch is not
+/// packed.
 class Offsets {
  public:
   constexpr Offsets() = default;
@@ -32,7 +33,9 @@ class Offsets {
   constexpr Offsets(const std::int64_t* offsets) : int64_(offsets) {}
 
   constexpr bool given() const { return int32_ != nullptr || int64_ != nullptr; }
-  constexpr std::int64_t operator[](std::int64_t i) const { return int32_ != nullptr ? int32_[i] : int64_[i]; }
+  constexpr std::int64_t operator[](std::int64_t i) const {
+    return int32_ != nullptr ? int32_[i] : int64_[i];
+  }
 
  private:
   const std::int32_t* int32_ = nullptr;
@@ -53,8 +56,8 @@ using ConstState = BasicState<const A, const std::int64_t>;
 /// How the work may be cut up.
 enum class Plan {
   automatic,        ///< may follow batch size and head count; equal calls give equal bits
-  batch_invariant,  ///< follows sequence length and head dims alone: a sequence's bits depend neither on what else
-                    ///< is in the batch nor on the number of threads
+  batch_invariant,  ///< follows sequence length and head dims alone: a sequence's bits depend neither on what
+                    ///< else is in the batch nor on the number of threads
 };
 
 /// Arguments of `forward`. Shapes in brackets; masks hold one byte per position, nonzero where a token is
@@ -62,43 +65,44 @@ enum class Plan {
 template <Element T>
 struct ForwardArguments {
   Shape shape{};
-  Tensor<const T> q{};                         ///< [batch, seq_q, heads_q, dim_qk]
-  Tensor<const T> k{};                         ///< [batch, seq_k, heads_kv, dim_qk]
-  Tensor<const T> v{};                         ///< [batch, seq_k, heads_kv, dim_v]
-  Tensor<T> o{};                               ///< [batch, seq_q, heads_q, dim_v], written. A masked query's row
-                                               ///< becomes 0
-  const float* scale_logit = nullptr;          ///< [heads_kv], m; null: w = 1
-  const std::uint8_t* query_mask = nullptr;    ///< [batch, seq_q]
-  const std::uint8_t* key_mask = nullptr;      ///< [batch, seq_k]; counts n count unmasked keys
-  Offsets cu_seqlens_q{};                      ///< [batch + 1]; given together with cu_seqlens_k
-  Offsets cu_seqlens_k{};                      ///< [batch + 1]; equal to cu_seqlens_q when causal
-  ConstState<Accumulate<T>> initial_state{};   ///< null: zero. h and count are given together
-  State<Accumulate<T>> final_state{};          ///< null: not wanted; h and count each optional. May be the very
-                                               ///< memory of initial_state
+  Tensor<const T> q{};                 ///< [batch, seq_q, heads_q, dim_qk]
+  Tensor<const T> k{};                 ///< [batch, seq_k, heads_kv, dim_qk]
+  Tensor<const T> v{};                 ///< [batch, seq_k, heads_kv, dim_v]
+  Tensor<T> o{};                       ///< [batch, seq_q, heads_q, dim_v], written. A masked query's row
+                                       ///< becomes 0
+  const float* scale_logit = nullptr;  ///< [heads_kv], m; null: w = 1
+  const std::uint8_t* query_mask = nullptr;   ///< [batch, seq_q]
+  const std::uint8_t* key_mask = nullptr;     ///< [batch, seq_k]; counts n count unmasked keys
+  Offsets cu_seqlens_q{};                     ///< [batch + 1]; given together with cu_seqlens_k
+  Offsets cu_seqlens_k{};                     ///< [batch + 1]; equal to cu_seqlens_q when causal
+  ConstState<Accumulate<T>> initial_state{};  ///< null: zero. h and count are given together
+  State<Accumulate<T>> final_state{};  ///< null: not wanted; h and count each optional. May be the very
+                                       ///< memory of initial_state
   Plan plan = Plan::automatic;
 };
 
-/// Arguments of `backward`: the gradients of a loss L whose gradient with respect to o is `dout` and with respect
-/// to the final state is `dfinal_state`. Outputs left null are not computed. Masked positions get exactly 0.
+/// Arguments of `backward`: the gradients of a loss L whose gradient with respect to o is `dout` and with
+/// respect to the final state is `dfinal_state`. Outputs left null are not computed. Masked positions get
+/// exactly 0.
 template <Element T>
 struct BackwardArguments {
   Shape shape{};
-  Tensor<const T> q{};                               ///< as in the forward call
+  Tensor<const T> q{};  ///< as in the forward call
   Tensor<const T> k{};
   Tensor<const T> v{};
-  Tensor<const T> dout{};                            ///< [batch, seq_q, heads_q, dim_v]
-  Tensor<T> dq{};                                    ///< [batch, seq_q, heads_q, dim_qk]
-  Tensor<T> dk{};                                    ///< [batch, seq_k, heads_kv, dim_qk]
-  Tensor<T> dv{};                                    ///< [batch, seq_k, heads_kv, dim_v]
-  const float* scale_logit = nullptr;                ///< [heads_kv]
-  Accumulate<T>* dscale_logit = nullptr;             ///< [heads_kv], dL/dm summed over the batch
-  const std::uint8_t* query_mask = nullptr;          ///< [batch, seq_q]
-  const std::uint8_t* key_mask = nullptr;            ///< [batch, seq_k]
+  Tensor<const T> dout{};                    ///< [batch, seq_q, heads_q, dim_v]
+  Tensor<T> dq{};                            ///< [batch, seq_q, heads_q, dim_qk]
+  Tensor<T> dk{};                            ///< [batch, seq_k, heads_kv, dim_qk]
+  Tensor<T> dv{};                            ///< [batch, seq_k, heads_kv, dim_v]
+  const float* scale_logit = nullptr;        ///< [heads_kv]
+  Accumulate<T>* dscale_logit = nullptr;     ///< [heads_kv], dL/dm summed over the batch
+  const std::uint8_t* query_mask = nullptr;  ///< [batch, seq_q]
+  const std::uint8_t* key_mask = nullptr;    ///< [batch, seq_k]
   Offsets cu_seqlens_q{};
   Offsets cu_seqlens_k{};
-  ConstState<Accumulate<T>> initial_state{};         ///< as in the forward call
-  const Accumulate<T>* dfinal_state = nullptr;       ///< [batch, heads_kv, dim_qk, dim_v]; null: zero
-  Accumulate<T>* dinitial_state = nullptr;           ///< [batch, heads_kv, dim_qk, dim_v]
+  ConstState<Accumulate<T>> initial_state{};    ///< as in the forward call
+  const Accumulate<T>* dfinal_state = nullptr;  ///< [batch, heads_kv, dim_qk, dim_v]; null: zero
+  Accumulate<T>* dinitial_state = nullptr;      ///< [batch, heads_kv, dim_qk, dim_v]
   Plan plan = Plan::automatic;
 };
 
@@ -109,17 +113,17 @@ struct BackwardArguments {
 template <Element T>
 struct StepArguments {
   Shape shape{};
-  Tensor<const T> q{};                       ///< [batch, T, heads_q, dim_qk]; may be null when o is
-  Tensor<const T> k{};                       ///< [batch, T, heads_kv, dim_qk]
-  Tensor<const T> v{};                       ///< [batch, T, heads_kv, dim_v]
-  Tensor<T> o{};                             ///< [batch, T, heads_q, dim_v]; null: only the states advance
-  const float* scale_logit = nullptr;        ///< [heads_kv]
-  State<Accumulate<T>> pool{};               ///< [slots, heads_kv, dim_qk, dim_v] and [slots], updated in place
-  std::int64_t slots = 0;                    ///< states in the pool
-  const std::int32_t* slot = nullptr;        ///< [batch], each slot at most once; negative: an idle lane, for which
-                                             ///< nothing is read or written. Null: lane b has slot b
-  const std::int32_t* accepted = nullptr;    ///< [batch], 0 to T: how many of the T tokens the state absorbs.
-                                             ///< Null: all. Outputs are those of all T tokens either way
+  Tensor<const T> q{};                 ///< [batch, T, heads_q, dim_qk]; may be null when o is
+  Tensor<const T> k{};                 ///< [batch, T, heads_kv, dim_qk]
+  Tensor<const T> v{};                 ///< [batch, T, heads_kv, dim_v]
+  Tensor<T> o{};                       ///< [batch, T, heads_q, dim_v]; null: only the states advance
+  const float* scale_logit = nullptr;  ///< [heads_kv]
+  State<Accumulate<T>> pool{};         ///< [slots, heads_kv, dim_qk, dim_v] and [slots], updated in place
+  std::int64_t slots = 0;              ///< states in the pool
+  const std::int32_t* slot = nullptr;  ///< [batch], each slot at most once; negative: an idle lane, for which
+                                       ///< nothing is read or written. Null: lane b has slot b
+  const std::int32_t* accepted = nullptr;  ///< [batch], 0 to T: how many of the T tokens the state absorbs.
+                                           ///< Null: all. Outputs are those of all T tokens either way
 };
 
 /// Scratch memory from the caller, aligned to `workspace_alignment`. Contents before and after do not matter.

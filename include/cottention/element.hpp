@@ -1,7 +1,7 @@
 // The element types of q, k, v and o: double, float, half and bfloat16.
 //
-// half and bfloat16 are storage types: two bytes and their conversions, with no CUDA header needed. They share
-// size, alignment and bit pattern with CUDA's __half and __nv_bfloat16, so a pointer to one may be
+// half and bfloat16 are storage types: two bytes and their conversions, with no CUDA header needed. They
+// share size, alignment and bit pattern with CUDA's __half and __nv_bfloat16, so a pointer to one may be
 // reinterpreted as a pointer to the other.
 #pragma once
 
@@ -43,7 +43,8 @@ struct half {
     const std::uint32_t magnitude = u & 0x7fffffffu;
     if (magnitude > 0x7f800000u) return static_cast<std::uint16_t>(sign | 0x7e00u);   // NaN, made quiet
     if (magnitude >= 0x477ff000u) return static_cast<std::uint16_t>(sign | 0x7c00u);  // 65,520 and above
-    if (magnitude < 0x38800000u) {  // below 2^-14: adding 0.5 rounds to a multiple of 2^-24, the subnormal step
+    if (magnitude <
+        0x38800000u) {  // below 2^-14: adding 0.5 rounds to a multiple of 2^-24, the subnormal step
       const float shifted = std::bit_cast<float>(magnitude) + 0.5f;
       return static_cast<std::uint16_t>(sign | (std::bit_cast<std::uint32_t>(shifted) - 0x3f000000u));
     }
@@ -67,11 +68,14 @@ struct bfloat16 {
     return h;
   }
 
-  static constexpr float widen(std::uint16_t b) { return std::bit_cast<float>(static_cast<std::uint32_t>(b) << 16); }
+  static constexpr float widen(std::uint16_t b) {
+    return std::bit_cast<float>(static_cast<std::uint32_t>(b) << 16);
+  }
 
   static constexpr std::uint16_t round(float x) {
     const std::uint32_t u = std::bit_cast<std::uint32_t>(x);
-    if ((u & 0x7fffffffu) > 0x7f800000u) return static_cast<std::uint16_t>(u >> 16 | 0x40u);  // NaN, made quiet
+    if ((u & 0x7fffffffu) > 0x7f800000u)
+      return static_cast<std::uint16_t>(u >> 16 | 0x40u);  // NaN, made quiet
     return static_cast<std::uint16_t>((u + 0x7fffu + (u >> 16 & 1u)) >> 16);
   }
 };

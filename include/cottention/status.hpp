@@ -9,29 +9,39 @@ namespace cottention {
 
 enum class StatusCode {
   ok,
-  null_pointer,       ///< an argument that must point somewhere is null
-  bad_shape,          ///< an extent is negative, zero where it must not be, or does not match another
-  bad_stride,         ///< elements of an output share an address with each other or with another tensor
-  bad_offsets,        ///< cu_seqlens is not ascending from 0 to the length of the token axis
-  bad_slot,           ///< a slot is outside the pool or named twice
-  bad_workspace,      ///< the workspace is null, too small or misaligned
-  bad_option,         ///< any other value outside its rule
-  unsupported,        ///< the combination is valid, but not compiled in or not built for this device
-  cuda_error,         ///< the CUDA runtime refused; see cuda_error
+  null_pointer,   ///< an argument that must point somewhere is null
+  bad_shape,      ///< an extent is negative, zero where it must not be, or does not match another
+  bad_stride,     ///< elements of an output share an address with each other or with another tensor
+  bad_offsets,    ///< cu_seqlens is not ascending from 0 to the length of the token axis
+  bad_slot,       ///< a slot is outside the pool or named twice
+  bad_workspace,  ///< the workspace is null, too small or misaligned
+  bad_option,     ///< any other value outside its rule
+  unsupported,    ///< the combination is valid, but not compiled in or not built for this device
+  cuda_error,     ///< the CUDA runtime refused; see cuda_error
 };
 
 constexpr const char* to_string(StatusCode code) {
   switch (code) {
-    case StatusCode::ok: return "ok";
-    case StatusCode::null_pointer: return "null pointer";
-    case StatusCode::bad_shape: return "bad shape";
-    case StatusCode::bad_stride: return "bad stride";
-    case StatusCode::bad_offsets: return "bad offsets";
-    case StatusCode::bad_slot: return "bad slot";
-    case StatusCode::bad_workspace: return "bad workspace";
-    case StatusCode::bad_option: return "bad option";
-    case StatusCode::unsupported: return "unsupported";
-    case StatusCode::cuda_error: return "CUDA error";
+    case StatusCode::ok:
+      return "ok";
+    case StatusCode::null_pointer:
+      return "null pointer";
+    case StatusCode::bad_shape:
+      return "bad shape";
+    case StatusCode::bad_stride:
+      return "bad stride";
+    case StatusCode::bad_offsets:
+      return "bad offsets";
+    case StatusCode::bad_slot:
+      return "bad slot";
+    case StatusCode::bad_workspace:
+      return "bad workspace";
+    case StatusCode::bad_option:
+      return "bad option";
+    case StatusCode::unsupported:
+      return "unsupported";
+    case StatusCode::cuda_error:
+      return "CUDA error";
   }
   return "unknown";
 }
@@ -40,8 +50,8 @@ constexpr const char* to_string(StatusCode code) {
 /// Holds its text by value: no allocation, and safe to keep after the call.
 struct [[nodiscard]] Status {
   StatusCode code = StatusCode::ok;
-  int cuda_error = 0;        ///< the cudaError_t where code is cuda_error
-  char reason[184] = {};     ///< "argument = value: rule"; empty when ok
+  int cuda_error = 0;     ///< the cudaError_t where code is cuda_error
+  char reason[184] = {};  ///< "argument = value: rule"; empty when ok
 
   constexpr bool ok() const { return code == StatusCode::ok; }
   constexpr explicit operator bool() const { return ok(); }

@@ -183,12 +183,14 @@ inline Status validate_distinct(const Operand& x) {
     search.add(x.steps[axis], 1, last);
     for (std::size_t j = i + 1; j < 4; ++j)
       search.add(x.steps[order[j]], 1 - x.extents[order[j]], x.extents[order[j]] - 1);
-    if (search.reaches(0))
+    if (search.reaches(0)) {
+      const Strides dense = resolve({}, x.extents[1], x.extents[2], x.extents[3]);
+      const std::array<std::int64_t, 3> steps{dense.batch, dense.seq, dense.head};
       return Status::failure(
           StatusCode::bad_stride,
-          "%s.strides.%s = %lld: elements of an output must not share an address (%lld or more "
-          "keeps them apart)",
-          x.name, names[axis], number(x.steps[axis]), number(reach + 1));
+          "%s.strides.%s = %lld: elements of an output must not share an address (%lld is contiguous)",
+          x.name, names[axis], number(x.steps[axis]), number(steps[axis]));
+    }
   }
   return {};
 }

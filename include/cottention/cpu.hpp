@@ -1,0 +1,6 @@
+// Everything for the CPU: forward, backward and step.
+#pragma once
+
+#include <cottention/cpu/backward.hpp>
+#include <cottention/cpu/forward.hpp>
+#include <cottention/cpu/step.hpp>

@@ -1,0 +1,153 @@
+// All gradients on the CPU.
+#pragma once
+
+#include <cottention/cpu/driver.hpp>
+#include <cottention/cpu/tuning.hpp>
+#include <cottention/validation.hpp>
+
+namespace cottention::cpu {
+
+namespace detail {
+
+enum class Output { dq, dk, dv };
+
+template <AnyProblem P>
+class BackwardSource {
+ public:
+  using T = typename P::element;
+  using A = Accumulate<T>;
+
+  explicit BackwardSource(const BackwardArguments<T>& arguments) : args_(arguments), roles_(arguments) {
+    // The walk for dq (dk) also yields the gradient of m, and the one for dv the gradient of the initial
+    // state.
+    if (args_.dq.data != nullptr || log_sum_output() == Output::dq) add(Output::dq);
+    if (args_.dk.data != nullptr || log_sum_output() == Output::dk) add(Output::dk);
+    if (args_.dv.data != nullptr || args_.dinitial_state != nullptr) add(Output::dv);
+  }
+
+  Work work() const {
+    const Shape& s = args_.shape;
+    const bool packed = args_.cu_seqlens_q.given();
+    const std::int64_t rows = std::max(s.seq_q, s.seq_k) * s.heads_kv * (packed ? 1 : s.batch) * outputs_;
+    return {heads() * outputs_, rows, s.dim_qk, s.dim_v, packed, sums_logs() ? heads() : 0};
+  }
+  std::int64_t rows(std::int64_t i) const {
+    const Sequence s = roles_.sequence(i % heads() / args_.shape.heads_kv);
+    return std::max(s.length_q, s.length_k);
+  }
+  std::int64_t log_sum_unit(std::int64_t i) const {
+    return sums_logs() && output(i) == log_sum_output() ? i % heads() : -1;
+  }
+
+  Unit<T> unit(std::int64_t i) const {
+    const std::int64_t head = i % heads(), kv_head = head % args_.shape.heads_kv;
+    const Sequence s = roles_.sequence(head / args_.shape.heads_kv);
+    const Side bc_side = output(i) == Output::dq ? Side::key : Side::query;
+    const std::int64_t dim_qk = args_.shape.dim_qk, dim_v = args_.shape.dim_v;
+    const auto rows = [&](const auto& tensor, Side side, std::int64_t dim, Norm norm, bool weighted) {
+      return roles_.rows(tensor, side, dim, s, kv_head, bc_side, norm, weighted);
+    };
+    const auto q = rows(args_.q, Side::query, dim_qk, Norm::unit, false);
+    const auto k = rows(args_.k, Side::key, dim_qk, Norm::unit, false);
+    const auto v = rows(args_.v, Side::key, dim_v, Norm::keep, roles_.scaled_by_key());
+    const auto g = rows(args_.dout, Side::query, dim_v, Norm::keep, roles_.scaled_by_query());
+    const std::int64_t state = head * dim_qk * dim_v;
+
+    Unit<T> unit;
+    Walk<T>& w = unit.walk;
+    w = roles_.walk(s, kv_head, bc_side);
+    w.sums_log_weights = log_sum_unit(i) >= 0;
+    const A* initial = output(i) == Output::dq ? args_.initial_state.h : args_.dfinal_state;
+    if (initial != nullptr) unit.initial = initial + state;
+    switch (output(i)) {
+      case Output::dq:
+        w.a = g, w.b = v, w.c = k;
+        w.projected = q;
+        w.out = rows(args_.dq, Side::query, dim_qk, Norm::keep, false);
+        unit.initial_layout = Layout::transposed;
+        break;
+      case Output::dk:
+        w.a = v, w.b = g, w.c = q;
+        w.projected = k;
+        w.out = rows(args_.dk, Side::key, dim_qk, Norm::keep, false);
+        unit.initial_layout = Layout::transposed;
+        break;
+      case Output::dv:
+        w.a = k, w.b = q, w.c = g;
+        w.out = rows(args_.dv, Side::key, dim_v, Norm::keep, roles_.scaled_by_key());
+        if (args_.dinitial_state != nullptr) unit.final = args_.dinitial_state + state;
+        break;
+    }
+    return unit;
+  }
+
+  /// Whether any walk sums for the gradient of m.
+  bool sums_logs() const { return args_.dscale_logit != nullptr && roles_.scaled(); }
+  const Roles<P, BackwardArguments<T>>& roles() const { return roles_; }
+
+ private:
+  std::int64_t heads() const { return args_.shape.batch * args_.shape.heads_kv; }
+  Output output(std::int64_t i) const { return list_[i / heads()]; }
+  void add(Output output) { list_[outputs_++] = output; }
+
+  /// Whose walk meets c_j = norm(k_j) . dk^_j (or the same of q); dv's where there is no gradient of m, since
+  /// it has no projection.
+  Output log_sum_output() const {
+    if (!sums_logs()) return Output::dv;
+    return P::scale == Scale::by_key ? Output::dk : Output::dq;
+  }
+
+  const BackwardArguments<T>& args_;
+  Roles<P, BackwardArguments<T>> roles_;
+  Output list_[3] = {};
+  int outputs_ = 0;
+};
+
+}  // namespace detail
+
+/// Bytes of scratch that `backward` needs for these shapes, whatever the length of the sequences; 0 for
+/// arguments that it will refuse.
+template <AnyProblem P, Tiling tile = tuned_tiling<P>>
+std::size_t workspace_bytes(const BackwardArguments<typename P::element>& args,
+                            const Execution& execution = {}) {
+  if (!validate<P>(args)) return 0;
+  return workspace_layout<typename P::element>(detail::BackwardSource<P>(args).work(), tile.chunk,
+                                               available_threads(execution))
+      .bytes;
+}
+
+/// Gradients of a loss with respect to q, k, v, scale_logit and the initial state, from those with respect to
+/// o and the final state (docs/math.md). Needs nothing that the forward pass would have to save.
+///
+/// Shapes, layouts and optional arguments: BackwardArguments. `workspace` holds at least
+/// workspace_bytes<P>(args, execution) bytes, aligned to 64. Allocates nothing. Results depend neither on the
+/// number of threads nor, but for dscale_logit, which is a sum over the batch, on the rest of the batch, bit
+/// for bit.
+///
+/// Anything but ok names the argument, its value and the rule; then nothing has been written.
+template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native_vector_bytes>
+[[nodiscard]] Status backward(const BackwardArguments<typename P::element>& args, Workspace workspace,
+                              const Execution& execution = {}) {
+  using T = typename P::element;
+  if (Status status = validate<P>(args); !status) return status;
+  if (Status status = validate_contents<P>(args); !status) return status;
+  const detail::BackwardSource<P> source(args);
+  const WorkspaceLayout layout = workspace_layout<T>(source.work(), tile.chunk, available_threads(execution));
+  if (Status status = validate(workspace, layout.bytes); !status) return status;
+  Driver<P, tile.chunk, vector_bytes, detail::BackwardSource<P>> driver(source, layout, workspace);
+  if (source.work().units > 0) driver.run(execution);
+  if (args.dscale_logit == nullptr) return {};
+  const std::int64_t heads = args.shape.heads_kv;
+  for (std::int64_t head = 0; head < heads; ++head) {
+    double sum = 0;
+    for (std::int64_t b = 0; source.sums_logs() && b < args.shape.batch; ++b) {
+      const Sequence s = source.roles().sequence(b);
+      sum += driver.log_sum(b * heads + head, P::scale == Scale::by_key ? s.length_k : s.length_q);
+    }
+    const double gate = source.sums_logs() ? sigmoid(static_cast<double>(args.scale_logit[head])) : 0;
+    args.dscale_logit[head] = static_cast<Accumulate<T>>(-gate * (1 - gate) * sum);
+  }
+  return {};
+}
+
+}  // namespace cottention::cpu

@@ -1,0 +1,145 @@
+// Vectors of elements in memory, widened to what the arithmetic is done in and narrowed back.
+#pragma once
+
+#include <cottention/cpu/simd.hpp>
+#include <cottention/element.hpp>
+
+#if defined(__F16C__) || defined(__AVX512F__)
+#include <immintrin.h>
+#endif
+
+namespace cottention::cpu {
+
+namespace detail {
+
+template <int lanes>
+using Words __attribute__((vector_size(lanes * 2))) = std::uint16_t;
+template <int lanes>
+using Singles __attribute__((vector_size(lanes * 4))) = float;
+template <int lanes>
+using SingleBits __attribute__((vector_size(lanes * 4))) = std::uint32_t;
+
+template <int lanes>
+[[gnu::always_inline]] inline SingleBits<lanes> choose(SingleBits<lanes> mask, SingleBits<lanes> yes,
+                                                       SingleBits<lanes> no) {
+  return (mask & yes) | (~mask & no);
+}
+
+#if defined(__AVX512F__)
+// The unmasked intrinsics read an uninitialised operand in GCC's headers, which warns (GCC bug 105593).
+inline constexpr __mmask16 every_lane = 0xffff;
+#endif
+
+/// half::widen for a vector. The conversion instructions are used where the target has them.
+template <int lanes>
+[[gnu::always_inline]] inline Singles<lanes> widen_half(Words<lanes> words) {
+#if defined(__AVX512F__)
+  if constexpr (lanes == 16)
+    return reinterpret_cast<Singles<lanes>>(
+        _mm512_maskz_cvtph_ps(every_lane, reinterpret_cast<__m256i>(words)));
+#endif
+#if defined(__F16C__)
+  if constexpr (lanes == 8)
+    return reinterpret_cast<Singles<lanes>>(_mm256_cvtph_ps(reinterpret_cast<__m128i>(words)));
+#endif
+  using Bits = SingleBits<lanes>;
+  const Bits wide = __builtin_convertvector(words, Bits);
+  const Bits sign = (wide & 0x8000u) << 16;
+  const Bits magnitude = wide & 0x7fffu;
+  const Singles<lanes> scaled = reinterpret_cast<Singles<lanes>>(magnitude << 13) * 0x1p112f;
+  const Bits special = 0x7f800000u | (magnitude & 0x3ffu) << 13;
+  const Bits is_special = reinterpret_cast<Bits>(magnitude >= 0x7c00u);
+  return reinterpret_cast<Singles<lanes>>(sign |
+                                          choose<lanes>(is_special, special, reinterpret_cast<Bits>(scaled)));
+}
+
+/// half::round for a vector.
+template <int lanes>
+[[gnu::always_inline]] inline Words<lanes> round_half(Singles<lanes> x) {
+#if defined(__AVX512F__)
+  if constexpr (lanes == 16)
+    return reinterpret_cast<Words<lanes>>(_mm512_maskz_cvtps_ph(
+        every_lane, reinterpret_cast<__m512>(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#endif
+#if defined(__F16C__)
+  if constexpr (lanes == 8)
+    return reinterpret_cast<Words<lanes>>(
+        _mm256_cvtps_ph(reinterpret_cast<__m256>(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
+#endif
+  using Bits = SingleBits<lanes>;
+  const Bits u = reinterpret_cast<Bits>(x);
+  const Bits sign = u >> 16 & 0x8000u;
+  const Bits magnitude = u & 0x7fffffffu;
+  const Bits shifted =
+      reinterpret_cast<Bits>(reinterpret_cast<Singles<lanes>>(magnitude) + 0.5f) - 0x3f000000u;
+  const Bits rounded = (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
+  Bits out = choose<lanes>(reinterpret_cast<Bits>(magnitude < 0x38800000u), shifted, rounded);
+  out = choose<lanes>(reinterpret_cast<Bits>(magnitude >= 0x477ff000u), Bits{} + 0x7c00u, out);
+  out = choose<lanes>(reinterpret_cast<Bits>(magnitude > 0x7f800000u), Bits{} + 0x7e00u, out);
+  return __builtin_convertvector(sign | out, Words<lanes>);
+}
+
+template <int lanes>
+[[gnu::always_inline]] inline Singles<lanes> widen_bfloat16(Words<lanes> words) {
+  using Bits = SingleBits<lanes>;
+  return reinterpret_cast<Singles<lanes>>(__builtin_convertvector(words, Bits) << 16);
+}
+
+/// bfloat16::round for a vector.
+template <int lanes>
+[[gnu::always_inline]] inline Words<lanes> round_bfloat16(Singles<lanes> x) {
+  using Bits = SingleBits<lanes>;
+  const Bits u = reinterpret_cast<Bits>(x);
+  const Bits rounded = (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
+  const Bits quiet = u >> 16 | 0x40u;
+  const Bits is_nan = reinterpret_cast<Bits>((u & 0x7fffffffu) > 0x7f800000u);
+  return __builtin_convertvector(choose<lanes>(is_nan, quiet, rounded), Words<lanes>);
+}
+
+}  // namespace detail
+
+/// S::lanes elements at p, widened.
+template <class S, Element T>
+[[gnu::always_inline]] inline typename S::Vector load_widened(const T* p) {
+  if constexpr (std::is_same_v<T, half> || std::is_same_v<T, bfloat16>) {
+    detail::Words<S::lanes> words;
+    std::memcpy(&words, p, sizeof words);
+    if constexpr (std::is_same_v<T, half>)
+      return detail::widen_half<S::lanes>(words);
+    else
+      return detail::widen_bfloat16<S::lanes>(words);
+  } else {
+    return S::load(p);
+  }
+}
+
+/// The first `count` < S::lanes elements at p, widened; the rest are 0.
+template <class S, Element T>
+[[gnu::always_inline]] inline typename S::Vector load_widened_part(const T* p, int count) {
+  T buffer[S::lanes] = {};
+  std::memcpy(static_cast<void*>(buffer), p, static_cast<std::size_t>(count) * sizeof(T));
+  return load_widened<S>(buffer);
+}
+
+/// Rounds to nearest even and stores S::lanes elements.
+template <class S, Element T>
+[[gnu::always_inline]] inline void store_narrowed(T* p, typename S::Vector x) {
+  if constexpr (std::is_same_v<T, half>) {
+    const detail::Words<S::lanes> words = detail::round_half<S::lanes>(x);
+    std::memcpy(static_cast<void*>(p), &words, sizeof words);
+  } else if constexpr (std::is_same_v<T, bfloat16>) {
+    const detail::Words<S::lanes> words = detail::round_bfloat16<S::lanes>(x);
+    std::memcpy(static_cast<void*>(p), &words, sizeof words);
+  } else {
+    S::store(p, x);
+  }
+}
+
+template <class S, Element T>
+[[gnu::always_inline]] inline void store_narrowed_part(T* p, typename S::Vector x, int count) {
+  T buffer[S::lanes];
+  store_narrowed<S>(buffer, x);
+  std::memcpy(static_cast<void*>(p), buffer, static_cast<std::size_t>(count) * sizeof(T));
+}
+
+}  // namespace cottention::cpu

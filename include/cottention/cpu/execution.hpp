@@ -1,0 +1,60 @@
+// Who runs the CPU backend's threads.
+#pragma once
+
+#include <algorithm>
+
+#if defined(_OPENMP)
+#include <omp.h>
+#endif
+
+namespace cottention::cpu {
+
+/// Threads for a call. By default OpenMP's, where the translation unit is compiled with OpenMP, and otherwise
+/// the calling thread alone.
+struct Execution {
+  /// How many threads; 0: as many as OpenMP offers, 1 without OpenMP and without `run`.
+  int threads = 0;
+
+  /// The caller's own thread pool: must call body(data, t) once for each t in [0, threads), in any order, at
+  /// once or one after the other, and return when all have returned. Null: OpenMP.
+  void (*run)(void* context, int threads, void (*body)(void* data, int thread), void* data) = nullptr;
+  void* context = nullptr;  ///< handed to `run`
+};
+
+/// The number of threads that a call with this Execution uses at most.
+inline int available_threads(const Execution& execution) {
+  if (execution.threads > 0) {
+#if !defined(_OPENMP)
+    if (execution.run == nullptr) return 1;
+#endif
+    return execution.threads;
+  }
+#if defined(_OPENMP)
+  if (execution.run == nullptr) return std::max(1, omp_get_max_threads());
+#endif
+  return 1;
+}
+
+/// body(t) for each t in [0, threads), each on a thread of its own where there are threads.
+template <class Body>
+void parallel(const Execution& execution, int threads, Body& body) {
+  if (threads <= 1) {
+    body(0);
+    return;
+  }
+  if (execution.run != nullptr) {
+    execution.run(
+        execution.context, threads, [](void* data, int thread) { (*static_cast<Body*>(data))(thread); },
+        &body);
+    return;
+  }
+#if defined(_OPENMP)
+  // The runtime may grant fewer threads than asked for; each then takes several shares.
+#pragma omp parallel num_threads(threads)
+  for (int t = omp_get_thread_num(); t < threads; t += omp_get_num_threads()) body(t);
+#else
+  for (int t = 0; t < threads; ++t) body(t);
+#endif
+}
+
+}  // namespace cottention::cpu

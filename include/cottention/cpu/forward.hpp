@@ -1,0 +1,97 @@
+// The parallel forward pass on the CPU.
+#pragma once
+
+#include <cottention/cpu/driver.hpp>
+#include <cottention/cpu/tuning.hpp>
+#include <cottention/validation.hpp>
+
+namespace cottention::cpu {
+
+namespace detail {
+
+template <AnyProblem P>
+class ForwardSource {
+ public:
+  using T = typename P::element;
+
+  explicit ForwardSource(const ForwardArguments<T>& arguments) : args_(arguments), roles_(arguments) {}
+
+  Work work() const {
+    const Shape& s = args_.shape;
+    const bool packed = args_.cu_seqlens_q.given();
+    const std::int64_t rows = std::max(s.seq_q, s.seq_k) * s.heads_kv * (packed ? 1 : s.batch);
+    return {s.batch * s.heads_kv, rows, s.dim_qk, s.dim_v, packed, 0};
+  }
+  std::int64_t rows(std::int64_t i) const {
+    const Sequence s = roles_.sequence(i / args_.shape.heads_kv);
+    return std::max(s.length_q, s.length_k);
+  }
+  std::int64_t log_sum_unit(std::int64_t) const { return -1; }
+
+  Unit<T> unit(std::int64_t i) const {
+    const std::int64_t kv_head = i % args_.shape.heads_kv;
+    const Sequence s = roles_.sequence(i / args_.shape.heads_kv);
+    const std::int64_t dim_qk = args_.shape.dim_qk, dim_v = args_.shape.dim_v;
+    const auto rows = [&](const auto& tensor, Side side, std::int64_t dim, Norm norm, bool weighted) {
+      return roles_.rows(tensor, side, dim, s, kv_head, Side::key, norm, weighted);
+    };
+    Unit<T> unit;
+    unit.walk = roles_.walk(s, kv_head, Side::key);
+    unit.walk.a = rows(args_.q, Side::query, dim_qk, Norm::unit, false);
+    unit.walk.b = rows(args_.k, Side::key, dim_qk, Norm::unit, false);
+    unit.walk.c = rows(args_.v, Side::key, dim_v, Norm::keep, roles_.scaled_by_key());
+    unit.walk.out = rows(args_.o, Side::query, dim_v, Norm::keep, roles_.scaled_by_query());
+    const std::int64_t state = i * dim_qk * dim_v;
+    if (args_.initial_state.h != nullptr) unit.initial = args_.initial_state.h + state;
+    if (args_.final_state.h != nullptr) unit.final = args_.final_state.h + state;
+    return unit;
+  }
+
+  const Roles<P, ForwardArguments<T>>& roles() const { return roles_; }
+
+ private:
+  const ForwardArguments<T>& args_;
+  Roles<P, ForwardArguments<T>> roles_;
+};
+
+}  // namespace detail
+
+/// Bytes of scratch that `forward` needs for these shapes, whatever the length of the sequences; 0 for
+/// arguments that it will refuse.
+template <AnyProblem P, Tiling tile = tuned_tiling<P>>
+std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args,
+                            const Execution& execution = {}) {
+  if (!validate<P>(args)) return 0;
+  return workspace_layout<typename P::element>(detail::ForwardSource<P>(args).work(), tile.chunk,
+                                               available_threads(execution))
+      .bytes;
+}
+
+/// Cosine attention (problem.hpp has the equation) on the CPU.
+///
+/// Shapes, layouts and optional arguments: ForwardArguments. `workspace` holds at least
+/// workspace_bytes<P>(args, execution) bytes, aligned to 64. Allocates nothing. Results depend neither on the
+/// number of threads nor on the rest of the batch, bit for bit; so both values of `plan` give the same.
+///
+/// Anything but ok names the argument, its value and the rule; then nothing has been written.
+template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native_vector_bytes>
+[[nodiscard]] Status forward(const ForwardArguments<typename P::element>& args, Workspace workspace,
+                             const Execution& execution = {}) {
+  using T = typename P::element;
+  if (Status status = validate<P>(args); !status) return status;
+  if (Status status = validate_contents<P>(args); !status) return status;
+  const detail::ForwardSource<P> source(args);
+  const WorkspaceLayout layout = workspace_layout<T>(source.work(), tile.chunk, available_threads(execution));
+  if (Status status = validate(workspace, layout.bytes); !status) return status;
+  if (source.work().units > 0)
+    Driver<P, tile.chunk, vector_bytes, detail::ForwardSource<P>>(source, layout, workspace).run(execution);
+  if (args.final_state.count != nullptr) {
+    for (std::int64_t b = 0; b < args.shape.batch; ++b) {
+      const Sequence s = source.roles().sequence(b);
+      args.final_state.count[b] = source.roles().initial_count(s) + source.roles().unmasked_keys(s);
+    }
+  }
+  return {};
+}
+
+}  // namespace cottention::cpu

@@ -1,0 +1,127 @@
+// From arguments to walks: who plays a, b and c for each output (g is the gradient with respect to o).
+//
+//     output   a   b   c   order     epilogue on row i
+//     o        q   k   v   forward   * w_i when scaling by query
+//     dq       g   v   k   forward   through the norm of q
+//     dk       v   g   q   reverse   through the norm of k
+//     dv       k   q   g   reverse   * w_j when scaling by key
+//
+// q and k are normalised wherever they play; v carries w_j when scaling by key, g carries w_i when scaling by
+// query.
+#pragma once
+
+#include <cottention/arguments.hpp>
+#include <cottention/cpu/walk.hpp>
+
+namespace cottention::cpu {
+
+enum class Side { query, key };
+enum class Layout { as_is, transposed };
+
+/// A walk with the states it starts from and ends in.
+template <Element T>
+struct Unit {
+  Walk<T> walk;
+  const Accumulate<T>* initial = nullptr;  // null: zero
+  Layout initial_layout = Layout::as_is;   // transposed: (dim_c, dim_a) in the caller's memory
+  Accumulate<T>* final = nullptr;          // (dim_a, dim_c), null: not wanted
+};
+
+/// One sequence of a batch.
+struct Sequence {
+  std::int64_t batch = 0;
+  std::int64_t start_q = 0, start_k = 0;  // on the token axis of a packed batch, else 0
+  std::int64_t length_q = 0, length_k = 0;
+  bool packed = false;
+};
+
+/// What forward and backward arguments have in common, resolved.
+template <AnyProblem P, class Arguments>
+class Roles {
+ public:
+  using T = typename P::element;
+  static constexpr bool causal = P::mask == Mask::causal;
+
+  explicit Roles(const Arguments& arguments) : args_(arguments), shape_(arguments.shape) {}
+
+  std::int64_t group() const { return shape_.heads_q / shape_.heads_kv; }
+  bool scaled() const { return P::scale != Scale::none && args_.scale_logit != nullptr; }
+  bool scaled_by_key() const { return P::scale == Scale::by_key && scaled(); }
+  bool scaled_by_query() const { return P::scale == Scale::by_query && scaled(); }
+
+  Sequence sequence(std::int64_t b) const {
+    if (!args_.cu_seqlens_q.given()) return {b, 0, 0, shape_.seq_q, shape_.seq_k, false};
+    const Offsets &q = args_.cu_seqlens_q, &k = args_.cu_seqlens_k;
+    return {b, q[b], k[b], q[b + 1] - q[b], k[b + 1] - k[b], true};
+  }
+
+  std::int64_t unmasked_keys(const Sequence& s) const { return count_unmasked(key_mask(s), 0, s.length_k); }
+  std::int64_t initial_count(const Sequence& s) const {
+    return args_.initial_state.count == nullptr ? 0 : args_.initial_state.count[s.batch];
+  }
+
+  /// A walk whose b and c run along `bc_side`, and a along the other side, with counts and weights set up.
+  Walk<T> walk(const Sequence& s, std::int64_t kv_head, Side bc_side) const {
+    Walk<T> w;
+    w.bc_rows = bc_side == Side::key ? s.length_k : s.length_q;
+    w.a_rows = bc_side == Side::key ? s.length_q : s.length_k;
+    (bc_side == Side::key ? w.a_heads : w.bc_heads) = group();
+    if (causal) {
+      w.counter = Counter(key_mask(s), s.length_k, initial_count(s), direction(bc_side));
+    } else {
+      w.counter = Counter(initial_count(s) + (scaled() ? unmasked_keys(s) : 0));
+    }
+    if (scaled()) w.exponent = sigmoid(static_cast<double>(args_.scale_logit[kv_head]));
+    return w;
+  }
+
+  /// The rows of one tensor for a walk; of all the group's heads on the query side, of kv_head on the key
+  /// side.
+  template <class E>
+  RoleRows<E> rows(const Tensor<E>& tensor, Side side, std::int64_t dim, const Sequence& s,
+                   std::int64_t kv_head, Side bc_side, Norm norm, bool weighted) const {
+    RoleRows<E> role;
+    role.norm = norm;
+    role.weighted = weighted;
+    role.rows.dim = dim;
+    const bool query = side == Side::query;
+    const std::int64_t length = query ? s.length_q : s.length_k;
+    if (tensor.data == nullptr || length == 0) return role;
+    const std::int64_t heads = query ? shape_.heads_q : shape_.heads_kv;
+    const Strides strides = resolve(tensor.strides, query ? shape_.seq_q : shape_.seq_k, heads, dim);
+    const std::int64_t start = query ? s.start_q : s.start_k;
+    role.head_stride = strides.head;
+    role.rows.stride = strides.seq;
+    role.rows.data = tensor.data + (query ? kv_head * group() : kv_head) * strides.head +
+                     start * strides.seq + (s.packed ? 0 : s.batch * strides.batch);
+    role.rows.mask = query ? query_mask(s) : key_mask(s);
+    role.rows.mask_stride = 1;
+    if (direction(bc_side) == Direction::reverse) {
+      role.rows.data += (length - 1) * role.rows.stride;
+      role.rows.stride = -role.rows.stride;
+      if (role.rows.mask != nullptr) role.rows.mask += length - 1;
+      role.rows.mask_stride = -1;
+    }
+    return role;
+  }
+
+  /// The causal suffix sums of dk and dv run from the end.
+  static Direction direction(Side bc_side) {
+    return causal && bc_side == Side::query ? Direction::reverse : Direction::forward;
+  }
+
+ private:
+  const std::uint8_t* query_mask(const Sequence& s) const {
+    return args_.query_mask == nullptr ? nullptr
+                                       : args_.query_mask + (s.packed ? s.start_q : s.batch * shape_.seq_q);
+  }
+  const std::uint8_t* key_mask(const Sequence& s) const {
+    return args_.key_mask == nullptr ? nullptr
+                                     : args_.key_mask + (s.packed ? s.start_k : s.batch * shape_.seq_k);
+  }
+
+  const Arguments& args_;
+  const Shape& shape_;
+};
+
+}  // namespace cottention::cpu

@@ -1,0 +1,228 @@
+// How the walks of a call are shared out among threads.
+//
+// A unit is one walk: an output, a sequence, a key/value head. With many units each thread takes whole ones.
+// A unit that would leave threads idle is split: its sequence falls into pieces, and a thread either
+// *reduces* a piece to its own state or *walks* it from the sum of the pieces before. Walking yields the
+// piece's state too, so only pieces that a thread has to jump over are read twice.
+//
+// Pieces depend on the length of the sequence and the size of the state alone, and states are always summed
+// piece by piece in order. So the bits of a result depend neither on threads nor on timing nor on the rest of
+// the batch.
+#pragma once
+
+#include <atomic>
+#include <bit>
+#include <cstdint>
+#include <mutex>
+
+namespace cottention::cpu {
+
+inline constexpr int most_pieces = 64;  // one bit each in a word
+
+/// Most pieces of a sequence whose state has that many elements: fewer where states are large, since each
+/// piece of a split unit holds one.
+constexpr int piece_limit(std::int64_t state_elements) {
+  return state_elements <= 128 * 128 ? most_pieces : state_elements <= 256 * 256 ? 32 : 16;
+}
+
+/// A sequence of `length` rows in `count` pieces of `rows`, the last one shorter.
+struct Pieces {
+  std::int64_t length = 0;
+  std::int64_t rows = 0;
+  int count = 0;
+
+  Pieces() = default;
+  Pieces(std::int64_t length_, std::int64_t state_elements, std::int64_t chunk) : length(length_) {
+    // Summing pieces apart costs an addition to the state in each chunk, so short sequences stay whole.
+    constexpr std::int64_t whole = 4096, shortest = 1024;
+    const std::int64_t limit = piece_limit(state_elements);
+    rows = length <= whole ? length : std::max(shortest, (length + limit - 1) / limit);
+    rows = std::max<std::int64_t>(chunk, (rows + chunk - 1) / chunk * chunk);
+    count = static_cast<int>((length + rows - 1) / rows);
+  }
+
+  std::int64_t first(int piece) const { return piece * rows; }
+  std::int64_t last(int piece) const { return std::min(length, (piece + 1) * rows); }
+};
+
+/// What a thread does next in a split unit.
+struct Task {
+  enum class Kind { walk, reduce, wait, none };
+  Kind kind = Kind::none;
+  int place = 0;  // of the unit among the open ones
+  int piece = 0;
+  bool yields_sum = false;  // a walk that leaves its piece's state, since nobody else does
+};
+
+/// Progress of one split unit. `sums` pieces must be summed and `walks` walked; a walk may start once
+/// `needed(piece)` sums lie before it.
+class SplitUnit {
+ public:
+  void open(std::int64_t unit, int sums, int walks, bool causal) {
+    *this = {};
+    unit_ = unit;
+    sums_ = sums;
+    walks_ = walks;
+    causal_ = causal;
+  }
+  void close() { unit_ = -1; }
+  bool is_open() const { return unit_ >= 0; }
+  std::int64_t unit() const { return unit_; }
+  int sums() const { return sums_; }
+  bool finished() const { return walked_ == walks_ && ready_ == sums_; }
+
+  bool can_walk(int piece) const {
+    return piece < walks_ && !has(walk_claimed_, piece) && ready_ >= (causal_ ? piece : sums_);
+  }
+  /// The furthest piece that can be walked, or -1: from there on a thread carries its state along.
+  int furthest_walk() const {
+    for (int piece = causal_ ? std::min(ready_, walks_ - 1) : walks_ - 1; piece >= 0; --piece)
+      if (can_walk(piece)) return piece;
+    return -1;
+  }
+  /// The nearest piece that is worth reducing, or -1. The last one of a causal walk is not: nobody starts
+  /// behind it.
+  int nearest_reduce() const {
+    const int end = causal_ ? std::min(sums_, walks_ - 1) : sums_;
+    for (int piece = ready_; piece < end; ++piece)
+      if (!has(sum_claimed_, piece)) return piece;
+    return -1;
+  }
+  int unclaimed_walks() const { return walks_ - std::popcount(walk_claimed_); }
+
+  /// Claims the walk; tells whether it is to yield the piece's state.
+  bool claim_walk(int piece) {
+    walk_claimed_ |= bit(piece);
+    if (!causal_ || piece >= sums_ || has(sum_claimed_, piece)) return false;
+    sum_claimed_ |= bit(piece);
+    return true;
+  }
+  void claim_reduce(int piece) { sum_claimed_ |= bit(piece); }
+  void walked() { ++walked_; }
+
+  /// Notes that the piece's own state is there; add(piece) then turns it into the prefix behind the piece, in
+  /// order.
+  template <class Add>
+  void summed(int piece, Add add) {
+    sum_done_ |= bit(piece);
+    for (; ready_ < sums_ && has(sum_done_, ready_); ++ready_) add(ready_);
+  }
+
+ private:
+  static std::uint64_t bit(int piece) { return std::uint64_t{1} << piece; }
+  static bool has(std::uint64_t set, int piece) { return (set & bit(piece)) != 0; }
+
+  std::int64_t unit_ = -1;
+  int sums_ = 0, walks_ = 0, ready_ = 0, walked_ = 0;
+  bool causal_ = false;
+  std::uint64_t walk_claimed_ = 0, sum_claimed_ = 0, sum_done_ = 0;
+};
+
+/// The split units in work, `places` of them at most. Jobs tells what a unit is made of:
+/// `bool splits(unit)`, `SplitExtent extent(unit)`, `void begin(unit, place)`, `void add(place, piece)` and
+/// `void end(unit, place)`.
+struct SplitExtent {
+  int sums, walks;
+  bool causal;
+};
+
+/// What a thread remembers between tasks.
+struct Cursor {
+  Task last{};
+  std::int64_t unit = -1;
+  int burst = 0;  // pieces still to be reduced in a row
+};
+
+template <class Jobs>
+class SplitQueue {
+ public:
+  SplitQueue(Jobs& jobs, SplitUnit* open, int places, std::int64_t units)
+      : jobs_(jobs), open_(open), places_(places), units_(units) {
+    for (int i = 0; i < places; ++i) open_[i] = {};
+  }
+
+  Task next(Cursor& cursor) {
+    const std::lock_guard lock(mutex_);
+    const Task task = choose(cursor);
+    if (task.kind == Task::Kind::walk || task.kind == Task::Kind::reduce) {
+      cursor.last = task;
+      cursor.unit = open_[task.place].unit();
+    }
+    return task;
+  }
+
+  void done(const Task& task) {
+    const std::lock_guard lock(mutex_);
+    SplitUnit& unit = open_[task.place];
+    if (task.kind == Task::Kind::walk) unit.walked();
+    if (task.kind == Task::Kind::reduce || task.yields_sum)
+      unit.summed(task.piece, [&](int piece) { jobs_.add(task.place, piece); });
+    if (unit.finished()) {
+      jobs_.end(unit.unit(), task.place);
+      unit.close();
+    }
+  }
+
+ private:
+  // Reduces in a row: a thread that jumps ahead goes far enough for the one behind to have work for a while.
+  // Of what is left it takes half at most, so that both reach the end together.
+  static constexpr int longest_burst = 8;
+
+  Task walk_task(int place, int piece) {
+    return {Task::Kind::walk, place, piece, open_[place].claim_walk(piece)};
+  }
+  Task reduce_task(int place, int piece) {
+    open_[place].claim_reduce(piece);
+    return {Task::Kind::reduce, place, piece, true};
+  }
+
+  Task choose(Cursor& cursor) {
+    const int here = cursor.last.place;
+    if (cursor.unit >= 0 && open_[here].unit() == cursor.unit) {
+      if (cursor.last.kind == Task::Kind::walk && open_[here].can_walk(cursor.last.piece + 1))
+        return walk_task(here, cursor.last.piece + 1);
+      if (cursor.burst > 0) {
+        --cursor.burst;
+        if (const int piece = open_[here].nearest_reduce(); piece >= 0) return reduce_task(here, piece);
+      }
+    }
+    cursor.burst = 0;
+    for (int place = 0; place < places_; ++place)
+      if (open_[place].is_open())
+        if (const int piece = open_[place].furthest_walk(); piece >= 0) return walk_task(place, piece);
+    if (const int place = open_next(); place >= 0)
+      if (const int piece = open_[place].furthest_walk(); piece >= 0) return walk_task(place, piece);
+    bool waiting = false;
+    for (int place = 0; place < places_; ++place) {
+      if (!open_[place].is_open()) continue;
+      waiting = true;
+      if (const int piece = open_[place].nearest_reduce(); piece >= 0) {
+        cursor.burst = std::min(longest_burst, (open_[place].unclaimed_walks() + 1) / 2) - 1;
+        return reduce_task(place, piece);
+      }
+    }
+    return {waiting ? Task::Kind::wait : Task::Kind::none};
+  }
+
+  /// Opens the next split unit where there is room; its place, or -1.
+  int open_next() {
+    int place = 0;
+    while (place < places_ && open_[place].is_open()) ++place;
+    if (place == places_) return -1;
+    while (next_unit_ < units_ && !jobs_.splits(next_unit_)) ++next_unit_;
+    if (next_unit_ == units_) return -1;
+    const SplitExtent extent = jobs_.extent(next_unit_);
+    jobs_.begin(next_unit_, place);
+    open_[place].open(next_unit_++, extent.sums, extent.walks, extent.causal);
+    return place;
+  }
+
+  Jobs& jobs_;
+  SplitUnit* open_;
+  int places_;
+  std::int64_t units_;
+  std::int64_t next_unit_ = 0;
+  std::mutex mutex_;
+};
+
+}  // namespace cottention::cpu

@@ -1,0 +1,132 @@
+// Vectors of double or float on the compiler's vector extensions, as wide as the target's registers.
+//
+// Everything is parameterised by the width in bytes rather than by the instruction set. So the width is part
+// of every template's name: translation units built for different targets can be linked into one program, and
+// the narrow paths are tested on a wide machine.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+#include <type_traits>
+#include <utility>
+
+#if !defined(__GNUC__) || (!defined(__clang__) && __GNUC__ < 12)
+#error \
+    "cottention: the CPU backend needs vector extensions with __builtin_shufflevector. Remedy: GCC 12 or Clang 14, or newer."
+#endif
+
+namespace cottention::cpu {
+
+/// Bytes in the target's widest vector register; 16 where there is none, for the compiler to lower.
+#if defined(__AVX512F__)
+inline constexpr int native_vector_bytes = 64;
+#elif defined(__AVX__)
+inline constexpr int native_vector_bytes = 32;
+#else
+inline constexpr int native_vector_bytes = 16;
+#endif
+
+/// The block of a matrix product that is held in registers: rows x vectors accumulators.
+struct RegisterTile {
+  int rows;
+  int vectors;
+};
+
+/// One row of b (vectors) and one element of a must fit beside the accumulators, and there must be enough
+/// accumulators to hide the latency of a multiply-add: 4 cycles x 2 pipes on current x86. AVX-512 has 32
+/// registers (8 x 2 reached 247 GFLOP/s of 249 on one Zen 5 core, 4 x 4 190), AVX 16, NEON 32 of 16 bytes.
+template <int vector_bytes>
+inline constexpr RegisterTile register_tile = {4, 2};
+template <>
+inline constexpr RegisterTile register_tile<64> = {8, 2};
+#if defined(__aarch64__)
+template <>
+inline constexpr RegisterTile register_tile<16> = {4, 4};
+#endif
+
+template <class A, int vector_bytes>
+struct Simd {
+  static constexpr int lanes = vector_bytes / static_cast<int>(sizeof(A));
+  using Bit = std::conditional_t<sizeof(A) == 8, std::int64_t, std::int32_t>;
+  typedef A Vector __attribute__((vector_size(vector_bytes)));
+  typedef Bit Bits __attribute__((vector_size(vector_bytes)));
+
+  [[gnu::always_inline]] static Vector load(const A* p) {
+    Vector v;
+    std::memcpy(&v, p, sizeof v);
+    return v;
+  }
+  [[gnu::always_inline]] static void store(A* p, Vector v) { std::memcpy(p, &v, sizeof v); }
+  [[gnu::always_inline]] static Vector splat(A x) { return x - Vector{}; }
+
+  /// The first `count` < lanes elements; the rest are 0.
+  [[gnu::always_inline]] static Vector load_part(const A* p, int count) {
+    A buffer[lanes] = {};
+    std::memcpy(buffer, p, static_cast<std::size_t>(count) * sizeof(A));
+    return load(buffer);
+  }
+  [[gnu::always_inline]] static void store_part(A* p, Vector v, int count) {
+    std::memcpy(p, &v, static_cast<std::size_t>(count) * sizeof(A));
+  }
+
+  /// 0, 1, 2, ...
+  [[gnu::always_inline]] static Bits iota() {
+    return []<int... i>(std::integer_sequence<int, i...>) { return Bits{Bit{i}...}; }
+    (std::make_integer_sequence<int, lanes>{});
+  }
+
+  /// yes where the mask is all ones, no where it is 0.
+  [[gnu::always_inline]] static Vector select(Bits mask, Vector yes, Vector no) {
+    return reinterpret_cast<Vector>((mask & reinterpret_cast<Bits>(yes)) |
+                                    (~mask & reinterpret_cast<Bits>(no)));
+  }
+
+  /// Sum of all lanes, pairwise.
+  [[gnu::always_inline]] static A sum(Vector v) { return sum_halves<lanes / 2>(v); }
+
+  /// Elements 0, n, 1, n + 1, ... of the low (or high) halves of a and b, where n stands for b's.
+  [[gnu::always_inline]] static Vector interleave_low(Vector a, Vector b) {
+    return interleave<0>(a, b, std::make_integer_sequence<int, lanes>{});
+  }
+  [[gnu::always_inline]] static Vector interleave_high(Vector a, Vector b) {
+    return interleave<lanes / 2>(a, b, std::make_integer_sequence<int, lanes>{});
+  }
+
+ private:
+  template <int half>
+  [[gnu::always_inline]] static A sum_halves(Vector v) {
+    v += rotate<half>(v, std::make_integer_sequence<int, lanes>{});
+    if constexpr (half > 1)
+      return sum_halves<half / 2>(v);
+    else
+      return v[0];
+  }
+  template <int by, int... i>
+  [[gnu::always_inline]] static Vector rotate(Vector v, std::integer_sequence<int, i...>) {
+    return __builtin_shufflevector(v, v, ((i + by) % lanes)...);
+  }
+  template <int first, int... i>
+  [[gnu::always_inline]] static Vector interleave(Vector a, Vector b, std::integer_sequence<int, i...>) {
+    return __builtin_shufflevector(a, b, (first + i / 2 + (i % 2) * lanes)...);
+  }
+};
+
+/// Transposes a lanes x lanes block held in vectors: log2(lanes) rounds of a perfect shuffle.
+template <class S>
+[[gnu::always_inline]] inline void transpose(typename S::Vector (&block)[S::lanes]) {
+  constexpr int n = S::lanes;
+  typename S::Vector shuffled[n];
+#pragma GCC unroll 4
+  for (int round = 1; round < n; round *= 2) {
+#pragma GCC unroll 8
+    for (int i = 0; i < n / 2; ++i) {
+      shuffled[2 * i] = S::interleave_low(block[i], block[i + n / 2]);
+      shuffled[2 * i + 1] = S::interleave_high(block[i], block[i + n / 2]);
+    }
+#pragma GCC unroll 16
+    for (int i = 0; i < n; ++i) block[i] = shuffled[i];
+  }
+}
+
+}  // namespace cottention::cpu

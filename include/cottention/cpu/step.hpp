@@ -1,0 +1,227 @@
+// The recurrent update on the CPU: a few tokens for each of many sequences.
+#pragma once
+
+#include <cottention/cpu/execution.hpp>
+#include <cottention/cpu/multiply.hpp>
+#include <cottention/cpu/walk.hpp>
+#include <cottention/validation.hpp>
+
+namespace cottention::cpu {
+
+namespace detail {
+
+/// Where the parts of a step's workspace lie.
+struct StepLayout {
+  int threads = 1;
+  std::int64_t tokens = 0;  // rounded up to whole vectors of weights
+  std::size_t scratch_bytes = 0, scratch_at = 0, bytes = 0;
+};
+
+template <Element T>
+StepLayout step_layout(const Shape& s, int threads) {
+  StepLayout w;
+  const std::int64_t units = s.batch * s.heads_kv;
+  w.threads = static_cast<int>(std::clamp<std::int64_t>(units, 1, threads));
+  w.tokens = padded(s.seq_q);
+  if (units == 0) return w;
+  const std::int64_t rows = 1 + s.heads_q / s.heads_kv;  // of q and k, of v and o
+  const std::int64_t elements = w.tokens * rows * (padded(s.dim_qk) + padded(s.dim_v));
+  const auto rounded = [](std::size_t bytes) {
+    return (bytes + workspace_alignment - 1) / workspace_alignment * workspace_alignment;
+  };
+  w.scratch_bytes = rounded(static_cast<std::size_t>(elements + w.tokens) * sizeof(Accumulate<T>) +
+                            static_cast<std::size_t>(w.tokens) * sizeof(double));
+  w.scratch_at = rounded(static_cast<std::size_t>(s.batch) * sizeof(std::int32_t));  // for validate_contents
+  w.bytes = w.scratch_at + static_cast<std::size_t>(w.threads) * w.scratch_bytes;
+  return w;
+}
+
+/// Advances one head of one lane.
+template <AnyProblem P, int vector_bytes>
+class Stepper {
+ public:
+  using T = typename P::element;
+  using A = Accumulate<T>;
+  using S = Simd<A, vector_bytes>;
+
+  Stepper(const StepArguments<T>& args, const StepLayout& layout, std::byte* scratch)
+      : args_(args),
+        tokens_(args.shape.seq_q),
+        group_(args.shape.heads_q / args.shape.heads_kv),
+        pitch_qk_(padded(args.shape.dim_qk)),
+        pitch_v_(padded(args.shape.dim_v)) {
+    n_ = reinterpret_cast<double*>(scratch);
+    A* memory = reinterpret_cast<A*>(n_ + layout.tokens);
+    const auto take = [&memory, &layout](std::int64_t row) {
+      A* taken = memory;
+      memory += layout.tokens * row;
+      return taken;
+    };
+    weight_ = take(1);
+    k_ = take(pitch_qk_);
+    v_ = take(pitch_v_);
+    q_ = take(group_ * pitch_qk_);
+    o_ = take(group_ * pitch_v_);
+  }
+
+  void step(std::int64_t lane, std::int64_t kv_head) {
+    const Shape& s = args_.shape;
+    const std::int64_t slot = args_.slot == nullptr ? lane : args_.slot[lane];
+    if (slot < 0) return;
+    accepted_ = args_.accepted == nullptr ? tokens_ : args_.accepted[lane];
+    const bool scaled = P::scale != Scale::none && args_.scale_logit != nullptr;
+    if (scaled) {
+      const double count = static_cast<double>(args_.pool.count[slot]);
+      for (std::int64_t t = 0; t < padded(tokens_); ++t) n_[t] = count + static_cast<double>(t + 1);
+      weights_of_counts<A, vector_bytes>(n_, static_cast<int>(tokens_),
+                                         sigmoid(static_cast<double>(args_.scale_logit[kv_head])), weight_);
+    }
+    pack(args_.k, lane, kv_head, s.heads_kv, s.dim_qk, Norm::unit, nullptr, k_, pitch_qk_);
+    pack(args_.v, lane, kv_head, s.heads_kv, s.dim_v, Norm::keep,
+         scaled && P::scale == Scale::by_key ? weight_ : nullptr, v_, pitch_v_);
+    const bool outputs = args_.o.data != nullptr;
+    if (outputs)
+      for (std::int64_t g = 0; g < group_; ++g)
+        pack(args_.q, lane, kv_head * group_ + g, s.heads_q, s.dim_qk, Norm::unit, nullptr,
+             q_ + g * tokens_ * pitch_qk_, pitch_qk_);
+    A* h = args_.pool.h + (slot * s.heads_kv + kv_head) * s.dim_qk * s.dim_v;
+    if (outputs && tokens_ == 1 && group_ == 1 && accepted_ == 1)
+      advance_one(h);
+    else
+      advance_many(h, outputs);
+    if (!outputs) return;
+    const A* weight = scaled && P::scale == Scale::by_query ? weight_ : nullptr;
+    for (std::int64_t g = 0; g < group_; ++g)
+      store_rows<S>(rows(args_.o, lane, kv_head * group_ + g, s.heads_q, s.dim_v), static_cast<int>(tokens_),
+                    o_ + g * tokens_ * pitch_v_, pitch_v_, weight);
+  }
+
+ private:
+  template <class E>
+  Rows<E> rows(const Tensor<E>& tensor, std::int64_t lane, std::int64_t head, std::int64_t heads,
+               std::int64_t dim) const {
+    const Strides strides = resolve(tensor.strides, tokens_, heads, dim);
+    return {tensor.data + lane * strides.batch + head * strides.head, strides.seq, nullptr, 0, dim};
+  }
+
+  void pack(const Tensor<const T>& tensor, std::int64_t lane, std::int64_t head, std::int64_t heads,
+            std::int64_t dim, Norm norm, const A* weight, A* packed, std::int64_t pitch) {
+    constexpr int at_once = 16;
+    const Rows<const T> all = rows(tensor, lane, head, heads, dim);
+    alignas(64) A scale[at_once];
+    for (std::int64_t t = 0; t < tokens_; t += at_once)
+      pack_rows<S, at_once>(all.from(t), static_cast<int>(std::min<std::int64_t>(at_once, tokens_ - t)), norm,
+                            weight == nullptr ? nullptr : weight + t, packed + t * pitch, pitch, scale);
+  }
+
+  /// One token, one query head: h += k v^T and o = h^T q in one pass over h, with o in registers.
+  void advance_one(A* h) {
+    const std::ptrdiff_t dim_qk = args_.shape.dim_qk, dim_v = args_.shape.dim_v;
+    const std::ptrdiff_t whole = dim_v / S::lanes * S::lanes;
+    for_column_blocks<S, vector_bytes == 64 ? 8 : 4>(whole, [&]<int vectors>(std::ptrdiff_t column) {
+      typename S::Vector v[vectors], o[vectors] = {};
+#pragma GCC unroll 8
+      for (int c = 0; c < vectors; ++c) v[c] = S::load(v_ + column + c * S::lanes);
+      for (std::ptrdiff_t row = 0; row < dim_qk; ++row) {
+        A* at = h + row * dim_v + column;
+        const typename S::Vector k = S::splat(k_[row]), q = S::splat(q_[row]);
+#pragma GCC unroll 8
+        for (int c = 0; c < vectors; ++c) {
+          const typename S::Vector x = S::load(at + c * S::lanes) + k * v[c];
+          S::store(at + c * S::lanes, x);
+          o[c] += q * x;
+        }
+      }
+#pragma GCC unroll 8
+      for (int c = 0; c < vectors; ++c) S::store(o_ + column + c * S::lanes, o[c]);
+    });
+    if (whole < dim_v) advance_columns(h, whole, static_cast<int>(dim_v - whole), true);
+  }
+
+  /// Any number of tokens and query heads.
+  void advance_many(A* h, bool outputs) {
+    const std::ptrdiff_t dim_v = args_.shape.dim_v;
+    for (std::ptrdiff_t column = 0; column < dim_v; column += S::lanes)
+      advance_columns(h, column, static_cast<int>(std::min<std::ptrdiff_t>(S::lanes, dim_v - column)),
+                      outputs);
+  }
+
+  /// All tokens on `columns` <= S::lanes columns of h. The state keeps what it was after `accepted_` tokens.
+  void advance_columns(A* h, std::ptrdiff_t column, int columns, bool outputs) {
+    const std::ptrdiff_t dim_qk = args_.shape.dim_qk, dim_v = args_.shape.dim_v;
+    const bool whole = columns == S::lanes;
+    for (std::int64_t r = 0; outputs && r < group_ * tokens_; ++r)
+      S::store(o_ + r * pitch_v_ + column, typename S::Vector{});
+    for (std::ptrdiff_t row = 0; row < dim_qk; ++row) {
+      A* at = h + row * dim_v + column;
+      typename S::Vector x = whole ? S::load(at) : S::load_part(at, columns);
+      typename S::Vector kept = x;
+      for (std::int64_t t = 0; t < tokens_; ++t) {
+        x += k_[t * pitch_qk_ + row] * S::load(v_ + t * pitch_v_ + column);
+        if (t + 1 == accepted_) kept = x;
+        for (std::int64_t g = 0; outputs && g < group_; ++g) {
+          const std::int64_t r = g * tokens_ + t;
+          A* o = o_ + r * pitch_v_ + column;
+          S::store(o, S::load(o) + q_[r * pitch_qk_ + row] * x);
+        }
+      }
+      if (accepted_ == 0) continue;
+      if (whole)
+        S::store(at, kept);
+      else
+        S::store_part(at, kept, columns);
+    }
+  }
+
+  const StepArguments<T>& args_;
+  std::int64_t tokens_, group_, pitch_qk_, pitch_v_;
+  std::int64_t accepted_ = 0;
+  double* n_;
+  A *weight_, *k_, *v_, *q_, *o_;
+};
+
+}  // namespace detail
+
+/// Bytes of scratch that `step` needs for these shapes; 0 for arguments that it will refuse.
+template <AnyProblem P>
+std::size_t workspace_bytes(const StepArguments<typename P::element>& args, const Execution& execution = {}) {
+  if (!validate<P>(args)) return 0;
+  return detail::step_layout<typename P::element>(args.shape, available_threads(execution)).bytes;
+}
+
+/// The recurrence, token by token, for T new tokens of each lane:
+///
+///     count += 1;   h += norm(k) (w v)^T;   o = h^T norm(q)
+///
+/// Shapes, slots and acceptance: StepArguments. `workspace` holds at least workspace_bytes<P>(args,
+/// execution) bytes, aligned to 64. Allocates nothing. A lane's bits depend neither on the number of threads
+/// nor on the other lanes.
+///
+/// Anything but ok names the argument, its value and the rule; then nothing has been written.
+template <AnyProblem P, int vector_bytes = native_vector_bytes>
+[[nodiscard]] Status step(const StepArguments<typename P::element>& args, Workspace workspace,
+                          const Execution& execution = {}) {
+  using T = typename P::element;
+  if (Status status = validate<P>(args); !status) return status;
+  const detail::StepLayout layout = detail::step_layout<T>(args.shape, available_threads(execution));
+  if (Status status = validate(workspace, layout.bytes); !status) return status;
+  if (Status status = validate_contents<P>(args, static_cast<std::int32_t*>(workspace.data)); !status)
+    return status;
+  const std::int64_t heads = args.shape.heads_kv, units = args.shape.batch * heads;
+  if (units == 0 || args.shape.seq_q == 0) return {};
+  auto body = [&](int thread) {
+    std::byte* scratch = static_cast<std::byte*>(workspace.data) + layout.scratch_at +
+                         static_cast<std::size_t>(thread) * layout.scratch_bytes;
+    detail::Stepper<P, vector_bytes> stepper(args, layout, scratch);
+    for (std::int64_t i = units * thread / layout.threads; i < units * (thread + 1) / layout.threads; ++i)
+      stepper.step(i / heads, i % heads);
+  };
+  parallel(execution, layout.threads, body);
+  for (std::int64_t lane = 0; lane < args.shape.batch; ++lane) {
+    const std::int64_t slot = args.slot == nullptr ? lane : args.slot[lane];
+    if (slot >= 0) args.pool.count[slot] += args.accepted == nullptr ? args.shape.seq_q : args.accepted[lane];
+  }
+  return {};
+}
+
+}  // namespace cottention::cpu

@@ -1,0 +1,284 @@
+// One walk over the rows of a sequence, chunk by chunk, in the words of linear attention:
+//
+//     o = tril(a b^T) c + a h,   then   h += b^T c
+//
+// The forward pass and all gradients are this walk with other operands in the roles of a, b and c; roles.hpp
+// has the table. Dropping the first term and the update leaves `apply`, dropping all but the update leaves
+// `reduce`, and bidirectional attention is a reduce followed by an apply.
+#pragma once
+
+#include <cottention/cpu/multiply.hpp>
+#include <cottention/cpu/rows.hpp>
+#include <cottention/cpu/weights.hpp>
+
+namespace cottention::cpu {
+
+/// One of the operands a, b, c: rows of a tensor for each head that takes part.
+template <class T>
+struct RoleRows {
+  Rows<T> rows;                  // of the first head
+  std::int64_t head_stride = 0;  // to the same row of the next head
+  Norm norm = Norm::keep;
+  bool weighted = false;
+
+  Rows<T> of(std::int64_t head, std::int64_t first) const {
+    Rows<T> at = rows.from(first);
+    at.data += head * head_stride;
+    return at;
+  }
+};
+
+/// What a walk reads and writes: one sequence, one key/value head and the query heads of its group. Either a
+/// or b and c have one head for each member of the group, the other has one head.
+template <Element T>
+struct Walk {
+  RoleRows<const T> a, b, c;
+  RoleRows<T> out;              // one row for each row of a; null data: not wanted
+  RoleRows<const T> projected;  // whose norm the rows of `out` are differentiated through; null data: none
+  std::int64_t a_heads = 1;
+  std::int64_t bc_heads = 1;
+  std::int64_t a_rows = 0;
+  std::int64_t bc_rows = 0;
+  Counter counter;
+  double exponent = 0;  // sigmoid(m); w = n^-exponent
+  bool sums_log_weights =
+      false;  // whether the walk yields sum of ln(n) (norm(x) . dx), for the gradient of m
+};
+
+/// Row pitch of scratch that holds rows of `dim` elements: whole vectors and register tiles of every target.
+constexpr std::int64_t padded(std::int64_t dim) { return (dim + 15) / 16 * 16; }
+
+/// A thread's scratch for chunks of operands, (rows, pitch) each.
+template <class A>
+struct ChunkScratch {
+  std::int64_t a_pitch, c_pitch;
+  A* a;       // (chunk, a_pitch)
+  A* b;       // (chunk, a_pitch)
+  A* b_t;     // (a_pitch, chunk)
+  A* c;       // (chunk, c_pitch)
+  A* scores;  // (chunk, chunk)
+  A* o;       // (chunk, c_pitch)
+  A* unit;    // (chunk, c_pitch)
+
+  static constexpr std::int64_t elements(std::int64_t chunk, std::int64_t a_pitch, std::int64_t c_pitch) {
+    return chunk * (3 * a_pitch + 3 * c_pitch + chunk);
+  }
+
+  /// Carves the scratch out of `memory`, which holds elements(...) numbers.
+  static ChunkScratch in(A* memory, std::int64_t chunk, std::int64_t a_pitch, std::int64_t c_pitch) {
+    ChunkScratch s{};
+    s.a_pitch = a_pitch;
+    s.c_pitch = c_pitch;
+    const auto take = [&](std::int64_t n) {
+      A* taken = memory;
+      memory += n;
+      return taken;
+    };
+    s.a = take(chunk * a_pitch);
+    s.b = take(chunk * a_pitch);
+    s.b_t = take(chunk * a_pitch);
+    s.c = take(chunk * c_pitch);
+    s.o = take(chunk * c_pitch);
+    s.unit = take(chunk * c_pitch);
+    s.scores = take(chunk * chunk);
+    return s;
+  }
+};
+
+/// Runs the parts of a walk. States are (a_pitch, c_pitch), zero outside dim_a x dim_c.
+template <Element T, int chunk, int vector_bytes>
+class Walker {
+ public:
+  using A = Accumulate<T>;
+  using S = Simd<A, vector_bytes>;
+  static constexpr RegisterTile tile = register_tile<vector_bytes>;
+  static_assert(
+      chunk > 0 && chunk % 16 == 0,
+      "cottention: the CPU backend's chunk must be a multiple of 16, so that whole vectors and register "
+      "tiles fill it. Remedy: Tiling{.chunk = 32}.");
+
+  Walker(const Walk<T>& walk, const ChunkScratch<A>& scratch)
+      : walk_(walk), s_(scratch), counter_(walk.counter) {}
+
+  /// Causal: rows [first, last), starting from the state h, which ends up after them. Their own sum, from
+  /// zero, goes to `sum` where it is not null.
+  double walk(std::int64_t first, std::int64_t last, A* h, A* sum) {
+    double log_sum = 0;
+    counter_.seek(first);
+    for (std::int64_t t = first; t < last; t += chunk) {
+      const int count = rows_at(t, last);
+      const int next = rows_at(t + chunk, last);
+      load_counts(count);
+      for (std::int64_t bc_head = 0; bc_head < walk_.bc_heads; ++bc_head) {
+        const bool finite = load_bc(bc_head, t, count);
+        transpose_rows<S, chunk>(s_.b, s_.a_pitch, count, s_.b_t);
+        for (std::int64_t a_head = 0; a_head < walk_.a_heads; ++a_head) {
+          if (bc_head == 0) load_a(a_head, t, count);
+          walk_.a.of(a_head, t + chunk).prefetch(0, next);
+          compute_scores(count);
+          walk_.b.of(bc_head, t + chunk).prefetch(0, next);
+          compute_output(count, finite, bc_head > 0, bc_head == 0 ? h : nullptr);
+          if (bc_head == walk_.bc_heads - 1) log_sum += write(a_head, t, count);
+        }
+        walk_.c.of(bc_head, t + chunk).prefetch(0, next);
+        update(count, h, sum);
+      }
+    }
+    return log_sum;
+  }
+
+  /// h += b^T c over rows [first, last).
+  void reduce(std::int64_t first, std::int64_t last, A* h) {
+    counter_.seek(first);
+    for (std::int64_t t = first; t < last; t += chunk) {
+      const int count = rows_at(t, last);
+      const int next = rows_at(t + chunk, last);
+      load_counts(count);
+      for (std::int64_t head = 0; head < walk_.bc_heads; ++head) {
+        load_bc(head, t, count);
+        walk_.b.of(head, t + chunk).prefetch(0, next);
+        walk_.c.of(head, t + chunk).prefetch(0, next);
+        update(count, h, nullptr);
+      }
+    }
+  }
+
+  /// Bidirectional: o = a h for rows [first, last).
+  double apply(std::int64_t first, std::int64_t last, const A* h) {
+    double log_sum = 0;
+    counter_.seek(first);
+    for (std::int64_t t = first; t < last; t += chunk) {
+      const int count = rows_at(t, last);
+      const int next = rows_at(t + chunk, last);
+      load_counts(count);
+      for (std::int64_t head = 0; head < walk_.a_heads; ++head) {
+        load_a(head, t, count);
+        walk_.a.of(head, t + chunk).prefetch(0, next);
+        for_column_blocks<S, tile.vectors>(s_.c_pitch, [&]<int vectors>(std::ptrdiff_t column) {
+          for (int row = 0; row < count; row += tile.rows)
+            output_block<tile.rows, vectors>(row, column, 0, false, h);
+        });
+        log_sum += write(head, t, count);
+      }
+    }
+    return log_sum;
+  }
+
+ private:
+  static int rows_at(std::int64_t t, std::int64_t last) {
+    return static_cast<int>(std::clamp<std::int64_t>(last - t, 0, chunk));
+  }
+
+  bool any_weight() const {
+    return walk_.a.weighted || walk_.b.weighted || walk_.c.weighted || walk_.out.weighted;
+  }
+
+  void load_counts(int count) {
+    if (!any_weight() && !walk_.sums_log_weights) return;
+    counter_.next(count, n_);
+    for (int r = count; r < chunk; ++r) n_[r] = 1;
+    if (any_weight()) weights_of_counts<A, vector_bytes>(n_, count, walk_.exponent, weight_);
+  }
+
+  bool load(const RoleRows<const T>& role, std::int64_t head, std::int64_t t, int count, A* packed,
+            std::int64_t pitch) {
+    return pack_rows<S, chunk>(role.of(head, t), count, role.norm, role.weighted ? weight_ : nullptr, packed,
+                               pitch, scale_);
+  }
+  void load_a(std::int64_t head, std::int64_t t, int count) {
+    load(walk_.a, head, t, count, s_.a, s_.a_pitch);
+  }
+  bool load_bc(std::int64_t head, std::int64_t t, int count) {
+    load(walk_.b, head, t, count, s_.b, s_.a_pitch);
+    return load(walk_.c, head, t, count, s_.c, s_.c_pitch);
+  }
+
+  /// scores = tril(a b^T), only as far as the diagonal.
+  void compute_scores(int count) {
+    for (int row = 0; row < count; row += tile.rows) {
+      const int columns = std::min(chunk, (row + tile.rows + S::lanes - 1) / S::lanes * S::lanes);
+      for_column_blocks<S, tile.vectors>(columns, [&]<int vectors>(std::ptrdiff_t column) {
+        Accumulators<S, tile.rows, vectors> product;
+        product.multiply(row_major(s_.a + row * s_.a_pitch, s_.a_pitch), s_.b_t + column, chunk,
+                         walk_.a.rows.dim);
+        product.each([&](int r, int v, typename S::Vector x) {
+          const auto j = static_cast<typename S::Bit>(column + v * S::lanes);
+          const auto i = static_cast<typename S::Bit>(row + r);
+          const typename S::Vector lower = S::select(S::iota() + j <= i, x, typename S::Vector{});
+          S::store(s_.scores + (row + r) * chunk + j, lower);
+        });
+      });
+    }
+  }
+
+  /// o = [o +] scores c [+ a h]
+  void compute_output(int count, bool finite, bool add, const A* h) {
+    for_column_blocks<S, tile.vectors>(s_.c_pitch, [&]<int vectors>(std::ptrdiff_t column) {
+      if (finite) {
+        for (int row = 0; row < count; row += tile.rows)
+          output_block<tile.rows, vectors>(row, column, std::min(row + tile.rows, count), add, h);
+      } else {
+        // Above the diagonal 0 * NaN would reach rows that do not see it, so no score there is even read.
+        for (int row = 0; row < count; ++row) output_block<1, vectors>(row, column, row + 1, add, h);
+      }
+    });
+  }
+
+  template <int rows, int vectors>
+  [[gnu::always_inline]] void output_block(int row, std::ptrdiff_t column, std::ptrdiff_t keys, bool add,
+                                           const A* h) {
+    A* o = s_.o + row * s_.c_pitch + column;
+    Accumulators<S, rows, vectors> sum;
+    sum.multiply(row_major(s_.scores + row * chunk, chunk), s_.c + column, s_.c_pitch, keys);
+    if (h != nullptr)
+      sum.multiply(row_major(s_.a + row * s_.a_pitch, s_.a_pitch), h + column, s_.c_pitch, walk_.a.rows.dim);
+    sum.each([&](int r, int v, typename S::Vector x) {
+      A* at = o + r * s_.c_pitch + v * S::lanes;
+      S::store(at, add ? S::load(at) + x : x);
+    });
+  }
+
+  /// h += b^T c and sum += b^T c. Each chunk's product is summed from zero, which keeps the error of a long
+  /// sum of short sums small.
+  void update(int count, A* h, A* sum) {
+    for_column_blocks<S, tile.vectors>(s_.c_pitch, [&]<int vectors>(std::ptrdiff_t column) {
+      for (std::ptrdiff_t row = 0; row < s_.a_pitch; row += tile.rows) {
+        Accumulators<S, tile.rows, vectors> product;
+        product.multiply(transposed(s_.b + row, s_.a_pitch), s_.c + column, s_.c_pitch, count);
+        product.each([&](int r, int v, typename S::Vector x) {
+          const std::ptrdiff_t at = (row + r) * s_.c_pitch + column + v * S::lanes;
+          S::store(h + at, S::load(h + at) + x);
+          if (sum != nullptr) S::store(sum + at, S::load(sum + at) + x);
+        });
+      }
+    });
+  }
+
+  /// The epilogue: o to the caller's tensor, through the norm's derivative where asked. Returns the chunk's
+  /// share of sum of ln(n) (norm(x) . dx).
+  double write(std::int64_t head, std::int64_t t, int count) {
+    double log_sum = 0;
+    if (walk_.projected.rows.data != nullptr) {
+      const Rows<const T> rows = walk_.projected.of(head, t);
+      pack_rows<S, chunk>(rows, count, Norm::unit, static_cast<const A*>(nullptr), s_.unit, s_.c_pitch,
+                          scale_);
+      A dot[chunk];
+      project_rows<S>(s_.o, s_.unit, s_.c_pitch, count, scale_, dot);
+      if (walk_.sums_log_weights)
+        for (int r = 0; r < count; ++r)
+          if (rows.present(r)) log_sum += std::log(std::max(n_[r], 1.0)) * static_cast<double>(dot[r]);
+    }
+    if (walk_.out.rows.data != nullptr)
+      store_rows<S>(walk_.out.of(head, t), count, s_.o, s_.c_pitch, walk_.out.weighted ? weight_ : nullptr);
+    return log_sum;
+  }
+
+  const Walk<T>& walk_;
+  ChunkScratch<A> s_;
+  Counter counter_;
+  alignas(64) double n_[chunk];
+  alignas(64) A weight_[chunk];
+  alignas(64) A scale_[chunk];
+};
+
+}  // namespace cottention::cpu

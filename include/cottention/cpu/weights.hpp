@@ -1,0 +1,142 @@
+// Counts of unmasked keys and the weights that follow from them, w = max(n, 1)^-sigmoid(m).
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+
+#include <cottention/cpu/simd.hpp>
+#include <cottention/element.hpp>
+
+namespace cottention::cpu {
+
+inline double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+
+/// Nonzero bytes in mask[from, to); all of them where there is no mask.
+inline std::int64_t count_unmasked(const std::uint8_t* mask, std::int64_t from, std::int64_t to) {
+  if (mask == nullptr) return to - from;
+  std::int64_t n = 0;
+  for (std::int64_t j = from; j < to; ++j) n += mask[j] != 0;
+  return n;
+}
+
+enum class Direction { forward, reverse };
+
+/// The count n of each position of one sequence, in the order in which the positions are walked.
+class Counter {
+ public:
+  Counter() = default;
+
+  /// Causal: n grows with the position. `mask` is in order of position, whatever the direction.
+  Counter(const std::uint8_t* mask, std::int64_t length, std::int64_t initial, Direction direction)
+      : mask_(mask), length_(length), initial_(initial), direction_(direction) {}
+
+  /// Bidirectional: n is `total` everywhere.
+  explicit Counter(std::int64_t total) : initial_(total), everywhere_(true) {}
+
+  /// Makes `row`, in walking order, the next one.
+  void seek(std::int64_t row) {
+    position_ = direction_ == Direction::forward ? row : length_ - 1 - row;
+    const std::int64_t end = direction_ == Direction::forward ? position_ : position_ + 1;
+    if (mask_ != nullptr && !everywhere_) running_ = initial_ + count_unmasked(mask_, 0, end);
+  }
+
+  /// n of the next `count` rows.
+  void next(int count, double* n) {
+    const std::int64_t step = direction_ == Direction::forward ? 1 : -1;
+    if (everywhere_) {
+      for (int r = 0; r < count; ++r) n[r] = static_cast<double>(initial_);
+    } else if (mask_ == nullptr) {
+      for (int r = 0; r < count; ++r) n[r] = static_cast<double>(initial_ + position_ + 1 + r * step);
+    } else {
+      for (int r = 0; r < count; ++r) {
+        const std::int64_t here = mask_[position_ + r * step] != 0;
+        if (direction_ == Direction::forward) running_ += here;
+        n[r] = static_cast<double>(running_);
+        if (direction_ == Direction::reverse) running_ -= here;
+      }
+    }
+    position_ += count * step;
+  }
+
+ private:
+  const std::uint8_t* mask_ = nullptr;
+  std::int64_t length_ = 0;
+  std::int64_t initial_ = 0;
+  std::int64_t position_ = 0;
+  std::int64_t running_ = 0;
+  Direction direction_ = Direction::forward;
+  bool everywhere_ = false;
+};
+
+namespace detail {
+
+// Adding 1.5 * 2^52 leaves a double's integer part in the low bits of its mantissa.
+inline constexpr double integer_shift = 0x1.8p52;
+inline constexpr std::int64_t integer_shift_bits = 0x4338000000000000;
+
+/// ln x for x >= 1, to about 1e-12: x = 2^e (1 + t) / (1 - t) with |t| <= 0.1716, and the series of 2 artanh
+/// t.
+template <class S>
+[[gnu::always_inline]] inline typename S::Vector log_vector(typename S::Vector x) {
+  using Vector = typename S::Vector;
+  using Bits = typename S::Bits;
+  const Bits bits = reinterpret_cast<Bits>(x);
+  constexpr std::int64_t mantissa = 0xfffffffffffff;
+  Vector m = reinterpret_cast<Vector>((bits & mantissa) | 0x3ff0000000000000);
+  Bits e = (bits >> 52) - 1023;
+  const Bits upper = reinterpret_cast<Bits>(m > 1.4142135623730951);
+  m = S::select(upper, m * 0.5, m);
+  e -= upper;  // a true lane is -1
+  const Vector exponent = reinterpret_cast<Vector>(e + integer_shift_bits) - integer_shift;
+  const Vector t = (m - 1) / (m + 1);
+  const Vector s = t * t;
+  Vector series = s * (1.0 / 13) + 1.0 / 11;
+  series = series * s + 1.0 / 9;
+  series = series * s + 1.0 / 7;
+  series = series * s + 1.0 / 5;
+  series = series * s + 1.0 / 3;
+  series = series * s + 1.0;
+  return exponent * 0.6931471805599453 + 2 * t * series;
+}
+
+/// e^x for -700 <= x <= 0, to about 1e-12: x = k ln 2 + r with |r| <= 0.3466, and the series in r.
+template <class S>
+[[gnu::always_inline]] inline typename S::Vector exp_vector(typename S::Vector x) {
+  using Vector = typename S::Vector;
+  using Bits = typename S::Bits;
+  const Vector shifted = x * 1.4426950408889634 + integer_shift;
+  const Bits k = reinterpret_cast<Bits>(shifted) - integer_shift_bits;
+  const Vector r = x - (shifted - integer_shift) * 0.6931471805599453;
+  Vector series = r * (1.0 / 3628800) + 1.0 / 362880;
+  series = series * r + 1.0 / 40320;
+  series = series * r + 1.0 / 5040;
+  series = series * r + 1.0 / 720;
+  series = series * r + 1.0 / 120;
+  series = series * r + 1.0 / 24;
+  series = series * r + 1.0 / 6;
+  series = series * r + 0.5;
+  series = series * r + 1.0;
+  series = series * r + 1.0;
+  return series * reinterpret_cast<Vector>((k + 1023) << 52);
+}
+
+}  // namespace detail
+
+/// weight[r] = max(n[r], 1)^-exponent for r < count. Both arrays are readable and writable up to `count`
+/// rounded up to the vector length.
+template <class A, int vector_bytes>
+void weights_of_counts(const double* n, int count, double exponent, A* weight) {
+  if constexpr (std::is_same_v<A, double>) {
+    for (int r = 0; r < count; ++r) weight[r] = std::pow(n[r] > 1 ? n[r] : 1, -exponent);
+  } else {
+    using S = Simd<double, vector_bytes>;
+    for (int r = 0; r < count; r += S::lanes) {
+      const auto x = S::load(n + r);
+      const auto at_least_one = S::select(reinterpret_cast<typename S::Bits>(x > 1), x, S::splat(1));
+      const auto w = detail::exp_vector<S>(detail::log_vector<S>(at_least_one) * -exponent);
+      for (int i = 0; i < S::lanes; ++i) weight[r + i] = static_cast<A>(w[i]);
+    }
+  }
+}
+
+}  // namespace cottention::cpu
