@@ -29,7 +29,14 @@ class BackwardSource {
     const Shape& s = args_.shape;
     const bool packed = args_.cu_seqlens_q.given();
     const std::int64_t rows = std::max(s.seq_q, s.seq_k) * s.heads_kv * (packed ? 1 : s.batch) * outputs_;
-    return {heads() * outputs_, rows, s.dim_qk, s.dim_v, packed, sums_logs() ? heads() : 0};
+    return {.units = heads() * outputs_,
+            .heads = s.heads_kv,
+            .rows = rows,
+            .dim_qk = s.dim_qk,
+            .dim_v = s.dim_v,
+            .packed = packed,
+            .interleaved = roles_.interleaved(),
+            .log_sum_units = sums_logs() ? heads() : 0};
   }
   std::int64_t rows(std::int64_t i) const {
     const Sequence s = roles_.sequence(i % heads() / args_.shape.heads_kv);

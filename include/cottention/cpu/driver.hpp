@@ -1,64 +1,13 @@
 // Runs the units of a call on the caller's threads, within the caller's workspace.
 #pragma once
 
-#include <cstddef>
 #include <new>
 #include <thread>
 
 #include <cottention/cpu/execution.hpp>
-#include <cottention/cpu/roles.hpp>
-#include <cottention/cpu/schedule.hpp>
+#include <cottention/cpu/workspace.hpp>
 
 namespace cottention::cpu {
-
-/// What the units of a call amount to. Follows from shapes alone, so that a workspace can be sized before.
-struct Work {
-  std::int64_t units = 0;
-  std::int64_t rows = 0;  // of all units together
-  std::int64_t dim_qk = 0, dim_v = 0;
-  bool packed = false;             // sequences may differ in length
-  std::int64_t log_sum_units = 0;  // units that yield a sum for the gradient of m
-};
-
-/// How many threads the work is worth, and where everything lies in the workspace. No size here follows the
-/// length of a sequence.
-struct WorkspaceLayout {
-  int threads = 1;
-  int places = 0;                     // for split units
-  std::int64_t state_elements = 0;    // of one state, padded
-  std::int64_t scratch_elements = 0;  // of one thread: its chunk's operands and three states
-  std::int64_t place_states = 0;      // states of a split unit
-  std::size_t unit_bytes = 0, scratch_at = 0, states_at = 0, log_sums_at = 0, bytes = 0;
-};
-
-/// Fewer rows than this are not worth waking a thread for (about 20 microseconds of work at 64 dimensions).
-inline constexpr std::int64_t rows_per_thread = 128;
-
-template <Element T>
-WorkspaceLayout workspace_layout(const Work& work, int chunk, int threads) {
-  using A = Accumulate<T>;
-  WorkspaceLayout w;
-  w.threads = static_cast<int>(std::clamp<std::int64_t>(work.rows / rows_per_thread, 1, threads));
-  const std::int64_t pitch_qk = padded(work.dim_qk), pitch_v = padded(work.dim_v);
-  w.state_elements = pitch_qk * pitch_v;
-  w.scratch_elements = ChunkScratch<A>::elements(chunk, pitch_qk, pitch_v) + 3 * w.state_elements;
-  // A few split units at a time keep all threads busy; each holds the states between its pieces.
-  const bool may_split = w.threads > 1 && (work.packed || work.units % w.threads != 0);
-  w.places = may_split ? (w.threads + 7) / 8 : 0;
-  w.place_states = piece_limit(w.state_elements) + 1;
-  const auto take = [&w](std::size_t bytes) {
-    const std::size_t at = w.bytes;
-    w.bytes += (bytes + workspace_alignment - 1) / workspace_alignment * workspace_alignment;
-    return at;
-  };
-  const auto elements = [](std::int64_t n) { return static_cast<std::size_t>(n) * sizeof(A); };
-  w.unit_bytes = (sizeof(Unit<T>) + sizeof(SplitUnit) + 15) / 16 * 16;
-  take(static_cast<std::size_t>(w.places) * w.unit_bytes);
-  w.scratch_at = take(elements(w.threads * w.scratch_elements));
-  w.states_at = take(elements(w.places * w.place_states * w.state_elements));
-  w.log_sums_at = take(static_cast<std::size_t>(work.log_sum_units * most_pieces) * sizeof(double));
-  return w;
-}
 
 /// Source tells what the units are: `Work work()`, `Unit<T> unit(i)`, `int64 rows(i)` and
 /// `int64 log_sum_unit(i)`, the unit's number among those that yield sums, or -1.
@@ -76,14 +25,18 @@ class Driver {
         memory_(static_cast<std::byte*>(workspace.data)) {}
 
   void run(const Execution& execution) {
-    auto* progress =
-        reinterpret_cast<SplitUnit*>(memory_ + static_cast<std::size_t>(layout_.places) * sizeof(Unit<T>));
-    SplitQueue<Driver> queue(*this, progress, layout_.places, work_.units);
+    SplitQueue<Driver> queue(*this, reinterpret_cast<SplitUnit*>(memory_ + layout_.progress_at),
+                             layout_.places, work_.units);
+    const std::int64_t groups_each = (work_.heads + layout_.together - 1) / layout_.together;
+    const std::int64_t groups = work_.units / work_.heads * groups_each;
     std::atomic<std::int64_t> next{0};
     auto body = [&](int thread) {
       A* scratch = elements(layout_.scratch_at) + thread * layout_.scratch_elements;
-      for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < work_.units;)
-        if (!splits(i)) run_whole(i, scratch);
+      for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < groups;) {
+        const std::int64_t head = i % groups_each * layout_.together;
+        run_whole(i / groups_each * work_.heads + head,
+                  std::min<std::int64_t>(layout_.together, work_.heads - head), scratch);
+      }
       if (layout_.places > 0) run_pieces(queue, scratch);
     };
     parallel(execution, layout_.threads, body);
@@ -123,6 +76,15 @@ class Driver {
   }
 
  private:
+  /// A unit in a thread's hands.
+  struct Member {
+    std::int64_t index = 0;
+    Unit<T> unit;
+    Walker<T, chunk, vector_bytes> walker;
+    A *prefix = nullptr, *h = nullptr, *sum = nullptr;
+    double log_sum = 0;
+  };
+
   Pieces pieces(std::int64_t rows) const { return {rows, layout_.state_elements, chunk}; }
   A* elements(std::size_t at) const { return reinterpret_cast<A*>(memory_ + at); }
   double* log_sums() const { return reinterpret_cast<double*>(memory_ + layout_.log_sums_at); }
@@ -131,43 +93,92 @@ class Driver {
     return elements(layout_.states_at) + (place * layout_.place_states + i) * layout_.state_elements;
   }
 
-  ChunkScratch<A> chunk_scratch(const Unit<T>& unit, A* scratch) const {
-    return ChunkScratch<A>::in(scratch + 3 * layout_.state_elements, chunk, padded(unit.walk.a.rows.dim),
-                               padded(unit.walk.c.rows.dim));
-  }
-  void keep_log_sum(std::int64_t i, int piece, double sum) const {
-    if (const std::int64_t at = source_.log_sum_unit(i); at >= 0) log_sums()[at * most_pieces + piece] = sum;
+  Member member(std::int64_t index, const Unit<T>& unit, A* scratch, int number) const {
+    Member m;
+    m.index = index;
+    m.unit = unit;
+    A* operands = scratch + 3 * layout_.together * layout_.state_elements;
+    m.walker = {unit.walk, ChunkScratch<A>::in(operands, chunk, padded(unit.walk.a.rows.dim),
+                                               padded(unit.walk.c.rows.dim))};
+    m.prefix = scratch + 3 * number * layout_.state_elements;
+    m.h = m.prefix + layout_.state_elements;
+    m.sum = m.h + layout_.state_elements;
+    return m;
   }
 
-  void run_whole(std::int64_t i, A* scratch) {
-    const Unit<T> unit = source_.unit(i);
-    A *prefix = scratch, *h = prefix + layout_.state_elements, *sum = h + layout_.state_elements;
-    Walker<T, chunk, vector_bytes> walker(unit.walk, chunk_scratch(unit, scratch));
-    load_state(unit, prefix);
-    const Pieces sums = pieces(unit.walk.bc_rows);
+  /// f(member, first row, rows) for each chunk of the piece, member after member; then keeps their sums.
+  template <class F>
+  void each_chunk(Member* members, int count, const Pieces& p, int piece, F f) const {
+    for (int i = 0; i < count; ++i) {
+      members[i].walker.seek(p.first(piece));
+      members[i].log_sum = 0;
+    }
+    for (std::int64_t t = p.first(piece); t < p.last(piece); t += chunk)
+      for (int i = 0; i < count; ++i)
+        f(members[i], t, static_cast<int>(std::min<std::int64_t>(chunk, p.last(piece) - t)));
+    for (int i = 0; i < count; ++i)
+      if (const std::int64_t at = source_.log_sum_unit(members[i].index); at >= 0)
+        log_sums()[at * most_pieces + piece] = members[i].log_sum;
+  }
+  void walk(Member* members, int count, const Pieces& p, int piece) const {
+    each_chunk(members, count, p, piece, [](Member& m, std::int64_t t, int rows) {
+      m.log_sum += m.walker.walk_chunk(t, rows, m.h, m.sum);
+    });
+  }
+  void reduce(Member* members, int count, const Pieces& p, int piece) const {
+    each_chunk(members, count, p, piece,
+               [](Member& m, std::int64_t t, int rows) { m.walker.reduce_chunk(t, rows, m.sum); });
+  }
+  void apply(Member* members, int count, const Pieces& p, int piece) const {
+    each_chunk(members, count, p, piece, [](Member& m, std::int64_t t, int rows) {
+      m.log_sum += m.walker.apply_chunk(t, rows, m.prefix);
+    });
+  }
+
+  /// Runs units first to first + heads - 1 of one sequence side by side, but for those that are to be split.
+  void run_whole(std::int64_t first, std::int64_t heads, A* scratch) {
+    Member members[most_together];
+    int count = 0;
+    for (std::int64_t i = first; i < first + heads; ++i)
+      if (!splits(i)) {
+        members[count] = member(i, source_.unit(i), scratch, count);
+        ++count;
+      }
+    if (count == 0) return;
+    for (int i = 0; i < count; ++i) load_state(members[i].unit, members[i].prefix);
+    const Pieces sums = pieces(members[0].unit.walk.bc_rows);
     if constexpr (causal) {
-      if (sums.count == 1) keep_log_sum(i, 0, walker.walk(0, sums.length, prefix, nullptr));
-      for (int piece = 0; sums.count > 1 && piece < sums.count; ++piece) {
-        const bool more = piece + 1 < sums.count || unit.final != nullptr;
-        copy_state(h, prefix);
-        if (more) clear_state(sum);
-        keep_log_sum(i, piece, walker.walk(sums.first(piece), sums.last(piece), h, more ? sum : nullptr));
-        if (more) add_state(prefix, sum);
+      const bool final = members[0].unit.final != nullptr;
+      for (int piece = 0; piece < sums.count; ++piece) {
+        const bool more = sums.count > 1 && (piece + 1 < sums.count || final);
+        for (int i = 0; i < count; ++i) {
+          Member& m = members[i];
+          if (sums.count == 1)
+            m.h = m.prefix;
+          else
+            copy_state(m.h, m.prefix);
+          if (more)
+            clear_state(m.sum);
+          else
+            m.sum = nullptr;
+        }
+        walk(members, count, sums, piece);
+        for (int i = 0; more && i < count; ++i) add_state(members[i].prefix, members[i].sum);
       }
     } else {
       for (int piece = 0; piece < sums.count; ++piece) {
-        clear_state(h);
-        walker.reduce(sums.first(piece), sums.last(piece), h);
-        add_state(prefix, h);
+        for (int i = 0; i < count; ++i) clear_state(members[i].sum);
+        reduce(members, count, sums, piece);
+        for (int i = 0; i < count; ++i) add_state(members[i].prefix, members[i].sum);
       }
-      const Pieces outputs = pieces(unit.walk.a_rows);
-      for (int piece = 0; piece < outputs.count; ++piece)
-        keep_log_sum(i, piece, walker.apply(outputs.first(piece), outputs.last(piece), prefix));
+      const Pieces outputs = pieces(members[0].unit.walk.a_rows);
+      for (int piece = 0; piece < outputs.count; ++piece) apply(members, count, outputs, piece);
     }
-    if (unit.final != nullptr) store_state(unit, prefix);
+    for (int i = 0; i < count; ++i) store_state(members[i].unit, members[i].prefix);
   }
 
-  void run_pieces(SplitQueue<Driver>& queue, A* h) {
+  /// Takes part in the units that are split until none is left.
+  void run_pieces(SplitQueue<Driver>& queue, A* scratch) {
     Cursor cursor;
     for (;;) {
       const Task task = queue.next(cursor);
@@ -176,25 +187,18 @@ class Driver {
         std::this_thread::yield();
         continue;
       }
-      const Unit<T>& unit = *open_unit(task.place);
-      Walker<T, chunk, vector_bytes> walker(unit.walk, chunk_scratch(unit, h));
-      A* own = state(task.place, task.piece + 1);
+      Member m = member(cursor.unit, *open_unit(task.place), scratch, 0);
+      const Pieces sums = pieces(m.unit.walk.bc_rows);
+      m.sum = task.yields_sum ? state(task.place, task.piece + 1) : nullptr;
+      if (m.sum != nullptr) clear_state(m.sum);
       if (task.kind == Task::Kind::reduce) {
-        const Pieces p = pieces(unit.walk.bc_rows);
-        clear_state(own);
-        walker.reduce(p.first(task.piece), p.last(task.piece), own);
+        reduce(&m, 1, sums, task.piece);
       } else if constexpr (causal) {
-        const Pieces p = pieces(unit.walk.bc_rows);
-        copy_state(h, state(task.place, task.piece));
-        if (task.yields_sum) clear_state(own);
-        keep_log_sum(
-            cursor.unit, task.piece,
-            walker.walk(p.first(task.piece), p.last(task.piece), h, task.yields_sum ? own : nullptr));
+        copy_state(m.h, state(task.place, task.piece));
+        walk(&m, 1, sums, task.piece);
       } else {
-        const Pieces p = pieces(unit.walk.a_rows);
-        const int sums = pieces(unit.walk.bc_rows).count;
-        keep_log_sum(cursor.unit, task.piece,
-                     walker.apply(p.first(task.piece), p.last(task.piece), state(task.place, sums)));
+        m.prefix = state(task.place, sums.count);
+        apply(&m, 1, pieces(m.unit.walk.a_rows), task.piece);
       }
       queue.done(task);
     }
@@ -204,21 +208,6 @@ class Driver {
   void copy_state(A* to, const A* from) const { std::copy_n(from, layout_.state_elements, to); }
   void add_state(A* to, const A* from) const {
     for (std::int64_t e = 0; e < layout_.state_elements; ++e) to[e] += from[e];
-  }
-
-  /// The unit's initial state, zero past its dimensions.
-  void load_state(const Unit<T>& unit, A* h) const {
-    clear_state(h);
-    if (unit.initial == nullptr) return;
-    const std::int64_t rows = unit.walk.a.rows.dim, columns = unit.walk.c.rows.dim, pitch = padded(columns);
-    const bool as_is = unit.initial_layout == Layout::as_is;
-    for (std::int64_t r = 0; r < rows; ++r)
-      for (std::int64_t c = 0; c < columns; ++c)
-        h[r * pitch + c] = unit.initial[as_is ? r * columns + c : c * rows + r];
-  }
-  void store_state(const Unit<T>& unit, const A* h) const {
-    const std::int64_t rows = unit.walk.a.rows.dim, columns = unit.walk.c.rows.dim, pitch = padded(columns);
-    for (std::int64_t r = 0; r < rows; ++r) std::copy_n(h + r * pitch, columns, unit.final + r * columns);
   }
 
   const Source& source_;

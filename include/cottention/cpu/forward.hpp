@@ -20,7 +20,13 @@ class ForwardSource {
     const Shape& s = args_.shape;
     const bool packed = args_.cu_seqlens_q.given();
     const std::int64_t rows = std::max(s.seq_q, s.seq_k) * s.heads_kv * (packed ? 1 : s.batch);
-    return {s.batch * s.heads_kv, rows, s.dim_qk, s.dim_v, packed, 0};
+    return {.units = s.batch * s.heads_kv,
+            .heads = s.heads_kv,
+            .rows = rows,
+            .dim_qk = s.dim_qk,
+            .dim_v = s.dim_v,
+            .packed = packed,
+            .interleaved = roles_.interleaved()};
   }
   std::int64_t rows(std::int64_t i) const {
     const Sequence s = roles_.sequence(i / args_.shape.heads_kv);

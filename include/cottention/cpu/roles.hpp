@@ -44,10 +44,15 @@ class Roles {
 
   explicit Roles(const Arguments& arguments) : args_(arguments), shape_(arguments.shape) {}
 
-  std::int64_t group() const { return shape_.heads_q / shape_.heads_kv; }
+  std::int64_t group() const { return shape_.heads_kv == 0 ? 1 : shape_.heads_q / shape_.heads_kv; }
   bool scaled() const { return P::scale != Scale::none && args_.scale_logit != nullptr; }
   bool scaled_by_key() const { return P::scale == Scale::by_key && scaled(); }
   bool scaled_by_query() const { return P::scale == Scale::by_query && scaled(); }
+
+  /// Whether rows of neighbouring heads are neighbours in memory.
+  bool interleaved() const {
+    return group() == 1 && (args_.k.strides.head == contiguous || args_.k.strides.head == shape_.dim_qk);
+  }
 
   Sequence sequence(std::int64_t b) const {
     if (!args_.cu_seqlens_q.given()) return {b, 0, 0, shape_.seq_q, shape_.seq_k, false};

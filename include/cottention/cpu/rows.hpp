@@ -12,6 +12,11 @@
 
 namespace cottention::cpu {
 
+#ifndef PFL
+#define PFL 2
+#endif
+inline constexpr int prefetch_level = PFL;
+
 /// Rows of one head of one sequence in the order in which they are walked: row t at data + t * stride. A
 /// masked row reads as 0 whatever bits it holds, and is written as 0.
 template <class T>
@@ -29,11 +34,16 @@ struct Rows {
     return {data + t * stride, stride, mask == nullptr ? nullptr : mask + t * mask_stride, mask_stride, dim};
   }
 
-  /// Asks for the lines of the next rows, so that they are on their way while this chunk is computed.
-  void prefetch(std::int64_t first, std::int64_t count) const {
+  /// Asks for the lines of one row to be brought to the second-level cache; the first level has no room for
+  /// them.
+  void prefetch(std::int64_t t) const {
     constexpr std::int64_t line = 64 / static_cast<std::int64_t>(sizeof(T));
-    for (std::int64_t t = first; t < first + count; ++t)
-      for (std::int64_t c = 0; c < dim; c += line) __builtin_prefetch(row(t) + c);
+    for (std::int64_t c = 0; c < dim; c += line) {
+      if constexpr (std::is_const_v<T>)
+        __builtin_prefetch(row(t) + c, 0, prefetch_level);
+      else
+        __builtin_prefetch(row(t) + c, 1, prefetch_level);
+    }
   }
 };
 

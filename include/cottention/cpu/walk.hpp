@@ -85,6 +85,47 @@ struct ChunkScratch {
   }
 };
 
+/// Brings the rows of the next chunk closer, a few at a time in between the products of this one: all at once
+/// would fill the queue of outstanding misses and stall.
+template <Element T, int chunk>
+class LookAhead {
+ public:
+  /// From row t on, a and out of `a_head`, b and c of `bc_head`; -1: not wanted.
+  void start(const Walk<T>& walk, std::int64_t a_head, std::int64_t bc_head, std::int64_t t) {
+    next_ = 0;
+    a_rows_ = a_head < 0 ? 0 : walk.a_rows - t;
+    bc_rows_ = bc_head < 0 ? 0 : walk.bc_rows - t;
+    if (a_rows_ > 0) {
+      a_ = walk.a.of(a_head, t);
+      out_ = walk.out.of(a_head, t);
+    }
+    if (bc_rows_ > 0) {
+      b_ = walk.b.of(bc_head, t);
+      c_ = walk.c.of(bc_head, t);
+    }
+  }
+
+  /// One row of each. Called for each register tile, of which there are about as many as rows in a chunk.
+  void fetch() {
+    if (next_ == chunk) return;
+    if (next_ < a_rows_) {
+      a_.prefetch(next_);
+      if (out_.data != nullptr) out_.prefetch(next_);
+    }
+    if (next_ < bc_rows_) {
+      b_.prefetch(next_);
+      c_.prefetch(next_);
+    }
+    ++next_;
+  }
+
+ private:
+  Rows<const T> a_, b_, c_;
+  Rows<T> out_;
+  int next_ = 0;
+  std::int64_t a_rows_ = 0, bc_rows_ = 0;
+};
+
 /// Runs the parts of a walk. States are (a_pitch, c_pitch), zero outside dim_a x dim_c.
 template <Element T, int chunk, int vector_bytes>
 class Walker {
@@ -97,85 +138,66 @@ class Walker {
       "cottention: the CPU backend's chunk must be a multiple of 16, so that whole vectors and register "
       "tiles fill it. Remedy: Tiling{.chunk = 32}.");
 
-  Walker(const Walk<T>& walk, const ChunkScratch<A>& scratch)
-      : walk_(walk), s_(scratch), counter_(walk.counter) {}
+  Walker() = default;
+  Walker(const Walk<T>& walk, const ChunkScratch<A>& scratch) : walk_(walk), s_(scratch) {}
 
-  /// Causal: rows [first, last), starting from the state h, which ends up after them. Their own sum, from
-  /// zero, goes to `sum` where it is not null.
-  double walk(std::int64_t first, std::int64_t last, A* h, A* sum) {
+  /// Makes `row` the first one of the next chunk.
+  void seek(std::int64_t row) { walk_.counter.seek(row); }
+
+  /// Causal: rows t to t + count - 1, starting from the state h, which ends up after them. Their own sum is
+  /// added to `sum` too where it is not null. Returns the chunk's share of the sum for the gradient of m.
+  double walk_chunk(std::int64_t t, int count, A* h, A* sum) {
     double log_sum = 0;
-    counter_.seek(first);
-    for (std::int64_t t = first; t < last; t += chunk) {
-      const int count = rows_at(t, last);
-      const int next = rows_at(t + chunk, last);
-      load_counts(count);
-      for (std::int64_t bc_head = 0; bc_head < walk_.bc_heads; ++bc_head) {
-        const bool finite = load_bc(bc_head, t, count);
-        transpose_rows<S, chunk>(s_.b, s_.a_pitch, count, s_.b_t);
-        for (std::int64_t a_head = 0; a_head < walk_.a_heads; ++a_head) {
-          if (bc_head == 0) load_a(a_head, t, count);
-          walk_.a.of(a_head, t + chunk).prefetch(0, next);
-          compute_scores(count);
-          walk_.b.of(bc_head, t + chunk).prefetch(0, next);
-          compute_output(count, finite, bc_head > 0, bc_head == 0 ? h : nullptr);
-          if (bc_head == walk_.bc_heads - 1) log_sum += write(a_head, t, count);
-        }
-        walk_.c.of(bc_head, t + chunk).prefetch(0, next);
-        update(count, h, sum);
+    load_counts(count);
+    for (std::int64_t bc_head = 0; bc_head < walk_.bc_heads; ++bc_head) {
+      const bool finite = load_bc(bc_head, t, count);
+      transpose_rows<S, chunk>(s_.b, s_.a_pitch, count, s_.b_t);
+      for (std::int64_t a_head = 0; a_head < walk_.a_heads; ++a_head) {
+        if (bc_head == 0) load_a(a_head, t, count);
+        ahead_.start(walk_, bc_head == 0 ? a_head : -1, a_head == 0 ? bc_head : -1, t + chunk);
+        compute_scores(count);
+        compute_output(count, finite, bc_head > 0, bc_head == 0 ? h : nullptr);
+        if (bc_head == walk_.bc_heads - 1) log_sum += write(a_head, t, count);
       }
+      update(count, h, sum);
     }
     return log_sum;
   }
 
-  /// h += b^T c over rows [first, last).
-  void reduce(std::int64_t first, std::int64_t last, A* h) {
-    counter_.seek(first);
-    for (std::int64_t t = first; t < last; t += chunk) {
-      const int count = rows_at(t, last);
-      const int next = rows_at(t + chunk, last);
-      load_counts(count);
-      for (std::int64_t head = 0; head < walk_.bc_heads; ++head) {
-        load_bc(head, t, count);
-        walk_.b.of(head, t + chunk).prefetch(0, next);
-        walk_.c.of(head, t + chunk).prefetch(0, next);
-        update(count, h, nullptr);
-      }
+  /// h += b^T c over rows t to t + count - 1.
+  void reduce_chunk(std::int64_t t, int count, A* h) {
+    load_counts(count);
+    for (std::int64_t head = 0; head < walk_.bc_heads; ++head) {
+      load_bc(head, t, count);
+      ahead_.start(walk_, -1, head, t + chunk);
+      update(count, h, nullptr);
     }
   }
 
-  /// Bidirectional: o = a h for rows [first, last).
-  double apply(std::int64_t first, std::int64_t last, const A* h) {
+  /// Bidirectional: o = a h for rows t to t + count - 1.
+  double apply_chunk(std::int64_t t, int count, const A* h) {
     double log_sum = 0;
-    counter_.seek(first);
-    for (std::int64_t t = first; t < last; t += chunk) {
-      const int count = rows_at(t, last);
-      const int next = rows_at(t + chunk, last);
-      load_counts(count);
-      for (std::int64_t head = 0; head < walk_.a_heads; ++head) {
-        load_a(head, t, count);
-        walk_.a.of(head, t + chunk).prefetch(0, next);
-        for_column_blocks<S, tile.vectors>(s_.c_pitch, [&]<int vectors>(std::ptrdiff_t column) {
-          for (int row = 0; row < count; row += tile.rows)
-            output_block<tile.rows, vectors>(row, column, 0, false, h);
-        });
-        log_sum += write(head, t, count);
-      }
+    load_counts(count);
+    for (std::int64_t head = 0; head < walk_.a_heads; ++head) {
+      load_a(head, t, count);
+      ahead_.start(walk_, head, -1, t + chunk);
+      for_column_blocks<S, tile.vectors>(s_.c_pitch, [&]<int vectors>(std::ptrdiff_t column) {
+        for (int row = 0; row < count; row += tile.rows)
+          output_block<tile.rows, vectors>(row, column, 0, false, h);
+      });
+      log_sum += write(head, t, count);
     }
     return log_sum;
   }
 
  private:
-  static int rows_at(std::int64_t t, std::int64_t last) {
-    return static_cast<int>(std::clamp<std::int64_t>(last - t, 0, chunk));
-  }
-
   bool any_weight() const {
     return walk_.a.weighted || walk_.b.weighted || walk_.c.weighted || walk_.out.weighted;
   }
 
   void load_counts(int count) {
     if (!any_weight() && !walk_.sums_log_weights) return;
-    counter_.next(count, n_);
+    walk_.counter.next(count, n_);
     for (int r = count; r < chunk; ++r) n_[r] = 1;
     if (any_weight()) weights_of_counts<A, vector_bytes>(n_, count, walk_.exponent, weight_);
   }
@@ -198,6 +220,7 @@ class Walker {
     for (int row = 0; row < count; row += tile.rows) {
       const int columns = std::min(chunk, (row + tile.rows + S::lanes - 1) / S::lanes * S::lanes);
       for_column_blocks<S, tile.vectors>(columns, [&]<int vectors>(std::ptrdiff_t column) {
+        ahead_.fetch();
         Accumulators<S, tile.rows, vectors> product;
         product.multiply(row_major(s_.a + row * s_.a_pitch, s_.a_pitch), s_.b_t + column, chunk,
                          walk_.a.rows.dim);
@@ -228,6 +251,7 @@ class Walker {
   [[gnu::always_inline]] void output_block(int row, std::ptrdiff_t column, std::ptrdiff_t keys, bool add,
                                            const A* h) {
     A* o = s_.o + row * s_.c_pitch + column;
+    ahead_.fetch();
     Accumulators<S, rows, vectors> sum;
     sum.multiply(row_major(s_.scores + row * chunk, chunk), s_.c + column, s_.c_pitch, keys);
     if (h != nullptr)
@@ -243,6 +267,7 @@ class Walker {
   void update(int count, A* h, A* sum) {
     for_column_blocks<S, tile.vectors>(s_.c_pitch, [&]<int vectors>(std::ptrdiff_t column) {
       for (std::ptrdiff_t row = 0; row < s_.a_pitch; row += tile.rows) {
+        ahead_.fetch();
         Accumulators<S, tile.rows, vectors> product;
         product.multiply(transposed(s_.b + row, s_.a_pitch), s_.c + column, s_.c_pitch, count);
         product.each([&](int r, int v, typename S::Vector x) {
@@ -273,9 +298,9 @@ class Walker {
     return log_sum;
   }
 
-  const Walk<T>& walk_;
-  ChunkScratch<A> s_;
-  Counter counter_;
+  Walk<T> walk_;
+  ChunkScratch<A> s_{};
+  LookAhead<T, chunk> ahead_;
   alignas(64) double n_[chunk];
   alignas(64) A weight_[chunk];
   alignas(64) A scale_[chunk];

@@ -1,0 +1,108 @@
+// How much scratch a call needs, and where in the caller's workspace everything lies.
+#pragma once
+
+#include <cstddef>
+
+#include <cottention/cpu/roles.hpp>
+#include <cottention/cpu/schedule.hpp>
+
+namespace cottention::cpu {
+
+/// What the units of a call amount to. Follows from shapes and strides alone, so that a workspace can be
+/// sized before.
+struct Work {
+  std::int64_t units = 0;
+  std::int64_t heads = 0;  // consecutive units that belong to one sequence
+  std::int64_t rows = 0;   // of all units together
+  std::int64_t dim_qk = 0, dim_v = 0;
+  bool packed = false;             // sequences may differ in length
+  bool interleaved = false;        // the rows of neighbouring heads are neighbours in memory
+  std::int64_t log_sum_units = 0;  // units that yield a sum for the gradient of m
+};
+
+/// No size here follows the length of a sequence.
+struct WorkspaceLayout {
+  int threads = 1;                    // that the work is worth
+  int together = 1;                   // heads that a thread walks side by side
+  int places = 0;                     // for split units
+  std::int64_t state_elements = 0;    // of one state, padded
+  std::int64_t scratch_elements = 0;  // of one thread: three states for each head, and its chunk's operands
+  std::int64_t place_states = 0;      // states of a split unit
+  std::size_t progress_at = 0, scratch_at = 0, states_at = 0, log_sums_at = 0, bytes = 0;
+};
+
+/// Fewer rows than this are not worth waking a thread for (about 20 microseconds of work at 64 dimensions).
+inline constexpr std::int64_t rows_per_thread = 128;
+
+/// Heads that one thread walks side by side at most.
+inline constexpr int most_together = 8;
+
+/// Where heads are interleaved, walking one at a time uses a few lines of every page, and what the hardware
+/// fetches besides is lost. So a thread takes several at a time, up to 1 KiB of neighbouring rows and 256 KiB
+/// of states, as long as no thread ends up with more heads than it would have otherwise.
+template <Element T>
+int heads_together(const Work& work, int threads, std::int64_t state_elements) {
+  if (!work.interleaved || work.heads == 0) return 1;
+  constexpr auto element = static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t row_bytes = std::max(work.dim_qk, work.dim_v) * element;
+  const std::int64_t state_bytes = state_elements * static_cast<std::int64_t>(sizeof(Accumulate<T>));
+  const auto most_heads = [&](std::int64_t together) {  // on any one thread
+    const std::int64_t groups = work.units / work.heads * ((work.heads + together - 1) / together);
+    return (groups + threads - 1) / threads * together;
+  };
+  std::int64_t together =
+      std::min({std::int64_t{most_together}, 1024 / row_bytes, 262144 / state_bytes, work.heads});
+  while (together > 1 && most_heads(together) > most_heads(1)) --together;
+  return static_cast<int>(std::max<std::int64_t>(1, together));
+}
+
+template <Element T>
+WorkspaceLayout workspace_layout(const Work& work, int chunk, int threads) {
+  using A = Accumulate<T>;
+  WorkspaceLayout w;
+  w.threads = static_cast<int>(std::clamp<std::int64_t>(work.rows / rows_per_thread, 1, threads));
+  const std::int64_t pitch_qk = padded(work.dim_qk), pitch_v = padded(work.dim_v);
+  w.state_elements = pitch_qk * pitch_v;
+  w.together = heads_together<T>(work, w.threads, w.state_elements);
+  w.scratch_elements =
+      ChunkScratch<A>::elements(chunk, pitch_qk, pitch_v) + 3 * w.together * w.state_elements;
+  // A few split units at a time keep all threads busy; each holds the states between its pieces.
+  const bool may_split = w.threads > 1 && (work.packed || work.units % w.threads != 0);
+  w.places = may_split ? (w.threads + 7) / 8 : 0;
+  w.place_states = piece_limit(w.state_elements) + 1;
+  const auto take = [&w](std::size_t bytes) {
+    const std::size_t at = w.bytes;
+    w.bytes += (bytes + workspace_alignment - 1) / workspace_alignment * workspace_alignment;
+    return at;
+  };
+  const auto elements = [](std::int64_t n) { return static_cast<std::size_t>(n) * sizeof(A); };
+  take(static_cast<std::size_t>(w.places) * sizeof(Unit<T>));
+  w.progress_at = take(static_cast<std::size_t>(w.places) * sizeof(SplitUnit));
+  w.scratch_at = take(elements(w.threads * w.scratch_elements));
+  w.states_at = take(elements(w.places * w.place_states * w.state_elements));
+  w.log_sums_at = take(static_cast<std::size_t>(work.log_sum_units * most_pieces) * sizeof(double));
+  return w;
+}
+
+/// The unit's initial state as (dim_a, dim_c) with the pitch of c, zero past its dimensions.
+template <Element T>
+void load_state(const Unit<T>& unit, Accumulate<T>* h) {
+  const std::int64_t rows = unit.walk.a.rows.dim, columns = unit.walk.c.rows.dim, pitch = padded(columns);
+  std::fill_n(h, padded(rows) * pitch, Accumulate<T>{0});
+  if (unit.initial == nullptr) return;
+  const bool as_is = unit.initial_layout == Layout::as_is;
+  for (std::int64_t r = 0; r < rows; ++r)
+    for (std::int64_t c = 0; c < columns; ++c)
+      h[r * pitch + c] = unit.initial[as_is ? r * columns + c : c * rows + r];
+}
+
+/// The state to where the unit wants it, if it does.
+template <Element T>
+void store_state(const Unit<T>& unit, const Accumulate<T>* h) {
+  if (unit.final == nullptr) return;
+  const std::int64_t rows = unit.walk.a.rows.dim, columns = unit.walk.c.rows.dim;
+  for (std::int64_t r = 0; r < rows; ++r)
+    std::copy_n(h + r * padded(columns), columns, unit.final + r * columns);
+}
+
+}  // namespace cottention::cpu
