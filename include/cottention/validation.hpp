@@ -57,11 +57,11 @@ inline Status locate(Operand& x) {
   bool empty = false;
   for (const std::int64_t extent : x.extents) {
     empty = empty || extent == 0;
-    if (extent > largest_span / elements)
+    if (__builtin_mul_overflow(elements, std::max<std::int64_t>(extent, 1), &elements) ||
+        elements > largest_span)
       return Status::failure(
           StatusCode::bad_shape, "shape of %s = [%lld, %lld, %lld, %lld]: must have at most 2^57 elements",
           x.name, number(x.extents[0]), number(x.extents[1]), number(x.extents[2]), number(x.extents[3]));
-    if (extent > 0) elements *= extent;
   }
   if (empty) return {};
   if (x.data == nullptr) {
@@ -69,7 +69,7 @@ inline Status locate(Operand& x) {
     return Status::failure(StatusCode::null_pointer, "%s%s = null: must point to %lld elements", x.name,
                            x.member(), number(elements));
   }
-  if (x.address() % static_cast<std::uint64_t>(x.element_bytes) != 0)
+  if ((x.address() & static_cast<std::uint64_t>(x.element_bytes - 1)) != 0)  // sizes are powers of two
     return Status::failure(StatusCode::bad_option, "%s%s = %p: must be aligned to %lld bytes", x.name,
                            x.member(), x.data, number(x.element_bytes));
 
@@ -78,16 +78,13 @@ inline Status locate(Operand& x) {
   std::int64_t below = 0;  // bytes before data
   std::int64_t above = 0;  // bytes from data to the first byte of the last element
   bool fits = true;
-  for (std::size_t axis = 0; axis < 4; ++axis) {
+  for (std::size_t axis = 0; axis < 4 && fits; ++axis) {
     const std::int64_t last = x.extents[axis] - 1;
     if (last == 0) x.steps[axis] = 0;  // whatever it was, nothing is reached by it
-    const std::int64_t step = x.steps[axis];
-    const std::int64_t most = last == 0 ? largest_span : largest_span / x.element_bytes / last;
-    if (step > most || step < -most) {
-      fits = false;
-      break;
-    }
-    (step < 0 ? below : above) += (step < 0 ? -step : step) * last * x.element_bytes;
+    std::int64_t reach = 0;
+    fits = !__builtin_mul_overflow(x.steps[axis], last * x.element_bytes, &reach) && reach >= -largest_span &&
+           reach <= largest_span;
+    if (fits) (reach < 0 ? below : above) += reach < 0 ? -reach : reach;
   }
   const auto before = static_cast<std::uint64_t>(below);
   const auto after = static_cast<std::uint64_t>(above + x.element_bytes);
@@ -257,7 +254,7 @@ class Operands {
       if (list_[i].layout == Layout::strided)
         if (Status s = validate_distinct(list_[i]); !s) return s;
       for (std::size_t j = 0; j < size_; ++j)
-        if (i != j && share_memory(list_[i], list_[j]))
+        if ((j > i || (j < i && list_[j].access == Access::read)) && share_memory(list_[i], list_[j]))
           return Status::failure(StatusCode::bad_stride,
                                  "%s%s = %p: is written, so must share no memory with %s%s = %p",
                                  list_[i].name, list_[i].member(), list_[i].data, list_[j].name,

@@ -1,0 +1,6 @@
+// expect: nodiscard
+#include <cottention/validation.hpp>
+
+#pragma GCC diagnostic error "-Wunused-result"
+
+int main() { cottention::validate(cottention::Workspace{}, 0); }
