@@ -16,6 +16,9 @@ set(cottention_warnings -Wall -Wextra -Wpedantic -Wconversion -Wshadow)
 if(COTTENTION_WERROR)
   list(APPEND cottention_warnings -Werror)
 endif()
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
+  list(APPEND cottention_warnings -Wno-restrict) # false alarms on std::string: GCC bug 105651, mended in 13
+endif()
 target_compile_options(cottention_development INTERFACE ${cottention_warnings})
 
 if(COTTENTION_NATIVE)
