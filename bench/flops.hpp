@@ -1,0 +1,52 @@
+// How useful floating-point operations are counted: in this file and nowhere else. A multiply-add counts as
+// two.
+//
+// Every pass of the library is a *walk* over the tokens of a head, with three roles a, b and c. The forward
+// pass is the walk q, k, v -> o; the backward pass is three walks with the roles exchanged, g, v, k -> dq, v,
+// g, q -> dk and k, q, g -> dv. Exchanging roles exchanges dim_qk and dim_v, which leaves the count below as
+// it is, so the backward pass counts three forward passes, and forward and backward together four.
+//
+// Per token and head, a causal walk in chunks of `chunk` tokens does
+//
+//     (chunk + 1) (dim_qk + dim_v)   inside the chunk: a token sees (chunk + 1) / 2 tokens on average, itself
+//     included,
+//                                    each for one dot product (the score) and one scaled row (score times c)
+//     4 dim_qk dim_v                 between chunks: H += b^T c and a H
+//
+// with `chunk` the tuned chunk that the library uses; for dim_qk = dim_v = d that is 2 (chunk + 1) d + 4 d^2.
+// Scores above the diagonal, row norms, weights and projections are work too, but are not counted. A
+// bidirectional walk counts 4 dim_qk dim_v.
+//
+// A larger chunk counts more useful operations for the same result. The chunk-free count, 4 dim_qk dim_v for
+// causal and bidirectional walks alike, is therefore shown beside it: it depends on the problem alone.
+#pragma once
+
+#include <cstdint>
+
+namespace bench {
+
+struct Work {
+  double useful_flop;      ///< counted with the tuned chunk
+  double chunk_free_flop;  ///< counted without it
+  double tokens;           ///< positions of all sequences, whatever the number of heads
+};
+
+enum class Walks { forward = 1, backward = 3, forward_and_backward = 4 };
+
+/// `chunk` = 0: bidirectional.
+constexpr Work count_work(Walks walks, std::int64_t batch, std::int64_t heads, std::int64_t seq,
+                          std::int64_t dim_qk, std::int64_t dim_v, int chunk) {
+  const auto tokens = static_cast<double>(batch * seq);
+  const double rows = tokens * static_cast<double>(heads) * static_cast<double>(static_cast<int>(walks));
+  const auto between = static_cast<double>(4 * dim_qk * dim_v);
+  const double inside = chunk == 0 ? 0.0 : static_cast<double>((chunk + 1) * (dim_qk + dim_v));
+  return {.useful_flop = rows * (inside + between), .chunk_free_flop = rows * between, .tokens = tokens};
+}
+
+/// Bytes that a decoding step must move at least: every state read once and written once.
+constexpr double step_bytes(std::int64_t batch, std::int64_t heads, std::int64_t dim_qk, std::int64_t dim_v,
+                            std::int64_t accumulate_bytes) {
+  return static_cast<double>(2 * batch * heads * dim_qk * dim_v * accumulate_bytes);
+}
+
+}  // namespace bench

@@ -1,0 +1,206 @@
+"""The forms that PyTorch is timed in, their inputs, and the definition that each is held against."""
+import math
+
+import torch
+import torch.nn.functional as F
+
+SEEDS = {"q": 1, "k": 2, "v": 3, "dout": 4, "scale": 5, "state": 6}
+
+
+# Inputs: the numbers of random_value() in support.hpp.
+
+
+def random_values(seed, count):
+    mask = 0xFFFFFFFF
+    x = (torch.arange(count, dtype=torch.int64) + seed * 0x9E3779B9) & mask
+    x ^= x >> 16
+    x = (x * 0x85EBCA6B) & mask
+    x ^= x >> 13
+    x = (x * 0xC2B2AE35) & mask
+    x ^= x >> 16
+    return (x >> 8).to(torch.float32) * 2.0**-23 - 1.0
+
+
+def make_inputs(shape):
+    """q, k, v, dL/do as [batch, heads, seq, dim] and m as [heads, 1, 1]."""
+    batch, heads, seq, dim = shape
+    rows = [random_values(SEEDS[name], batch * seq * heads * dim).view(batch, seq, heads, dim)
+            .permute(0, 2, 1, 3).contiguous() for name in ("q", "k", "v", "dout")]
+    m = 0.5 + 0.1 * random_values(SEEDS["scale"], heads)
+    return rows[0], rows[1], rows[2], rows[3], m.view(heads, 1, 1)
+
+
+# The forms. Each takes q, k, v, m and returns o.
+
+
+def counts(seq, dtype):
+    return torch.arange(1, seq + 1, dtype=dtype).view(seq, 1)
+
+
+def quadratic(q, k, v, m, n, visible):
+    q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+    v = v / n ** torch.sigmoid(m)
+    scores = torch.where(visible, q @ k.transpose(-1, -2), torch.zeros((), dtype=q.dtype))
+    return scores @ v
+
+
+def bidirectional(q, k, v, m):
+    q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+    v = v / float(q.shape[-2]) ** torch.sigmoid(m)
+    return q @ (k.transpose(-1, -2) @ v)
+
+
+def recurrent(q, k, v, m):
+    batch, heads, seq, dim = q.shape
+    q, k = F.normalize(q, dim=-1).double(), F.normalize(k, dim=-1).double()
+    v = (v / counts(seq, q.dtype) ** torch.sigmoid(m)).double()
+    state = torch.zeros(batch, heads, v.shape[-1], dim, dtype=torch.float64)  # [dim_v, dim_qk], as theirs
+    o = torch.empty(batch, heads, seq, v.shape[-1])
+    for t in range(seq):
+        state += v[:, :, t, :, None] * k[:, :, t, None, :]
+        o[:, :, t] = (state @ q[:, :, t, :, None])[..., 0]
+    return o
+
+
+def chunked_at_once(q, k, v, m, n, chunk):
+    """Every chunk in one batch of products; the states before each chunk by a running sum."""
+    batch, heads, seq, dim = q.shape
+    q = F.normalize(q, dim=-1).view(batch, heads, seq // chunk, chunk, dim)
+    k = F.normalize(k, dim=-1).view(batch, heads, seq // chunk, chunk, dim)
+    v = (v / n ** torch.sigmoid(m)).view(batch, heads, seq // chunk, chunk, -1)
+    states = (k.transpose(-1, -2) @ v).cumsum(dim=2)
+    states = F.pad(states[:, :, :-1], (0, 0, 0, 0, 1, 0))
+    o = (q @ k.transpose(-1, -2)).tril() @ v + q @ states
+    return o.view(batch, heads, seq, -1)
+
+
+def chunked_in_turn(q, k, v, m, n, chunk):
+    """Chunk after chunk, carrying the state."""
+    seq = q.shape[-2]
+    q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+    v = v / n ** torch.sigmoid(m)
+    state, pieces = 0.0, []
+    for start in range(0, seq, chunk):
+        a, b, c = (x[:, :, start:start + chunk] for x in (q, k, v))
+        inside = (a @ b.transpose(-1, -2)).tril() @ c
+        pieces.append(inside if start == 0 else inside + a @ state)
+        state = state + b.transpose(-1, -2) @ c
+    return torch.cat(pieces, dim=2)
+
+
+def softmax_sdpa(q, k, v, m):
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def softmax_plain(q, k, v, m, hidden):
+    scores = (q @ k.transpose(-1, -2)) * (1.0 / math.sqrt(q.shape[-1])) + hidden
+    return torch.softmax(scores, dim=-1) @ v
+
+
+def head_by_head(function):
+    """One head at a time, so that its scores stay small."""
+    def run(q, k, v, m):
+        return torch.cat([function(q[:, h:h + 1], k[:, h:h + 1], v[:, h:h + 1], m[h:h + 1])
+                          for h in range(q.shape[1])], dim=1)
+    run.single_head = function
+    return run
+
+
+def variants(form, shape):
+    """{name: function} of the ways to write a form, and the score matrices each holds at once: forward, training."""
+    batch, heads, seq, _ = shape
+    n = counts(seq, torch.float32)
+    if form == "quadratic":
+        visible = torch.ones(seq, seq, dtype=torch.bool).tril()
+        whole = lambda q, k, v, m: quadratic(q, k, v, m, n, visible)
+    elif form == "softmax" and hasattr(F, "scaled_dot_product_attention"):
+        return {"scaled_dot_product_attention": (softmax_sdpa, 0)}
+    elif form == "softmax":
+        hidden = torch.full((seq, seq), -math.inf).triu(1)
+        whole = lambda q, k, v, m: softmax_plain(q, k, v, m, hidden)
+    elif form == "bidirectional":
+        return {"K^T V": (bidirectional, 0)}
+    elif form == "recurrent":
+        return {"fp64 state": (recurrent, 0)}
+    else:
+        return {f"chunk {c}, {how}": (lambda q, k, v, m, f=function, c=c: f(q, k, v, m, n, c), 0)
+                for c in (64, 128) if seq % c == 0
+                for how, function in (("all at once", chunked_at_once), ("in turn", chunked_in_turn))}
+    scores = batch * heads * seq * seq * 4
+    return {"all heads at once": (whole, scores), "head by head": (head_by_head(whole), scores // heads)}
+
+
+FORMS = ("quadratic", "bidirectional", "recurrent", "chunked", "softmax")
+TRAINABLE = ("quadratic", "bidirectional", "chunked", "softmax")
+
+
+# The definition in fp64, by explicit sums, and what is compared with it.
+
+
+def definition(form, q, k, v, m, rows=None):
+    """Output rows `rows` (all when None) in fp64: o_i = sum over visible j of (norm q_i . norm k_j) n_j^-sigmoid(m) v_j."""
+    q, k, v, m = (x.double() for x in (q, k, v, m))
+    seq = q.shape[-2]
+    rows = torch.arange(seq) if rows is None else rows
+    visible = torch.arange(seq)[None, :] <= rows[:, None]
+    if form == "softmax":
+        scores = torch.einsum("bhid,bhjd->bhij", q[:, :, rows], k) / math.sqrt(q.shape[-1])
+        weights = torch.where(visible, scores, torch.full_like(scores, -math.inf)).softmax(dim=-1)
+        return torch.einsum("bhij,bhje->bhie", weights, v)
+    cosines = torch.einsum("bhid,bhjd->bhij", q[:, :, rows] / q[:, :, rows].norm(dim=-1, keepdim=True),
+                           k / k.norm(dim=-1, keepdim=True))
+    if form == "bidirectional":
+        weight = torch.full((seq,), float(seq), dtype=torch.float64) ** -torch.sigmoid(m[..., 0])
+    else:
+        weight = torch.arange(1, seq + 1, dtype=torch.float64) ** -torch.sigmoid(m[..., 0])  # [heads, seq]
+        cosines = cosines * visible
+    return torch.einsum("bhij,hj,bhje->bhie", cosines, weight, v)
+
+
+def check_definition():
+    """Three tokens of one dimension, by hand: every cosine is a sign, token j weighs j^-1/2 when m = 0 (so sigmoid = 1/2)."""
+    q = torch.tensor([2.0, -3.0, 0.5]).view(1, 1, 3, 1)
+    k = torch.tensor([1.0, 4.0, -2.0]).view(1, 1, 3, 1)
+    v = torch.tensor([10.0, 20.0, 30.0]).view(1, 1, 3, 1)
+    m = torch.zeros(1, 1, 1)
+    w = [1.0, 2.0**-0.5, 3.0**-0.5]
+    causal = [10 * w[0], -(10 * w[0] + 20 * w[1]), 10 * w[0] + 20 * w[1] - 30 * w[2]]
+    everything = (10 + 20 - 30) * w[2]
+    expect = {"quadratic": causal, "bidirectional": [everything, -everything, everything]}
+    for form, values in expect.items():
+        error = (definition(form, q, k, v, m).flatten() - torch.tensor(values, dtype=torch.float64)).abs().max().item()
+        if not error < 1e-12:
+            raise SystemExit(f"the definition of '{form}' disagrees with the values computed by hand by {error:.1e}")
+
+
+def relative_error(x, reference):
+    """Relative RMS error; infinite where anything is not a number."""
+    error = ((x.double() - reference).norm() / reference.norm()).item()
+    return error if math.isfinite(error) else math.inf
+
+
+def check_output(form, o, inputs):
+    """Some rows of the first, second and last head against the definition."""
+    q, k, v, _, m = inputs
+    heads = sorted({0, min(1, q.shape[1] - 1), q.shape[1] - 1})
+    seq = q.shape[-2]
+    rows = torch.tensor(sorted({0, 1, seq // 3, seq // 2, seq - 2, seq - 1}))
+    reference = definition(form, q[:, heads], k[:, heads], v[:, heads], m[heads], rows)
+    error = relative_error(o[:, heads][:, :, rows], reference)
+    if not error < 1e-5:
+        raise ArithmeticError(f"'{form}' is off by {error:.1e} from the definition in fp64")
+    return error
+
+
+def check_gradients(form, function, shape):
+    """All gradients at a small size, against fp64 autograd through the definition."""
+    inputs = make_inputs(shape)
+    leaves = [x.clone().requires_grad_() for x in (*inputs[:3], inputs[4])]
+    exact = [x.double().requires_grad_() for x in (*inputs[:3], inputs[4])]
+    used = 3 if form == "softmax" else 4
+    got = torch.autograd.grad(function(*leaves), leaves[:used], inputs[3])
+    want = torch.autograd.grad(definition(form, *exact), exact[:used], inputs[3].double())
+    error = max(relative_error(x, y) for x, y in zip(got, want))
+    if not error < 3e-5:
+        raise ArithmeticError(f"gradients of '{form}' are off by {error:.1e} from the definition in fp64")
+    return error

@@ -1,0 +1,251 @@
+"""From the results of a run to its table, its ratios and its goals."""
+import statistics
+
+RATES = ("useful_flop", "chunk_free_flop", "tokens", "bytes", "flop")  # counters that Google Benchmark gives per second
+PEER_COLUMNS = ("quadratic", "bidirectional", "recurrent", "chunked", "softmax", "step")
+ELEMENT_TOLERANCE = {"fp64": 1e-5, "fp32": 1e-5, "fp16": 5e-3, "bf16": 2e-2}  # of witnesses, against an fp32 peer
+RSS_SLACK = 256 * 1024  # the kernel counts resident pages in batches per thread
+
+
+def median(passes):
+    return statistics.median([seconds for one in passes for seconds in one])
+
+
+def split(name):
+    """call, shape, mask, element, threads of a row of attention or decoding; None for others."""
+    parts = name.split("/")
+    if parts[0] == "step":
+        return parts[0], parts[1], None, parts[2], int(parts[3].split(":")[1])
+    if parts[0] in ("forward", "backward", "forward_backward"):
+        return (*parts[:4], int(parts[4].split(":")[1]))
+    return None
+
+
+def peak(results, name, counter):
+    """The highest rate of a row of machine.cpp over the passes of the run."""
+    row = results["rows"].get(name)
+    if not row or not row["passes"]:
+        return None
+    return row["counters"][counter] / min(statistics.median(one) for one in row["passes"])
+
+
+def fraction_of_peak(results, name, row):
+    """(fraction, of what) for a row."""
+    call, _, _, element, threads = split(name)
+    if call == "step":
+        ceiling, counter, what = peak(results, f"machine/triad/threads:{threads}", "bytes"), "bytes", "triad"
+    else:
+        kind = "fp64" if element == "fp64" else "fp32"
+        ceiling, counter, what = peak(results, f"machine/fma/{kind}/threads:{threads}", "flop"), "useful_flop", "FMA"
+    return (row["counters"][counter] / row["median"] / ceiling, what) if ceiling else (None, what)
+
+
+def peers_of(results, name):
+    """{form: result} of the peers that do what the row does: same pass, shape and mask, the same number of threads."""
+    call, shape, mask, _, threads = split(name)
+    if threads != results["threads"]:
+        return {}
+    if call == "step":
+        found = {"step": results["peers"].get(f"step/{shape}")}
+    else:
+        forms = ("bidirectional",) if mask == "bidirectional" else ("quadratic", "recurrent", "chunked", "softmax")
+        found = {form: results["peers"].get(f"{form}/{call}/{shape}") for form in forms}
+    return {form: peer for form, peer in found.items() if peer and "seconds" in peer}
+
+
+def compare_witnesses(results, name, row):
+    """Whether our outputs and the peers' agree: (number of comparisons, list of disagreements)."""
+    call, shape, mask, element, _ = split(name)
+    if call == "step":
+        return 0, []
+    pass_name = "forward" if call == "forward" else "forward_backward"
+    compared, wrong = 0, []
+    for form in (("bidirectional",) if mask == "bidirectional" else ("quadratic", "recurrent", "chunked")):
+        witnesses = results["peers"].get(f"{form}/{pass_name}/{shape}", {}).get("witness", {})
+        for output, theirs in witnesses.items():
+            mine = row["counters"].get(f"witness_{output}")
+            if mine is None:
+                continue
+            compared += 1
+            difference = abs(mine - theirs["sum"]) / theirs["magnitude"]
+            if not difference <= ELEMENT_TOLERANCE[element]:
+                wrong.append(f"{name}: {output} differs from PyTorch's {form} form by {difference:.1e}")
+    return compared, wrong
+
+
+def summarise(results):
+    """Adds medians, fractions, ratios, goals and disagreements to the results."""
+    results["disagreements"], results["comparisons"] = [], 0
+    for peer in results["peers"].values():
+        if "seconds" in peer:
+            peer["median"] = statistics.median(peer["seconds"])
+    for row in results["rows"].values():
+        if row["passes"]:
+            row["median"] = median(row["passes"])
+            if len(row["passes"]) > 1:
+                ends = [statistics.median(one) for one in row["passes"]]
+                row["drift"] = max(ends) / min(ends) - 1
+    for name, row in results["rows"].items():
+        if split(name) is None or "median" not in row:
+            continue
+        row["fraction_of_peak"], row["peak"] = fraction_of_peak(results, name, row)
+        row["ratios"] = {form: peer["median"] / row["median"] for form, peer in peers_of(results, name).items()}
+        compared, wrong = compare_witnesses(results, name, row)
+        results["comparisons"] += compared
+        results["disagreements"] += wrong
+    results["goals"] = goals(results)
+
+
+def goals(results):
+    """[{goal, wanted, measured, met}]; measured and met are None where the run lacks a row."""
+    threads = results["threads"]
+    rows = results["rows"]
+
+    def row(name, count=threads):
+        found = rows.get(f"{name}/threads:{count}", {})
+        return found if "median" in found else None
+
+    def ratio(a, b):
+        return a["median"] / b["median"] if a and b else None
+
+    forward, both = row("forward/C/causal/fp32"), row("forward_backward/C/causal/fp32")
+    step = row("step/256/fp32")
+    listed = []
+
+    def add(goal, measured, wanted, at_least):
+        met = None if measured is None else bool(measured >= wanted if at_least else measured <= wanted)
+        listed.append({"goal": goal, "measured": measured, "wanted": wanted, "at_least": at_least, "met": met})
+
+    add("forward at C: useful FLOPs as a fraction of FMA peak", forward and forward["fraction_of_peak"], 0.60, True)
+    add("forward + backward at C, in forwards", ratio(both, forward), 6.5, False)
+    add("forward at C: times as fast as chunked PyTorch", forward and forward["ratios"].get("chunked"), 5.0, True)
+    add("forward at C: times as fast as the authors' quadratic form", forward and forward["ratios"].get("quadratic"),
+        60.0, True)
+    add(f"1 head, 131,072 tokens: times as fast with {threads} threads as with 1",
+        ratio(row("forward/long/causal/fp32", 1), row("forward/long/causal/fp32")) if threads > 1 else None, 1.7, True)
+    add("bf16 I/O at C: time of the forward as a multiple of fp32's", ratio(row("forward/C/causal/bf16"), forward), 1.0,
+        False)
+    add("step, batch 256: bytes as a fraction of triad bandwidth", step and step["fraction_of_peak"], 0.60, True)
+    for call in ("forward", "backward"):
+        for heads in (1, 16):
+            add(f"{call}, {heads} head{'s' if heads > 1 else ''}: bytes beyond inputs and outputs grow from 1,024 to "
+                "131,072 tokens by", memory_growth(rows, call, heads, threads), 0, False)
+            listed[-1]["met"] = None if listed[-1]["measured"] is None else listed[-1]["measured"] == 0
+    return listed
+
+
+def memory_growth(rows, call, heads, threads):
+    """Growth of the workspace, or of the resident memory where that is more than its counting error."""
+    ends = [rows.get(f"memory/{call}/heads:{heads}/tokens:{tokens}/threads:{threads}", {}) for tokens in (1024, 131072)]
+    if not all(end.get("passes") for end in ends):
+        return None
+    workspace, resident = (ends[1]["counters"][key] - ends[0]["counters"][key]
+                           for key in ("workspace_bytes", "peak_growth_bytes"))
+    return max(workspace, resident if resident > RSS_SLACK else 0)
+
+
+def time_text(seconds):
+    return f"{seconds * 1e3:.2f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.1f} us"
+
+
+def count_text(value):
+    for unit in ("", "k", "M", "G"):
+        if value < 1000:
+            break
+        value /= 1000
+    return f"{value:.3g}{unit}"
+
+
+def print_table(header, lines):
+    widths = [max(len(line[column]) for line in [header, *lines]) for column in range(len(header))]
+    def text(line):
+        return "| " + " | ".join(cell.ljust(width) if column == 0 else cell.rjust(width)
+                                 for column, (cell, width) in enumerate(zip(line, widths))) + " |"
+    print(text(header))
+    print("|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    for line in lines:
+        print(text(line))
+
+
+def attention_table(results):
+    columns = [form for form in PEER_COLUMNS
+               if any(form in row.get("ratios", {}) for row in results["rows"].values())]
+    lines = []
+    for name, row in results["rows"].items():
+        if split(name) is None:
+            continue
+        if "median" not in row:
+            lines.append([name, row.get("failed", "")[:60]] + [""] * (4 + len(columns)))
+            continue
+        work = row["counters"]
+        call, seconds = name.split("/")[0], row["median"]
+        rate = f"{work['bytes'] / seconds / 1e9:.1f} GB/s" if call == "step" else f"{work['useful_flop'] / seconds / 1e9:.1f}"
+        free = "" if call == "step" else f"{work['chunk_free_flop'] / seconds / 1e9:.1f}"
+        part = "" if row["fraction_of_peak"] is None else f"{row['fraction_of_peak']:.0%} {row['peak']}"
+        lines.append([name, time_text(seconds), count_text(work["tokens"] / seconds), rate, free, part]
+                     + [f"{row['ratios'][form]:.1f}x" if form in row["ratios"] else "" for form in columns])
+    for name, peer in results["peers"].items():
+        text = [f"PyTorch {name}", "-"]
+        if "median" in peer:
+            text = [f"PyTorch {name} ({peer['variant']})", time_text(peer["median"])]
+        lines.append(text + [""] * (4 + len(columns)))
+    print_table(["row", "time", "tokens/s", "useful GFLOP/s", "chunk-free", "of peak"]
+                + [f"x {form}" for form in columns], lines)
+
+
+def show(results):
+    """Prints everything; returns the exit status."""
+    cpu, torch = results["cpu"], results.get("torch", {})
+    print(f"\n{cpu['name']}, {cpu['cores']} cores; {results['build']['compiler']}; commit {results['git']['commit']}"
+          f"{' with changes' if results['git']['modified'] else ''}; load {results['load_before'][0]:.1f} before")
+    for name, row in results["rows"].items():
+        if name.startswith("machine/") and row["passes"]:
+            counter = "flop" if "/fma/" in name else "bytes"
+            rates = [row["counters"][counter] / statistics.median(one) / 1e9 for one in row["passes"]]
+            print(f"{name:28} {max(rates):8.1f} {'GFLOP/s' if counter == 'flop' else 'GB/s   '}  "
+                  f"{len(rates)} times in this run, lowest {min(rates):.1f}")
+    if "torch" in torch:
+        changed = " ".join(f"{key}={value}" for key, value in torch["environment"].items() if value)
+        print(f"PyTorch {torch['torch']}, {torch['threads']} threads, {torch['blas']} {torch['blas_core']}, "
+              f"{torch['cpu_capability']}; {changed}")
+    elif "missing" in torch:
+        print(f"No peers: {torch['missing']}")
+    print("\nUseful FLOPs: bench/flops.hpp. Ratios: the peer's time over ours, fp32 peers.\n")
+    attention_table(results)
+    for name, row in results["rows"].items():
+        if name.startswith("memory/") and row["passes"]:
+            print(f"{name}: workspace {row['counters']['workspace_bytes']:,.0f} bytes, "
+                  f"resident memory grew by {row['counters']['peak_growth_bytes']:,.0f}")
+    print("\nGoals")
+    for goal in results["goals"]:
+        sign = "at least" if goal["at_least"] else "at most"
+        state = {True: "met", False: "NOT MET", None: "not measured"}[goal["met"]]
+        value = "" if goal["measured"] is None else f"{goal['measured']:,.3g}"
+        print(f"  {state:12} {value:>8}  ({sign} {goal['wanted']:g})  {goal['goal']}")
+    drifts = sorted(((row["drift"], name) for name, row in results["rows"].items() if split(name) and "drift" in row),
+                    reverse=True)
+    drifted = [f"{name} by {drift:.0%}" for drift, name in drifts if drift > 0.1]
+    if drifted:
+        print(f"\n{len(drifted)} of {len(drifts)} rows changed by more than 10% between their two passes; most: "
+              f"{', '.join(drifted[:5])}")
+    shares = [share for name, row in results["rows"].items() if name.startswith("machine/fma/") and
+              name.endswith("/threads:1") for share in row.get("cpu_share", [])]
+    busy = 1 - statistics.mean(shares) if shares else 0
+    if busy > 0.05:
+        print(f"\nTHE MACHINE WAS BUSY: a loop on one core had to wait for {busy:.0%} of the time. Such figures are no "
+              "result; PyTorch's threads suffer most, which flatters our ratios.")
+    if results["peers"]:
+        print(f"\nOutputs were compared with PyTorch's {results['comparisons']} times on the same inputs, "
+              f"{len(results['disagreements'])} disagreed.")
+    failures = [f"{name}: {row['failed']}" for name, row in results["rows"].items() if "failed" in row]
+    failures += [f"PyTorch {name}: {peer['failed']}" for name, peer in results["peers"].items() if "failed" in peer]
+    for name, peer in results["peers"].items():
+        if "skipped" in peer:
+            print(f"Skipped PyTorch {name}: {peer['skipped']}")
+    for line in results["disagreements"]:
+        print(f"DISAGREES {line}")
+    for line in failures:
+        print(f"FAILED {line}")
+    if not results["complete"]:
+        print("Interrupted: rows are missing.")
+    return 1 if failures or results["disagreements"] else 0
