@@ -1,5 +1,4 @@
-// How useful floating-point operations are counted: in this file and nowhere else. A multiply-add counts as
-// two.
+// How useful floating-point operations are counted, a multiply-add as two: in this file and nowhere else.
 //
 // Every pass of the library is a *walk* over the tokens of a head, with three roles a, b and c. The forward
 // pass is the walk q, k, v -> o; the backward pass is three walks with the roles exchanged, g, v, k -> dq, v,
@@ -8,9 +7,9 @@
 //
 // Per token and head, a causal walk in chunks of `chunk` tokens does
 //
-//     (chunk + 1) (dim_qk + dim_v)   inside the chunk: a token sees (chunk + 1) / 2 tokens on average, itself
-//     included,
-//                                    each for one dot product (the score) and one scaled row (score times c)
+//     (chunk + 1) (dim_qk + dim_v)   inside the chunk: a token sees (chunk + 1) / 2 tokens on average, with
+//                                    itself, each for a dot product (the score) and a scaled row (score
+//                                    times c)
 //     4 dim_qk dim_v                 between chunks: H += b^T c and a H
 //
 // with `chunk` the tuned chunk that the library uses; for dim_qk = dim_v = d that is 2 (chunk + 1) d + 4 d^2.

@@ -1,11 +1,10 @@
 // What this machine can do, measured beside everything else: the ceilings that results are fractions of.
 //
-//   machine/fma/<element>   independent multiply-adds on the target's widest vectors, counted as two
-//   operations each machine/triad           a = b + s c over arrays far larger than the last-level cache,
-//   counted as STREAM does:
-//                           24 bytes per element, without the line that a plain store may read first
+//   machine/fma/<element>   independent multiply-adds on the target's widest vectors, each two operations
+//   machine/triad           a = b + s c over arrays far larger than the last-level cache, counted as STREAM
+//                           does: 24 bytes per element, without the line that a store may read first
 //   machine/update          a = s a over the same memory, 16 bytes per element: the access pattern of a
-//   decoding step
+//                           decoding step
 #include <algorithm>
 #include <thread>
 

@@ -2,13 +2,9 @@
 // causal, d 64.
 //
 //   workspace_bytes     what workspace_bytes() answers
-//   peak_growth_bytes   how far the resident memory of the process rises during one call: the pages of the
-//   workspace,
-//                       none of which has been touched before, and whatever the call takes besides. Inputs
-//                       and outputs are resident before it. The kernel's own count is off by some tens of KiB
-//                       per thread.
-#include <sys/mman.h>
-
+//   peak_growth_bytes   how far resident memory rises above that during one call. Inputs, outputs and the
+//                       workspace are resident before it. The kernel's count is off by some tens of KiB per
+//                       thread.
 #include <cstdio>
 #include <fstream>
 #include <string>
@@ -38,27 +34,6 @@ bool reset_peak() {
   return file.good();
 }
 
-/// Pages fresh from the kernel: resident only once they are touched.
-class FreshWorkspace {
- public:
-  explicit FreshWorkspace(std::size_t bytes)
-      : bytes_(bytes),
-        data_(bytes == 0 ? nullptr
-                         : mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)) {
-    if (data_ == MAP_FAILED) throw std::bad_alloc();
-  }
-  ~FreshWorkspace() {
-    if (data_ != nullptr) munmap(data_, bytes_);
-  }
-  FreshWorkspace(const FreshWorkspace&) = delete;
-  FreshWorkspace& operator=(const FreshWorkspace&) = delete;
-  cottention::Workspace workspace() const { return {.data = data_, .bytes = bytes_}; }
-
- private:
-  std::size_t bytes_;
-  void* data_;
-};
-
 template <class Arguments>
 cottention::Status call(const Arguments& arguments, cottention::Workspace workspace,
                         const cottention::cpu::Execution& execution) {
@@ -72,17 +47,17 @@ template <class Arguments>
 void measure(benchmark::State& state, const Arguments& arguments, const Arguments& warm_up, int threads) {
   const cottention::cpu::Execution execution{.threads = threads};
   {  // starts the threads and touches the code
-    const FreshWorkspace workspace(cottention::cpu::workspace_bytes<MemoryProblem>(warm_up, execution));
-    const cottention::Status status = call(warm_up, workspace.workspace(), execution);
+    const Scratch scratch(cottention::cpu::workspace_bytes<MemoryProblem>(warm_up, execution));
+    const cottention::Status status = call(warm_up, scratch.workspace(), execution);
     if (!status.ok()) return state.SkipWithError(status.reason);
   }
   const std::size_t bytes = cottention::cpu::workspace_bytes<MemoryProblem>(arguments, execution);
-  const FreshWorkspace workspace(bytes);
+  const Scratch scratch(bytes);
   if (!reset_peak())
     return state.SkipWithError("cannot reset the peak memory: /proc/self/clear_refs is not writable");
   const std::int64_t before = proc_bytes("/proc/self/status", "VmRSS");
   for (auto _ : state) {
-    const cottention::Status status = call(arguments, workspace.workspace(), execution);
+    const cottention::Status status = call(arguments, scratch.workspace(), execution);
     if (!status.ok()) return state.SkipWithError(status.reason);
   }
   const std::int64_t peak = proc_bytes("/proc/self/status", "VmHWM");
