@@ -1,0 +1,136 @@
+// Cosine attention by the library's three calls.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include <cottention/cpu.hpp>
+
+#include "attention.hpp"
+#include "team.hpp"
+
+namespace char_lm {
+
+template <class Real>
+class CosineAttention final : public Attention<Real> {
+ public:
+  CosineAttention(Team& team, std::int64_t layers, std::int64_t heads, std::int64_t head_dim)
+      : execution_{.threads = team.threads(), .run = run_on_team, .context = &team},
+        heads_(heads),
+        head_dim_(head_dim),
+        scale_logit_(static_cast<std::size_t>(heads)),
+        h_(static_cast<std::size_t>(layers * heads * head_dim * head_dim)),
+        count_(static_cast<std::size_t>(layers)) {}
+
+  void forward(const AttentionShape& shape, std::int64_t, const Real* qkv, const Real* scale_logit,
+               Real* o) override {
+    take(scale_logit);
+    const cottention::ForwardArguments<Real> arguments{.shape = extents(shape.batch, shape.seq),
+                                                       .q = part(qkv, 0, shape.seq),
+                                                       .k = part(qkv, 1, shape.seq),
+                                                       .v = part(qkv, 2, shape.seq),
+                                                       .o = {o},
+                                                       .scale_logit = scale_logit_.data()};
+    check(cottention::cpu::forward<Problem>(arguments, workspace_for(arguments, execution_), execution_));
+  }
+
+  void backward(const AttentionShape& shape, std::int64_t, const Real* qkv, const Real* scale_logit,
+                const Real*, const Real* dout, Real* dqkv, Real* dscale_logit) override {
+    take(scale_logit);
+    const cottention::BackwardArguments<Real> arguments{.shape = extents(shape.batch, shape.seq),
+                                                        .q = part(qkv, 0, shape.seq),
+                                                        .k = part(qkv, 1, shape.seq),
+                                                        .v = part(qkv, 2, shape.seq),
+                                                        .dout = {dout},
+                                                        .dq = part(dqkv, 0, shape.seq),
+                                                        .dk = part(dqkv, 1, shape.seq),
+                                                        .dv = part(dqkv, 2, shape.seq),
+                                                        .scale_logit = scale_logit_.data(),
+                                                        .dscale_logit = dscale_logit};
+    check(cottention::cpu::backward<Problem>(arguments, workspace_for(arguments, execution_), execution_));
+  }
+
+  void start(std::int64_t) override {
+    std::fill(h_.begin(), h_.end(), Real{0});
+    std::fill(count_.begin(), count_.end(), 0);
+  }
+
+  void step(std::int64_t layer, const Real* qkv, const Real* scale_logit, Real* o) override {
+    take(scale_logit);
+    const std::int64_t state = heads_ * head_dim_ * head_dim_;
+    const cottention::StepArguments<Real> arguments{
+        .shape = extents(1, 1),
+        .q = part(qkv, 0, 1),
+        .k = part(qkv, 1, 1),
+        .v = part(qkv, 2, 1),
+        .o = {o},
+        .scale_logit = scale_logit_.data(),
+        .pool = {h_.data() + layer * state, count_.data() + layer},
+        .slots = 1};
+    // A token of one sequence is a few microseconds of work: less than waking other threads.
+    const cottention::cpu::Execution alone{.threads = 1};
+    check(cottention::cpu::step<Problem>(arguments, workspace_for(arguments, alone), alone));
+  }
+
+ private:
+  using Problem = cottention::Problem<Real, cottention::any_head_dim, cottention::Mask::causal,
+                                      cottention::Scale::by_key>;
+  struct alignas(cottention::workspace_alignment) Block {
+    std::byte bytes[cottention::workspace_alignment];
+  };
+
+  /// The library's threads are ours.
+  static void run_on_team(void* team, int threads, void (*body)(void*, int), void* data) {
+    static_cast<Team*>(team)->run(threads, body, data);
+  }
+
+  static void check(const cottention::Status& status) {
+    if (!status) throw std::runtime_error(std::string("cosine attention: ") + status.reason);
+  }
+
+  /// The library takes m in fp32 whatever the element.
+  void take(const Real* scale_logit) {
+    for (std::size_t h = 0; h < scale_logit_.size(); ++h)
+      scale_logit_[h] = static_cast<float>(scale_logit[h]);
+  }
+
+  /// The same memory for every call; it grows at the first call of a shape.
+  template <class Arguments>
+  cottention::Workspace workspace_for(const Arguments& arguments,
+                                      const cottention::cpu::Execution& execution) {
+    const std::size_t bytes = cottention::cpu::workspace_bytes<Problem>(arguments, execution);
+    if (bytes > memory_.size() * sizeof(Block)) memory_.resize((bytes + sizeof(Block) - 1) / sizeof(Block));
+    return {memory_.data(), memory_.size() * sizeof(Block)};
+  }
+
+  cottention::Shape extents(std::int64_t batch, std::int64_t seq) const {
+    return {.batch = batch,
+            .seq_q = seq,
+            .seq_k = seq,
+            .heads_q = heads_,
+            .heads_kv = heads_,
+            .dim_qk = head_dim_,
+            .dim_v = head_dim_};
+  }
+
+  /// Part 0, 1 or 2 (q, k, v) of rows of [3, heads, head_dim].
+  template <class T>
+  cottention::Tensor<T> part(T* qkv, std::int64_t which, std::int64_t seq) const {
+    const std::int64_t part_dim = heads_ * head_dim_;
+    return {.data = qkv + which * part_dim,
+            .strides = {.batch = seq * 3 * part_dim, .seq = 3 * part_dim, .head = head_dim_}};
+  }
+
+  cottention::cpu::Execution execution_;
+  std::int64_t heads_, head_dim_;
+  std::vector<float> scale_logit_;
+  std::vector<Real> h_;              // (layers, heads, head_dim, head_dim)
+  std::vector<std::int64_t> count_;  // (layers)
+  std::vector<Block> memory_;
+};
+
+}  // namespace char_lm
