@@ -11,7 +11,7 @@ import re
 import sys
 import textwrap
 
-QUOTE = re.compile(r"(<!-- snippet: (\S+) (\S+) -->\n+```\w*\n)(.*?)(^```)", re.DOTALL | re.MULTILINE)
+QUOTE = re.compile(r"(^<!-- snippet: (\S+) (\S+) -->\n+```\w*\n)(.*?)(^```)", re.DOTALL | re.MULTILINE)
 
 
 def region(root, file, name):
@@ -28,7 +28,7 @@ def main():
     problems, count = [], 0
     for page in [root / "README.md", *sorted((root / "docs").glob("*.md"))]:
         text = page.read_text(encoding="utf-8")
-        announced = text.count("<!-- snippet:")
+        announced = len(re.findall("^<!-- snippet:", text, re.MULTILINE))
         quotes = list(QUOTE.finditer(text))
         if announced != len(quotes):
             problems.append(f"{page.name}: {announced} snippet comments, but {len(quotes)} are followed by a code block")

@@ -1,6 +1,4 @@
 # Checks of the tree and of the package, as ctest tests.
-find_package(Python3 REQUIRED COMPONENTS Interpreter)
-
 set(cottention_include ${PROJECT_SOURCE_DIR}/include)
 set(cottention_consumer ${CMAKE_CURRENT_SOURCE_DIR}/install)
 set(cottention_check_flags -Wall -Wextra -Wpedantic -Wconversion -Wshadow)
