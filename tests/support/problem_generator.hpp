@@ -30,9 +30,9 @@ enum class Padding {
 enum class Rows {
   normal,
   correlated,  ///< q, k, v and dout share a direction, so that the state grows with the length
-  tiny,        ///< norms below epsilon; in fp16, subnormal values
-  huge,        ///< squares overflow the element's range
-  mixed,       ///< normal, tiny, huge and zero rows
+  tiny,        ///< norms below epsilon; in fp16, as small as gradients, which grow by as much, allow
+  huge,        ///< sums of squares overflow; in fp16, as large as gradients, which shrink by as much, allow
+  mixed,       ///< normal, tiny, huge and zero rows; no zeros in fp16, where gradients of zero rows overflow
 };
 
 enum class OffsetType { int64, int32 };
@@ -103,10 +103,10 @@ T from_double(double x) {
 
 /// Factors that make rows tiny and huge in the sense of `Rows`.
 template <cottention::Element T>
-inline constexpr double tiny_factor = std::same_as<T, cottention::half> ? 0x1p-15 : 1e-20;
+inline constexpr double tiny_factor = std::same_as<T, cottention::half> ? 0x1p-8 : 1e-20;
 template <cottention::Element T>
 inline constexpr double huge_factor = std::same_as<T, double>             ? 1e160
-                                      : std::same_as<T, cottention::half> ? 0x1p12
+                                      : std::same_as<T, cottention::half> ? 0x1p6
                                                                           : 1e25;
 
 /// The inputs of a forward and a backward call.
@@ -205,14 +205,23 @@ class Inputs {
     v_.emplace(case_.layout, batch, s.seq_k, s.heads_kv, s.dim_v);
     dout_.emplace(case_.layout, batch, s.seq_q, s.heads_q, s.dim_v);
     for (TensorBuffer<T>* x : {&*q_, &*k_}) fill_rows(*x, case_.rows);
-    for (TensorBuffer<T>* x : {&*v_, &*dout_})
-      fill_rows(*x, case_.rows == Rows::correlated ? Rows::correlated : Rows::normal);
+    const Rows rows = case_.rows == Rows::correlated ? Rows::correlated : Rows::normal;
+    fill_rows(*v_, rows);
+    fill_rows(*dout_, rows);
+    if (!std::same_as<T, cottention::half> || rows != Rows::correlated) return;
+    // Sums of 131,072 rows with a common direction are past fp16's range.
+    for (std::int64_t row = 0; row < dout_->positions() * s.heads_q; ++row)
+      for (std::int64_t e = 0; e < s.dim_v; ++e) {
+        T& x = dout_->row(row / s.heads_q, row % s.heads_q)[e];
+        x = from_double<T>(cottention::to_double(x) * 0x1p-4);
+      }
   }
 
   void fill_rows(TensorBuffer<T>& x, Rows rows) {
     for (std::int64_t position = 0; position < x.positions(); ++position)
       for (std::int64_t h = 0; h < x.heads(); ++h) {
-        const Rows kind = rows == Rows::mixed ? mixture[random_.below(4)] : rows;
+        const Rows kind =
+            rows == Rows::mixed ? mixture[random_.below(std::same_as<T, cottention::half> ? 3 : 4)] : rows;
         const double factor = kind == Rows::tiny    ? tiny_factor<T>
                               : kind == Rows::huge  ? huge_factor<T>
                               : kind == Rows::mixed ? 0

@@ -1,0 +1,6 @@
+#include "support/cpu_calls_compiled.hpp"
+
+template support::ForwardCall<cottention::bfloat16> support::cpu_forward(cottention::Mask, cottention::Scale);
+template support::BackwardCall<cottention::bfloat16> support::cpu_backward(cottention::Mask,
+                                                                           cottention::Scale);
+template support::StepCall<cottention::bfloat16> support::cpu_step(cottention::Scale);

@@ -1,0 +1,5 @@
+#include "support/cpu_calls_compiled.hpp"
+
+template support::ForwardCall<float> support::cpu_forward(cottention::Mask, cottention::Scale);
+template support::BackwardCall<float> support::cpu_backward(cottention::Mask, cottention::Scale);
+template support::StepCall<float> support::cpu_step(cottention::Scale);

@@ -1,0 +1,273 @@
+// Runs a call of the CPU backend between guard zones, on memory born as NaN, and checks its results.
+#pragma once
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include <cottention/reference.hpp>
+
+#include "support/catch.hpp"
+#include "support/cpu_calls.hpp"
+#include "support/error.hpp"
+#include "support/executor.hpp"
+#include "support/oracle.hpp"
+#include "support/problem_generator.hpp"
+#include "support/workspace.hpp"
+
+namespace support {
+
+using cottention::reference::Gradient, cottention::reference::Output;
+
+enum class FinalState {
+  separate,
+  in_place,  ///< the memory of the initial state
+  absent,
+};
+
+/// How a call is made, but for its inputs.
+struct Manner {
+  cottention::cpu::Execution execution{};
+  Layout layout = Layout::bshd;  ///< of outputs
+  FinalState final_state = FinalState::separate;
+};
+
+template <class T>
+std::vector<double> values_of(const Buffer<T>& buffer) {
+  return {buffer.data(), buffer.data() + buffer.count()};
+}
+
+/// Runs a call whose status must be ok, in a workspace of exactly the size it asks for.
+template <class Arguments>
+void run(const Call<Arguments>& call, const Arguments& args, const cottention::cpu::Execution& execution) {
+  ExactWorkspace workspace(call.workspace_bytes(args, execution));
+  const cottention::Status status = call.run(args, workspace.view(), execution);
+  INFO(status.reason);
+  REQUIRE(status.ok());
+  CHECK(workspace.guards_untouched());
+}
+
+/// `args` has the inputs; outputs are added here.
+template <cottention::Element T>
+Output run_forward(const ForwardCall<T>& call, cottention::ForwardArguments<T> args,
+                   const Manner& manner = {}) {
+  const cottention::Shape& s = args.shape;
+  const std::int64_t batch = args.cu_seqlens_q.given() ? 1 : s.batch;
+  TensorBuffer<T> o(manner.layout, batch, s.seq_q, s.heads_q, s.dim_v);
+  Buffer<cottention::Accumulate<T>> h(s.batch * s.heads_kv * s.dim_qk * s.dim_v);
+  Buffer<std::int64_t> count(s.batch);
+  args.o = o.view();
+  if (manner.final_state != FinalState::absent) args.final_state = {h.data(), count.data()};
+  if (manner.final_state == FinalState::in_place) {
+    std::copy_n(args.initial_state.h, h.count(), h.data());
+    std::copy_n(args.initial_state.count, count.count(), count.data());
+    args.initial_state = {h.data(), count.data()};
+  }
+  run(call, args, manner.execution);
+  CHECK(o.surroundings_untouched());
+  CHECK(h.guards_untouched());
+  CHECK(count.guards_untouched());
+  if (manner.final_state == FinalState::absent) return {.o = o.values(), .h = {}, .count = {}};
+  return {.o = o.values(), .h = values_of(h), .count = {count.data(), count.data() + count.count()}};
+}
+
+/// All gradients. `args` has the inputs.
+template <cottention::Element T>
+Gradient run_backward(const BackwardCall<T>& call, cottention::BackwardArguments<T> args,
+                      const Manner& manner = {}) {
+  using A = cottention::Accumulate<T>;
+  const cottention::Shape& s = args.shape;
+  const std::int64_t batch = args.cu_seqlens_q.given() ? 1 : s.batch;
+  TensorBuffer<T> dq(manner.layout, batch, s.seq_q, s.heads_q, s.dim_qk);
+  TensorBuffer<T> dk(manner.layout, batch, s.seq_k, s.heads_kv, s.dim_qk);
+  TensorBuffer<T> dv(manner.layout, batch, s.seq_k, s.heads_kv, s.dim_v);
+  Buffer<A> dscale_logit(s.heads_kv), dinitial_state(s.batch * s.heads_kv * s.dim_qk * s.dim_v);
+  args.dq = dq.view();
+  args.dk = dk.view();
+  args.dv = dv.view();
+  args.dscale_logit = dscale_logit.data();
+  args.dinitial_state = dinitial_state.data();
+  run(call, args, manner.execution);
+  for (const TensorBuffer<T>* x : {&dq, &dk, &dv}) CHECK(x->surroundings_untouched());
+  CHECK(dscale_logit.guards_untouched());
+  CHECK(dinitial_state.guards_untouched());
+  return {.dq = dq.values(),
+          .dk = dk.values(),
+          .dv = dv.values(),
+          .dscale_logit = values_of(dscale_logit),
+          .dinitial_state = values_of(dinitial_state)};
+}
+
+/// ||x|| of every row.
+template <cottention::Element T>
+std::vector<double> norms_of(const TensorBuffer<T>& x) {
+  std::vector<double> norms;
+  for (std::int64_t row = 0; row < x.positions() * x.heads(); ++row) {
+    long double sum = 0;
+    for (std::int64_t d = 0; d < x.dim(); ++d) {
+      const long double value = cottention::to_double(x.row(row / x.heads(), row % x.heads())[d]);
+      sum += value * value;
+    }
+    norms.push_back(static_cast<double>(std::sqrt(sum)));
+  }
+  return norms;
+}
+
+/// Rows times the length that they share with their operand, so that rows of all magnitudes count the same in
+/// an error: `exponent` 1 for gradients of norm(x), which fall with max(||x||, eps), and -1 for results that
+/// rise with ||norm(x)||. Masked rows and rows of zeros stay.
+inline void level(std::vector<double>& rows, const std::vector<double>& norms, int exponent) {
+  const std::size_t width = norms.empty() ? 1 : rows.size() / norms.size();
+  for (std::size_t i = 0; i < rows.size(); ++i) {
+    const double norm = norms[i / width];
+    if (!std::isfinite(norm)) continue;
+    if (exponent == 1) rows[i] *= std::fmax(norm, cottention::norm_epsilon);
+    if (exponent == -1 && norm > 0) rows[i] /= std::fmin(norm / cottention::norm_epsilon, 1);
+  }
+}
+
+/// The reference, in linear time where the sequence is long.
+template <cottention::Element T>
+Output expected_output(const Case& c, const cottention::ForwardArguments<T>& args) {
+  return args.shape.seq_k > 128 ? recurrence(c.mask, c.scale, args) : definition(c.mask, c.scale, args);
+}
+
+/// Checks a forward result against the reference, by the bounds of T.
+template <cottention::Element T>
+void check_output(Inputs<T>& inputs, Output got, Output expected) {
+  const cottention::ForwardArguments<T> args = inputs.forward();
+  CHECK(relative_error(got.o, expected.o) <= bounds<T>.forward);
+  CHECK(relative_error(got.h, expected.h) <= bounds<T>.state);
+  CHECK(got.count == expected.count);
+  CHECK(zero_where_masked(got.o, args.query_mask, args.shape.heads_q * args.shape.dim_v));
+  if (inputs.description().rows != Rows::mixed) return;
+  for (Output* x : {&got, &expected}) level(x->o, norms_of(inputs.q()), -1);
+  CHECK(relative_error(got.o, expected.o) <= bounds<T>.forward);
+}
+
+template <cottention::Element T>
+void check_output(Inputs<T>& inputs, const Output& got) {
+  check_output(inputs, got, expected_output(inputs.description(), inputs.forward()));
+}
+
+/// What dscale_logit is measured against: the larger of itself and the root of the sum of its terms' squares,
+/// for each head. Its terms have either sign. Now and then they cancel far below what as many random numbers
+/// sum to, and then even the rounding of their factors is not small against what is left. With keys scaled,
+/// term j is sigmoid'(m) ln(max(n_j, 1)) (v_j . dv_j), with queries sigmoid'(m) ln(max(n_i, 1)) (o_i .
+/// dout_i).
+template <cottention::Element T>
+std::vector<double> size_of_dscale_logit(Inputs<T>& inputs, const Gradient& expected) {
+  const Case& c = inputs.description();
+  const cottention::BackwardArguments<T> args = inputs.backward();
+  const cottention::Shape& s = args.shape;
+  std::vector<double> size = expected.dscale_logit;
+  if (c.scale == cottention::Scale::none || args.scale_logit == nullptr) return size;
+
+  const bool by_key = c.scale == cottention::Scale::by_key;
+  const auto keys = cottention::reference::key_positions(args),
+             queries = cottention::reference::query_positions(args);
+  const auto& positions = by_key ? keys : queries;
+  const std::vector<double> x = by_key ? inputs.v().values() : expected_output(c, inputs.forward()).o;
+  const std::vector<double> dx = by_key ? expected.dv : inputs.dout().values();
+  const std::int64_t heads = by_key ? s.heads_kv : s.heads_q;
+  for (std::int64_t h_kv = 0; h_kv < s.heads_kv; ++h_kv) {
+    const double gate = cottention::reference::sigmoid(static_cast<double>(args.scale_logit[h_kv]));
+    double squares = 0;
+    for (std::int64_t b = 0; b < s.batch; ++b) {
+      std::int64_t n = args.initial_state.count == nullptr ? 0 : args.initial_state.count[b];
+      if (c.mask == cottention::Mask::bidirectional)
+        for (std::int64_t j = 0; j < keys.length(b); ++j) n += keys.present(b, j);
+      for (std::int64_t i = 0; i < positions.length(b); ++i) {
+        if (c.mask == cottention::Mask::causal) n += keys.present(b, i);
+        if (!positions.present(b, i)) continue;
+        for (std::int64_t h = h_kv * heads / s.heads_kv; h < (h_kv + 1) * heads / s.heads_kv; ++h) {
+          const std::int64_t row = (positions.index(b, i) * heads + h) * s.dim_v;
+          const double term = std::log(static_cast<double>(std::max<std::int64_t>(n, 1))) *
+                              cottention::reference::dot(x.data() + row, dx.data() + row, s.dim_v);
+          squares += term * term;
+        }
+      }
+    }
+    double& value = size.data()[h_kv];
+    value = std::fmax(std::fabs(value), gate * (1 - gate) * std::sqrt(squares));
+  }
+  return size;
+}
+
+/// ||x - expected|| / ||size||
+inline double relative_error(const std::vector<double>& x, const std::vector<double>& expected,
+                             const std::vector<double>& size) {
+  if (x.size() != expected.size() || size.size() != expected.size())
+    return std::numeric_limits<double>::infinity();
+  std::vector<double> moved = size;
+  for (std::size_t i = 0; i < size.size(); ++i) moved[i] += x[i] - expected[i];
+  return relative_error(moved, size);
+}
+
+/// Checks gradients against the reference, by the bounds of T.
+template <cottention::Element T>
+void check_gradient(Inputs<T>& inputs, Gradient got, Gradient expected) {
+  const cottention::BackwardArguments<T> args = inputs.backward();
+  const cottention::Shape& s = args.shape;
+  CHECK(zero_where_masked(got.dq, args.query_mask, s.heads_q * s.dim_qk));
+  CHECK(zero_where_masked(got.dk, args.key_mask, s.heads_kv * s.dim_qk));
+  CHECK(zero_where_masked(got.dv, args.key_mask, s.heads_kv * s.dim_v));
+  CHECK(relative_error(got.dscale_logit, expected.dscale_logit, size_of_dscale_logit(inputs, expected)) <=
+        bounds<T>.gradient);
+  CHECK(relative_error(got.dinitial_state, expected.dinitial_state) <= bounds<T>.gradient);
+  if (inputs.description().rows == Rows::mixed)
+    for (Gradient* x : {&got, &expected}) {
+      level(x->dq, norms_of(inputs.q()), 1);
+      level(x->dk, norms_of(inputs.k()), 1);
+      level(x->dv, norms_of(inputs.k()), -1);
+    }
+  CHECK(relative_error(got.dq, expected.dq) <= bounds<T>.gradient);
+  CHECK(relative_error(got.dk, expected.dk) <= bounds<T>.gradient);
+  CHECK(relative_error(got.dv, expected.dv) <= bounds<T>.gradient);
+}
+
+template <cottention::Element T>
+void check_gradient(Inputs<T>& inputs, const Gradient& got) {
+  const Case& c = inputs.description();
+  check_gradient(inputs, got, gradient(c.mask, c.scale, inputs.backward()));
+}
+
+/// Checks that rows of `width` values hold NaN or infinity exactly where the reference's do, and that all
+/// others are within `bound`.
+inline void check_spread(const std::vector<double>& got, const std::vector<double>& expected,
+                         std::int64_t width, double bound) {
+  std::vector<double> clean_got, clean_expected;
+  bool spread_alike = got.size() == expected.size();
+  for (auto row = static_cast<std::ptrdiff_t>(0); row < std::ssize(expected) && spread_alike; row += width) {
+    const auto clean = [&](const std::vector<double>& x) {
+      return std::all_of(x.begin() + row, x.begin() + row + width,
+                         [](double value) { return std::isfinite(value); });
+    };
+    spread_alike = clean(got) == clean(expected);
+    if (!clean(expected)) continue;
+    clean_got.insert(clean_got.end(), got.begin() + row, got.begin() + row + width);
+    clean_expected.insert(clean_expected.end(), expected.begin() + row, expected.begin() + row + width);
+  }
+  CHECK(spread_alike);
+  CHECK(relative_error(clean_got, clean_expected) <= bound);
+}
+
+/// Generates a case, runs it and checks it.
+template <cottention::Element T>
+void check_forward(const Case& c, const Manner& manner = {}) {
+  Inputs<T> inputs(c);
+  INFO(describe<T>(c) << ", threads " << manner.execution.threads);
+  check_output(inputs, run_forward(cpu_forward<T>(c.mask, c.scale), inputs.forward(), manner));
+}
+
+template <cottention::Element T>
+void check_backward(const Case& c, const Manner& manner = {}) {
+  Inputs<T> inputs(c);
+  INFO(describe<T>(c) << ", threads " << manner.execution.threads);
+  check_gradient(inputs, run_backward(cpu_backward<T>(c.mask, c.scale), inputs.backward(), manner));
+}
+
+}  // namespace support
