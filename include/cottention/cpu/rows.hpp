@@ -12,11 +12,6 @@
 
 namespace cottention::cpu {
 
-#ifndef PFL
-#define PFL 2
-#endif
-inline constexpr int prefetch_level = PFL;
-
 /// Rows of one head of one sequence in the order in which they are walked: row t at data + t * stride. A
 /// masked row reads as 0 whatever bits it holds, and is written as 0.
 template <class T>
@@ -40,9 +35,9 @@ struct Rows {
     constexpr std::int64_t line = 64 / static_cast<std::int64_t>(sizeof(T));
     for (std::int64_t c = 0; c < dim; c += line) {
       if constexpr (std::is_const_v<T>)
-        __builtin_prefetch(row(t) + c, 0, prefetch_level);
+        __builtin_prefetch(row(t) + c, 0, 2);
       else
-        __builtin_prefetch(row(t) + c, 1, prefetch_level);
+        __builtin_prefetch(row(t) + c, 1, 2);
     }
   }
 };
@@ -88,66 +83,60 @@ template <class A>
 }  // namespace detail
 
 /// Copies rows 0 to count - 1 into `packed`, (count, pitch) with zeros past dim, as norm(x) or as they are,
-/// times `weight` where given. `scale` holds `chunk` numbers and becomes 1 / max(||x||, eps) for Norm::unit.
-/// Tells whether all that was copied is finite.
-template <class S, int chunk, class A, Element T>
-bool pack_rows(const Rows<const T>& rows, int count, Norm norm, const A* weight, A* packed,
-               std::ptrdiff_t pitch, A* scale) {
+/// times `weight` where given. For Norm::unit, `scale` holds `count` numbers, rounded up to whole vectors,
+/// and becomes 1 / max(||x||, eps). Tells whether all that was copied is finite, if asked to.
+template <class S, Norm norm, bool check, class A, Element T>
+bool pack_rows(const Rows<const T>& rows, int count, const A* weight, A* packed, std::ptrdiff_t pitch,
+               A* scale) {
   constexpr int lanes = S::lanes;
-  constexpr A huge = std::numeric_limits<A>::max() / 16;
+  using Vector = typename S::Vector;
   const auto dim = static_cast<std::ptrdiff_t>(rows.dim);
   const std::ptrdiff_t whole = dim / lanes * lanes;
-  typename S::Vector not_finite{};  // stays 0 until an infinity or a NaN makes it NaN
-  for (int r = 0; r < count; ++r) {
-    A* out = packed + r * pitch;
-    typename S::Vector squares{};
-    std::ptrdiff_t c = 0;
-    if (rows.present(r)) {
-      const T* in = rows.row(r);
-      for (; c < whole; c += lanes) {
-        const typename S::Vector x = load_widened<S>(in + c);
-        S::store(out + c, x);
-        squares += x * x;
-        not_finite += x - x;
-      }
-      if (c < dim) {
-        const typename S::Vector x = load_widened_part<S>(in + c, static_cast<int>(dim - c));
-        S::store(out + c, x);
-        squares += x * x;
-        not_finite += x - x;
-        c += lanes;
-      }
-    }
-    for (; c < pitch; c += lanes) S::store(out + c, typename S::Vector{});
-    if (norm == Norm::unit) scale[r] = S::sum(squares);
-  }
-  const A finite = S::sum(not_finite);
-  if (norm == Norm::unit) {
-    constexpr A floor = static_cast<A>(norm_epsilon * norm_epsilon);
-    A squares[chunk];
-    for (int r = 0; r < count; ++r) squares[r] = scale[r];
-    for (int r = 0; r < count; r += lanes) {
-      const typename S::Vector x = S::load(squares + r);
-      const auto small =
-          reinterpret_cast<typename S::Bits>(x <= floor);  // false for NaN, which thereby stays
-      S::store(scale + r, detail::inverse_root<S>(S::select(small, S::splat(floor), x)));
-    }
-    for (int r = 0; r < count; ++r) {
+  Vector not_finite{};  // stays 0 until an infinity or a NaN makes it NaN
+  for (int first = 0; first < count; first += lanes) {
+    const int last = std::min(count, first + lanes);
+    Vector squares[lanes] = {};
+    for (int r = first; r < last; ++r) {
       A* out = packed + r * pitch;
-      A factor = scale[r];
-      if (squares[r] > huge) {
-        scale[r] = detail::normalise_huge(out, dim);
-        factor = 1;
+      Vector sum{};
+      std::ptrdiff_t c = 0;
+      const auto keep = [&](Vector x) {
+        S::store(out + c, x);
+        if constexpr (norm == Norm::unit) sum += x * x;
+        if constexpr (check) not_finite += x - x;
+      };
+      if (rows.present(r)) {
+        const T* in = rows.row(r);
+        const A factor = norm == Norm::keep && weight != nullptr ? weight[r] : A{1};
+        for (; c < whole; c += lanes) keep(load_widened<S>(in + c) * factor);
+        if (c < dim) {
+          keep(load_widened_part<S>(in + c, static_cast<int>(dim - c)) * factor);
+          c += lanes;
+        }
       }
-      if (weight != nullptr) factor *= weight[r];
-      for (std::ptrdiff_t c = 0; c < pitch; c += lanes) S::store(out + c, S::load(out + c) * factor);
+      for (; c < pitch; c += lanes) S::store(out + c, Vector{});
+      squares[r - first] = sum;
     }
-  } else if (weight != nullptr) {
-    for (int r = 0; r < count; ++r)
-      for (std::ptrdiff_t c = 0; c < pitch; c += lanes)
-        S::store(packed + r * pitch + c, S::load(packed + r * pitch + c) * weight[r]);
+    if constexpr (norm == Norm::unit) {
+      constexpr A floor = static_cast<A>(norm_epsilon * norm_epsilon);
+      constexpr A huge = std::numeric_limits<A>::max() / 16;
+      const Vector sums = sums_of<S>(squares);
+      const auto small =
+          reinterpret_cast<typename S::Bits>(sums <= floor);  // false for NaN, which thereby stays
+      S::store(scale + first, detail::inverse_root<S>(S::select(small, S::splat(floor), sums)));
+      for (int r = first; r < last; ++r) {
+        A* out = packed + r * pitch;
+        A factor = scale[r];
+        if (sums[r - first] > huge) {
+          scale[r] = detail::normalise_huge(out, dim);
+          factor = 1;
+        }
+        if (weight != nullptr) factor *= weight[r];
+        for (std::ptrdiff_t c = 0; c < pitch; c += lanes) S::store(out + c, S::load(out + c) * factor);
+      }
+    }
   }
-  return finite == 0;
+  return !check || S::sum(not_finite) == 0;
 }
 
 /// (chunk, pitch) to (pitch, chunk), for row-major packed rows. Both extents are multiples of S::lanes.

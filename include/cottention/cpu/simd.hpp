@@ -129,4 +129,16 @@ template <class S>
   }
 }
 
+/// Lane i becomes the sum over all lanes of block[i]: each round adds the two halves of every vector while it
+/// interleaves it with another one's.
+template <class S>
+[[gnu::always_inline]] inline typename S::Vector sums_of(typename S::Vector (&block)[S::lanes]) {
+#pragma GCC unroll 4
+  for (int n = S::lanes / 2; n > 0; n /= 2)
+#pragma GCC unroll 8
+    for (int i = 0; i < n; ++i)
+      block[i] = S::interleave_low(block[i], block[i + n]) + S::interleave_high(block[i], block[i + n]);
+  return block[0];
+}
+
 }  // namespace cottention::cpu

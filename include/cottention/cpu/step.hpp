@@ -76,14 +76,14 @@ class Stepper {
       weights_of_counts<A, vector_bytes>(n_, static_cast<int>(tokens_),
                                          sigmoid(static_cast<double>(args_.scale_logit[kv_head])), weight_);
     }
-    pack(args_.k, lane, kv_head, s.heads_kv, s.dim_qk, Norm::unit, nullptr, k_, pitch_qk_);
-    pack(args_.v, lane, kv_head, s.heads_kv, s.dim_v, Norm::keep,
-         scaled && P::scale == Scale::by_key ? weight_ : nullptr, v_, pitch_v_);
+    pack<Norm::unit>(args_.k, lane, kv_head, s.heads_kv, s.dim_qk, nullptr, k_, pitch_qk_);
+    pack<Norm::keep>(args_.v, lane, kv_head, s.heads_kv, s.dim_v,
+                     scaled && P::scale == Scale::by_key ? weight_ : nullptr, v_, pitch_v_);
     const bool outputs = args_.o.data != nullptr;
     if (outputs)
       for (std::int64_t g = 0; g < group_; ++g)
-        pack(args_.q, lane, kv_head * group_ + g, s.heads_q, s.dim_qk, Norm::unit, nullptr,
-             q_ + g * tokens_ * pitch_qk_, pitch_qk_);
+        pack<Norm::unit>(args_.q, lane, kv_head * group_ + g, s.heads_q, s.dim_qk, nullptr,
+                         q_ + g * tokens_ * pitch_qk_, pitch_qk_);
     A* h = args_.pool.h + (slot * s.heads_kv + kv_head) * s.dim_qk * s.dim_v;
     if (outputs && tokens_ == 1 && group_ == 1 && accepted_ == 1)
       advance_one(h);
@@ -104,14 +104,15 @@ class Stepper {
     return {tensor.data + lane * strides.batch + head * strides.head, strides.seq, nullptr, 0, dim};
   }
 
+  template <Norm norm>
   void pack(const Tensor<const T>& tensor, std::int64_t lane, std::int64_t head, std::int64_t heads,
-            std::int64_t dim, Norm norm, const A* weight, A* packed, std::int64_t pitch) {
+            std::int64_t dim, const A* weight, A* packed, std::int64_t pitch) {
     constexpr int at_once = 16;
     const Rows<const T> all = rows(tensor, lane, head, heads, dim);
     alignas(64) A scale[at_once];
     for (std::int64_t t = 0; t < tokens_; t += at_once)
-      pack_rows<S, at_once>(all.from(t), static_cast<int>(std::min<std::int64_t>(at_once, tokens_ - t)), norm,
-                            weight == nullptr ? nullptr : weight + t, packed + t * pitch, pitch, scale);
+      pack_rows<S, norm, false>(all.from(t), static_cast<int>(std::min<std::int64_t>(at_once, tokens_ - t)),
+                                weight == nullptr ? nullptr : weight + t, packed + t * pitch, pitch, scale);
   }
 
   /// One token, one query head: h += k v^T and o = h^T q in one pass over h, with o in registers.

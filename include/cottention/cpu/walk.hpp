@@ -105,18 +105,19 @@ class LookAhead {
     }
   }
 
-  /// One row of each. Called for each register tile, of which there are about as many as rows in a chunk.
+  /// Two rows of each (more at once stall, fewer come too late). Called for each register tile, of which
+  /// there are about as many as rows in a chunk.
   void fetch() {
-    if (next_ == chunk) return;
-    if (next_ < a_rows_) {
-      a_.prefetch(next_);
-      if (out_.data != nullptr) out_.prefetch(next_);
+    for (const int end = std::min(chunk, next_ + 2); next_ < end; ++next_) {
+      if (next_ < a_rows_) {
+        a_.prefetch(next_);
+        if (out_.data != nullptr) out_.prefetch(next_);
+      }
+      if (next_ < bc_rows_) {
+        b_.prefetch(next_);
+        c_.prefetch(next_);
+      }
     }
-    if (next_ < bc_rows_) {
-      b_.prefetch(next_);
-      c_.prefetch(next_);
-    }
-    ++next_;
   }
 
  private:
@@ -202,17 +203,20 @@ class Walker {
     if (any_weight()) weights_of_counts<A, vector_bytes>(n_, count, walk_.exponent, weight_);
   }
 
+  template <bool check>
   bool load(const RoleRows<const T>& role, std::int64_t head, std::int64_t t, int count, A* packed,
             std::int64_t pitch) {
-    return pack_rows<S, chunk>(role.of(head, t), count, role.norm, role.weighted ? weight_ : nullptr, packed,
-                               pitch, scale_);
+    const A* weight = role.weighted ? weight_ : nullptr;
+    if (role.norm == Norm::unit)
+      return pack_rows<S, Norm::unit, check>(role.of(head, t), count, weight, packed, pitch, scale_);
+    return pack_rows<S, Norm::keep, check>(role.of(head, t), count, weight, packed, pitch, scale_);
   }
   void load_a(std::int64_t head, std::int64_t t, int count) {
-    load(walk_.a, head, t, count, s_.a, s_.a_pitch);
+    load<false>(walk_.a, head, t, count, s_.a, s_.a_pitch);
   }
   bool load_bc(std::int64_t head, std::int64_t t, int count) {
-    load(walk_.b, head, t, count, s_.b, s_.a_pitch);
-    return load(walk_.c, head, t, count, s_.c, s_.c_pitch);
+    load<false>(walk_.b, head, t, count, s_.b, s_.a_pitch);
+    return load<true>(walk_.c, head, t, count, s_.c, s_.c_pitch);
   }
 
   /// scores = tril(a b^T), only as far as the diagonal.
@@ -285,8 +289,8 @@ class Walker {
     double log_sum = 0;
     if (walk_.projected.rows.data != nullptr) {
       const Rows<const T> rows = walk_.projected.of(head, t);
-      pack_rows<S, chunk>(rows, count, Norm::unit, static_cast<const A*>(nullptr), s_.unit, s_.c_pitch,
-                          scale_);
+      pack_rows<S, Norm::unit, false>(rows, count, static_cast<const A*>(nullptr), s_.unit, s_.c_pitch,
+                                      scale_);
       A dot[chunk];
       project_rows<S>(s_.o, s_.unit, s_.c_pitch, count, scale_, dot);
       if (walk_.sums_log_weights)

@@ -134,7 +134,9 @@ void weights_of_counts(const double* n, int count, double exponent, A* weight) {
       const auto x = S::load(n + r);
       const auto at_least_one = S::select(reinterpret_cast<typename S::Bits>(x > 1), x, S::splat(1));
       const auto w = detail::exp_vector<S>(detail::log_vector<S>(at_least_one) * -exponent);
-      for (int i = 0; i < S::lanes; ++i) weight[r + i] = static_cast<A>(w[i]);
+      typedef A Narrow __attribute__((vector_size(S::lanes * sizeof(A))));
+      const Narrow narrow = __builtin_convertvector(w, Narrow);
+      std::memcpy(weight + r, &narrow, sizeof narrow);
     }
   }
 }
