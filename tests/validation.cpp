@@ -360,6 +360,20 @@ TEST_CASE("Strides that leave the address space are refused") {
       }) ==
       "bad stride: q.strides = {-9223372036854775807, -9223372036854775807, -9223372036854775807}: elements "
       "must lie within 2^57 bytes of addresses");
+  CHECK(forward_with([](auto& args) {
+          args.q.strides = {.batch = std::int64_t{1} << 55, .seq = -(std::int64_t{1} << 53)};
+          args.q.data = at<const float>(std::uintptr_t{1} << 60);
+        }) ==
+        "bad stride: q.strides = {36028797018963968, -9007199254740992, 64}: elements must lie within 2^57 "
+        "bytes of addresses");
+}
+
+TEST_CASE("Strides along an extent of 1 do not matter") {
+  CHECK(forward_with([](auto& args) {
+          args.shape.batch = args.shape.heads_kv = 1;
+          args.o.strides.batch = args.k.strides.head = most;
+          args.q.strides.batch = args.v.strides.head = -most;
+        }) == "ok");
 }
 
 TEST_CASE("An output of stride 0 along an extent above 1 is refused") {
@@ -448,6 +462,34 @@ TEST_CASE("An output that shares memory with an option is refused") {
   CHECK(backward_with([](auto& args) { args.dinitial_state = at<float>(0x1000000); }) ==
         "bad stride: dinitial_state = 0x1000000: is written, so must share no memory with dfinal_state = "
         "0x1000000");
+}
+
+TEST_CASE("States and options may not lie in the gaps of a tensor that is written, nor the other way round") {
+  CHECK(forward_with([](auto& args) {
+          args.o.strides.batch = 0x10000;
+          args.scale_logit = at<const float>(0x410000);
+        }) ==
+        "bad stride: o.data = 0x400000: is written, so must share no memory with scale_logit = 0x410000");
+  CHECK(backward_with([](auto& args) {
+          args.q.strides.batch = 0x20000;
+          args.dscale_logit = at<float>(0x110000);
+        }) ==
+        "bad stride: dscale_logit = 0x110000: is written, so must share no memory with q.data = 0x100000");
+}
+
+TEST_CASE("Offsets have one more entry than the batch has sequences") {
+  const auto offsets_at = [](auto* offsets) {
+    return forward_with([=](auto& args) {
+      args.cu_seqlens_q = offsets + 0x40000;
+      args.cu_seqlens_k = offsets;
+    });
+  };
+  const std::string rule =
+      "bad stride: o.data = 0x400000: is written, so must share no memory with cu_seqlens_k = ";
+  CHECK(offsets_at(at<const std::int32_t>(0x400000 - 12)) == "ok");
+  CHECK(offsets_at(at<const std::int32_t>(0x400000 - 8)) == rule + "0x3ffff8");
+  CHECK(offsets_at(at<const std::int64_t>(0x400000 - 24)) == "ok");
+  CHECK(offsets_at(at<const std::int64_t>(0x400000 - 16)) == rule + "0x3ffff0");
 }
 
 TEST_CASE("Pool and tensors of step must not share memory") {
@@ -709,6 +751,14 @@ TEST_CASE("An empty problem still needs the arrays that are not empty") {
   StepArguments<float> no_queries{.shape = small, .slots = 2};
   no_queries.shape.heads_q = 0;
   CHECK(outcome(validate<P>(no_queries)) == "null pointer: k.data = null: must point to 1280 elements");
+}
+
+TEST_CASE("Half of an empty initial state is no fault") {
+  CHECK(forward_with([](auto& args) { args.shape.batch = 0, args.initial_state.h = nullptr; }) == "ok");
+  CHECK(forward_with([](auto& args) {
+          args.shape.heads_q = args.shape.heads_kv = 0;
+          args.initial_state.h = nullptr;
+        }) == "ok");
 }
 
 TEST_CASE("Pointers of empty tensors are not looked at") {

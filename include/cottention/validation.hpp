@@ -80,7 +80,6 @@ inline Status locate(Operand& x) {
   bool fits = true;
   for (std::size_t axis = 0; axis < 4 && fits; ++axis) {
     const std::int64_t last = x.extents[axis] - 1;
-    if (last == 0) x.steps[axis] = 0;  // whatever it was, nothing is reached by it
     std::int64_t reach = 0;
     fits = !__builtin_mul_overflow(x.steps[axis], last * x.element_bytes, &reach) && reach >= -largest_span &&
            reach <= largest_span;
@@ -132,22 +131,20 @@ class AddressSearch {
   };
 
   /// Depth first over the terms in falling order of step, trying only those indices that leave a remainder
-  /// within what the smaller steps can still make up.
+  /// within what the smaller steps can still make up. (Division towards zero lets at most one more in on each
+  /// side.)
   bool descend(std::size_t i, std::int64_t target) {
     if (target < lowest_[i] || target > highest_[i]) return false;
     if (i == size_) return true;
     const auto [step, least, most] = terms_[i];
-    const std::int64_t first = std::max(least, quotient_up(target - highest_[i + 1], step));
-    const std::int64_t last = std::min(most, quotient_down(target - lowest_[i + 1], step));
+    const std::int64_t first = std::max(least, (target - highest_[i + 1]) / step);
+    const std::int64_t last = std::min(most, (target - lowest_[i + 1]) / step);
     for (std::int64_t index = first; index <= last; ++index) {
       if (nodes_-- <= 0) return false;
       if (descend(i + 1, target - index * step)) return true;
     }
     return false;
   }
-
-  static std::int64_t quotient_down(std::int64_t a, std::int64_t b) { return a / b - (a % b < 0 ? 1 : 0); }
-  static std::int64_t quotient_up(std::int64_t a, std::int64_t b) { return a / b + (a % b > 0 ? 1 : 0); }
 
   // In general the question is as hard as a knapsack. Layouts cut from one buffer, and genuine overlaps of
   // whole tensors, are settled in a handful of nodes. What is not settled within the budget (some 50
@@ -253,7 +250,7 @@ class Operands {
       if (list_[i].access == Access::read || list_[i].low == list_[i].high) continue;
       if (list_[i].layout == Layout::strided)
         if (Status s = validate_distinct(list_[i]); !s) return s;
-      for (std::size_t j = 0; j < size_; ++j)
+      for (std::size_t j = 0; j < size_; ++j)  // each pair once
         if ((j > i || (j < i && list_[j].access == Access::read)) && share_memory(list_[i], list_[j]))
           return Status::failure(StatusCode::bad_stride,
                                  "%s%s = %p: is written, so must share no memory with %s%s = %p",
