@@ -234,6 +234,14 @@ TEST_CASE("Packed tensors have no batch axis") {
         }) == "ok");
 }
 
+TEST_CASE("More packed sequences than can be counted are refused") {
+  CHECK(forward_with([](auto& args) {
+          args.shape.batch = most;
+          args.cu_seqlens_q = args.cu_seqlens_k = at<const std::int32_t>(0x800000);
+        }) ==
+        "bad shape: shape of cu_seqlens_q = [1, 1, 1, 9223372036854775807]: must have at most 2^57 elements");
+}
+
 // ---- Pointers
 
 TEST_CASE("Tensors of forward must not be null where they have elements") {

@@ -157,9 +157,8 @@ class AddressSearch {
   std::array<std::int64_t, 9> highest_{};  ///< greatest sum of terms i and beyond
 };
 
-/// No two elements of an output may share an address. Two that do differ first along some axis, in falling
-/// order of stride: so for each axis, a positive difference along it must not be undone by the axes of
-/// smaller stride.
+/// No two elements of an output may share an address. Take the axes in falling order of stride: two elements
+/// differ along some axis first, and the axes after it must not be able to make up for that difference.
 inline Status validate_distinct(const Operand& x) {
   constexpr std::array<const char*, 3> names{"batch", "seq", "head"};
   const auto size = [&](std::size_t axis) { return x.steps[axis] < 0 ? -x.steps[axis] : x.steps[axis]; };
@@ -236,11 +235,12 @@ class Operands {
 
   /// Offsets keeps one pointer of two, by type.
   void offsets(const char* name, const Offsets& x, std::int64_t batch) {
+    const std::int64_t entries = batch < largest_span ? batch + 1 : batch;  // locate refuses the latter
     const auto [as_int32, as_int64] = std::bit_cast<std::array<const void*, 2>>(x);
     if (as_int32 != nullptr)
-      array(name, static_cast<const std::int32_t*>(as_int32), batch + 1);
+      array(name, static_cast<const std::int32_t*>(as_int32), entries);
     else
-      array(name, static_cast<const std::int64_t*>(as_int64), batch + 1);
+      array(name, static_cast<const std::int64_t*>(as_int64), entries);
   }
 
   Status check() {
