@@ -1,0 +1,485 @@
+// Properties that hold for any shape: what must agree to rounding, and what bit for bit.
+#include <algorithm>
+#include <cstdint>
+#include <cstring>
+#include <thread>
+#include <vector>
+
+#include "support/cases.hpp"
+#include "support/catch.hpp"
+#include "support/cpu_runs.hpp"
+#include "support/part.hpp"
+
+using cottention::bfloat16, cottention::half, cottention::HeadDim, cottention::Mask, cottention::Plan,
+    cottention::Scale;
+using namespace support;
+
+namespace {
+
+using Values = std::vector<double>;
+
+bool same_bits(const Values& a, const Values& b) {
+  return a.size() == b.size() &&
+         (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) == 0);
+}
+
+bool same_bits(const Output& a, const Output& b) {
+  return same_bits(a.o, b.o) && same_bits(a.h, b.h) && a.count == b.count;
+}
+
+bool same_bits(const Gradient& a, const Gradient& b) {
+  return same_bits(a.dq, b.dq) && same_bits(a.dk, b.dk) && same_bits(a.dv, b.dv) &&
+         same_bits(a.dscale_logit, b.dscale_logit) && same_bits(a.dinitial_state, b.dinitial_state);
+}
+
+template <cottention::Element T>
+void check_close(const Output& got, const Output& expected) {
+  CHECK(relative_error(got.o, expected.o) <= bounds<T>.forward);
+  CHECK(relative_error(got.h, expected.h) <= bounds<T>.state);
+  CHECK(got.count == expected.count);
+}
+
+template <cottention::Element T>
+ForwardCall<T> forward_call(const Case& c) {
+  return cpu_forward<T>(c.mask, c.scale);
+}
+
+template <cottention::Element T>
+BackwardCall<T> backward_call(const Case& c) {
+  return cpu_backward<T>(c.mask, c.scale);
+}
+
+/// A problem with everything drawn at random; some are long enough to be cut into pieces.
+Case random_case(std::uint64_t seed) {
+  Random random(seed);
+  const auto between = [&](std::int64_t low, std::int64_t high) {
+    return low + random.below(high - low + 1);
+  };
+  const auto some = [&]<class E>(std::initializer_list<E> values) {
+    return values.begin()[random.below(static_cast<std::int64_t>(values.size()))];
+  };
+  Case c{.mask = some({Mask::causal, Mask::bidirectional}),
+         .scale = some({Scale::none, Scale::by_key, Scale::by_query}),
+         .seed = seed};
+  cottention::Shape& s = c.shape;
+  s.heads_kv = between(1, 3);
+  s.heads_q = s.heads_kv * between(1, 3);
+  s.dim_qk = between(2, 40);
+  s.dim_v = between(1, 40);
+  s.batch = between(1, 4);
+  const std::int64_t longest = some({20, 100, 300});
+  s.seq_q = s.seq_k = between(0, longest);
+  const bool cross = c.mask == Mask::bidirectional && random.uniform() < 0.5;
+  if (cross) s.seq_k = between(0, longest);
+  if (random.uniform() < 0.5)
+    for (std::int64_t b = 0; b < s.batch; ++b) {
+      c.lengths_q.push_back(between(0, longest));
+      if (cross) c.lengths_k.push_back(between(0, longest));
+    }
+  c.offset_type = some({OffsetType::int32, OffsetType::int64});
+  c.padding = some({Padding::none, Padding::left, Padding::right, Padding::middle, Padding::unrelated});
+  c.layout = some({Layout::bshd, Layout::bhsd, Layout::gaps});
+  c.initial_state = some({Presence::absent, Presence::present});
+  return c;
+}
+
+/// Batches of long and short sequences, padded and packed.
+std::vector<Case> batches() {
+  return cases::of_every_kind(
+      {{.shape = {3, 100, 100, 4, 2, 24, 40}, .padding = Padding::middle, .initial_state = Presence::present},
+       {.shape = {3, 5000, 5000, 1, 1, 16, 8}, .padding = Padding::right},
+       {.shape = {.heads_q = 2, .heads_kv = 1, .dim_qk = 8, .dim_v = 16},
+        .lengths_q = {70, 9001, 0, 1, 5000},
+        .initial_state = Presence::present}});
+}
+
+/// Sequence b of a result that has one row of `width` values for each position.
+template <cottention::Element T>
+Values sequence_rows(const Values& x, const Inputs<T>& inputs, std::int64_t b, bool query_side,
+                     std::int64_t width) {
+  const std::int64_t begin = query_side ? inputs.start_q(b) : inputs.start_k(b);
+  return rows_of(x, {begin, begin + (query_side ? inputs.length_q(b) : inputs.length_k(b))}, width);
+}
+
+template <cottention::Element T>
+Output sequence_of(const Output& out, const Inputs<T>& inputs, std::int64_t b) {
+  const cottention::Shape& s = inputs.shape();
+  return {.o = sequence_rows(out.o, inputs, b, true, s.heads_q * s.dim_v),
+          .h = rows_of(out.h, {b, b + 1}, s.heads_kv * s.dim_qk * s.dim_v),
+          .count = {out.count.data()[b]}};
+}
+
+/// Without dscale_logit, which is a sum over sequences.
+template <cottention::Element T>
+Gradient sequence_of(const Gradient& out, const Inputs<T>& inputs, std::int64_t b) {
+  const cottention::Shape& s = inputs.shape();
+  return {.dq = sequence_rows(out.dq, inputs, b, true, s.heads_q * s.dim_qk),
+          .dk = sequence_rows(out.dk, inputs, b, false, s.heads_kv * s.dim_qk),
+          .dv = sequence_rows(out.dv, inputs, b, false, s.heads_kv * s.dim_v),
+          .dscale_logit = {},
+          .dinitial_state = rows_of(out.dinitial_state, {b, b + 1}, s.heads_kv * s.dim_qk * s.dim_v)};
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("Property: random problems are right", "", double, float, half, bfloat16) {
+  for (std::uint64_t seed = 100; seed < 150; ++seed) {
+    const Case c = random_case(seed);
+    check_forward<TestType>(c, {.execution = executor(2), .layout = c.layout});
+    check_backward<TestType>(c, {.execution = executor(2), .layout = c.layout});
+  }
+}
+
+TEMPLATE_TEST_CASE("Property: any split of a sequence gives what no split gives", "", double, float, half,
+                   bfloat16) {
+  Random random(11);
+  for (const Scale scale : {Scale::none, Scale::by_key, Scale::by_query}) {
+    Case c{.scale = scale, .shape = {1, 300, 300, 4, 2, 24, 16}, .padding = Padding::unrelated};
+    c.initial_state = Presence::present;
+    Inputs<TestType> inputs(c);
+    INFO(describe<TestType>(c));
+    const auto whole = inputs.forward();
+    const Output expected = expected_output(c, whole);
+    for (int split = 0; split < 5; ++split) {
+      std::vector<std::int64_t> cuts = {0, random.below(301), random.below(301), random.below(301), 300};
+      std::sort(cuts.begin(), cuts.end());
+      Output joined;
+      std::vector<cottention::Accumulate<TestType>> h = inputs.initial_state();
+      std::vector<std::int64_t> count = inputs.initial_count();
+      for (std::size_t i = 0; i + 1 < cuts.size(); ++i) {
+        auto args = part(whole, 0, {cuts[i], cuts[i + 1]}, {cuts[i], cuts[i + 1]});
+        args.initial_state = {h.data(), count.data()};
+        const Output piece = run_forward(forward_call<TestType>(c), args);
+        append(joined.o, piece.o);
+        joined.h = piece.h;
+        joined.count = count = piece.count;
+        std::copy(piece.h.begin(), piece.h.end(), h.begin());
+      }
+      INFO("cuts " << cuts[1] << ", " << cuts[2] << ", " << cuts[3]);
+      check_close<TestType>(joined, expected);
+    }
+  }
+}
+
+TEMPLATE_TEST_CASE("Property: gradients pass between the parts of a split sequence", "", double, float, half,
+                   bfloat16) {
+  for (const Scale scale : {Scale::none, Scale::by_key, Scale::by_query})
+    for (const std::int64_t cut : {1, 100, 299}) {
+      Case c{.scale = scale, .shape = {1, 300, 300, 4, 2, 24, 16}, .initial_state = Presence::present};
+      Inputs<TestType> inputs(c);
+      INFO(describe<TestType>(c) << ", cut at " << cut);
+      const Output head_out =
+          run_forward(forward_call<TestType>(c), part(inputs.forward(), 0, {0, cut}, {0, cut}));
+      const std::vector<cottention::Accumulate<TestType>> h(head_out.h.begin(), head_out.h.end());
+      auto tail_args = part(inputs.backward(), 0, {cut, 300}, {cut, 300});
+      tail_args.initial_state = {h.data(), head_out.count.data()};
+      const Gradient tail = run_backward(backward_call<TestType>(c), tail_args);
+      const std::vector<cottention::Accumulate<TestType>> dh(tail.dinitial_state.begin(),
+                                                             tail.dinitial_state.end());
+      auto head_args = part(inputs.backward(), 0, {0, cut}, {0, cut});
+      head_args.dfinal_state = dh.data();
+      Gradient joined = run_backward(backward_call<TestType>(c), head_args);
+      append(joined.dq, tail.dq);
+      append(joined.dk, tail.dk);
+      append(joined.dv, tail.dv);
+      for (std::size_t i = 0; i < tail.dscale_logit.size(); ++i)
+        joined.dscale_logit[i] += tail.dscale_logit[i];
+      check_gradient(inputs, joined);
+    }
+}
+
+TEST_CASE("Property: states of disjoint parts add") {
+  const Case c{.shape = {1, 200, 200, 2, 2, 24, 40}};
+  const Inputs<float> inputs(c);
+  const auto whole = inputs.forward();
+  const Output expected = expected_output(c, whole);
+  const Output first = run_forward(forward_call<float>(c), part(whole, 0, {0, 70}, {0, 70}));
+  auto rest = part(whole, 0, {70, 200}, {70, 200});
+  const std::vector<float> zero(expected.h.size());
+  rest.initial_state = {zero.data(), first.count.data()};  // only the count has to be known
+  Output sum = run_forward(forward_call<float>(c), rest);
+  for (std::size_t i = 0; i < sum.h.size(); ++i) sum.h[i] += first.h[i];
+  CHECK(relative_error(sum.h, expected.h) <= bounds<float>.state);
+  CHECK(sum.count == expected.count);
+}
+
+TEMPLATE_TEST_CASE("Property: two runs agree bit for bit", "", double, float, bfloat16) {
+  for (const Case& c : batches()) {
+    const Inputs<TestType> inputs(c);
+    INFO(describe<TestType>(c));
+    const Manner manner{.execution = executor(3)};
+    CHECK(same_bits(run_forward(forward_call<TestType>(c), inputs.forward(), manner),
+                    run_forward(forward_call<TestType>(c), inputs.forward(), manner)));
+    CHECK(same_bits(run_backward(backward_call<TestType>(c), inputs.backward(), manner),
+                    run_backward(backward_call<TestType>(c), inputs.backward(), manner)));
+  }
+}
+
+TEST_CASE("Property: the order in which an executor runs its threads changes no bits") {
+  for (const Case& c : batches()) {
+    const Inputs<float> inputs(c);
+    INFO(describe<float>(c));
+    for (const int threads : {2, 4}) {
+      const Manner at_once{.execution = executor(threads)};
+      const Output out = run_forward(forward_call<float>(c), inputs.forward(), at_once);
+      const Gradient gradients = run_backward(backward_call<float>(c), inputs.backward(), at_once);
+      for (const Order order : {Order::sequential, Order::reversed}) {
+        const Manner manner{.execution = executor(threads, order)};
+        CHECK(same_bits(run_forward(forward_call<float>(c), inputs.forward(), manner), out));
+        CHECK(same_bits(run_backward(backward_call<float>(c), inputs.backward(), manner), gradients));
+      }
+    }
+  }
+}
+
+TEMPLATE_TEST_CASE("Property: batch-invariant results do not depend on threads", "", double, float, half,
+                   bfloat16) {
+  for (const Case& c : batches()) {
+    const Inputs<TestType> inputs(c);
+    INFO(describe<TestType>(c));
+    auto forward = inputs.forward();
+    auto backward = inputs.backward();
+    forward.plan = backward.plan = Plan::batch_invariant;
+    const Manner one{.execution = {.threads = 1}};
+    const Output out = run_forward(forward_call<TestType>(c), forward, one);
+    const Gradient gradients = run_backward(backward_call<TestType>(c), backward, one);
+    for (const int threads : {2, 3, 5}) {
+      INFO("threads " << threads);
+      const Manner manner{.execution = executor(threads)};
+      CHECK(same_bits(run_forward(forward_call<TestType>(c), forward, manner), out));
+      CHECK(same_bits(run_backward(backward_call<TestType>(c), backward, manner), gradients));
+    }
+    CHECK(same_bits(run_forward(forward_call<TestType>(c), forward), out));  // as many as there are
+    CHECK(same_bits(run_backward(backward_call<TestType>(c), backward), gradients));
+  }
+}
+
+TEMPLATE_TEST_CASE("Property: batch-invariant results do not depend on the rest of the batch", "", double,
+                   float, half, bfloat16) {
+  for (const Case& c : batches()) {
+    const Inputs<TestType> inputs(c);
+    auto forward = inputs.forward();
+    auto backward = inputs.backward();
+    forward.plan = backward.plan = Plan::batch_invariant;
+    const Manner manner{.execution = executor(2)};
+    const Output out = run_forward(forward_call<TestType>(c), forward, manner);
+    const Gradient gradients = run_backward(backward_call<TestType>(c), backward, manner);
+    for (std::int64_t b = 0; b < inputs.shape().batch; ++b) {
+      INFO(describe<TestType>(c) << ", sequence " << b);
+      CHECK(same_bits(run_forward(forward_call<TestType>(c), sequence(forward, b), manner),
+                      sequence_of(out, inputs, b)));
+      Gradient alone = run_backward(backward_call<TestType>(c), sequence(backward, b), manner);
+      alone.dscale_logit.clear();
+      CHECK(same_bits(alone, sequence_of(gradients, inputs, b)));
+      if (!c.packed()) continue;
+      // As a packed batch of one.
+      const std::int64_t offsets[] = {0, inputs.length_k(b)};
+      auto packed_forward = sequence(forward, b);
+      auto packed_backward = sequence(backward, b);
+      packed_forward.cu_seqlens_q = packed_forward.cu_seqlens_k = offsets;
+      packed_backward.cu_seqlens_q = packed_backward.cu_seqlens_k = offsets;
+      CHECK(same_bits(run_forward(forward_call<TestType>(c), packed_forward, manner),
+                      sequence_of(out, inputs, b)));
+      alone = run_backward(backward_call<TestType>(c), packed_backward, manner);
+      alone.dscale_logit.clear();
+      CHECK(same_bits(alone, sequence_of(gradients, inputs, b)));
+    }
+  }
+}
+
+TEMPLATE_TEST_CASE("Property: permuting the batch permutes the bits", "", double, float, half, bfloat16) {
+  // Sequences in reverse order: the same memory, walked with a negative batch stride.
+  for (const Case& c : cases::of_every_kind(
+           {{.shape = {4, 100, 100, 2, 1, 24, 40}}, {.shape = {3, 5000, 5000, 1, 1, 8, 8}}})) {
+    const Inputs<TestType> inputs(c);
+    INFO(describe<TestType>(c));
+    const std::int64_t last = c.shape.batch - 1;
+    const auto reverse = [&](auto& x, std::int64_t seq, std::int64_t heads, std::int64_t dim) {
+      x.strides = cottention::resolve(x.strides, seq, heads, dim);
+      x.data += last * x.strides.batch;
+      x.strides.batch = -x.strides.batch;
+    };
+    const auto reverse_all = [&](auto args) {
+      const cottention::Shape& s = args.shape;
+      reverse(args.q, s.seq_q, s.heads_q, s.dim_qk);
+      reverse(args.k, s.seq_k, s.heads_kv, s.dim_qk);
+      reverse(args.v, s.seq_k, s.heads_kv, s.dim_v);
+      return args;
+    };
+    const Manner manner{.execution = executor(2)};
+    const Output out = run_forward(forward_call<TestType>(c), inputs.forward(), manner);
+    const Output permuted = run_forward(forward_call<TestType>(c), reverse_all(inputs.forward()), manner);
+    auto backward = inputs.backward();
+    backward.dfinal_state = nullptr;
+    const Gradient gradients = run_backward(backward_call<TestType>(c), backward, manner);
+    backward = reverse_all(backward);
+    reverse(backward.dout, c.shape.seq_q, c.shape.heads_q, c.shape.dim_v);
+    const Gradient permuted_gradients = run_backward(backward_call<TestType>(c), backward, manner);
+    for (std::int64_t b = 0; b <= last; ++b) {
+      CHECK(same_bits(sequence_of(permuted, inputs, b), sequence_of(out, inputs, last - b)));
+      CHECK(same_bits(sequence_of(permuted_gradients, inputs, b), sequence_of(gradients, inputs, last - b)));
+    }
+  }
+}
+
+TEMPLATE_TEST_CASE("Property: permuting a packed batch permutes the bits", "", double, float, half,
+                   bfloat16) {
+  // The second batch has the same sequences, two of them exchanged: its q, k and v are copied row by row.
+  for (const Case& c :
+       cases::of_every_kind({{.shape = {.heads_q = 2, .heads_kv = 1, .dim_qk = 24, .dim_v = 40},
+       .lengths_q = {33, 5000, 0, 100}}})) {
+    const Inputs<TestType> inputs(c);
+    Case exchanged = c;
+    exchanged.lengths_q = {33, 100, 0, 5000};
+    constexpr std::int64_t from[] = {0, 3, 2, 1};
+    Inputs<TestType> other(exchanged);
+    INFO(describe<TestType>(c));
+    Inputs<TestType> source(c);
+    for (std::int64_t b = 0; b < 4; ++b)
+      for (std::int64_t i = 0; i < other.length_q(b); ++i) {
+        const auto copy = [&](TensorBuffer<TestType>& to, TensorBuffer<TestType>& x) {
+          for (std::int64_t h = 0; h < x.heads(); ++h)
+            std::copy_n(x.row(source.start_q(from[b]) + i, h), x.dim(), to.row(other.start_q(b) + i, h));
+        };
+        copy(other.q(), source.q());
+        copy(other.k(), source.k());
+        copy(other.v(), source.v());
+        copy(other.dout(), source.dout());
+      }
+    other.scale_logit() = source.scale_logit();
+    auto backward = source.backward(), other_backward = other.backward();
+    backward.dfinal_state = other_backward.dfinal_state = nullptr;
+    const Manner manner{.execution = executor(2)};
+    const Output out = run_forward(forward_call<TestType>(c), source.forward(), manner);
+    const Output permuted = run_forward(forward_call<TestType>(c), other.forward(), manner);
+    const Gradient gradients = run_backward(backward_call<TestType>(c), backward, manner);
+    const Gradient permuted_gradients = run_backward(backward_call<TestType>(c), other_backward, manner);
+    for (std::int64_t b = 0; b < 4; ++b) {
+      CHECK(same_bits(sequence_of(permuted, other, b), sequence_of(out, source, from[b])));
+      CHECK(same_bits(sequence_of(permuted_gradients, other, b), sequence_of(gradients, source, from[b])));
+    }
+  }
+}
+
+namespace {
+
+template <cottention::Element T>
+void scale_rows(TensorBuffer<T>& x, double factor) {
+  for (std::int64_t position = 0; position < x.positions(); ++position)
+    for (std::int64_t h = 0; h < x.heads(); ++h)
+      for (std::int64_t d = 0; d < x.dim(); ++d) {
+        T& value = x.row(position, h)[d];
+        value = from_double<T>(cottention::to_double(value) * factor);
+      }
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("Property: scaling q or k by a power of two changes no bits", "", double, float, half,
+                   bfloat16) {
+  for (const Case& c : cases::of_every_kind({{.shape = {2, 70, 70, 2, 1, 24, 40}}})) {
+    Inputs<TestType> inputs(c), scaled(c);
+    INFO(describe<TestType>(c));
+    scale_rows(scaled.q(), 4);
+    scale_rows(scaled.k(), 0x1p-3);
+    CHECK(same_bits(run_forward(forward_call<TestType>(c), scaled.forward()),
+                    run_forward(forward_call<TestType>(c), inputs.forward())));
+    // Gradients scale inversely; in fp16 some fall below the normal range and lose bits.
+    if (std::same_as<TestType, half>) continue;
+    const Gradient gradients = run_backward(backward_call<TestType>(c), inputs.backward());
+    Gradient unscaled = run_backward(backward_call<TestType>(c), scaled.backward());
+    for (double& x : unscaled.dq) x *= 4;
+    for (double& x : unscaled.dk) x *= 0x1p-3;
+    CHECK(same_bits(unscaled, gradients));
+  }
+}
+
+TEMPLATE_TEST_CASE("Property: scaling q or k by any positive number changes only rounding", "", double,
+                   float) {
+  for (const Case& c : cases::of_every_kind({{.shape = {2, 70, 70, 2, 1, 24, 40}}})) {
+    Inputs<TestType> inputs(c), scaled(c);
+    INFO(describe<TestType>(c));
+    scale_rows(scaled.q(), 3.7);
+    scale_rows(scaled.k(), 0.013);
+    check_close<TestType>(run_forward(forward_call<TestType>(c), scaled.forward()),
+                          run_forward(forward_call<TestType>(c), inputs.forward()));
+    Gradient unscaled = run_backward(backward_call<TestType>(c), scaled.backward());
+    for (double& x : unscaled.dq) x *= 3.7;
+    for (double& x : unscaled.dk) x *= 0.013;
+    check_gradient(inputs, unscaled, run_backward(backward_call<TestType>(c), inputs.backward()));
+  }
+}
+
+TEMPLATE_TEST_CASE("Property: bidirectional attention ignores the order of keys", "", double, float, half,
+                   bfloat16) {
+  for (const Scale scale : {Scale::none, Scale::by_key, Scale::by_query})
+    for (const std::int64_t seq_k : {90, 5000}) {
+      Case c{.mask = Mask::bidirectional, .scale = scale, .shape = {2, 40, seq_k, 2, 1, 16, 24}};
+      c.padding = Padding::right;
+      const Inputs<TestType> inputs(c);
+      INFO(describe<TestType>(c));
+      auto args = inputs.forward();
+      const Output out = run_forward(forward_call<TestType>(c), args);
+      // The same keys and values backwards, by a negative stride; so is the mask.
+      for (auto* x : {&args.k, &args.v}) {
+        const std::int64_t dim = x == &args.k ? 16 : 24;
+        x->data += (seq_k - 1) * dim;
+        x->strides = {.batch = seq_k * dim, .seq = -dim, .head = dim};
+      }
+      std::vector<std::uint8_t> mask;
+      for (std::int64_t b = 0; b < 2; ++b)
+        for (std::int64_t j = seq_k - 1; j >= 0; --j) mask.push_back(args.key_mask[b * seq_k + j]);
+      args.key_mask = mask.data();
+      check_close<TestType>(run_forward(forward_call<TestType>(c), args), out);
+    }
+}
+
+TEMPLATE_TEST_CASE("Property: tilings agree to rounding", "", float, bfloat16) {
+  const auto check = [&]<class P>(P) {
+    Inputs<TestType> inputs({.mask = P::mask,
+                             .scale = P::scale,
+                             .shape = {2, 150, 150, 4, 2, 24, 40},
+                             .padding = Padding::middle,
+                             .initial_state = Presence::present});
+    const auto check_tiling = [&](const ForwardCall<TestType>& forward,
+                                  const BackwardCall<TestType>& backward) {
+      check_output(inputs, run_forward(forward, inputs.forward()));
+      check_gradient(inputs, run_backward(backward, inputs.backward()));
+    };
+    check_tiling(forward_of<P, cottention::Tiling{.chunk = 16}>(),
+                 backward_of<P, cottention::Tiling{.chunk = 16}>());
+    check_tiling(forward_of<P, cottention::Tiling{.chunk = 64}>(),
+                 backward_of<P, cottention::Tiling{.chunk = 64}>());
+  };
+  check(cottention::Problem<TestType, cottention::any_head_dim, Mask::causal, Scale::by_key>{});
+  check(cottention::Problem<TestType, cottention::any_head_dim, Mask::bidirectional, Scale::by_query>{});
+}
+
+TEST_CASE("Property: calls made at the same time do not disturb each other") {
+  constexpr std::int64_t n = 5000;
+  const Case c{.shape = {1, n, n, 3, 1, 16, 24}};
+  const Inputs<float> inputs(c);
+  const auto call = backward_call<float>(c);
+  // The first call is made alone, the others at once. Assertions belong to one thread, so the calls are bare.
+  constexpr std::size_t calls = 4;
+  std::vector<TensorBuffer<float>> dk;
+  std::vector<ExactWorkspace> workspaces;
+  std::vector<cottention::BackwardArguments<float>> args(calls, inputs.backward());
+  for (auto& a : args) {
+    dk.emplace_back(Layout::bshd, 1, n, 1, 16);
+    a.dk = dk.back().view();
+    workspaces.emplace_back(call.workspace_bytes(a, executor(2)));
+  }
+  std::vector<cottention::Status> status(calls);
+  const auto make_call = [&](std::size_t i) {
+    status[i] = call.run(args[i], workspaces[i].view(), executor(2));
+  };
+  make_call(0);
+  std::vector<std::thread> threads;
+  for (std::size_t i = 1; i < calls; ++i) threads.emplace_back(make_call, i);
+  for (std::thread& thread : threads) thread.join();
+  for (std::size_t i = 0; i < calls; ++i) {
+    CHECK(status[i].ok());
+    CHECK(same_bits(dk[i].values(), dk[0].values()));
+  }
+}
