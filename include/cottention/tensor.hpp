@@ -6,11 +6,12 @@
 
 namespace cottention {
 
-/// The stride that follows from the shape: rows one after the other, [batch, seq, heads, dim].
+/// The stride that follows from the shape and the strides inside: by default that of [batch, seq, heads,
+/// dim].
 inline constexpr std::int64_t contiguous = std::numeric_limits<std::int64_t>::min();
 
 /// Distances, in elements, between neighbours along batch, seq and heads. Neighbours along dim are adjacent.
-/// Each may be left `contiguous`; then it is computed from the ones inside it. A stride of 0 repeats an input.
+/// Each may be left `contiguous`; then it follows from the ones inside it. A stride of 0 repeats an input.
 struct Strides {
   std::int64_t batch = contiguous;
   std::int64_t seq = contiguous;
@@ -23,15 +24,28 @@ constexpr Strides bhsd_strides(std::int64_t seq, std::int64_t heads, std::int64_
   return {.batch = heads * seq * dim, .seq = dim, .head = seq * dim};
 }
 
-/// `strides` with every `contiguous` replaced by its value.
+/// The room that `count` neighbours at `stride` take; the largest number where that does not fit 64 bits.
+constexpr std::int64_t room(std::int64_t count, std::int64_t stride) {
+  std::int64_t product = 0;
+  if (__builtin_mul_overflow(count, stride, &product) || product == contiguous)
+    return std::numeric_limits<std::int64_t>::max();
+  return product < 0 ? -product : product;
+}
+
+/// `strides` with every `contiguous` replaced by the room that the axes inside take: rows one after the other
+/// where no stride is given, and one [seq, heads, dim] block after the other where only `seq` or `head` is.
 constexpr Strides resolve(Strides strides, std::int64_t seq, std::int64_t heads, std::int64_t dim) {
   if (strides.head == contiguous) strides.head = dim;
-  if (strides.seq == contiguous) strides.seq = heads * dim;
-  if (strides.batch == contiguous) strides.batch = seq * heads * dim;
+  if (strides.seq == contiguous) strides.seq = room(heads, strides.head);
+  if (strides.batch == contiguous) {
+    const std::int64_t rows = room(seq, strides.seq), all_heads = room(heads, strides.head);
+    strides.batch = rows > all_heads ? rows : all_heads;
+  }
   return strides;
 }
 
-/// A view of [batch, seq, heads, dim]; in packed batches, of [tokens, heads, dim], and `strides.batch` is unused.
+/// A view of [batch, seq, heads, dim]; in packed batches, of [tokens, heads, dim], and `strides.batch` is
+/// unused.
 template <class T>
 struct Tensor {
   T* data = nullptr;

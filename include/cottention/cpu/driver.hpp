@@ -26,7 +26,7 @@ class Driver {
 
   void run(const Execution& execution) {
     SplitQueue<Driver> queue(*this, reinterpret_cast<SplitUnit*>(memory_ + layout_.progress_at),
-                             layout_.places, work_.units);
+                             layout_.places, work_.units, layout_.threads);
     const std::int64_t groups_each = (work_.heads + layout_.together - 1) / layout_.together;
     const std::int64_t groups = work_.units / work_.heads * groups_each;
     std::atomic<std::int64_t> next{0};

@@ -42,8 +42,9 @@ struct Rows {
   }
 };
 
-/// What happens to rows on their way in.
-enum class Norm { keep, unit };
+/// What happens to rows on their way in: kept, divided by their norm, or kept for something else to be
+/// divided by it.
+enum class Norm { keep, unit, deferred };
 
 namespace detail {
 
@@ -102,7 +103,7 @@ bool pack_rows(const Rows<const T>& rows, int count, const A* weight, A* packed,
       std::ptrdiff_t c = 0;
       const auto keep = [&](Vector x) {
         S::store(out + c, x);
-        if constexpr (norm == Norm::unit) sum += x * x;
+        if constexpr (norm != Norm::keep) sum += x * x;
         if constexpr (check) not_finite += x - x;
       };
       if (rows.present(r)) {
@@ -117,15 +118,18 @@ bool pack_rows(const Rows<const T>& rows, int count, const A* weight, A* packed,
       for (; c < pitch; c += lanes) S::store(out + c, Vector{});
       squares[r - first] = sum;
     }
-    if constexpr (norm == Norm::unit) {
+    if constexpr (norm != Norm::keep) {
       constexpr A floor = static_cast<A>(norm_epsilon * norm_epsilon);
       constexpr A huge = std::numeric_limits<A>::max() / 16;
+      constexpr A ordinary = 0x1p20f;
       const Vector sums = sums_of<S>(squares);
       const auto small =
           reinterpret_cast<typename S::Bits>(sums <= floor);  // false for NaN, which thereby stays
       S::store(scale + first, detail::inverse_root<S>(S::select(small, S::splat(floor), sums)));
       for (int r = first; r < last; ++r) {
         A* out = packed + r * pitch;
+        if constexpr (norm == Norm::deferred)
+          if (scale[r] > A{1} / ordinary && scale[r] < ordinary) continue;
         A factor = scale[r];
         if (sums[r - first] > huge) {
           scale[r] = detail::normalise_huge(out, dim);
@@ -133,6 +137,7 @@ bool pack_rows(const Rows<const T>& rows, int count, const A* weight, A* packed,
         }
         if (weight != nullptr) factor *= weight[r];
         for (std::ptrdiff_t c = 0; c < pitch; c += lanes) S::store(out + c, S::load(out + c) * factor);
+        if constexpr (norm == Norm::deferred) scale[r] = 1;
       }
     }
   }

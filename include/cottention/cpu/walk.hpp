@@ -204,19 +204,34 @@ class Walker {
   }
 
   template <bool check>
-  bool load(const RoleRows<const T>& role, std::int64_t head, std::int64_t t, int count, A* packed,
-            std::int64_t pitch) {
-    const A* weight = role.weighted ? weight_ : nullptr;
-    if (role.norm == Norm::unit)
-      return pack_rows<S, Norm::unit, check>(role.of(head, t), count, weight, packed, pitch, scale_);
-    return pack_rows<S, Norm::keep, check>(role.of(head, t), count, weight, packed, pitch, scale_);
+  bool load(const RoleRows<const T>& role, Norm norm, std::int64_t head, std::int64_t t, int count,
+            const A* weight, A* packed, std::int64_t pitch) {
+    const Rows<const T> rows = role.of(head, t);
+    switch (norm) {
+      case Norm::unit:
+        return pack_rows<S, Norm::unit, check>(rows, count, weight, packed, pitch, scale_);
+      case Norm::deferred:
+        return pack_rows<S, Norm::deferred, check>(rows, count, weight, packed, pitch, scale_);
+      default:
+        return pack_rows<S, Norm::keep, check>(rows, count, weight, packed, pitch, scale_);
+    }
   }
+  const A* weight_of(const RoleRows<const T>& role) const { return role.weighted ? weight_ : nullptr; }
+
   void load_a(std::int64_t head, std::int64_t t, int count) {
-    load<false>(walk_.a, head, t, count, s_.a, s_.a_pitch);
+    load<false>(walk_.a, walk_.a.norm, head, t, count, weight_of(walk_.a), s_.a, s_.a_pitch);
   }
+  /// Where c is kept as it is, it takes the norm of b upon itself: b c^T is all that matters.
   bool load_bc(std::int64_t head, std::int64_t t, int count) {
-    load<false>(walk_.b, head, t, count, s_.b, s_.a_pitch);
-    return load<true>(walk_.c, head, t, count, s_.c, s_.c_pitch);
+    const bool deferred = walk_.b.norm == Norm::unit && walk_.c.norm == Norm::keep;
+    load<false>(walk_.b, deferred ? Norm::deferred : walk_.b.norm, head, t, count, weight_of(walk_.b), s_.b,
+                s_.a_pitch);
+    const A* weight = weight_of(walk_.c);
+    if (deferred) {
+      for (int r = 0; weight != nullptr && r < count; ++r) scale_[r] *= weight[r];
+      weight = scale_;
+    }
+    return load<true>(walk_.c, walk_.c.norm, head, t, count, weight, s_.c, s_.c_pitch);
   }
 
   /// scores = tril(a b^T), only as far as the diagonal.
