@@ -11,7 +11,7 @@ import re
 import sys
 import tempfile
 
-VOCABULARY = {"arguments", "element", "problem", "status", "tensor", "tiling", "validation"}
+VOCABULARY = {"arguments", "element", "overlap", "problem", "status", "tensor", "tiling", "validation"}
 # What each layer may include besides itself.
 BELOW = {"vocabulary": set(), "reference": {"vocabulary"}, "cpu": {"vocabulary"}}
 LONG = 400
