@@ -258,6 +258,17 @@ TEST_CASE("Strides that are given stay as they are") {
                  Strides{1000, 21, 7});
 }
 
+TEST_CASE("Strides left contiguous make room for the strides given inside them") {
+  // q of a packed buffer [batch, seq, 3, heads, dim]
+  STATIC_REQUIRE(resolve({.seq = 63}, 5, 3, 7) == Strides{315, 63, 7});
+  // [batch, heads, seq, dim] with the batch left out
+  STATIC_REQUIRE(resolve({.seq = 7, .head = 35}, 5, 3, 7) == Strides{105, 7, 35});
+  // the stride of a single head does not matter, nor does a stride too large to be multiplied overflow
+  STATIC_REQUIRE(resolve({.head = 1000}, 5, 1, 7) == Strides{35, 7, 1000});
+  STATIC_REQUIRE(resolve({.seq = std::int64_t{1} << 62}, 5, 3, 7).batch ==
+                 std::numeric_limits<std::int64_t>::max());
+}
+
 TEST_CASE("BHSD strides put the positions of a head next to each other") {
   constexpr Strides strides = bhsd_strides(5, 3, 7);
   STATIC_REQUIRE(strides == Strides{.batch = 105, .seq = 7, .head = 35});

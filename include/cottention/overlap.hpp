@@ -160,7 +160,7 @@ inline Status validate_distinct(const Operand& x) {
   std::array<std::size_t, 4> order{0, 1, 2, 3};  // dim stays last: its stride is the smallest but for 0
   std::sort(order.begin(), order.end() - 1,
             [&](std::size_t a, std::size_t b) { return size(a) != size(b) ? size(a) > size(b) : a < b; });
-  for (std::size_t i = 0; i < 3; ++i) {
+  for (std::size_t i = 3; i-- > 0;) {  // the innermost axis at fault is the one to name
     const std::size_t axis = order[i];
     const std::int64_t last = x.extents[axis] - 1;
     if (last == 0) continue;

@@ -24,8 +24,10 @@ constexpr Strides bhsd_strides(std::int64_t seq, std::int64_t heads, std::int64_
   return {.batch = heads * seq * dim, .seq = dim, .head = seq * dim};
 }
 
-/// The room that `count` neighbours at `stride` take; the largest number where that does not fit 64 bits.
-constexpr std::int64_t room(std::int64_t count, std::int64_t stride) {
+/// The room that `count` neighbours at `stride` take, `alone` being that of a single one; the largest number
+/// where it does not fit 64 bits.
+constexpr std::int64_t room(std::int64_t count, std::int64_t stride, std::int64_t alone) {
+  if (count == 1) return alone;
   std::int64_t product = 0;
   if (__builtin_mul_overflow(count, stride, &product) || product == contiguous)
     return std::numeric_limits<std::int64_t>::max();
@@ -36,10 +38,11 @@ constexpr std::int64_t room(std::int64_t count, std::int64_t stride) {
 /// where no stride is given, and one [seq, heads, dim] block after the other where only `seq` or `head` is.
 constexpr Strides resolve(Strides strides, std::int64_t seq, std::int64_t heads, std::int64_t dim) {
   if (strides.head == contiguous) strides.head = dim;
-  if (strides.seq == contiguous) strides.seq = room(heads, strides.head);
+  if (strides.seq == contiguous) strides.seq = room(heads, strides.head, dim);
   if (strides.batch == contiguous) {
-    const std::int64_t rows = room(seq, strides.seq), all_heads = room(heads, strides.head);
-    strides.batch = rows > all_heads ? rows : all_heads;
+    const std::int64_t all_heads = room(heads, strides.head, dim),
+                       all_rows = room(seq, strides.seq, all_heads);
+    strides.batch = all_rows > all_heads ? all_rows : all_heads;
   }
   return strides;
 }

@@ -177,7 +177,7 @@ class SplitQueue {
   int burst(int pieces_left) const { return std::clamp(pieces_left * 5 / (6 * threads_), 1, 16); }
 
   /// Of the pieces before those it leaves out the ones that will have been walked by the time it is done.
-  int skip(int burst) const { return std::max(0, 2 * burst / (5 * (threads_ - 1)) - 1); }
+  int skip(int burst) const { return std::max(0, 2 * burst / (5 * std::max(1, threads_ - 1)) - 1); }
 
   Task walk_task(int place, int piece) {
     return {Task::Kind::walk, place, piece, open_[place].claim_walk(piece)};
