@@ -1,6 +1,5 @@
 // backward/<shape>/<mask>/<element>/threads:<n>           all gradients from q, k, v, m and dL/do
-// forward_backward/<shape>/<mask>/<element>/threads:<n>   a forward call and a backward call, one after the
-// other
+// forward_backward/<shape>/<mask>/<element>/threads:<n>   a forward call, then a backward call
 #include "attention.hpp"
 
 namespace bench {
