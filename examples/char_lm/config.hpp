@@ -20,8 +20,8 @@ constexpr const char* to_string(AttentionKind kind) {
 struct Config {
   AttentionKind attention = AttentionKind::cosine;
   std::int64_t layers = 4;
-  std::int64_t dim = 128;
-  std::int64_t heads = 4;
+  std::int64_t dim = 96;
+  std::int64_t heads = 6;
 
   std::int64_t head_dim() const { return dim / heads; }
   std::int64_t hidden() const { return 4 * dim; }

@@ -99,4 +99,8 @@ std::int64_t softmax_cache_bytes(const Config& config, std::int64_t length) {
   return config.layers * length * 2 * config.dim * std::int64_t{sizeof(float)};
 }
 
+std::int64_t convolution_bytes(const Config& config) {
+  return config.layers * taps * config.dim * std::int64_t{sizeof(float)};
+}
+
 }  // namespace char_lm

@@ -33,5 +33,6 @@ Agreement compare(std::span<const std::uint8_t> text, Model<float>& model);
 /// What generation must remember at a length, in bytes of fp32.
 std::int64_t cosine_state_bytes(const Config& config);
 std::int64_t softmax_cache_bytes(const Config& config, std::int64_t length);
+std::int64_t convolution_bytes(const Config& config);
 
 }  // namespace char_lm

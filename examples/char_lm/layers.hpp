@@ -132,7 +132,7 @@ void cross_entropy(Team& team, std::int64_t rows, Real* logits, const std::uint8
   team.split(rows, 1, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t i = begin; i < end; ++i) {
       Real* row = logits + i * 256;
-      const Real largest = *std::max_element(row, row + 256);
+      const Real largest = maximum(256, row);
       const Real of_target = row[target[i]] - largest;
       Real e[256];
       for (int c = 0; c < 256; ++c) e[c] = exponential(row[c] - largest);

@@ -3,12 +3,15 @@
 #include <cinttypes>
 #include <cstdio>
 #include <exception>
+#include <new>
+#include <optional>
 #include <string>
 
 #include "generate.hpp"
 #include "model.hpp"
 #include "options.hpp"
 #include "self_test.hpp"
+#include "team.hpp"
 #include "text.hpp"
 #include "train.hpp"
 
@@ -53,9 +56,13 @@ void print_memory(const Config& config, const Generation& g) {
               grouped(per_byte * g.bytes).c_str(), grouped(g.bytes).c_str());
   std::printf("                   the cache is the larger from %s bytes of text on\n",
               grouped(state / per_byte + 1).c_str());
+  std::printf("                   the convolutions remember %s bytes besides, with either\n",
+              grouped(convolution_bytes(config)).c_str());
 }
 
 int run(const Options& options) {
+  double seconds = 0;
+  std::optional<Stopwatch> stopwatch(seconds);
   const Text text(options.file.empty() ? CHAR_LM_TEXT : options.file, options.context);
   Team team(options.threads);
   Model<float> model(options.model, team, options.batch, options.context);
@@ -85,6 +92,8 @@ int run(const Options& options) {
       "parallel = steps   over %s bytes: logits differ by %.1e relative RMS (bound %.0e), %.1e at most: %s\n",
       grouped(agreement.bytes).c_str(), agreement.relative, agreement_bound, agreement.largest,
       agree ? "ok" : "WRONG");
+  stopwatch.reset();
+  std::printf("in all             %.1f s\n", seconds);
   const bool fell = training.last_loss < training.first_loss;
   if (!fell) std::fprintf(stderr, "char_lm: the held-out loss did not fall\n");
   return agree && fell ? 0 : 1;
@@ -109,6 +118,9 @@ int main(int argc, char** argv) {
   } catch (const BadInput& error) {
     std::fprintf(stderr, "char_lm: %s\nTry --help.\n", error.what());
     return 2;
+  } catch (const std::bad_alloc&) {
+    std::fprintf(stderr, "char_lm: not enough memory for these options\n");
+    return 1;
   } catch (const std::exception& error) {
     std::fprintf(stderr, "char_lm: %s\n", error.what());
     return 1;

@@ -20,9 +20,9 @@ struct Options {
   Action action = Action::train;
   std::string file;  // empty: the text that ships with the project
   Config model{};
-  std::int64_t steps = 600;
+  std::int64_t steps = 2400;
   std::int64_t context = 256;
-  std::int64_t batch = 8;
+  std::int64_t batch = 4;
   std::string prompt;  // empty: from the held-out text
   std::int64_t generate = 1000;
   double temperature = 0.7;

@@ -134,12 +134,12 @@ class SoftmaxAttention final : public Attention<Real> {
   /// Scores to weights over the first `visible` of `count` keys, 0 after them; returns ln sum exp(scaled
   /// score).
   Real softmax_row(Real* p, std::int64_t visible, std::int64_t count) const {
-    const Real largest = *std::max_element(p, p + visible);
-    for (std::int64_t j = 0; j < visible; ++j) p[j] = exponential((p[j] - largest) * scale_);
+    const Real largest = maximum(visible, p), scale = scale_;
+    for (std::int64_t j = 0; j < visible; ++j) p[j] = exponential((p[j] - largest) * scale);
     const Real all = sum(visible, p), inverse = 1 / all;
     for (std::int64_t j = 0; j < visible; ++j) p[j] *= inverse;
     std::fill(p + visible, p + count, Real{0});
-    return largest * scale_ + std::log(all);
+    return largest * scale + std::log(all);
   }
 
   /// Adds one block of queries to dk and dv, and writes its dq: with P the weights,
@@ -151,6 +151,7 @@ class SoftmaxAttention final : public Attention<Real> {
                        dim = shape.head_dim;
     Multiplier<Real>& multiply = multipliers_.of_thread(thread);
     Real *p = scratch(thread, 0), *ds = scratch(thread, 1);
+    const Real scale = scale_;  // a copy, which no store can change
     const Matrix<Real> dout_block{dout + walk.o_offset(bh, i), walk.o_row};
     scores(walk, thread, qkv, bh, i, count, p);
     multiply(count, visible, dim, dout_block, walk.v(qkv, bh, 0).transposed(), ds, visible, Store::overwrite);
@@ -160,8 +161,8 @@ class SoftmaxAttention final : public Attention<Real> {
       const Real shift = log_sum[bh * shape.seq + i + r];
       Real *p_row = p + r * visible, *ds_row = ds + r * visible;
       for (std::int64_t j = 0; j <= i + r; ++j) {
-        p_row[j] = exponential(p_row[j] * scale_ - shift);
-        ds_row[j] = p_row[j] * (ds_row[j] - projection) * scale_;
+        p_row[j] = exponential(p_row[j] * scale - shift);
+        ds_row[j] = p_row[j] * (ds_row[j] - projection) * scale;
       }
       std::fill(p_row + i + r + 1, p_row + visible, Real{0});
       std::fill(ds_row + i + r + 1, ds_row + visible, Real{0});

@@ -15,7 +15,7 @@
 namespace char_lm {
 namespace {
 
-constexpr double peak_rate = 4e-3;
+constexpr double peak_rate = 0.04;      // over sqrt(dim)
 constexpr double last_rate = 0.05;      // of the peak
 constexpr double warm_up = 0.05;        // of the steps
 constexpr double largest_gradient = 1;  // norm, clipped beyond
@@ -60,11 +60,12 @@ class Adam {
 };
 
 /// A rise from 0 over the warm-up, then half a cosine down.
-double rate(std::int64_t step, std::int64_t steps) {
-  const double done = (static_cast<double>(step) + 1) / static_cast<double>(steps);
-  if (done < warm_up) return peak_rate * done / warm_up;
+double rate(std::int64_t step, const Options& options) {
+  const double peak = peak_rate / std::sqrt(static_cast<double>(options.model.dim));
+  const double done = (static_cast<double>(step) + 1) / static_cast<double>(options.steps);
+  if (done < warm_up) return peak * done / warm_up;
   const double fall = (1 + std::cos(std::numbers::pi * (done - warm_up) / (1 - warm_up))) / 2;
-  return peak_rate * (last_rate + (1 - last_rate) * fall);
+  return peak * (last_rate + (1 - last_rate) * fall);
 }
 
 constexpr double bits(double nats) { return nats / std::numbers::ln2; }
@@ -112,7 +113,7 @@ Training train(const Options& options, const Text& text, Team& team, Model<float
       loss = bits(model.loss(batch.bytes.data(), batch.targets.data(), Model<float>::Want::gradients));
       if (!std::isfinite(loss))
         throw std::runtime_error("the loss is not finite at step " + std::to_string(step + 1));
-      adam.update(team, model.parameters.values, model.gradients.values, rate(step, options.steps));
+      adam.update(team, model.parameters.values, model.gradients.values, rate(step, options));
     }
     smooth = 0.95 * smooth + loss, weight = 0.95 * weight + 1;
     if (curve) curve << step + 1 << ',' << loss << ',';
@@ -126,6 +127,8 @@ Training train(const Options& options, const Text& text, Team& team, Model<float
     progress.show(step + 1, smooth / weight, shown);
   }
   result.profile = team.profile();
+  if (curve.is_open() && !curve.flush())
+    throw std::runtime_error("'" + options.save_loss + "': could not be written");
   result.last_loss = held_out_loss(text, model, options, held_out, batches_at_the_ends);
   return result;
 }

@@ -33,6 +33,14 @@ inline float exponential(float x) {
 inline double exponential(double x) { return std::exp(x); }
 
 template <class Real>
+Real maximum(std::int64_t count, const Real* x) {
+  Real result = x[0];
+#pragma omp simd reduction(max : result)
+  for (std::int64_t i = 0; i < count; ++i) result = x[i] > result ? x[i] : result;
+  return result;
+}
+
+template <class Real>
 Real sum(std::int64_t count, const Real* x) {
   Real result = 0;
 #pragma omp simd reduction(+ : result)
