@@ -34,10 +34,14 @@ inline double exponential(double x) { return std::exp(x); }
 
 template <class Real>
 Real maximum(std::int64_t count, const Real* x) {
-  Real result = x[0];
-#pragma omp simd reduction(max : result)
-  for (std::int64_t i = 0; i < count; ++i) result = x[i] > result ? x[i] : result;
-  return result;
+  constexpr std::int64_t lanes = 16;  // largest of every 16th
+  Real largest[lanes];
+  std::fill_n(largest, lanes, x[0]);
+  const std::int64_t whole = count / lanes * lanes;
+  for (std::int64_t i = 0; i < whole; i += lanes)
+    for (std::int64_t l = 0; l < lanes; ++l) largest[l] = x[i + l] > largest[l] ? x[i + l] : largest[l];
+  for (std::int64_t i = whole; i < count; ++i) largest[0] = std::max(largest[0], x[i]);
+  return *std::max_element(largest, largest + lanes);
 }
 
 template <class Real>
