@@ -1,12 +1,18 @@
 // How split sequences are shared out: every piece once, sums in order, no thread left waiting for nothing.
 #include <algorithm>
+#include <cmath>
+#include <cstddef>
 #include <cstdint>
+#include <limits>
+#include <memory>
 #include <random>
 #include <vector>
 
+#include <cottention/cpu/backward.hpp>
 #include <cottention/cpu/schedule.hpp>
 
 #include "support/catch.hpp"
+#include "support/executor.hpp"
 
 namespace cottention::test {
 namespace {
@@ -135,6 +141,40 @@ TEST_CASE("Pieces cover a sequence, and follow its length and the size of the st
       }
       CHECK(covered == length);
     }
+}
+
+TEST_CASE(
+    "The gradient of m of a split sequence is the same bits whichever threads walk and reduce its pieces") {
+  using P = Problem<float, any_head_dim, Mask::causal, Scale::by_key>;
+  constexpr std::int64_t tokens = 20'000, dim = 8;
+  std::mt19937 random(9);
+  std::normal_distribution<float> normal;
+  std::vector<float> rows[4];
+  for (auto& x : rows)
+    for (std::int64_t e = 0; e < tokens * dim; ++e) x.push_back(normal(random));
+  const float m = 0.5f;
+  const auto gradient = [&](int threads) {
+    float dm = std::numeric_limits<float>::quiet_NaN();
+    const BackwardArguments<float> args{.shape = {1, tokens, tokens, 1, 1, dim, dim},
+                                        .q = {rows[0].data()},
+                                        .k = {rows[1].data()},
+                                        .v = {rows[2].data()},
+                                        .dout = {rows[3].data()},
+                                        .scale_logit = &m,
+                                        .dscale_logit = &dm};
+    const Execution execution = support::executor(threads);
+    std::vector<std::byte> memory(workspace_bytes<P>(args, execution) + workspace_alignment, std::byte{0xff});
+    void* aligned = memory.data();
+    std::size_t left = memory.size();
+    std::align(workspace_alignment, 1, aligned, left);
+    const Status status = backward<P>(args, {aligned, left}, execution);
+    REQUIRE(status.ok());
+    return dm;
+  };
+  const float alone = gradient(1);
+  CHECK(std::isfinite(alone));
+  for (int run = 0; run < 10; ++run)
+    for (const int threads : {2, 3, 8}) CHECK(gradient(threads) == alone);
 }
 
 }  // namespace

@@ -42,7 +42,8 @@ class Offsets {
   const std::int64_t* int64_ = nullptr;
 };
 
-/// The recurrent state: h = sum over absorbed tokens of norm(k) (w v)^T, and how many tokens that was.
+/// The recurrent state: h = sum over absorbed tokens of norm(k) (w v)^T, where w is 1 unless scaling is by
+/// key, and how many tokens that was.
 template <class A, class Count>
 struct BasicState {
   A* h = nullptr;          ///< [batch, heads_kv, dim_qk, dim_v], contiguous

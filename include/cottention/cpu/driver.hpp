@@ -106,7 +106,7 @@ class Driver {
     return m;
   }
 
-  /// f(member, first row, rows) for each chunk of the piece, member after member; then keeps their sums.
+  /// f(member, first row, rows) for each chunk of the piece, member after member.
   template <class F>
   void each_chunk(Member* members, int count, const Pieces& p, int piece, F f) const {
     for (int i = 0; i < count; ++i) {
@@ -114,8 +114,14 @@ class Driver {
       members[i].log_sum = 0;
     }
     for (std::int64_t t = p.first(piece); t < p.last(piece); t += chunk)
-      for (int i = 0; i < count; ++i)
+      for (int i = 0; i < count; ++i) {
+        const bool last = i + 1 == count;
+        members[i].walker.expect(members[last ? 0 : i + 1].walker, last ? t + chunk : t);
         f(members[i], t, static_cast<int>(std::min<std::int64_t>(chunk, p.last(piece) - t)));
+      }
+  }
+  /// Only those who write a piece's outputs know its sum; another thread may be reducing the same piece.
+  void keep_log_sums(const Member* members, int count, int piece) const {
     for (int i = 0; i < count; ++i)
       if (const std::int64_t at = source_.log_sum_unit(members[i].index); at >= 0)
         log_sums()[at * most_pieces + piece] = members[i].log_sum;
@@ -124,6 +130,7 @@ class Driver {
     each_chunk(members, count, p, piece, [](Member& m, std::int64_t t, int rows) {
       m.log_sum += m.walker.walk_chunk(t, rows, m.h, m.sum);
     });
+    keep_log_sums(members, count, piece);
   }
   void reduce(Member* members, int count, const Pieces& p, int piece) const {
     each_chunk(members, count, p, piece,
@@ -133,6 +140,7 @@ class Driver {
     each_chunk(members, count, p, piece, [](Member& m, std::int64_t t, int rows) {
       m.log_sum += m.walker.apply_chunk(t, rows, m.prefix);
     });
+    keep_log_sums(members, count, piece);
   }
 
   /// Runs units first to first + heads - 1 of one sequence side by side, but for those that are to be split.

@@ -1,6 +1,6 @@
 // From arguments to walks: who plays a, b and c for each output (g is the gradient with respect to o).
 //
-//     output   a   b   c   order     epilogue on row i
+//     output   a   b   c   order     epilogue on row i        (order when causal)
 //     o        q   k   v   forward   * w_i when scaling by query
 //     dq       g   v   k   forward   through the norm of q
 //     dk       v   g   q   reverse   through the norm of k

@@ -85,24 +85,27 @@ struct ChunkScratch {
   }
 };
 
-/// Brings the rows of the next chunk closer, a few at a time in between the products of this one: all at once
-/// would fill the queue of outstanding misses and stall.
+/// Brings the rows that are needed next closer, a few at a time in between the products of this chunk: all at
+/// once would fill the queue of outstanding misses and stall.
 template <Element T, int chunk>
 class LookAhead {
  public:
-  /// From row t on, a and out of `a_head`, b and c of `bc_head`; -1: not wanted.
-  void start(const Walk<T>& walk, std::int64_t a_head, std::int64_t bc_head, std::int64_t t) {
-    next_ = 0;
-    a_rows_ = a_head < 0 ? 0 : walk.a_rows - t;
-    bc_rows_ = bc_head < 0 ? 0 : walk.bc_rows - t;
-    if (a_rows_ > 0) {
-      a_ = walk.a.of(a_head, t);
-      out_ = walk.out.of(a_head, t);
-    }
-    if (bc_rows_ > 0) {
-      b_ = walk.b.of(bc_head, t);
-      c_ = walk.c.of(bc_head, t);
-    }
+  void clear() { next_ = 0, a_rows_ = 0, bc_rows_ = 0; }
+
+  /// Of a and what goes with it, the head's rows from t on.
+  void look_at_a(const Walk<T>& walk, std::int64_t head, std::int64_t t) {
+    a_rows_ = walk.a_rows - t;
+    if (a_rows_ <= 0) return;
+    a_ = walk.a.of(head, t);
+    out_ = walk.out.of(head, t);
+    projected_ = walk.projected.of(head, t);
+  }
+  /// Of b and c.
+  void look_at_bc(const Walk<T>& walk, std::int64_t head, std::int64_t t) {
+    bc_rows_ = walk.bc_rows - t;
+    if (bc_rows_ <= 0) return;
+    b_ = walk.b.of(head, t);
+    c_ = walk.c.of(head, t);
   }
 
   /// Two rows of each (more at once stall, fewer come too late). Called for each register tile, of which
@@ -112,6 +115,7 @@ class LookAhead {
       if (next_ < a_rows_) {
         a_.prefetch(next_);
         if (out_.data != nullptr) out_.prefetch(next_);
+        if (projected_.data != nullptr) projected_.prefetch(next_);
       }
       if (next_ < bc_rows_) {
         b_.prefetch(next_);
@@ -121,7 +125,7 @@ class LookAhead {
   }
 
  private:
-  Rows<const T> a_, b_, c_;
+  Rows<const T> a_, b_, c_, projected_;
   Rows<T> out_;
   int next_ = 0;
   std::int64_t a_rows_ = 0, bc_rows_ = 0;
@@ -145,6 +149,12 @@ class Walker {
   /// Makes `row` the first one of the next chunk.
   void seek(std::int64_t row) { walk_.counter.seek(row); }
 
+  /// Says which rows will be asked for after the next chunk: those of `next` from t on.
+  void expect(const Walker& next, std::int64_t t) {
+    next_walk_ = &next.walk_;
+    next_t_ = t;
+  }
+
   /// Causal: rows t to t + count - 1, starting from the state h, which ends up after them. Their own sum is
   /// added to `sum` too where it is not null. Returns the chunk's share of the sum for the gradient of m.
   double walk_chunk(std::int64_t t, int count, A* h, A* sum) {
@@ -155,7 +165,7 @@ class Walker {
       transpose_rows<S, chunk>(s_.b, s_.a_pitch, count, s_.b_t);
       for (std::int64_t a_head = 0; a_head < walk_.a_heads; ++a_head) {
         if (bc_head == 0) load_a(a_head, t, count);
-        ahead_.start(walk_, bc_head == 0 ? a_head : -1, a_head == 0 ? bc_head : -1, t + chunk);
+        look_ahead_of(a_head, bc_head, t);
         compute_scores(count);
         compute_output(count, finite, bc_head > 0, bc_head == 0 ? h : nullptr);
         if (bc_head == walk_.bc_heads - 1) log_sum += write(a_head, t, count);
@@ -170,7 +180,8 @@ class Walker {
     load_counts(count);
     for (std::int64_t head = 0; head < walk_.bc_heads; ++head) {
       load_bc(head, t, count);
-      ahead_.start(walk_, -1, head, t + chunk);
+      ahead_.clear();
+      look_ahead_of_bc(head, t);
       update(count, h, nullptr);
     }
   }
@@ -181,7 +192,8 @@ class Walker {
     load_counts(count);
     for (std::int64_t head = 0; head < walk_.a_heads; ++head) {
       load_a(head, t, count);
-      ahead_.start(walk_, head, -1, t + chunk);
+      ahead_.clear();
+      look_ahead_of_a(head, t);
       for_column_blocks<S, tile.vectors>(s_.c_pitch, [&]<int vectors>(std::ptrdiff_t column) {
         for (int row = 0; row < count; row += tile.rows)
           output_block<tile.rows, vectors>(row, column, 0, false, h);
@@ -192,6 +204,25 @@ class Walker {
   }
 
  private:
+  /// The next head of this chunk, or the first one of the chunk that comes next.
+  void look_ahead_of_a(std::int64_t head, std::int64_t t) {
+    if (head + 1 < walk_.a_heads)
+      ahead_.look_at_a(walk_, head + 1, t);
+    else if (next_walk_ != nullptr)
+      ahead_.look_at_a(*next_walk_, 0, next_t_);
+  }
+  void look_ahead_of_bc(std::int64_t head, std::int64_t t) {
+    if (head + 1 < walk_.bc_heads)
+      ahead_.look_at_bc(walk_, head + 1, t);
+    else if (next_walk_ != nullptr)
+      ahead_.look_at_bc(*next_walk_, 0, next_t_);
+  }
+  void look_ahead_of(std::int64_t a_head, std::int64_t bc_head, std::int64_t t) {
+    ahead_.clear();
+    if (bc_head + 1 == walk_.bc_heads) look_ahead_of_a(a_head, t);
+    if (a_head + 1 == walk_.a_heads) look_ahead_of_bc(bc_head, t);
+  }
+
   bool any_weight() const {
     return walk_.a.weighted || walk_.b.weighted || walk_.c.weighted || walk_.out.weighted;
   }
@@ -320,6 +351,8 @@ class Walker {
   Walk<T> walk_;
   ChunkScratch<A> s_{};
   LookAhead<T, chunk> ahead_;
+  const Walk<T>* next_walk_ = nullptr;
+  std::int64_t next_t_ = 0;
   alignas(64) double n_[chunk];
   alignas(64) A weight_[chunk];
   alignas(64) A scale_[chunk];
