@@ -209,16 +209,21 @@ TEST_CASE("Head dimensions other than the Problem's are refused") {
 TEST_CASE("Extents whose product overflows are refused") {
   CHECK(forward_with([](auto& args) { args.shape.batch = big, args.shape.seq_q = args.shape.seq_k = big; }) ==
         "bad shape: shape of q = [4294967296, 4294967296, 4, 64]: must have at most 2^57 elements");
-  CHECK(forward_with([](auto& args) { args.shape.batch = 0, args.shape.dim_v = most; }) ==
-        "bad shape: shape of v = [0, 5, 2, 9223372036854775807]: must have at most 2^57 elements");
+  CHECK(forward_with([](auto& args) { args.shape.batch = 0, args.shape.seq_q = args.shape.seq_k = most; }) ==
+        "bad shape: shape of q = [0, 9223372036854775807, 4, 64]: must have at most 2^57 elements");
   CHECK(
-      backward_with([](auto& args) { args.shape.dim_qk = args.shape.dim_v = std::int64_t{1} << 29; }) ==
-      "bad shape: shape of initial_state.h = [2, 2, 536870912, 536870912]: must have at most 2^57 elements");
+      backward_with([](auto& args) {
+        args.shape.batch = std::int64_t{1} << 30;
+        args.shape.seq_q = args.shape.seq_k = 0;
+        args.shape.dim_qk = args.shape.dim_v = 65'536;
+      }) ==
+      "bad shape: shape of initial_state.h = [1073741824, 2, 65536, 65536]: must have at most 2^57 elements");
   CHECK(step_with([](auto& args) { args.slots = most; }) ==
         "bad shape: shape of pool.h = [9223372036854775807, 2, 64, 32]: must have at most 2^57 elements");
-  CHECK(forward_with([](auto& args) { args.shape = {most, most, most, most, most, most, most}; }) ==
-        "bad shape: shape of q = [9223372036854775807, 9223372036854775807, 9223372036854775807, "
-        "9223372036854775807]: must have at most 2^57 elements");
+  CHECK(forward_with([](auto& args) { args.shape = {most, most, most, most, most, 1, 1}; }) ==
+        "bad shape: shape of q = [9223372036854775807, 9223372036854775807, 9223372036854775807, 1]: must "
+        "have at "
+        "most 2^57 elements");
 }
 
 TEST_CASE("Packed tensors have no batch axis") {
@@ -375,6 +380,15 @@ TEST_CASE("Strides that leave the address space are refused") {
         }) ==
         "bad stride: q.strides = {36028797018963968, -9007199254740992, 64}: elements must lie within 2^57 "
         "bytes of addresses");
+}
+
+TEST_CASE("Head dimensions whose states nobody could hold are refused") {
+  CHECK(forward_with([](auto& args) { args.shape.dim_qk = 65'537; }) ==
+        "bad shape: shape.dim_qk = 65537: must be at most 65536");
+  CHECK(backward_with([](auto& args) { args.shape.dim_v = std::int64_t{1} << 40; }) ==
+        "bad shape: shape.dim_v = 1099511627776: must be at most 65536");
+  CHECK(step_with([](auto& args) { args.shape.dim_v = 65'537; }) ==
+        "bad shape: shape.dim_v = 65537: must be at most 65536");
 }
 
 TEST_CASE("Strides along an extent of 1 do not matter") {

@@ -19,6 +19,10 @@ namespace detail {
 
 enum class Lengths { equal, free };
 
+/// A state holds dim_qk x dim_v numbers. Up to here that, and what scratch there is for every thread, can be
+/// counted without overflow; larger states would be of no use to anyone.
+inline constexpr std::int64_t largest_head_dim = 65'536;
+
 /// Extents of one problem, `fixed` being its head dimensions where they are known at compile time.
 inline Status validate_shape(const Shape& shape, HeadDim fixed, Lengths lengths) {
   struct Extent {
@@ -32,6 +36,10 @@ inline Status validate_shape(const Shape& shape, HeadDim fixed, Lengths lengths)
     if (x.value < x.least)
       return Status::failure(StatusCode::bad_shape, "shape.%s = %lld: must be at least %lld", x.name,
                              number(x.value), number(x.least));
+  for (const Extent& x : {Extent{"dim_qk", shape.dim_qk, 1}, Extent{"dim_v", shape.dim_v, 1}})
+    if (x.value > largest_head_dim)
+      return Status::failure(StatusCode::bad_shape, "shape.%s = %lld: must be at most %lld", x.name,
+                             number(x.value), number(largest_head_dim));
   if (shape.heads_kv == 0 ? shape.heads_q != 0 : shape.heads_q % shape.heads_kv != 0)
     return Status::failure(StatusCode::bad_shape,
                            "shape.heads_q = %lld: must be a multiple of shape.heads_kv = %lld",

@@ -25,7 +25,8 @@ StepLayout step_layout(const Shape& s, int threads) {
   StepLayout w;
   const std::int64_t units = s.batch * s.heads_kv;
   const std::int64_t state_bytes = s.dim_qk * s.dim_v * static_cast<std::int64_t>(sizeof(Accumulate<T>));
-  const std::int64_t worth = units * state_bytes / bytes_per_thread;
+  const std::int64_t worth =
+      std::min<std::int64_t>(units, threads * bytes_per_thread) * state_bytes / bytes_per_thread;
   w.threads = static_cast<int>(std::clamp<std::int64_t>(std::min(units, worth), 1, threads));
   w.tokens = padded(s.seq_q);
   if (units == 0) return w;
