@@ -79,7 +79,11 @@ TEMPLATE_TEST_CASE("Forward: pieces of long sequences are right with any threads
     for (const auto& execution :
          {cottention::cpu::Execution{}, cottention::cpu::Execution{.threads = 1}, executor(2)}) {
       INFO(describe<TestType>(c) << ", threads " << execution.threads);
-      check_output(inputs, run_forward(call, inputs.forward(), {.execution = execution}), expected);
+      const FinalState final_state =
+          c.initial_state == Presence::present ? FinalState::in_place : FinalState::separate;
+      check_output(inputs,
+                   run_forward(call, inputs.forward(), {.execution = execution, .final_state = final_state}),
+                   expected);
     }
   }
 }

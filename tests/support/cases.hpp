@@ -117,7 +117,7 @@ inline std::vector<Case> cross_attention() {
 
 inline std::vector<Case> magnitudes() {
   std::vector<Case> some;
-  for (const Rows rows : {Rows::correlated, Rows::tiny, Rows::huge, Rows::mixed})
+  for (const Rows rows : {Rows::correlated, Rows::small, Rows::tiny, Rows::huge, Rows::mixed})
     for (const Padding padding : {Padding::none, Padding::middle})
       some.push_back({.shape = {2, 70, 70, 2, 1, 40, 24}, .padding = padding, .rows = rows});
   return of_every_kind(some);

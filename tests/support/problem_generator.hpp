@@ -1,6 +1,7 @@
 // Random inputs for a described case.
 #pragma once
 
+#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -30,9 +31,11 @@ enum class Padding {
 enum class Rows {
   normal,
   correlated,  ///< q, k, v and dout share a direction, so that the state grows with the length
-  tiny,        ///< norms below epsilon; in fp16, as small as gradients, which grow by as much, allow
+  small,       ///< norms of about half of epsilon; in fp16, normal
+  tiny,        ///< norms far below epsilon; in fp16, as small as gradients, which grow by as much, allow
   huge,        ///< sums of squares overflow; in fp16, as large as gradients, which shrink by as much, allow
-  mixed,       ///< normal, tiny, huge and zero rows; no zeros in fp16, where gradients of zero rows overflow
+  mixed,       ///< normal, tiny, huge, small and zero rows; no zeros in fp16, where gradients of zero rows
+               ///< overflow
 };
 
 enum class OffsetType { int64, int32 };
@@ -85,7 +88,7 @@ std::string describe(const Case& c) {
           std::to_string(s.dim_qk) + " / " + std::to_string(s.dim_v);
   constexpr const char* paddings[] = {"no", "left", "right", "middle", "unrelated"};
   constexpr const char* layouts[] = {"bshd", "bhsd", "gaps"};
-  constexpr const char* rows[] = {"normal", "correlated", "tiny", "huge", "mixed"};
+  constexpr const char* rows[] = {"normal", "correlated", "small", "tiny", "huge", "mixed"};
   text += std::string(", ") + paddings[static_cast<int>(c.padding)] + " padding, " +
           layouts[static_cast<int>(c.layout)] + ", " + rows[static_cast<int>(c.rows)] + " rows";
   if (c.initial_state == Presence::present) text += ", initial state";
@@ -101,7 +104,12 @@ T from_double(double x) {
     return static_cast<T>(x);
 }
 
-/// Factors that make rows tiny and huge in the sense of `Rows`.
+/// Factors that make rows small, tiny and huge in the sense of `Rows`.
+template <cottention::Element T>
+double small_factor(std::int64_t dim) {
+  if (std::same_as<T, cottention::half>) return 1;
+  return 0.5 * cottention::norm_epsilon / std::sqrt(static_cast<double>(dim));
+}
 template <cottention::Element T>
 inline constexpr double tiny_factor = std::same_as<T, cottention::half> ? 0x1p-8 : 1e-20;
 template <cottention::Element T>
@@ -221,8 +229,9 @@ class Inputs {
     for (std::int64_t position = 0; position < x.positions(); ++position)
       for (std::int64_t h = 0; h < x.heads(); ++h) {
         const Rows kind =
-            rows == Rows::mixed ? mixture[random_.below(std::same_as<T, cottention::half> ? 3 : 4)] : rows;
-        const double factor = kind == Rows::tiny    ? tiny_factor<T>
+            rows == Rows::mixed ? mixture[random_.below(std::same_as<T, cottention::half> ? 4 : 5)] : rows;
+        const double factor = kind == Rows::small   ? small_factor<T>(x.dim())
+                              : kind == Rows::tiny  ? tiny_factor<T>
                               : kind == Rows::huge  ? huge_factor<T>
                               : kind == Rows::mixed ? 0
                                                     : 1;
@@ -279,8 +288,8 @@ class Inputs {
           x.row(position, h)[d] = from_double<T>(values[position % 2]);
   }
 
-  static constexpr Rows mixture[] = {Rows::normal, Rows::tiny, Rows::huge,
-                                     Rows::mixed};  // the last: zero rows
+  static constexpr Rows mixture[] = {Rows::normal, Rows::tiny, Rows::huge, Rows::small,
+                                     Rows::mixed};  // the last: zero
 
   Case case_;
   Random random_;
