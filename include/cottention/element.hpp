@@ -31,10 +31,11 @@ struct half {
     const std::uint32_t magnitude = b & 0x7fffu;
     if (magnitude >= 0x7c00u)  // infinity and NaN keep their payload
       return std::bit_cast<float>(sign | 0x7f800000u | (magnitude & 0x3ffu) << 13);
-    // Placing the half's exponent field in a float's leaves a factor of 2^(127 - 15); the product is exact,
-    // and it normalises subnormals too.
-    const float scaled = std::bit_cast<float>(magnitude << 13) * 0x1p112f;
-    return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(scaled));
+    // Subnormals count steps of 2^-24. (No subnormal float occurs, so it does not matter whether those are
+    // flushed.)
+    const float value = magnitude < 0x400u ? static_cast<float>(magnitude) * 0x1p-24f
+                                           : std::bit_cast<float>((magnitude << 13) + (112u << 23));
+    return std::bit_cast<float>(sign | std::bit_cast<std::uint32_t>(value));
   }
 
   static constexpr std::uint16_t round(float x) {

@@ -116,6 +116,19 @@ inline Status validate_offsets(const char* name, const Offsets& offsets, std::in
   return {};
 }
 
+/// Room for as many tokens again as anyone could add.
+inline constexpr std::int64_t largest_count = std::int64_t{1} << 62;
+
+inline Status validate_count(const char* name, std::int64_t i, std::int64_t count) {
+  if (count < 0)
+    return Status::failure(StatusCode::bad_option, "%s[%lld] = %lld: must not be negative", name, number(i),
+                           number(count));
+  if (count > largest_count)
+    return Status::failure(StatusCode::bad_option, "%s[%lld] = %lld: must be at most 2^62", name, number(i),
+                           number(count));
+  return {};
+}
+
 template <Mask mask, class Arguments>
 Status validate_index_arrays(const Arguments& args) {
   const std::int64_t batch = args.shape.batch;
@@ -134,10 +147,8 @@ Status validate_index_arrays(const Arguments& args) {
   }
   if (args.initial_state.count != nullptr)
     for (std::int64_t b = 0; b < batch; ++b)
-      if (args.initial_state.count[b] < 0)
-        return Status::failure(StatusCode::bad_option,
-                               "initial_state.count[%lld] = %lld: must not be negative", number(b),
-                               number(args.initial_state.count[b]));
+      if (Status status = validate_count("initial_state.count", b, args.initial_state.count[b]); !status)
+        return status;
   return {};
 }
 
@@ -263,9 +274,9 @@ Status validate_contents(const StepArguments<typename P::element>& args, std::in
       return Status::failure(StatusCode::bad_option,
                              "accepted[%lld] = %d: must be at least 0 and at most shape.seq_k = %lld",
                              number(b), args.accepted[b], number(args.shape.seq_k));
-    if (args.pool.count != nullptr && args.pool.count[slot] < 0)
-      return Status::failure(StatusCode::bad_option, "pool.count[%lld] = %lld: must not be negative",
-                             number(slot), number(args.pool.count[slot]));
+    if (args.pool.count != nullptr)
+      if (Status status = detail::validate_count("pool.count", slot, args.pool.count[slot]); !status)
+        return status;
   }
   if (args.slot == nullptr || args.shape.batch == 0) return {};
   return detail::validate_slots_differ(args.slot, args.shape.batch, scratch);

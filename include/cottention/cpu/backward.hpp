@@ -29,14 +29,15 @@ class BackwardSource {
     const Shape& s = args_.shape;
     const bool packed = args_.cu_seqlens_q.given();
     const std::int64_t rows = std::max(s.seq_q, s.seq_k) * s.heads_kv * (packed ? 1 : s.batch) * outputs_;
-    return {.units = heads() * outputs_,
+    return {.states = heads(),
+            .units = heads() * outputs_,
             .heads = s.heads_kv,
             .rows = rows,
             .dim_qk = s.dim_qk,
             .dim_v = s.dim_v,
+            .log_sum_units = P::scale == Scale::none ? 0 : heads(),
             .packed = packed,
-            .interleaved = roles_.interleaved(),
-            .log_sum_units = sums_logs() ? heads() : 0};
+            .interleaved = roles_.interleaved()};
   }
   std::int64_t rows(std::int64_t i) const {
     const Sequence s = roles_.sequence(i % heads() / args_.shape.heads_kv);
@@ -112,12 +113,13 @@ class BackwardSource {
 
 }  // namespace detail
 
-/// Bytes of scratch that `backward` needs for these shapes, whatever the length of the sequences; 0 for
-/// arguments that it will refuse.
+/// Bytes of scratch that `backward` needs, whatever the length of the sequences and whichever outputs are
+/// wanted: pointers need not be set yet, and what is enough for a larger batch, more heads or more threads is
+/// enough for a smaller one. 0 for a shape that will be refused.
 template <AnyProblem P, Tiling tile = tuned_tiling<P>>
 std::size_t workspace_bytes(const BackwardArguments<typename P::element>& args,
                             const Execution& execution = {}) {
-  if (!validate<P>(args)) return 0;
+  if (!cottention::detail::validate_shape<P>(args.shape) || !validate(execution)) return 0;
   return workspace_layout<typename P::element>(detail::BackwardSource<P>(args).work(), tile.chunk,
                                                available_threads(execution))
       .bytes;
@@ -136,11 +138,13 @@ template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native
 [[nodiscard]] Status backward(const BackwardArguments<typename P::element>& args, Workspace workspace,
                               const Execution& execution = {}) {
   using T = typename P::element;
+  if (Status status = validate(execution); !status) return status;
   if (Status status = validate<P>(args); !status) return status;
   if (Status status = validate_contents<P>(args); !status) return status;
   const detail::BackwardSource<P> source(args);
   const WorkspaceLayout layout = workspace_layout<T>(source.work(), tile.chunk, available_threads(execution));
-  if (Status status = validate(workspace, layout.bytes); !status) return status;
+  if (source.work().units > 0)
+    if (Status status = validate(workspace, layout.bytes); !status) return status;
   Driver<P, tile.chunk, vector_bytes, detail::BackwardSource<P>> driver(source, layout, workspace);
   if (source.work().units > 0) driver.run(execution);
   if (args.dscale_logit == nullptr) return {};

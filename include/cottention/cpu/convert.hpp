@@ -46,11 +46,12 @@ template <int lanes>
   const Bits wide = __builtin_convertvector(words, Bits);
   const Bits sign = (wide & 0x8000u) << 16;
   const Bits magnitude = wide & 0x7fffu;
-  const Singles<lanes> scaled = reinterpret_cast<Singles<lanes>>(magnitude << 13) * 0x1p112f;
+  const Singles<lanes> steps = __builtin_convertvector(magnitude, Singles<lanes>) * 0x1p-24f;
+  const Bits value = choose<lanes>(reinterpret_cast<Bits>(magnitude < 0x400u), reinterpret_cast<Bits>(steps),
+                                   (magnitude << 13) + (112u << 23));
   const Bits special = 0x7f800000u | (magnitude & 0x3ffu) << 13;
   const Bits is_special = reinterpret_cast<Bits>(magnitude >= 0x7c00u);
-  return reinterpret_cast<Singles<lanes>>(sign |
-                                          choose<lanes>(is_special, special, reinterpret_cast<Bits>(scaled)));
+  return reinterpret_cast<Singles<lanes>>(sign | choose<lanes>(is_special, special, value));
 }
 
 /// half::round for a vector.

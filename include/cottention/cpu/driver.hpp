@@ -1,6 +1,7 @@
 // Runs the units of a call on the caller's threads, within the caller's workspace.
 #pragma once
 
+#include <atomic>
 #include <new>
 #include <thread>
 

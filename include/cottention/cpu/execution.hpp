@@ -3,6 +3,8 @@
 
 #include <algorithm>
 
+#include <cottention/status.hpp>
+
 #if defined(_OPENMP)
 #include <omp.h>
 #endif
@@ -12,7 +14,7 @@ namespace cottention::cpu {
 /// Threads for a call. By default OpenMP's, where the translation unit is compiled with OpenMP, and otherwise
 /// the calling thread alone.
 struct Execution {
-  /// How many threads; 0: as many as OpenMP offers, 1 without OpenMP and without `run`.
+  /// How many threads. 0: as many as OpenMP offers, 1 without OpenMP; with `run` the number must be given.
   int threads = 0;
 
   /// The caller's own thread pool: must call body(data, t) once for each t in [0, threads), in any order, at
@@ -20,6 +22,13 @@ struct Execution {
   void (*run)(void* context, int threads, void (*body)(void* data, int thread), void* data) = nullptr;
   void* context = nullptr;  ///< handed to `run`
 };
+
+inline Status validate(const Execution& execution) {
+  const int least = execution.run == nullptr ? 0 : 1;
+  if (execution.threads >= least) return {};
+  return Status::failure(StatusCode::bad_option, "execution.threads = %d: must be at least %d%s",
+                         execution.threads, least, least == 1 ? " when execution.run is given" : "");
+}
 
 /// The number of threads that a call with this Execution uses at most.
 inline int available_threads(const Execution& execution) {

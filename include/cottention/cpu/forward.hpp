@@ -20,7 +20,8 @@ class ForwardSource {
     const Shape& s = args_.shape;
     const bool packed = args_.cu_seqlens_q.given();
     const std::int64_t rows = std::max(s.seq_q, s.seq_k) * s.heads_kv * (packed ? 1 : s.batch);
-    return {.units = s.batch * s.heads_kv,
+    return {.states = s.batch * s.heads_kv,
+            .units = s.batch * s.heads_kv,
             .heads = s.heads_kv,
             .rows = rows,
             .dim_qk = s.dim_qk,
@@ -62,12 +63,13 @@ class ForwardSource {
 
 }  // namespace detail
 
-/// Bytes of scratch that `forward` needs for these shapes, whatever the length of the sequences; 0 for
-/// arguments that it will refuse.
+/// Bytes of scratch that `forward` needs, whatever the length of the sequences: pointers need not be
+/// set yet, and what is enough for a larger batch, more heads or more threads is enough for a smaller one. 0
+/// for a shape that will be refused.
 template <AnyProblem P, Tiling tile = tuned_tiling<P>>
 std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args,
                             const Execution& execution = {}) {
-  if (!validate<P>(args)) return 0;
+  if (!cottention::detail::validate_shape<P>(args.shape) || !validate(execution)) return 0;
   return workspace_layout<typename P::element>(detail::ForwardSource<P>(args).work(), tile.chunk,
                                                available_threads(execution))
       .bytes;
@@ -84,6 +86,7 @@ template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native
 [[nodiscard]] Status forward(const ForwardArguments<typename P::element>& args, Workspace workspace,
                              const Execution& execution = {}) {
   using T = typename P::element;
+  if (Status status = validate(execution); !status) return status;
   if (Status status = validate<P>(args); !status) return status;
   if (Status status = validate_contents<P>(args); !status) return status;
   const detail::ForwardSource<P> source(args);

@@ -42,9 +42,11 @@ struct Rows {
   }
 };
 
-/// What happens to rows on their way in: kept, divided by their norm, or kept for something else to be
-/// divided by it.
-enum class Norm { keep, unit, deferred };
+/// What happens to rows on their way in: kept, or divided by their norm.
+enum class Norm { keep, unit };
+
+/// Whether it is wanted to know that rows are finite.
+enum class Check { none, finite };
 
 namespace detail {
 
@@ -85,8 +87,8 @@ template <class A>
 
 /// Copies rows 0 to count - 1 into `packed`, (count, pitch) with zeros past dim, as norm(x) or as they are,
 /// times `weight` where given. For Norm::unit, `scale` holds `count` numbers, rounded up to whole vectors,
-/// and becomes 1 / max(||x||, eps). Tells whether all that was copied is finite, if asked to.
-template <class S, Norm norm, bool check, class A, Element T>
+/// and becomes 1 / max(||x||, eps). Tells whether all that was copied is finite; true if not checked.
+template <class S, Norm norm, Check check, class A, Element T>
 bool pack_rows(const Rows<const T>& rows, int count, const A* weight, A* packed, std::ptrdiff_t pitch,
                A* scale) {
   constexpr int lanes = S::lanes;
@@ -103,8 +105,8 @@ bool pack_rows(const Rows<const T>& rows, int count, const A* weight, A* packed,
       std::ptrdiff_t c = 0;
       const auto keep = [&](Vector x) {
         S::store(out + c, x);
-        if constexpr (norm != Norm::keep) sum += x * x;
-        if constexpr (check) not_finite += x - x;
+        if constexpr (norm == Norm::unit) sum += x * x;
+        if constexpr (check == Check::finite) not_finite += x - x;
       };
       if (rows.present(r)) {
         const T* in = rows.row(r);
@@ -118,18 +120,15 @@ bool pack_rows(const Rows<const T>& rows, int count, const A* weight, A* packed,
       for (; c < pitch; c += lanes) S::store(out + c, Vector{});
       squares[r - first] = sum;
     }
-    if constexpr (norm != Norm::keep) {
+    if constexpr (norm == Norm::unit) {
       constexpr A floor = static_cast<A>(norm_epsilon * norm_epsilon);
       constexpr A huge = std::numeric_limits<A>::max() / 16;
-      constexpr A ordinary = 0x1p20f;
       const Vector sums = sums_of<S>(squares);
       const auto small =
           reinterpret_cast<typename S::Bits>(sums <= floor);  // false for NaN, which thereby stays
       S::store(scale + first, detail::inverse_root<S>(S::select(small, S::splat(floor), sums)));
       for (int r = first; r < last; ++r) {
         A* out = packed + r * pitch;
-        if constexpr (norm == Norm::deferred)
-          if (scale[r] > A{1} / ordinary && scale[r] < ordinary) continue;
         A factor = scale[r];
         if (sums[r - first] > huge) {
           scale[r] = detail::normalise_huge(out, dim);
@@ -137,11 +136,10 @@ bool pack_rows(const Rows<const T>& rows, int count, const A* weight, A* packed,
         }
         if (weight != nullptr) factor *= weight[r];
         for (std::ptrdiff_t c = 0; c < pitch; c += lanes) S::store(out + c, S::load(out + c) * factor);
-        if constexpr (norm == Norm::deferred) scale[r] = 1;
       }
     }
   }
-  return !check || S::sum(not_finite) == 0;
+  return check == Check::none || S::sum(not_finite) == 0;
 }
 
 /// (chunk, pitch) to (pitch, chunk), for row-major packed rows. Both extents are multiples of S::lanes.

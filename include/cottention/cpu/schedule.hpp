@@ -5,13 +5,12 @@
 // *reduces* a piece to its own state or *walks* it from the sum of the pieces before. Walking yields the
 // piece's state too, so only pieces that a thread has to jump over are read twice.
 //
-// Pieces depend on the length of the sequence and the size of the state alone, and states are always summed
-// piece by piece in order. So the bits of a result depend neither on threads nor on timing nor on the rest of
-// the batch.
+// Pieces depend on the length of the sequence, the size of the state and the chunk alone, and states are
+// always summed piece by piece in order. So the bits of a result depend neither on threads nor on timing nor
+// on the rest of the batch.
 #pragma once
 
 #include <algorithm>
-#include <atomic>
 #include <bit>
 #include <cstdint>
 #include <mutex>
@@ -125,9 +124,7 @@ class SplitUnit {
   std::uint64_t walk_claimed_ = 0, sum_claimed_ = 0, sum_done_ = 0;
 };
 
-/// The split units in work, `places` of them at most. Jobs tells what a unit is made of:
-/// `bool splits(unit)`, `SplitExtent extent(unit)`, `void begin(unit, place)`, `void add(place, piece)` and
-/// `void end(unit, place)`.
+/// How many pieces of a unit are summed and walked.
 struct SplitExtent {
   int sums, walks;
   bool causal;
@@ -140,6 +137,9 @@ struct Cursor {
   int burst = 0;  // pieces still to be reduced in a row
 };
 
+/// The split units in work, `places` of them at most. Jobs tells what a unit is made of:
+/// `bool splits(unit)`, `SplitExtent extent(unit)`, `void begin(unit, place)`, `void add(place, piece)` and
+/// `void end(unit, place)`.
 template <class Jobs>
 class SplitQueue {
  public:

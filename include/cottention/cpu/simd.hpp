@@ -11,6 +11,11 @@
 #include <type_traits>
 #include <utility>
 
+#if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
+#error \
+    "cottention: -ffast-math and -ffinite-math-only break the rule that NaN reaches only the outputs that see it. \
+Remedy: leave them out, or add -fno-finite-math-only."
+#endif
 #if !defined(__GNUC__) || (!defined(__clang__) && __GNUC__ < 12)
 #error \
     "cottention: the CPU backend needs vector extensions with __builtin_shufflevector. Remedy: GCC 12 or Clang 14, or newer."

@@ -10,12 +10,13 @@ namespace cottention::cpu {
 
 namespace detail {
 
-/// Fewer bytes of states than this are not worth waking a thread for: 256 KiB take one about 4 microseconds.
-inline constexpr std::int64_t bytes_per_thread = 262144;
+/// Fewer bytes of states, times tokens, are not worth waking a thread for: 256 KiB take one about 4
+/// microseconds.
+inline constexpr double bytes_per_thread = 262144;
 
 /// Where the parts of a step's workspace lie.
 struct StepLayout {
-  int threads = 1;
+  int threads = 1;          // that the work is worth
   std::int64_t tokens = 0;  // rounded up to whole vectors of weights
   std::size_t scratch_bytes = 0, scratch_at = 0, bytes = 0;
 };
@@ -24,10 +25,11 @@ template <Element T>
 StepLayout step_layout(const Shape& s, int threads) {
   StepLayout w;
   const std::int64_t units = s.batch * s.heads_kv;
-  const std::int64_t state_bytes = s.dim_qk * s.dim_v * static_cast<std::int64_t>(sizeof(Accumulate<T>));
-  const std::int64_t worth =
-      std::min<std::int64_t>(units, threads * bytes_per_thread) * state_bytes / bytes_per_thread;
-  w.threads = static_cast<int>(std::clamp<std::int64_t>(std::min(units, worth), 1, threads));
+  const double state_bytes = static_cast<double>(s.dim_qk * s.dim_v) * sizeof(Accumulate<T>);
+  const double worth =
+      static_cast<double>(units) * state_bytes * static_cast<double>(s.seq_q) / bytes_per_thread;
+  w.threads = static_cast<int>(
+      std::clamp(std::min(worth, static_cast<double>(units)), 1.0, static_cast<double>(threads)));
   w.tokens = padded(s.seq_q);
   if (units == 0) return w;
   const std::int64_t rows = 1 + s.heads_q / s.heads_kv;  // of q and k, of v and o
@@ -38,7 +40,7 @@ StepLayout step_layout(const Shape& s, int threads) {
   w.scratch_bytes = rounded(static_cast<std::size_t>(elements + w.tokens) * sizeof(Accumulate<T>) +
                             static_cast<std::size_t>(w.tokens) * sizeof(double));
   w.scratch_at = rounded(static_cast<std::size_t>(s.batch) * sizeof(std::int32_t));  // for validate_contents
-  w.bytes = w.scratch_at + static_cast<std::size_t>(w.threads) * w.scratch_bytes;
+  w.bytes = w.scratch_at + static_cast<std::size_t>(threads) * w.scratch_bytes;
   return w;
 }
 
@@ -117,8 +119,9 @@ class Stepper {
     const Rows<const T> all = rows(tensor, lane, head, heads, dim);
     alignas(64) A scale[at_once];
     for (std::int64_t t = 0; t < tokens_; t += at_once)
-      pack_rows<S, norm, false>(all.from(t), static_cast<int>(std::min<std::int64_t>(at_once, tokens_ - t)),
-                                weight == nullptr ? nullptr : weight + t, packed + t * pitch, pitch, scale);
+      pack_rows<S, norm, Check::none>(
+          all.from(t), static_cast<int>(std::min<std::int64_t>(at_once, tokens_ - t)),
+          weight == nullptr ? nullptr : weight + t, packed + t * pitch, pitch, scale);
   }
 
   /// One token, one query head: h += k v^T and o = h^T q in one pass over h, with o in registers.
@@ -189,10 +192,12 @@ class Stepper {
 
 }  // namespace detail
 
-/// Bytes of scratch that `step` needs for these shapes; 0 for arguments that it will refuse.
+/// Bytes of scratch that `step` needs; pointers need not be set yet. 0 for a shape that will be refused.
 template <AnyProblem P>
 std::size_t workspace_bytes(const StepArguments<typename P::element>& args, const Execution& execution = {}) {
-  if (!validate<P>(args)) return 0;
+  if (!cottention::detail::validate_shape(args.shape, P::head_dim, cottention::detail::Lengths::equal) ||
+      !validate(execution))
+    return 0;
   return detail::step_layout<typename P::element>(args.shape, available_threads(execution)).bytes;
 }
 
@@ -209,6 +214,7 @@ template <AnyProblem P, int vector_bytes = native_vector_bytes>
 [[nodiscard]] Status step(const StepArguments<typename P::element>& args, Workspace workspace,
                           const Execution& execution = {}) {
   using T = typename P::element;
+  if (Status status = validate(execution); !status) return status;
   if (Status status = validate<P>(args); !status) return status;
   const detail::StepLayout layout = detail::step_layout<T>(args.shape, available_threads(execution));
   if (Status status = validate(workspace, layout.bytes); !status) return status;

@@ -142,6 +142,10 @@ class Walker {
       chunk > 0 && chunk % 16 == 0,
       "cottention: the CPU backend's chunk must be a multiple of 16, so that whole vectors and register "
       "tiles fill it. Remedy: Tiling{.chunk = 32}.");
+  static_assert(
+      chunk <= 256,
+      "cottention: the CPU backend's chunk must be at most 256, since some of its data lie on the stack and "
+      "longer chunks only cost time. Remedy: Tiling{.chunk = 32}.");
 
   Walker() = default;
   Walker(const Walk<T>& walk, const ChunkScratch<A>& scratch) : walk_(walk), s_(scratch) {}
@@ -158,6 +162,7 @@ class Walker {
   /// Causal: rows t to t + count - 1, starting from the state h, which ends up after them. Their own sum is
   /// added to `sum` too where it is not null. Returns the chunk's share of the sum for the gradient of m.
   double walk_chunk(std::int64_t t, int count, A* h, A* sum) {
+    if (walk_.bc_heads == 0) return apply_chunk(t, count, h);  // a group without query heads
     double log_sum = 0;
     load_counts(count);
     for (std::int64_t bc_head = 0; bc_head < walk_.bc_heads; ++bc_head) {
@@ -234,35 +239,21 @@ class Walker {
     if (any_weight()) weights_of_counts<A, vector_bytes>(n_, count, walk_.exponent, weight_);
   }
 
-  template <bool check>
-  bool load(const RoleRows<const T>& role, Norm norm, std::int64_t head, std::int64_t t, int count,
-            const A* weight, A* packed, std::int64_t pitch) {
-    const Rows<const T> rows = role.of(head, t);
-    switch (norm) {
-      case Norm::unit:
-        return pack_rows<S, Norm::unit, check>(rows, count, weight, packed, pitch, scale_);
-      case Norm::deferred:
-        return pack_rows<S, Norm::deferred, check>(rows, count, weight, packed, pitch, scale_);
-      default:
-        return pack_rows<S, Norm::keep, check>(rows, count, weight, packed, pitch, scale_);
-    }
+  template <Check check>
+  bool load(const RoleRows<const T>& role, std::int64_t head, std::int64_t t, int count, A* packed,
+            std::int64_t pitch) {
+    const A* weight = role.weighted ? weight_ : nullptr;
+    if (role.norm == Norm::unit)
+      return pack_rows<S, Norm::unit, check>(role.of(head, t), count, weight, packed, pitch, scale_);
+    return pack_rows<S, Norm::keep, check>(role.of(head, t), count, weight, packed, pitch, scale_);
   }
-  const A* weight_of(const RoleRows<const T>& role) const { return role.weighted ? weight_ : nullptr; }
-
   void load_a(std::int64_t head, std::int64_t t, int count) {
-    load<false>(walk_.a, walk_.a.norm, head, t, count, weight_of(walk_.a), s_.a, s_.a_pitch);
+    load<Check::none>(walk_.a, head, t, count, s_.a, s_.a_pitch);
   }
-  /// Where c is kept as it is, it takes the norm of b upon itself: b c^T is all that matters.
+  /// Tells whether c is finite.
   bool load_bc(std::int64_t head, std::int64_t t, int count) {
-    const bool deferred = walk_.b.norm == Norm::unit && walk_.c.norm == Norm::keep;
-    load<false>(walk_.b, deferred ? Norm::deferred : walk_.b.norm, head, t, count, weight_of(walk_.b), s_.b,
-                s_.a_pitch);
-    const A* weight = weight_of(walk_.c);
-    if (deferred) {
-      for (int r = 0; weight != nullptr && r < count; ++r) scale_[r] *= weight[r];
-      weight = scale_;
-    }
-    return load<true>(walk_.c, walk_.c.norm, head, t, count, weight, s_.c, s_.c_pitch);
+    load<Check::none>(walk_.b, head, t, count, s_.b, s_.a_pitch);
+    return load<Check::finite>(walk_.c, head, t, count, s_.c, s_.c_pitch);
   }
 
   /// scores = tril(a b^T), only as far as the diagonal.
@@ -335,8 +326,8 @@ class Walker {
     double log_sum = 0;
     if (walk_.projected.rows.data != nullptr) {
       const Rows<const T> rows = walk_.projected.of(head, t);
-      pack_rows<S, Norm::unit, false>(rows, count, static_cast<const A*>(nullptr), s_.unit, s_.c_pitch,
-                                      scale_);
+      pack_rows<S, Norm::unit, Check::none>(rows, count, static_cast<const A*>(nullptr), s_.unit, s_.c_pitch,
+                                            scale_);
       A dot[chunk];
       project_rows<S>(s_.o, s_.unit, s_.c_pitch, count, scale_, dot);
       if (walk_.sums_log_weights)
@@ -353,9 +344,9 @@ class Walker {
   LookAhead<T, chunk> ahead_;
   const Walk<T>* next_walk_ = nullptr;
   std::int64_t next_t_ = 0;
-  alignas(64) double n_[chunk];
-  alignas(64) A weight_[chunk];
-  alignas(64) A scale_[chunk];
+  alignas(64) double n_[chunk] = {};
+  alignas(64) A weight_[chunk] = {};
+  alignas(64) A scale_[chunk] = {};
 };
 
 }  // namespace cottention::cpu

@@ -1,6 +1,7 @@
 // How much scratch a call needs, and where in the caller's workspace everything lies.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 
 #include <cottention/cpu/roles.hpp>
@@ -8,19 +9,21 @@
 
 namespace cottention::cpu {
 
-/// What the units of a call amount to. Follows from shapes and strides alone, so that a workspace can be
-/// sized before.
+/// What the units of a call amount to. Follows from shapes and strides alone.
 struct Work {
-  std::int64_t units = 0;
-  std::int64_t heads = 0;  // consecutive units that belong to one sequence
-  std::int64_t rows = 0;   // of all units together
+  std::int64_t states = 0;  // batch x heads_kv
+  std::int64_t units = 0;   // states, for each output
+  std::int64_t heads = 0;   // consecutive units that belong to one sequence
+  std::int64_t rows = 0;    // of all units together
   std::int64_t dim_qk = 0, dim_v = 0;
+  std::int64_t log_sum_units = 0;  // units that may yield a sum for the gradient of m
   bool packed = false;             // sequences may differ in length
   bool interleaved = false;        // the rows of neighbouring heads are neighbours in memory
-  std::int64_t log_sum_units = 0;  // units that yield a sum for the gradient of m
 };
 
-/// No size here follows the length of a sequence.
+/// How the work is shared out, and where everything lies. Sizes follow from the head dimensions, the number
+/// of threads that there are and the number of heads, and grow with each of them; the length of a sequence
+/// does not matter. What is used of it may be less.
 struct WorkspaceLayout {
   int threads = 1;                    // that the work is worth
   int together = 1;                   // heads that a thread walks side by side
@@ -39,36 +42,40 @@ inline constexpr int most_together = 8;
 
 /// Where heads are interleaved, walking one at a time uses a few lines of every page, and what the hardware
 /// fetches besides is lost. So a thread takes several at a time, up to 1 KiB of neighbouring rows and 256 KiB
-/// of states, as long as no thread ends up with more heads than it would have otherwise.
+/// of states.
 template <Element T>
-int heads_together(const Work& work, int threads, std::int64_t state_elements) {
-  if (!work.interleaved || work.heads == 0) return 1;
-  constexpr auto element = static_cast<std::int64_t>(sizeof(T));
-  const std::int64_t row_bytes = std::max(work.dim_qk, work.dim_v) * element;
+std::int64_t heads_together_at_most(const Work& work, std::int64_t state_elements) {
+  if (!work.interleaved) return 1;
+  const std::int64_t row_bytes = std::max(work.dim_qk, work.dim_v) * static_cast<std::int64_t>(sizeof(T));
   const std::int64_t state_bytes = state_elements * static_cast<std::int64_t>(sizeof(Accumulate<T>));
+  return std::clamp<std::int64_t>(std::min({1024 / row_bytes, 262144 / state_bytes, work.heads}), 1,
+                                  most_together);
+}
+
+/// As many of them as leave no thread with more heads than it would have had otherwise.
+inline std::int64_t heads_together(const Work& work, int threads, std::int64_t at_most) {
   const auto most_heads = [&](std::int64_t together) {  // on any one thread
     const std::int64_t groups = work.units / work.heads * ((work.heads + together - 1) / together);
     return (groups + threads - 1) / threads * together;
   };
-  std::int64_t together =
-      std::min({std::int64_t{most_together}, 1024 / row_bytes, 262144 / state_bytes, work.heads});
-  while (together > 1 && most_heads(together) > most_heads(1)) --together;
-  return static_cast<int>(std::max<std::int64_t>(1, together));
+  while (at_most > 1 && most_heads(at_most) > most_heads(1)) --at_most;
+  return at_most;
 }
 
 template <Element T>
 WorkspaceLayout workspace_layout(const Work& work, int chunk, int threads) {
   using A = Accumulate<T>;
   WorkspaceLayout w;
-  w.threads = static_cast<int>(std::clamp<std::int64_t>(work.rows / rows_per_thread, 1, threads));
+  if (work.states == 0) return w;
   const std::int64_t pitch_qk = padded(work.dim_qk), pitch_v = padded(work.dim_v);
   w.state_elements = pitch_qk * pitch_v;
-  w.together = heads_together<T>(work, w.threads, w.state_elements);
-  w.scratch_elements =
-      ChunkScratch<A>::elements(chunk, pitch_qk, pitch_v) + 3 * w.together * w.state_elements;
+  const std::int64_t at_most = heads_together_at_most<T>(work, w.state_elements);
+  w.threads = static_cast<int>(std::clamp<std::int64_t>(work.rows / rows_per_thread, 1, threads));
+  w.together = static_cast<int>(heads_together(work, w.threads, at_most));
+  w.scratch_elements = ChunkScratch<A>::elements(chunk, pitch_qk, pitch_v) + 3 * at_most * w.state_elements;
   // A few split units at a time keep all threads busy; each holds the states between its pieces.
-  const bool may_split = w.threads > 1 && (work.packed || work.units % w.threads != 0);
-  w.places = may_split ? (w.threads + 7) / 8 : 0;
+  const int places = threads > 1 ? (threads + 7) / 8 : 0;
+  w.places = w.threads > 1 && (work.packed || work.units % w.threads != 0) ? places : 0;
   w.place_states = piece_limit(w.state_elements) + 1;
   const auto take = [&w](std::size_t bytes) {
     const std::size_t at = w.bytes;
@@ -76,10 +83,10 @@ WorkspaceLayout workspace_layout(const Work& work, int chunk, int threads) {
     return at;
   };
   const auto elements = [](std::int64_t n) { return static_cast<std::size_t>(n) * sizeof(A); };
-  take(static_cast<std::size_t>(w.places) * sizeof(Unit<T>));
-  w.progress_at = take(static_cast<std::size_t>(w.places) * sizeof(SplitUnit));
-  w.scratch_at = take(elements(w.threads * w.scratch_elements));
-  w.states_at = take(elements(w.places * w.place_states * w.state_elements));
+  take(static_cast<std::size_t>(places) * sizeof(Unit<T>));
+  w.progress_at = take(static_cast<std::size_t>(places) * sizeof(SplitUnit));
+  w.scratch_at = take(elements(threads * w.scratch_elements));
+  w.states_at = take(elements(places * w.place_states * w.state_elements));
   w.log_sums_at = take(static_cast<std::size_t>(work.log_sum_units * most_pieces) * sizeof(double));
   return w;
 }
