@@ -37,20 +37,21 @@ void embed_backward(Team& team, std::int64_t rows, std::int64_t dim, const std::
   });
 }
 
-/// y = x / rms(x) row by row; keeps 1 / rms(x).
+/// y = x / sqrt(mean(x^2) + epsilon) row by row; keeps that 1 / sqrt.
 template <class Real>
-void normalise(Team& team, std::int64_t rows, std::int64_t dim, const Real* x, Real* inverse_rms, Real* y) {
+void normalise(Team& team, std::int64_t rows, std::int64_t dim, Real epsilon, const Real* x,
+               Real* inverse_rms, Real* y) {
   team.split(rows, 1, [&](std::int64_t begin, std::int64_t end, int) {
     for (std::int64_t i = begin; i < end; ++i) {
       const Real* row = x + i * dim;
-      const Real inverse = 1 / std::sqrt(dot(dim, row, row) / static_cast<Real>(dim) + Real(1e-6));
+      const Real inverse = 1 / std::sqrt(dot(dim, row, row) / static_cast<Real>(dim) + epsilon);
       inverse_rms[i] = inverse;
       for (std::int64_t j = 0; j < dim; ++j) y[i * dim + j] = row[j] * inverse;
     }
   });
 }
 
-/// dx += (dy - y mean(y dy)) / rms(x)
+/// dx += (dy - y mean(y dy)) / sqrt(mean(x^2) + epsilon)
 template <class Real>
 void normalise_backward(Team& team, std::int64_t rows, std::int64_t dim, const Real* y,
                         const Real* inverse_rms, const Real* dy, Real* dx) {

@@ -1,5 +1,7 @@
-// The model: for each block, x += project(attention(convolve(normalise(x)))) and x += mlp(normalise(x)); then
-// logits. forward and backward for training, step for generation. All memory is allocated at construction.
+// The model: for each block, x += project(normalise(attention(convolve(normalise(x))))) and x +=
+// mlp(normalise(x)); then logits. The normalisation of each head's output keeps it in the range of training
+// when a text grows longer. forward and backward for training, step for generation. All memory is allocated
+// at construction.
 #pragma once
 
 #include <algorithm>
@@ -54,17 +56,19 @@ class Model {
     embed(team_, rows, dim, bytes, parameters.embedding, kept_[0].x.data());
     for (std::int64_t l = 0; l < config_.layers; ++l) {
       Kept& kept = at(l);
-      normalise(team_, rows, dim, kept.x.data(), kept.inverse_rms.data(), kept.normed.data());
+      normalise(team_, rows, dim, x_epsilon, kept.x.data(), kept.inverse_rms.data(), kept.normed.data());
       convolve(team_, batch, seq, dim, kept.normed.data(), weights(l).convolution, kept.mixed.data());
       multiply_(rows, 3 * dim, dim, {kept.mixed.data(), dim}, {weights(l).qkv, 3 * dim}, kept.qkv.data());
       {
         const Stopwatch stopwatch(team_.profile().attention_seconds);
         attention_->forward(shape(), l, kept.qkv.data(), weights(l).scale_logit, kept.o.data());
       }
+      normalise(team_, rows * config_.heads, config_.head_dim(), o_epsilon, kept.o.data(),
+                kept.o_inverse_rms.data(), kept.o_normed.data());
       copy(rows * dim, kept.x, kept.middle);
-      multiply_(rows, dim, dim, {kept.o.data(), dim}, {weights(l).project, dim}, kept.middle.data(),
+      multiply_(rows, dim, dim, {kept.o_normed.data(), dim}, {weights(l).project, dim}, kept.middle.data(),
                 Store::add);
-      normalise(team_, rows, dim, kept.middle.data(), kept.middle_inverse_rms.data(),
+      normalise(team_, rows, dim, x_epsilon, kept.middle.data(), kept.middle_inverse_rms.data(),
                 kept.middle_normed.data());
       multiply_(rows, hidden, dim, {kept.middle_normed.data(), dim}, {weights(l).up, hidden},
                 kept.hidden.data());
@@ -74,7 +78,7 @@ class Model {
       multiply_(rows, dim, hidden, {kept.active.data(), hidden}, {weights(l).down, dim}, next.data(),
                 Store::add);
     }
-    normalise(team_, rows, dim, last_.x.data(), last_.inverse_rms.data(), last_.normed.data());
+    normalise(team_, rows, dim, x_epsilon, last_.x.data(), last_.inverse_rms.data(), last_.normed.data());
     multiply_(rows, 256, dim, {last_.normed.data(), dim}, {parameters.head, 256}, logits_.data());
     return {logits_.data(), static_cast<std::size_t>(rows * 256)};
   }
@@ -109,18 +113,20 @@ class Model {
           past_.data() + l * taps * dim;  // the last rows of the convolution's input, the newest last
       const std::int64_t seen = std::min(position_, taps - 1);
       if (position_ >= taps) std::copy(past + dim, past + taps * dim, past);
-      normalise(team_, 1, dim, x, row.inverse_rms.data(), past + seen * dim);
+      normalise(team_, 1, dim, x_epsilon, x, row.inverse_rms.data(), past + seen * dim);
       convolve_last(seen, past, weights(l).convolution, row.mixed.data());
       multiply_(1, 3 * dim, dim, {row.mixed.data(), dim}, {weights(l).qkv, 3 * dim}, row.qkv.data());
       attention_->step(l, row.qkv.data(), weights(l).scale_logit, row.o.data());
-      multiply_(1, dim, dim, {row.o.data(), dim}, {weights(l).project, dim}, x, Store::add);
-      normalise(team_, 1, dim, x, row.inverse_rms.data(), row.normed.data());
+      normalise(team_, config_.heads, config_.head_dim(), o_epsilon, row.o.data(), row.o_inverse_rms.data(),
+                row.o_normed.data());
+      multiply_(1, dim, dim, {row.o_normed.data(), dim}, {weights(l).project, dim}, x, Store::add);
+      normalise(team_, 1, dim, x_epsilon, x, row.inverse_rms.data(), row.normed.data());
       multiply_(1, hidden, dim, {row.normed.data(), dim}, {weights(l).up, hidden}, row.hidden.data());
       squared_relu(team_, hidden, row.hidden.data(), row.active.data());
       multiply_(1, dim, hidden, {row.active.data(), hidden}, {weights(l).down, dim}, x, Store::add);
     }
     ++position_;
-    normalise(team_, 1, dim, x, row.inverse_rms.data(), row.normed.data());
+    normalise(team_, 1, dim, x_epsilon, x, row.inverse_rms.data(), row.normed.data());
     multiply_(1, 256, dim, {row.normed.data(), dim}, {parameters.head, 256}, logits_.data());
     return {logits_.data(), 256};
   }
@@ -134,17 +140,24 @@ class Model {
   struct Kept {
     Kept(std::int64_t rows, const Config& config) : Kept(rows, config.dim) {
       const std::int64_t dim = config.dim;
-      mixed = buffer(rows * dim), qkv = buffer(rows * 3 * dim), o = buffer(rows * dim);
+      mixed = buffer(rows * dim), qkv = buffer(rows * 3 * dim);
+      o = buffer(rows * dim), o_inverse_rms = buffer(rows * config.heads), o_normed = buffer(rows * dim);
       middle = buffer(rows * dim), middle_inverse_rms = buffer(rows), middle_normed = buffer(rows * dim);
       hidden = buffer(rows * config.hidden()), active = buffer(rows * config.hidden());
     }
     Kept(std::int64_t rows, std::int64_t dim)
         : x(buffer(rows * dim)), inverse_rms(buffer(rows)), normed(buffer(rows * dim)) {}
-    std::vector<Real> x, inverse_rms, normed;                     // (rows, dim), (rows), (rows, dim)
-    std::vector<Real> mixed, qkv, o;                              // (rows, dim), (rows, 3 dim), (rows, dim)
+    std::vector<Real> x, inverse_rms, normed;  // (rows, dim), (rows), (rows, dim)
+    std::vector<Real> mixed, qkv;              // (rows, dim), (rows, 3 dim)
+    std::vector<Real> o, o_inverse_rms,
+        o_normed;  // (rows, heads, head_dim), (rows, heads), (rows, heads, head_dim)
     std::vector<Real> middle, middle_inverse_rms, middle_normed;  // (rows, dim), (rows), (rows, dim)
     std::vector<Real> hidden, active;                             // (rows, hidden)
   };
+
+  static constexpr Real x_epsilon = Real(1e-6);
+  // Early outputs of cosine attention, of one or two tokens, may be near 0: those are not blown up.
+  static constexpr Real o_epsilon = Real(1e-2);
 
   static std::vector<Real> buffer(std::int64_t count) {
     return std::vector<Real>(static_cast<std::size_t>(count));
@@ -193,7 +206,10 @@ class Model {
       multiply_backward(dim, hidden, kept.middle_normed, w.up, dhidden, dw.up, dnormed);
       normalise_backward(team_, rows, dim, kept.middle_normed.data(), kept.middle_inverse_rms.data(), dnormed,
                          dx);
-      multiply_backward(dim, dim, kept.o, w.project, dx, dw.project, dmixed);
+      multiply_backward(dim, dim, kept.o_normed, w.project, dx, dw.project, dnormed);
+      std::fill_n(dmixed, rows * dim, Real{0});
+      normalise_backward(team_, rows * config_.heads, config_.head_dim(), kept.o_normed.data(),
+                         kept.o_inverse_rms.data(), dnormed, dmixed);
       {
         const Stopwatch stopwatch(team_.profile().attention_seconds);
         attention_->backward(shape(), l, kept.qkv.data(), w.scale_logit, kept.o.data(), dmixed, dqkv_.data(),
