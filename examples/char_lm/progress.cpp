@@ -33,7 +33,7 @@ void Progress::show(std::int64_t done, double training_loss, double held_out_los
   if (!terminal_) {
     std::printf("%s\n", text);
   } else {
-    constexpr std::int64_t width = 20;
+    constexpr std::int64_t width = 10;  // the line fits 80 columns
     const auto filled = static_cast<std::size_t>(done * width / steps_);
     const std::string bar = std::string(filled, '#') + std::string(width - filled, '.');
     std::printf("\r[%s] %s\033[K%s", bar.c_str(), text, last ? "\n" : "");
