@@ -1,36 +1,21 @@
 // Properties that hold for any shape: what must agree to rounding, and what bit for bit.
 #include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <thread>
 #include <vector>
 
 #include "support/cases.hpp"
 #include "support/catch.hpp"
+#include "support/compare.hpp"
 #include "support/cpu_runs.hpp"
 #include "support/part.hpp"
 
-using cottention::bfloat16, cottention::half, cottention::HeadDim, cottention::Mask, cottention::Plan,
-    cottention::Scale;
+using cottention::bfloat16, cottention::half, cottention::Mask, cottention::Plan, cottention::Scale;
 using namespace support;
 
 namespace {
 
 using Values = std::vector<double>;
-
-bool same_bits(const Values& a, const Values& b) {
-  return a.size() == b.size() &&
-         (a.empty() || std::memcmp(a.data(), b.data(), a.size() * sizeof(double)) == 0);
-}
-
-bool same_bits(const Output& a, const Output& b) {
-  return same_bits(a.o, b.o) && same_bits(a.h, b.h) && a.count == b.count;
-}
-
-bool same_bits(const Gradient& a, const Gradient& b) {
-  return same_bits(a.dq, b.dq) && same_bits(a.dk, b.dk) && same_bits(a.dv, b.dv) &&
-         same_bits(a.dscale_logit, b.dscale_logit) && same_bits(a.dinitial_state, b.dinitial_state);
-}
 
 template <cottention::Element T>
 void check_close(const Output& got, const Output& expected) {
@@ -49,82 +34,11 @@ BackwardCall<T> backward_call(const Case& c) {
   return cpu_backward<T>(c.mask, c.scale);
 }
 
-/// A problem with everything drawn at random; some are long enough to be cut into pieces.
-Case random_case(std::uint64_t seed) {
-  Random random(seed);
-  const auto between = [&](std::int64_t low, std::int64_t high) {
-    return low + random.below(high - low + 1);
-  };
-  const auto some = [&]<class E>(std::initializer_list<E> values) {
-    return values.begin()[random.below(static_cast<std::int64_t>(values.size()))];
-  };
-  Case c{.mask = some({Mask::causal, Mask::bidirectional}),
-         .scale = some({Scale::none, Scale::by_key, Scale::by_query}),
-         .seed = seed};
-  cottention::Shape& s = c.shape;
-  s.heads_kv = between(1, 3);
-  s.heads_q = s.heads_kv * between(1, 3);
-  s.dim_qk = between(2, 40);
-  s.dim_v = between(1, 40);
-  s.batch = between(1, 4);
-  const std::int64_t longest = some({20, 100, 300});
-  s.seq_q = s.seq_k = between(0, longest);
-  const bool cross = c.mask == Mask::bidirectional && random.uniform() < 0.5;
-  if (cross) s.seq_k = between(0, longest);
-  if (random.uniform() < 0.5)
-    for (std::int64_t b = 0; b < s.batch; ++b) {
-      c.lengths_q.push_back(between(0, longest));
-      if (cross) c.lengths_k.push_back(between(0, longest));
-    }
-  c.offset_type = some({OffsetType::int32, OffsetType::int64});
-  c.padding = some({Padding::none, Padding::left, Padding::right, Padding::middle, Padding::unrelated});
-  c.layout = some({Layout::bshd, Layout::bhsd, Layout::gaps});
-  c.initial_state = some({Presence::absent, Presence::present});
-  return c;
-}
-
-/// Batches of long and short sequences, padded and packed.
-std::vector<Case> batches() {
-  return cases::of_every_kind(
-      {{.shape = {3, 100, 100, 4, 2, 24, 40}, .padding = Padding::middle, .initial_state = Presence::present},
-       {.shape = {3, 5000, 5000, 1, 1, 16, 8}, .padding = Padding::right},
-       {.shape = {.heads_q = 2, .heads_kv = 1, .dim_qk = 8, .dim_v = 16},
-        .lengths_q = {70, 9001, 0, 1, 5000},
-        .initial_state = Presence::present}});
-}
-
-/// Sequence b of a result that has one row of `width` values for each position.
-template <cottention::Element T>
-Values sequence_rows(const Values& x, const Inputs<T>& inputs, std::int64_t b, bool query_side,
-                     std::int64_t width) {
-  const std::int64_t begin = query_side ? inputs.start_q(b) : inputs.start_k(b);
-  return rows_of(x, {begin, begin + (query_side ? inputs.length_q(b) : inputs.length_k(b))}, width);
-}
-
-template <cottention::Element T>
-Output sequence_of(const Output& out, const Inputs<T>& inputs, std::int64_t b) {
-  const cottention::Shape& s = inputs.shape();
-  return {.o = sequence_rows(out.o, inputs, b, true, s.heads_q * s.dim_v),
-          .h = rows_of(out.h, {b, b + 1}, s.heads_kv * s.dim_qk * s.dim_v),
-          .count = {out.count.data()[b]}};
-}
-
-/// Without dscale_logit, which is a sum over sequences.
-template <cottention::Element T>
-Gradient sequence_of(const Gradient& out, const Inputs<T>& inputs, std::int64_t b) {
-  const cottention::Shape& s = inputs.shape();
-  return {.dq = sequence_rows(out.dq, inputs, b, true, s.heads_q * s.dim_qk),
-          .dk = sequence_rows(out.dk, inputs, b, false, s.heads_kv * s.dim_qk),
-          .dv = sequence_rows(out.dv, inputs, b, false, s.heads_kv * s.dim_v),
-          .dscale_logit = {},
-          .dinitial_state = rows_of(out.dinitial_state, {b, b + 1}, s.heads_kv * s.dim_qk * s.dim_v)};
-}
-
 }  // namespace
 
 TEMPLATE_TEST_CASE("Property: random problems are right", "", double, float, half, bfloat16) {
   for (std::uint64_t seed = 100; seed < 150; ++seed) {
-    const Case c = random_case(seed);
+    const Case c = cases::random(seed);
     check_forward<TestType>(c, {.execution = executor(2), .layout = c.layout});
     check_backward<TestType>(c, {.execution = executor(2), .layout = c.layout});
   }
@@ -204,7 +118,7 @@ TEST_CASE("Property: states of disjoint parts add") {
 }
 
 TEMPLATE_TEST_CASE("Property: two runs agree bit for bit", "", double, float, bfloat16) {
-  for (const Case& c : batches()) {
+  for (const Case& c : cases::batches()) {
     const Inputs<TestType> inputs(c);
     INFO(describe<TestType>(c));
     const Manner manner{.execution = executor(3)};
@@ -216,7 +130,7 @@ TEMPLATE_TEST_CASE("Property: two runs agree bit for bit", "", double, float, bf
 }
 
 TEST_CASE("Property: the order in which an executor runs its threads changes no bits") {
-  for (const Case& c : batches()) {
+  for (const Case& c : cases::batches()) {
     const Inputs<float> inputs(c);
     INFO(describe<float>(c));
     for (const int threads : {2, 4}) {
@@ -234,7 +148,7 @@ TEST_CASE("Property: the order in which an executor runs its threads changes no 
 
 TEMPLATE_TEST_CASE("Property: batch-invariant results do not depend on threads", "", double, float, half,
                    bfloat16) {
-  for (const Case& c : batches()) {
+  for (const Case& c : cases::batches()) {
     const Inputs<TestType> inputs(c);
     INFO(describe<TestType>(c));
     auto forward = inputs.forward();
@@ -256,7 +170,7 @@ TEMPLATE_TEST_CASE("Property: batch-invariant results do not depend on threads",
 
 TEMPLATE_TEST_CASE("Property: batch-invariant results do not depend on the rest of the batch", "", double,
                    float, half, bfloat16) {
-  for (const Case& c : batches()) {
+  for (const Case& c : cases::batches()) {
     const Inputs<TestType> inputs(c);
     auto forward = inputs.forward();
     auto backward = inputs.backward();

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <initializer_list>
 #include <vector>
 
 #include "support/problem_generator.hpp"
@@ -163,6 +164,48 @@ inline std::vector<Spoiled> spoiled() {
       {0, 39, 40, 41});
   add({.shape = {1, 5000, 5000, 1, 1, 8, 8}}, {3001});  // in the middle of pieces
   return all;
+}
+
+/// A problem with everything drawn at random; some are long enough to be cut into pieces.
+inline Case random(std::uint64_t seed) {
+  Random draw(seed);
+  const auto between = [&](std::int64_t low, std::int64_t high) { return low + draw.below(high - low + 1); };
+  const auto some = [&]<class E>(std::initializer_list<E> values) {
+    return values.begin()[draw.below(static_cast<std::int64_t>(values.size()))];
+  };
+  Case c{.mask = some({Mask::causal, Mask::bidirectional}),
+         .scale = some({Scale::none, Scale::by_key, Scale::by_query}),
+         .seed = seed};
+  cottention::Shape& s = c.shape;
+  s.heads_kv = between(1, 3);
+  s.heads_q = s.heads_kv * between(1, 3);
+  s.dim_qk = between(2, 40);
+  s.dim_v = between(1, 40);
+  s.batch = between(1, 4);
+  const std::int64_t longest = some({20, 100, 300});
+  s.seq_q = s.seq_k = between(0, longest);
+  const bool cross = c.mask == Mask::bidirectional && draw.uniform() < 0.5;
+  if (cross) s.seq_k = between(0, longest);
+  if (draw.uniform() < 0.5)
+    for (std::int64_t b = 0; b < s.batch; ++b) {
+      c.lengths_q.push_back(between(0, longest));
+      if (cross) c.lengths_k.push_back(between(0, longest));
+    }
+  c.offset_type = some({OffsetType::int32, OffsetType::int64});
+  c.padding = some({Padding::none, Padding::left, Padding::right, Padding::middle, Padding::unrelated});
+  c.layout = some({Layout::bshd, Layout::bhsd, Layout::gaps});
+  c.initial_state = some({Presence::absent, Presence::present});
+  return c;
+}
+
+/// Batches of long and short sequences, padded and packed.
+inline std::vector<Case> batches() {
+  return of_every_kind(
+      {{.shape = {3, 100, 100, 4, 2, 24, 40}, .padding = Padding::middle, .initial_state = Presence::present},
+       {.shape = {3, 5000, 5000, 1, 1, 16, 8}, .padding = Padding::right},
+       {.shape = {.heads_q = 2, .heads_kv = 1, .dim_qk = 8, .dim_v = 16},
+        .lengths_q = {70, 9001, 0, 1, 5000},
+        .initial_state = Presence::present}});
 }
 
 }  // namespace support::cases
