@@ -143,20 +143,21 @@ template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native
   if (Status status = validate_contents<P>(args); !status) return status;
   const detail::BackwardSource<P> source(args);
   const WorkspaceLayout layout = workspace_layout<T>(source.work(), tile.chunk, available_threads(execution));
-  if (source.work().units > 0)
+  const bool any = source.work().units > 0 && (source.work().rows > 0 || args.dinitial_state != nullptr);
+  if (any)
     if (Status status = validate(workspace, layout.bytes); !status) return status;
   Driver<P, tile.chunk, vector_bytes, detail::BackwardSource<P>> driver(source, layout, workspace);
-  if (source.work().units > 0) driver.run(execution);
+  if (any) driver.run(execution);
   if (args.dscale_logit == nullptr) return {};
   const std::int64_t heads = args.shape.heads_kv;
   for (std::int64_t head = 0; head < heads; ++head) {
     double sum = 0;
-    for (std::int64_t b = 0; source.sums_logs() && b < args.shape.batch; ++b) {
+    for (std::int64_t b = 0; any && source.sums_logs() && b < args.shape.batch; ++b) {
       const Sequence s = source.roles().sequence(b);
       sum += driver.log_sum(b * heads + head, P::scale == Scale::by_key ? s.length_k : s.length_q);
     }
     const double gate = source.sums_logs() ? sigmoid(static_cast<double>(args.scale_logit[head])) : 0;
-    args.dscale_logit[head] = static_cast<Accumulate<T>>(-gate * (1 - gate) * sum);
+    args.dscale_logit[head] = static_cast<Accumulate<T>>(0 - gate * (1 - gate) * sum);
   }
   return {};
 }

@@ -91,8 +91,10 @@ template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native
   if (Status status = validate_contents<P>(args); !status) return status;
   const detail::ForwardSource<P> source(args);
   const WorkspaceLayout layout = workspace_layout<T>(source.work(), tile.chunk, available_threads(execution));
-  if (Status status = validate(workspace, layout.bytes); !status) return status;
-  if (source.work().units > 0)
+  const bool any = source.work().units > 0 && (source.work().rows > 0 || args.final_state.h != nullptr);
+  if (any)
+    if (Status status = validate(workspace, layout.bytes); !status) return status;
+  if (any)
     Driver<P, tile.chunk, vector_bytes, detail::ForwardSource<P>>(source, layout, workspace).run(execution);
   if (args.final_state.count != nullptr) {
     for (std::int64_t b = 0; b < args.shape.batch; ++b) {
