@@ -17,8 +17,8 @@ def split(name):
     parts = name.split("/")
     if parts[0] == "step":
         return parts[0], parts[1], None, parts[2], int(parts[3].split(":")[1])
-    if parts[0] in ("forward", "backward", "forward_backward"):
-        return (*parts[:4], int(parts[4].split(":")[1]))
+    if parts[0] in ("forward", "forward_bhsd", "backward", "forward_backward"):
+        return (parts[0].removesuffix("_bhsd"), *parts[1:4], int(parts[4].split(":")[1]))
     return None
 
 
@@ -127,7 +127,11 @@ def goals(results):
         met = bool(measured >= wanted if at_least else measured <= wanted) if judged else None
         listed.append({"goal": goal, "measured": measured, "wanted": wanted, "at_least": at_least, "met": met})
 
-    add("forward at C: useful FLOPs as a fraction of FMA peak", forward and forward["fraction_of_peak"], 0.60, True)
+    heads_first = row("forward_bhsd/C/causal/fp32")
+    add("forward at C, [batch, heads, length, dim]: useful FLOPs as a fraction of FMA peak",
+        heads_first and heads_first["fraction_of_peak"], 0.60, True)
+    add("forward at C, [batch, length, heads, dim]: useful FLOPs as a fraction of FMA peak",
+        forward and forward["fraction_of_peak"], 0.60, True)
     add("forward + backward at C, in forwards", ratio(both, forward), 6.5, False)
     add("forward at C: times as fast as chunked PyTorch", forward and forward["ratios"].get("chunked"), 5.0, True)
     add("forward at C: times as fast as the authors' quadratic form", forward and forward["ratios"].get("quadratic"),

@@ -38,7 +38,7 @@ FORMS = {"causal": ("quadratic", "recurrent", "chunked", "softmax"), "bidirectio
 TRAINABLE = ("quadratic", "chunked", "softmax", "bidirectional")
 BLOCKS = ("A", "B", "C", "D", "E", "long", "step", "memory")
 QUICK = (r"forward(_backward)?/[ABC]/causal/fp32/threads:N|forward/[ABC]/bidirectional/fp32/threads:N|"
-         r"forward/C/causal/bf16/threads:N|forward/long/.*|step/\d+/fp32/threads:N|memory/.*heads:1/.*threads:N")
+         r"forward/C/causal/bf16/threads:N|forward_bhsd/C/causal/(fp32|bf16)/threads:N|forward/long/.*|step/\d+/fp32/threads:N|memory/.*heads:1/.*threads:N")
 PACKAGES = "Debian and Ubuntu: apt-get install cmake g++ libbenchmark-dev"
 PEER_PACKAGES = "Debian and Ubuntu: apt-get install python3-torch libopenblas0-openmp; elsewhere: pip install torch"
 
