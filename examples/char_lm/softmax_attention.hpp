@@ -82,13 +82,17 @@ class SoftmaxAttention final : public Attention<Real> {
       for (std::int64_t h = begin; h < end; ++h) {
         const std::int64_t cache = (layer * heads + h) * capacity_ * dim;
         Real *k = keys_.data() + cache, *v = values_.data() + cache, *p = weights_.data() + h * capacity_;
-        std::copy_n(qkv + (heads + h) * dim, dim, k + (length - 1) * dim);
-        std::copy_n(qkv + (2 * heads + h) * dim, dim, v + (length - 1) * dim);
-        for (std::int64_t j = 0; j < length; ++j) p[j] = dot(dim, qkv + h * dim, k + j * dim);
+        for (std::int64_t c = 0; c < dim; ++c) {
+          k[c * capacity_ + length - 1] = qkv[(heads + h) * dim + c];
+          v[c * capacity_ + length - 1] = qkv[(2 * heads + h) * dim + c];
+        }
+        std::fill_n(p, length, Real{0});
+        for (std::int64_t c = 0; c < dim; ++c) {
+          const Real q = qkv[h * dim + c];
+          for (std::int64_t j = 0; j < length; ++j) p[j] += q * k[c * capacity_ + j];
+        }
         softmax_row(p, length, length);
-        std::fill_n(o + h * dim, dim, Real{0});
-        for (std::int64_t j = 0; j < length; ++j)
-          for (std::int64_t c = 0; c < dim; ++c) o[h * dim + c] += p[j] * v[j * dim + c];
+        for (std::int64_t c = 0; c < dim; ++c) o[h * dim + c] = dot(length, p, v + c * capacity_);
       }
     });
   }
@@ -182,8 +186,9 @@ class SoftmaxAttention final : public Attention<Real> {
   Real scale_;
   std::vector<Real> log_sum_;  // (layers, batch, heads, seq)
   std::vector<Real> scratch_;  // (threads, 2, query_block, seq)
-  std::vector<Real> keys_, values_,
-      weights_;  // (layers, heads, capacity, head_dim), likewise, (heads, capacity)
+  // The cache, transposed, so that loops over its tokens are vectors.
+  std::vector<Real> keys_, values_;  // (layers, heads, head_dim, capacity)
+  std::vector<Real> weights_;        // (heads, capacity)
   std::vector<std::int64_t> lengths_;
   std::int64_t capacity_ = 0;
 };
