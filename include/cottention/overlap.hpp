@@ -103,9 +103,8 @@ class AddressSearch {
     std::size_t i = 0;
     while (i < size_ && terms_[i].step > step) ++i;
     if (i == size_ || terms_[i].step != step) {
-      std::copy_backward(terms_.begin() + i, terms_.begin() + size_, terms_.begin() + size_ + 1);
+      for (std::size_t at = size_++; at > i; --at) terms_[at] = terms_[at - 1];
       terms_[i] = {.step = step, .first = 0, .last = 0};
-      ++size_;
     }
     terms_[i].first += first;
     terms_[i].last += last;
