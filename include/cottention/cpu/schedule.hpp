@@ -68,7 +68,6 @@ class SplitUnit {
   void close() { unit_ = -1; }
   bool is_open() const { return unit_ >= 0; }
   std::int64_t unit() const { return unit_; }
-  int sums() const { return sums_; }
   bool finished() const { return walked_ == walks_ && ready_ == sums_; }
 
   bool can_walk(int piece) const {
