@@ -1,0 +1,55 @@
+// Arithmetic whose rounding no compiler flag changes, fast-math included, except where noted.
+#pragma once
+
+#include <cstdint>
+
+#include <cuda_runtime.h>
+
+namespace cottention::device {
+
+/// a b + c, rounded once.
+__device__ __forceinline__ float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+__device__ __forceinline__ double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
+
+__device__ __forceinline__ float product(float a, float b) { return __fmul_rn(a, b); }
+__device__ __forceinline__ double product(double a, double b) { return __dmul_rn(a, b); }
+
+__device__ __forceinline__ float sum(float a, float b) { return __fadd_rn(a, b); }
+__device__ __forceinline__ double sum(double a, double b) { return __dadd_rn(a, b); }
+
+__device__ __forceinline__ float square_root(float x) { return __fsqrt_rn(x); }
+__device__ __forceinline__ double square_root(double x) { return __dsqrt_rn(x); }
+
+__device__ __forceinline__ float quotient(float a, float b) { return __fdiv_rn(a, b); }
+__device__ __forceinline__ double quotient(double a, double b) { return __ddiv_rn(a, b); }
+
+/// exp and log1p of the CUDA math library, within 2 units in the last place; fp32 follows fast-math.
+__device__ __forceinline__ float exponential(float x) { return expf(x); }
+__device__ __forceinline__ double exponential(double x) { return exp(x); }
+__device__ __forceinline__ float log1p_of(float x) { return log1pf(x); }
+__device__ __forceinline__ double log1p_of(double x) { return log1p(x); }
+__device__ __forceinline__ double logarithm(double x) { return log(x); }
+
+/// From the bits, so that fast-math cannot assume the answer.
+__device__ __forceinline__ bool is_finite(float x) {
+  return (__float_as_uint(x) & 0x7fffffffu) < 0x7f800000u;
+}
+__device__ __forceinline__ bool is_finite(double x) {
+  return (static_cast<std::uint64_t>(__double_as_longlong(x)) & 0x7fffffffffffffffull) <
+         0x7ff0000000000000ull;
+}
+
+__device__ __forceinline__ float magnitude(float x) { return fabsf(x); }
+__device__ __forceinline__ double magnitude(double x) { return fabs(x); }
+
+/// x 2^exponent, exact unless it leaves the range.
+__device__ __forceinline__ float times_power_of_two(float x, int exponent) { return ldexpf(x, exponent); }
+__device__ __forceinline__ double times_power_of_two(double x, int exponent) { return ldexp(x, exponent); }
+
+/// The e of x = m 2^e with 1 <= |m| < 2, for finite nonzero x.
+__device__ __forceinline__ int exponent_of(float x) { return ilogbf(x); }
+__device__ __forceinline__ int exponent_of(double x) { return ilogb(x); }
+
+__device__ __forceinline__ int count_ones(std::uint32_t bits) { return __popc(bits); }
+
+}  // namespace cottention::device

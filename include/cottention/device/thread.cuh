@@ -1,0 +1,20 @@
+// Which thread of which block is running.
+#pragma once
+
+#include <cuda_runtime.h>
+
+namespace cottention::device {
+
+inline constexpr int warp_size = 32;
+
+/// Index in the block; blocks have one dimension.
+__device__ __forceinline__ int thread_index() { return static_cast<int>(threadIdx.x); }
+__device__ __forceinline__ int lane_index() { return static_cast<int>(threadIdx.x) % warp_size; }
+__device__ __forceinline__ int warp_index() { return static_cast<int>(threadIdx.x) / warp_size; }
+
+/// Index of the block in each direction of the grid.
+__device__ __forceinline__ int block_x() { return static_cast<int>(blockIdx.x); }
+__device__ __forceinline__ int block_y() { return static_cast<int>(blockIdx.y); }
+__device__ __forceinline__ int block_z() { return static_cast<int>(blockIdx.z); }
+
+}  // namespace cottention::device
