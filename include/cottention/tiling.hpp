@@ -5,11 +5,14 @@ namespace cottention {
 
 enum class Arch { cpu, sm_80, sm_90a, sm_100 };
 
-/// How a kernel cuts its work up. Structural, so that it is legal as a template value.
+/// How a kernel cuts its work up. Structural, so that it is legal as a template value. The CPU backend uses
+/// `chunk` alone.
 struct Tiling {
-  int chunk;       ///< tokens handled together: scores are computed within a chunk, the state between chunks
-  int warps = 0;   ///< warps of a thread block; unused by the CPU backend
-  int stages = 0;  ///< chunks in flight between memory and compute; unused by the CPU backend
+  int chunk;        ///< tokens handled together: scores are computed within a chunk, the state between chunks
+  int warps = 0;    ///< warps of a thread block
+  int stages = 0;   ///< chunks in flight between memory and compute, the one computed on included
+  int columns = 0;  ///< columns of v and o that one thread block handles; the grid covers the rest
+  int blocks = 1;   ///< thread blocks that registers must leave room for on a multiprocessor
   Arch arch = Arch::cpu;
   friend constexpr bool operator==(Tiling, Tiling) = default;
 };

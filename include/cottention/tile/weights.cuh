@@ -19,10 +19,11 @@ __device__ __forceinline__ double weight(std::int64_t count, double exponent) {
   return device::exponential(-exponent * device::logarithm(static_cast<double>(count)));
 }
 
-/// w(reference + further) / w(reference) for reference >= 1 and 0 <= further < 2^24. Near 1 where a chunk is far
-/// from the start of its sequence, so that fp32 holds it to one rounding.
+/// w(reference + further) / w(reference) for reference >= 1 and -1 <= further < 2^24. Near 1 where a chunk is
+/// far from the start of its sequence, so that fp32 holds it to one rounding.
 template <class A>
 __device__ __forceinline__ A relative_weight(std::int64_t reference, int further, double exponent) {
+  if (reference + further <= 1) return A{1};  // counts 0 and 1 weigh the same
   const A grown = device::quotient(static_cast<A>(further), static_cast<A>(reference));
   return device::exponential(-static_cast<A>(exponent) * device::log1p_of(grown));
 }

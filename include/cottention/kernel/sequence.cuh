@@ -1,0 +1,98 @@
+// From the arguments of a call to the rows of one head of one sequence, on the device.
+#pragma once
+
+#include <cstdint>
+
+#include <cottention/arguments.hpp>
+#include <cottention/device/memory.cuh>
+#include <cottention/tile/rows.cuh>
+
+namespace cottention::kernel {
+
+/// A tensor with every stride known.
+template <class T>
+struct View {
+  T* data = nullptr;
+  std::int64_t batch = 0, seq = 0, head = 0;
+};
+template <class T>
+View<T> view(const Tensor<T>& tensor, std::int64_t seq, std::int64_t heads, std::int64_t dim) {
+  const Strides s = resolve(tensor.strides, seq, heads, dim);
+  return {tensor.data, s.batch, s.seq, s.head};
+}
+
+/// cu_seqlens in global memory.
+struct OffsetsView {
+  const std::int32_t* int32 = nullptr;
+  const std::int64_t* int64 = nullptr;
+
+  __device__ __forceinline__ bool given() const { return int32 != nullptr || int64 != nullptr; }
+  __device__ __forceinline__ std::int64_t operator[](std::int64_t i) const {
+    return int32 != nullptr ? device::load_global(int32 + i) : device::load_global(int64 + i);
+  }
+};
+
+/// One side, queries or keys, of one sequence.
+struct Side {
+  std::int64_t start = 0, length = 0;
+  const std::uint8_t* mask = nullptr;  // of the sequence's first position
+  bool packed = false;
+
+  __device__ __forceinline__ Side(const OffsetsView& offsets, const std::uint8_t* masks, std::int64_t batch,
+                                  std::int64_t seq) {
+    packed = offsets.given();
+    start = packed ? offsets[batch] : 0;
+    length = packed ? offsets[batch + 1] - start : seq;
+    // Offsets lie on the device, where no call checks them. Here they cannot lead out of the tensors.
+    if (start < 0 || length < 0 || (packed && start + length > seq)) start = length = 0;
+    if (masks != nullptr) mask = masks + (packed ? start : batch * seq);
+  }
+
+  template <class T>
+  __device__ __forceinline__ tile::Rows<T> rows(const View<T>& view, std::int64_t batch,
+                                                std::int64_t head) const {
+    return {view.data + (packed ? start * view.seq : batch * view.batch) + head * view.head, view.seq, length,
+            mask};
+  }
+};
+
+/// A sequence in pieces of `rows` that are summed apart. They follow from its length and the two limits
+/// alone, so the rest of the batch has no say in a sequence's bits.
+struct Pieces {
+  std::int64_t rows = 0;
+  int count = 1;  // at least 1: an empty sequence has one empty piece
+
+  __device__ __forceinline__ Pieces(std::int64_t length, int most, std::int64_t shortest, int chunk) {
+    rows = (length + most - 1) / most;
+    if (rows < shortest) rows = shortest;
+    rows = (rows + chunk - 1) / chunk * chunk;
+    count = length == 0 ? 1 : static_cast<int>((length + rows - 1) / rows);
+  }
+  __device__ __forceinline__ std::int64_t first(int piece) const { return piece * rows; }
+  __device__ __forceinline__ std::int64_t last(int piece, std::int64_t length) const {
+    const std::int64_t end = (piece + 1) * rows;
+    return end < length ? end : length;
+  }
+};
+
+/// What the kernels of `forward` are given. Blocks: x = batch index * heads_kv + key/value head, y = piece,
+/// z = block of columns of v and o.
+template <Element T>
+struct ForwardParams {
+  using A = Accumulate<T>;
+  View<const T> q, k, v;
+  View<T> o;
+  const float* scale_logit = nullptr;  // null: unscaled
+  const std::uint8_t *query_mask = nullptr, *key_mask = nullptr;
+  OffsetsView offsets_q, offsets_k;
+  const A* initial_h = nullptr;
+  const std::int64_t* initial_count = nullptr;
+  A* final_h = nullptr;
+  A* images = nullptr;  // states of pieces, [unit][column block][piece][image]; null: sequences are not cut
+  std::int64_t seq_q = 0, seq_k = 0;
+  int heads_q = 0, heads_kv = 0;
+  int pieces = 1;             // most that a sequence may have
+  std::int64_t shortest = 0;  // rows of a piece, at least
+};
+
+}  // namespace cottention::kernel

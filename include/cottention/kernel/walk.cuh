@@ -1,0 +1,118 @@
+// Causal attention of one head, chunk by chunk:
+//
+//     o_i = norm(q_i) H + sum over j <= i in the chunk of (norm(q_i) . norm(k_j)) w_j v_j
+//     H  += sum over j in the chunk of norm(k_j) (w_j v_j)^T
+//
+// A block walks one piece of a sequence, from the state before it. q and k stay as they are in memory; what
+// their norms and the weights change is multiplied into scores and sums.
+#pragma once
+
+#include <cottention/kernel/head.cuh>
+#include <cottention/tile/chunk.cuh>
+
+namespace cottention::kernel {
+
+template <AnyProblem P, Tiling tiling>
+struct Walk {
+  using Part = tile::Partition<P, tiling>;
+  using T = typename Part::T;
+  using A = typename Part::A;
+  static constexpr int threads = Part::threads;
+  static constexpr int blocks_per_multiprocessor = tiling.blocks;
+
+  using Params = ForwardParams<T>;
+  struct Storage {
+    typename Part::RowTile q[Part::stages];
+    KeyTiles<Part> kv[Part::stages];
+    typename Part::ScoreTile scores;
+    Factors<Part> factors;
+    tile::PartialOutput<Part> partial;
+  };
+
+  static __device__ void run(const Params& params, Storage& storage) {
+    const Head<P, tiling> head(params);
+    if (head.piece >= head.pieces.count) return;
+    ChunkWeights<P, tiling> weights(params, head, storage.factors);
+    tile::State<P, tiling> state;
+    load_state(params, head, state);
+
+    const int group = head.group;
+    const std::int64_t chunks = (head.last - head.first + Part::chunk - 1) / Part::chunk;
+    const auto copy = [&](std::int64_t step) {
+      if (step < chunks * group) {
+        const std::int64_t c = step / group, row = head.first + c * Part::chunk;
+        if (step % group == 0) copy_keys(head, row, storage.kv[c % Part::stages]);
+        tile::copy_rows_async<threads>(head.q(static_cast<int>(step % group)), row, 0, P::head_dim.qk,
+                                       storage.q[step % Part::stages]);
+      }
+      device::commit_copies();
+    };
+    for (int ahead = 0; ahead < Part::stages - 1; ++ahead) copy(ahead);
+
+    for (std::int64_t step = 0; step < chunks * group; ++step) {
+      const std::int64_t c = step / group, row = head.first + c * Part::chunk;
+      const int member = static_cast<int>(step % group);
+      typename Part::RowTile& q = storage.q[step % Part::stages];
+      KeyTiles<Part>& kv = storage.kv[c % Part::stages];
+
+      if constexpr (Part::stages == 1) {
+        device::sync_block();  // the last step's readers are done with the only buffer
+        copy(step);
+      }
+      device::wait_copies<Part::stages == 1 ? 0 : Part::stages - 2>();
+      if (member == 0) weights.begin_chunk(row);
+      device::sync_block();  // copies of all threads have landed; readers of the buffer that is filled next
+                             // are done
+      if constexpr (Part::stages > 1) copy(step + Part::stages - 1);
+
+      if (member == 0) weights.measure_keys(kv.k);
+      weights.measure_queries(q, row);
+      device::sync_block();  // factors are written, rows of extreme length rescaled
+
+      tile::score<P, tiling>(q, kv.k, storage.factors.query, storage.factors.key, storage.scores);
+      typename Part::Output out;
+      state.apply(q, out);
+      weights.scale_prefix(out);
+      const typename Part::Values values = tile::load_values<P, tiling>(kv.v);
+      device::sync_block();  // scores are written
+
+      tile::attend<P, tiling>(storage.scores, kv.v, values, out);
+      tile::combine<Part>(out, storage.partial);
+      store_output(head, member, row, weights, out);
+      if (member == group - 1) state.absorb(kv.k, values, storage.factors.key, weights.of_state());
+    }
+    device::wait_copies<0>();
+    if (params.final_h != nullptr && head.piece == head.pieces.count - 1)
+      state.store(params.final_h + head.state_offset, head.column);
+  }
+
+ private:
+  static __device__ __forceinline__ void load_state(const Params& params, const Head<P, tiling>& head,
+                                                    tile::State<P, tiling>& state) {
+    if (head.piece > 0)
+      state.load_image(head.image(params, head.piece - 1));
+    else if (params.initial_h != nullptr)
+      state.load(params.initial_h + head.state_offset, head.column);
+    else
+      state.set_zero();
+  }
+
+  static __device__ __forceinline__ void store_output(const Head<P, tiling>& head, int member,
+                                                      std::int64_t row,
+                                                      const ChunkWeights<P, tiling>& weights,
+                                                      const typename Part::Output& out) {
+    if (Part::depth_index() != 0) return;  // combine() left the sums with the first of the warps that share
+    const tile::Rows<T> o = head.o(member);
+#pragma unroll
+    for (int i = 0; i < Part::row_blocks; ++i) {
+      A factors[2];
+      weights.output_factors(16 * i, factors);
+#pragma unroll
+      for (int m = 0; m < Part::warp_column_blocks; ++m)
+        tile::store_rows<T>(o, row + 16 * i, head.column + Part::warp_column() + 16 * m, P::head_dim.v,
+                            out.sums[i][m], factors);
+    }
+  }
+};
+
+}  // namespace cottention::kernel

@@ -1,0 +1,121 @@
+// Attention within a chunk: o += tril(a b^T) c with rows and columns of the scores weighted.
+#pragma once
+
+#include <cottention/tile/partition.cuh>
+
+namespace cottention::tile {
+
+/// v of the chunk from its tile.
+template <AnyProblem P, Tiling tiling, class Part = Partition<P, tiling>>
+__device__ __forceinline__ typename Part::Values load_values(const typename Part::ValueTile& tile) {
+  typename Part::Values values;
+#pragma unroll
+  for (int m = 0; m < Part::warp_column_blocks; ++m)
+#pragma unroll
+    for (int j = 0; j < Part::term_blocks; ++j)
+      values.blocks[m][j] = load_columns(tile, j * terms<typename Part::T>, Part::warp_column() + 16 * m);
+  return values;
+}
+
+/// scores(i, j) = row_factor_i (a_i . b_j) column_factor_j where j <= i, else 0. 16 x 16 blocks on and below
+/// the diagonal go round the warps; those above are neither written nor read.
+template <AnyProblem P, Tiling tiling, class Part = Partition<P, tiling>>
+__device__ __forceinline__ void score(const typename Part::RowTile& a, const typename Part::RowTile& b,
+                                      const typename Part::A* row_factor_shared,
+                                      const typename Part::A* column_factor_shared,
+                                      typename Part::ScoreTile& scores) {
+  using T = typename Part::T;
+  using A = typename Part::A;
+  using Pair = device::Vector<T, 2>;
+  constexpr int blocks = Part::row_blocks * (Part::row_blocks + 1) / 2;
+  const int g = device::lane_index() / 4, t = device::lane_index() % 4;
+  int i = 0, j = device::warp_index();
+  for (int block = device::warp_index(); block < blocks; block += Part::warps, j += Part::warps) {
+    while (j > i) j -= ++i;  // row i of the triangle has i + 1 blocks
+    Sums<A> sums[2];
+    clear(sums[0]);
+    clear(sums[1]);
+#pragma unroll 4
+    for (int k = 0; k < Part::depth; k += terms<T>)
+      multiply<T>(sums, operand(load_rows(a, 16 * i, k)), operand(load_rows(b, 16 * j, k)));
+#pragma unroll
+    for (int m = 0; m < 2; ++m) {
+      const int row = 16 * i + g + 8 * m;
+      const A row_factor = device::load_shared(row_factor_shared + row);
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        const int column = 16 * j + 8 * n + 2 * t;
+        A x[2];
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+          x[e] = column + e <= row ? sums[n].values[2 * m + e] * row_factor *
+                                         device::load_shared(column_factor_shared + column + e)
+                                   : A{0};
+        Pair pair;
+        if constexpr (sizeof(T) == 2)
+          pair = device::bits_as<Pair>(device::pack<T>(x[0], x[1]));
+        else
+          pair = Pair{{x[0], x[1]}};
+        device::store_shared(reinterpret_cast<Pair*>(scores.at(row, column)), pair);
+      }
+    }
+  }
+}
+
+namespace detail {
+
+/// out += scores v on the diagonal block i, term by term: a score of 0 above the diagonal must not meet an
+/// infinity or a NaN.
+template <AnyProblem P, Tiling tiling, class Part = Partition<P, tiling>>
+__device__ __forceinline__ void attend_diagonal(const typename Part::ScoreTile& scores,
+                                                const typename Part::ValueTile& values, int i, int column,
+                                                Sums<typename Part::A> (&out)[2]) {
+  using T = typename Part::T;
+  using A = typename Part::A;
+  const int g = device::lane_index() / 4, t = device::lane_index() % 4;
+#pragma unroll 1
+  for (int j = 16 * i; j < 16 * i + 16; ++j) {
+#pragma unroll
+    for (int e = 0; e < 8; ++e) {
+      const int row = 16 * i + g + e / 2 % 2 * 8, c = column + e / 4 * 8 + 2 * t + e % 2;
+      A& sum = out[e / 4].values[e % 4];
+      if (j <= row)
+        sum = device::fused(device::widen<T>(device::load_shared(scores.at(row, j))),
+                            device::widen<T>(device::load_shared(values.at(j, c))), sum);
+    }
+  }
+}
+
+}  // namespace detail
+
+/// out += scores v. Warps that share columns take every so-manieth term.
+template <AnyProblem P, Tiling tiling, class Part = Partition<P, tiling>>
+__device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
+                                       const typename Part::ValueTile& tile,
+                                       const typename Part::Values& values, typename Part::Output& out) {
+  using T = typename Part::T;
+  bool finite = true;
+#pragma unroll
+  for (int m = 0; m < Part::warp_column_blocks; ++m)
+#pragma unroll
+    for (int j = 0; j < Part::term_blocks; ++j) finite = finite && is_finite(values.blocks[m][j]);
+  const bool diagonal_apart = device::any_lane(!finite);
+#pragma unroll
+  for (int i = 0; i < Part::row_blocks; ++i) {
+#pragma unroll
+    for (int j = 0; j < (16 * i + 16) / terms<T>; ++j) {
+      if (Part::warps_deep > 1 && j % Part::warps_deep != Part::depth_index()) continue;
+      if (diagonal_apart && j * terms<T> >= 16 * i) continue;
+      const auto left = operand(load_rows(scores, 16 * i, j * terms<T>));
+#pragma unroll
+      for (int m = 0; m < Part::warp_column_blocks; ++m)
+        multiply<T>(out.sums[i][m], left, operand(values.blocks[m][j]));
+    }
+    if (diagonal_apart && Part::depth_index() == 0)
+#pragma unroll
+      for (int m = 0; m < Part::warp_column_blocks; ++m)
+        detail::attend_diagonal<P, tiling>(scores, tile, i, Part::warp_column() + 16 * m, out.sums[i][m]);
+  }
+}
+
+}  // namespace cottention::tile

@@ -1,0 +1,47 @@
+// Sums of the warps that share columns, added up.
+#pragma once
+
+#include <cottention/device/barrier.cuh>
+#include <cottention/tile/partition.cuh>
+
+namespace cottention::tile {
+
+/// Shared memory for combine(); nearly none where no warps share columns.
+template <class Part>
+struct PartialOutput {
+  static constexpr int elements = Part::row_blocks * Part::warp_column_blocks * 8;  // of a lane
+  static constexpr int places = Part::warps_deep > 1 ? Part::warps* elements* device::warp_size : 1;
+  alignas(16) typename Part::A sums[places];
+};
+
+/// Leaves the total with the warps whose depth_index is 0, added in the order of the warps. By the whole
+/// block.
+template <class Part>
+__device__ __forceinline__ void combine(typename Part::Output& out, PartialOutput<Part>& partial) {
+  if constexpr (Part::warps_deep > 1) {
+    constexpr int elements = PartialOutput<Part>::elements;
+    const auto place = [&partial](int warp, int element) {
+      return partial.sums + (warp * elements + element) * device::warp_size + device::lane_index();
+    };
+    const auto for_each = [&out](auto f) {
+#pragma unroll
+      for (int i = 0; i < Part::row_blocks; ++i)
+#pragma unroll
+        for (int m = 0; m < Part::warp_column_blocks; ++m)
+#pragma unroll
+          for (int e = 0; e < 8; ++e)
+            f(out.sums[i][m][e / 4].values[e % 4], (i * Part::warp_column_blocks + m) * 8 + e);
+    };
+    if (Part::depth_index() > 0)
+      for_each(
+          [&](auto& sum, int element) { device::store_shared(place(device::warp_index(), element), sum); });
+    device::sync_block();  // the other warps' parts are written
+    if (Part::depth_index() == 0)
+      for (int deep = 1; deep < Part::warps_deep; ++deep)
+        for_each([&](auto& sum, int element) {
+          sum += device::load_shared(place(device::warp_index() + deep * Part::warps_across, element));
+        });
+  }
+}
+
+}  // namespace cottention::tile

@@ -1,0 +1,98 @@
+// How many keys lie before a chunk, and the weights that follow from that.
+#pragma once
+
+#include <cstdint>
+
+#include <cottention/device/memory.cuh>
+#include <cottention/device/thread.cuh>
+#include <cottention/device/warp.cuh>
+#include <cottention/tile/weights.cuh>
+
+namespace cottention::tile {
+
+/// Unmasked rows among first, ..., last - 1, counted by the whole block through `scratch_shared`, one number
+/// a warp. Ends with all threads past a barrier of the caller's making: `sync` is called twice.
+template <int warps, class Sync>
+__device__ __forceinline__ std::int64_t count_present(const std::uint8_t* mask, std::int64_t first,
+                                                      std::int64_t last, std::int64_t* scratch_shared,
+                                                      Sync sync) {
+  if (mask == nullptr) return last - first;
+  std::int64_t count = 0;
+  for (std::int64_t row = first + device::thread_index(); row < last; row += warps * device::warp_size)
+    count += device::load_global(mask + row) != 0 ? 1 : 0;
+#pragma unroll
+  for (int distance = 1; distance < device::warp_size; distance *= 2)
+    count += device::shuffle_xor(count, distance);
+  if (device::lane_index() == 0) device::store_shared(scratch_shared + device::warp_index(), count);
+  sync();
+  count = 0;
+#pragma unroll
+  for (int w = 0; w < warps; ++w) count += device::load_shared(scratch_shared + w);
+  sync();
+  return count;
+}
+
+/// Which rows of a chunk are present, one bit each, in every lane of every warp.
+template <int chunk>
+struct Presence {
+  static constexpr int words = (chunk + 31) / 32;
+  std::uint32_t bits[words];
+
+  __device__ __forceinline__ static Presence load(const std::uint8_t* mask, std::int64_t first,
+                                                  std::int64_t length) {
+    Presence presence;
+#pragma unroll
+    for (int w = 0; w < words; ++w) {
+      const int r = 32 * w + device::lane_index();
+      const bool exists = r < chunk && first + r < length;
+      presence.bits[w] =
+          device::ballot(exists && (mask == nullptr || device::load_global(mask + first + r) != 0));
+    }
+    return presence;
+  }
+
+  /// Among rows 0, ..., row.
+  __device__ __forceinline__ int up_to(int row) const {
+    int count = 0;
+#pragma unroll
+    for (int w = 0; w < words; ++w) {
+      const int in_word = row - 32 * w;  // bits 0, ..., in_word of this word
+      const std::uint32_t below = in_word >= 31 ? 0xffffffffu : in_word < 0 ? 0u : (2u << in_word) - 1;
+      count += device::count_ones(bits[w] & below);
+    }
+    return count;
+  }
+};
+
+/// Counts and weights at the starts of the next 32 chunks: 32 at a time, because a weight takes one lane
+/// about as long as a whole warp.
+template <class A>
+struct ChunkTable {
+  std::int64_t before[device::warp_size];  // unmasked keys before the chunk, the initial state's included
+  A weight[device::warp_size];             // at the chunk's first key
+
+  /// By one warp. `before_first` counts keys before row `first`, the first of the 32 chunks. Returns the
+  /// count before the chunk that follows them.
+  __device__ __forceinline__ std::int64_t fill(const std::uint8_t* mask, std::int64_t first,
+                                               std::int64_t length, int chunk, std::int64_t before_first,
+                                               double exponent) {
+    const int lane = device::lane_index();
+    const std::int64_t begin = first + static_cast<std::int64_t>(lane) * chunk;
+    const std::int64_t rows = begin >= length ? 0 : length - begin < chunk ? length - begin : chunk;
+    std::int64_t own = rows;
+    if (mask != nullptr)
+      for (std::int64_t r = 0; r < rows; ++r) own -= device::load_global(mask + begin + r) == 0 ? 1 : 0;
+    std::int64_t up_to_here = own;
+#pragma unroll
+    for (int distance = 1; distance < device::warp_size; distance *= 2) {
+      const std::int64_t left = device::shuffle(up_to_here, lane >= distance ? lane - distance : lane);
+      if (lane >= distance) up_to_here += left;
+    }
+    const std::int64_t n = before_first + up_to_here - own;
+    device::store_shared(before + lane, n);
+    device::store_shared(weight + lane, static_cast<A>(tile::weight(n + 1, exponent)));
+    return before_first + device::shuffle(up_to_here, device::warp_size - 1);
+  }
+};
+
+}  // namespace cottention::tile

@@ -1,0 +1,72 @@
+// How a block's part of a head falls to its warps.
+//
+// The state is kept transposed in registers, H^T (columns, dim_qk). A warp owns `warp_columns` columns of v
+// and o, and `warp_depth` of dim_qk: all of it, unless the state is too large for the warps that the columns
+// employ. Then several warps share the columns and add up their parts of o.
+#pragma once
+
+#include <cottention/device/thread.cuh>
+#include <cottention/problem.hpp>
+#include <cottention/tile/fragment.cuh>
+#include <cottention/tiling.hpp>
+
+namespace cottention::tile {
+
+template <AnyProblem P, Tiling tiling>
+struct Partition {
+  using T = typename P::element;
+  using A = Accumulate<T>;
+  static constexpr int chunk = tiling.chunk;
+  static constexpr int warps = tiling.warps;
+  static constexpr int threads = warps * device::warp_size;
+  static constexpr int stages = tiling.stages;
+  static constexpr int columns = tiling.columns;
+  static constexpr int depth = round_up(P::head_dim.qk, block_width);
+
+  static_assert(
+      chunk % 16 == 0 && chunk > 0 && chunk <= 128,
+      "cottention: a Tiling's chunk must be a multiple of 16 up to 128, the rows of the tensor cores' "
+      "operands. Remedy: Tiling{.chunk = 64}.");
+  static_assert(warps >= 1 && warps <= 16 && stages >= 1 && columns >= 16 && columns % 16 == 0,
+                "cottention: a Tiling needs 1 to 16 warps, at least 1 stage, and columns a multiple of 16. "
+                "Remedy: leave the tiling to the library.");
+
+  static constexpr int column_blocks = columns / block_width;
+  static constexpr int warps_across = warps < column_blocks ? warps : column_blocks;
+  static constexpr int warps_deep = warps / warps_across;
+  static constexpr int warp_columns = columns / warps_across;
+  static constexpr int warp_depth = depth / warps_deep;
+  static_assert(
+      warps % warps_across == 0 && column_blocks % warps_across == 0 &&
+          depth % (warps_deep * block_width) == 0,
+      "cottention: a Tiling's warps must share its columns, and what warps are left dim_qk, in equal "
+      "multiples of 16. Remedy: warps = columns / 16, or leave the tiling to the library.");
+
+  /// First column and first of dim_qk of this warp.
+  static __device__ __forceinline__ int warp_column() {
+    return device::warp_index() % warps_across * warp_columns;
+  }
+  static __device__ __forceinline__ int warp_row() {
+    return device::warp_index() / warps_across * warp_depth;
+  }
+  static __device__ __forceinline__ int depth_index() { return device::warp_index() / warps_across; }
+
+  using RowTile = Tile<T, chunk, P::head_dim.qk>;  // of q or k
+  using ValueTile = Tile<T, chunk, columns>;       // of v
+  using ScoreTile = Tile<T, chunk, chunk>;
+
+  static constexpr int row_blocks = chunk / 16;
+  static constexpr int warp_column_blocks = warp_columns / block_width;
+  static constexpr int term_blocks = chunk / terms<T>;  // of sums over a chunk
+
+  /// Rows of o, (chunk, warp_columns).
+  struct Output {
+    Sums<A> sums[row_blocks][warp_column_blocks][2];
+  };
+  /// v transposed, (warp_columns, chunk): an operand on the left of H^T's update and on the right of o's.
+  struct Values {
+    Block<T> blocks[warp_column_blocks][term_blocks];
+  };
+};
+
+}  // namespace cottention::tile

@@ -1,0 +1,86 @@
+// Rows of one head of one sequence, between global memory and tiles.
+#pragma once
+
+#include <cstdint>
+
+#include <cottention/device/async_copy.cuh>
+#include <cottention/device/memory.cuh>
+#include <cottention/device/thread.cuh>
+#include <cottention/device/warp.cuh>
+#include <cottention/tile/fragment.cuh>
+#include <cottention/tile/layout.cuh>
+
+namespace cottention::tile {
+
+/// Row r at data + r stride, 0 <= r < length. A masked row reads as zeros, whatever bits it holds, and is
+/// written as zeros.
+template <class T>
+struct Rows {
+  T* data = nullptr;
+  std::int64_t stride = 0;
+  std::int64_t length = 0;
+  const std::uint8_t* mask = nullptr;  // one byte a row, in global memory; null: all present
+
+  __device__ __forceinline__ bool present(std::int64_t row) const {
+    return row < length && (mask == nullptr || device::load_global(mask + row) != 0);
+  }
+};
+
+/// Starts copying rows first, first + 1, ... and columns `column`, ... to `tile`; zeros where there is no
+/// such row or column below `dim`. `threads` threads take part; the copies belong to the group that each
+/// commits next.
+template <int threads, Element T, int tile_rows, int tile_columns>
+__device__ __forceinline__ void copy_rows_async(const Rows<const T>& rows, std::int64_t first, int column,
+                                                int dim, Tile<T, tile_rows, tile_columns>& tile) {
+  using Target = Tile<T, tile_rows, tile_columns>;
+  constexpr int total = tile_rows * Target::units;
+#pragma unroll
+  for (int begin = 0; begin < total; begin += threads) {
+    const int i = begin + device::thread_index();
+    if (total % threads != 0 && i >= total) break;
+    const int row = i / Target::units, c = i % Target::units * Target::unit;
+    const bool present = column + c < dim && rows.present(first + row);
+    const T* from = present ? rows.data + (first + row) * rows.stride + column + c : rows.data;
+    device::copy_async_16(tile.at(row, c), from, present ? 16 : 0);
+  }
+}
+
+/// Writes 16 x 16 sums to columns `column`, ... of rows first, ..., first + 15, those that exist and lie
+/// below `dim`. Row factors (g) and (g + 8) multiply; a masked row becomes 0.
+template <Element T>
+__device__ __forceinline__ void store_rows(const Rows<T>& rows, std::int64_t first, int column, int dim,
+                                           const Sums<Accumulate<T>> (&sums)[2],
+                                           const Accumulate<T> (&factors)[2]) {
+  const int lane = device::lane_index(), g = lane / 4, t = lane % 4;
+#pragma unroll
+  for (int m = 0; m < 2; ++m) {
+    const std::int64_t row = first + g + 8 * m;
+    const bool exists = row < rows.length;
+    const bool keep = exists && rows.present(row);
+    T* to = rows.data + row * rows.stride + column;
+    Accumulate<T> x[2][2];
+#pragma unroll
+    for (int e = 0; e < 4; ++e) x[e / 2][e % 2] = keep ? sums[e / 2].values[2 * m + e % 2] * factors[m] : 0;
+    if constexpr (sizeof(T) == 2) {
+      // Neighbouring lanes swap halves, so that a lane has four neighbours and four lanes fill a 32-byte
+      // sector.
+      using Quad = device::Vector<std::uint32_t, 2>;
+      const std::uint32_t left = device::pack<T>(x[0][0], x[0][1]), right = device::pack<T>(x[1][0], x[1][1]);
+      const bool odd = t % 2 != 0;
+      const std::uint32_t other = device::shuffle_xor(odd ? left : right, 1);
+      const Quad quad = odd ? Quad{{other, right}} : Quad{{left, other}};
+      const int c = t % 2 * 8 + t / 2 * 4;
+      if (exists && column + c < dim) device::store_global(reinterpret_cast<Quad*>(to + c), quad);
+    } else {
+      using Pair = device::Vector<T, 2>;
+#pragma unroll
+      for (int n = 0; n < 2; ++n) {
+        const int c = 8 * n + 2 * t;
+        if (exists && column + c < dim)
+          device::store_global(reinterpret_cast<Pair*>(to + c), Pair{{x[n][0], x[n][1]}});
+      }
+    }
+  }
+}
+
+}  // namespace cottention::tile

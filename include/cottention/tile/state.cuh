@@ -1,0 +1,196 @@
+// The state of a head in the registers of a block: H^T (columns, dim_qk), fp32, or fp64 for fp64 elements.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+
+#include <cottention/device/barrier.cuh>
+#include <cottention/tile/norms.cuh>
+#include <cottention/tile/partition.cuh>
+
+namespace cottention::tile {
+
+template <AnyProblem P, Tiling tiling>
+class State {
+ public:
+  using Part = Partition<P, tiling>;
+  using T = typename Part::T;
+  using A = typename Part::A;
+
+  __device__ __forceinline__ void set_zero() {
+    for_each([](Sums<A>& sums, int, int) { clear(sums); });
+  }
+
+  // ---- in the caller's layout, (dim_qk, dim_v), from column `column` on
+  // ----------------------------------------------
+
+  __device__ __forceinline__ void load(const A* h, int column) {
+    for_each_element(column, [h](A& x, std::int64_t offset, bool exists) {
+      x = exists ? device::load_global(h + offset) : A{0};
+    });
+  }
+  __device__ __forceinline__ void store(A* h, int column) {
+    for_each_element(column, [h](A& x, std::int64_t offset, bool exists) {
+      if (exists) device::store_global(h + offset, x);
+    });
+  }
+
+  // ---- as an image: the block's registers one after the other, for passing states between kernels
+  // --------------------
+
+  static constexpr std::int64_t image_elements = std::int64_t{Part::columns} * Part::depth;
+
+  __device__ __forceinline__ void load_image(const A* image) {
+    for_each_vector([image](Piece& piece, int index) {
+      piece = device::load_global(reinterpret_cast<const Piece*>(image) + index);
+    });
+  }
+  __device__ __forceinline__ void store_image(A* image) {
+    for_each_vector([image](Piece& piece, int index) {
+      device::store_global(reinterpret_cast<Piece*>(image) + index, piece);
+    });
+  }
+
+  // ---- arithmetic
+  // ----------------------------------------------------------------------------------------------------
+
+  /// out = a H over this warp's part of dim_qk, rows of `a` (chunk, dim_qk) as they are in the tile. H is
+  /// split into what the operand's type holds and the rest, so that it enters with fp32's precision.
+  __device__ __forceinline__ void apply(const typename Part::RowTile& a, typename Part::Output& out) const {
+    const int exponent = operand_exponent();
+    const A scale = device::times_power_of_two(A{1}, -exponent);
+#pragma unroll
+    for (int i = 0; i < Part::row_blocks; ++i)
+#pragma unroll
+      for (int m = 0; m < Part::warp_column_blocks; ++m) clear_pair(out.sums[i][m]);
+#pragma unroll
+    for (int k = 0; k < Part::warp_depth; k += terms<T>) {
+#pragma unroll
+      for (int m = 0; m < Part::warp_column_blocks; ++m) {
+        const auto right = operand<T>(&h_[m][k / 8], scale);
+#pragma unroll
+        for (int i = 0; i < Part::row_blocks; ++i)
+          multiply<T>(out.sums[i][m], operand(load_rows(a, 16 * i, Part::warp_row() + k)), right);
+      }
+    }
+    if constexpr (std::same_as<T, half>) {
+      const A back = device::times_power_of_two(A{1}, exponent);
+#pragma unroll
+      for (int i = 0; i < Part::row_blocks; ++i)
+#pragma unroll
+        for (int m = 0; m < Part::warp_column_blocks; ++m)
+#pragma unroll
+          for (int e = 0; e < 8; ++e) out.sums[i][m][e / 4].values[e % 4] *= back;
+    }
+  }
+
+  /// H += weight sum over j of b_j (factor_j c_j)^T, rows b_j of `b` (chunk, dim_qk), c_j in registers. The
+  /// sum over the chunk starts from zero and is added rounded: a running sum in the tensor cores would drift.
+  __device__ __forceinline__ void absorb(const typename Part::RowTile& b, const typename Part::Values& c,
+                                         const A* factor_shared, A weight) {
+    using Scaled = decltype(scaled_operand(c.blocks[0][0], TermFactors<T>{}));
+    Scaled left[Part::warp_column_blocks][Part::term_blocks];
+#pragma unroll
+    for (int j = 0; j < Part::term_blocks; ++j) {
+      const TermFactors<T> factors = load_factors<T>(factor_shared + j * terms<T>);
+#pragma unroll
+      for (int m = 0; m < Part::warp_column_blocks; ++m) left[m][j] = scaled_operand(c.blocks[m][j], factors);
+    }
+#pragma unroll
+    for (int k = 0; k < Part::warp_depth; k += block_width) {
+      Sums<A> added[Part::warp_column_blocks][2];
+#pragma unroll
+      for (int m = 0; m < Part::warp_column_blocks; ++m) clear_pair(added[m]);
+#pragma unroll
+      for (int j = 0; j < Part::term_blocks; ++j) {
+        const auto right = operand(load_columns(b, j * terms<T>, Part::warp_row() + k));
+#pragma unroll
+        for (int m = 0; m < Part::warp_column_blocks; ++m) multiply<T>(added[m], left[m][j], right);
+      }
+#pragma unroll
+      for (int m = 0; m < Part::warp_column_blocks; ++m)
+#pragma unroll
+        for (int e = 0; e < 8; ++e) {
+          A& h = h_[m][k / 8 + e / 4].values[e % 4];
+          h = device::fused(weight, added[m][e / 4].values[e % 4], h);
+        }
+    }
+  }
+
+ private:
+  using Piece = device::Vector<A, 16 / static_cast<int>(sizeof(A))>;
+  static constexpr int depth_blocks = Part::warp_depth / 8;
+
+  static __device__ __forceinline__ void clear_pair(Sums<A> (&sums)[2]) {
+    clear(sums[0]);
+    clear(sums[1]);
+  }
+
+  template <class F>
+  __device__ __forceinline__ void for_each(F f) {
+#pragma unroll
+    for (int m = 0; m < Part::warp_column_blocks; ++m)
+#pragma unroll
+      for (int n = 0; n < depth_blocks; ++n) f(h_[m][n], m, n);
+  }
+
+  template <class F>
+  __device__ __forceinline__ void for_each_element(int column, F f) {
+    const int g = device::lane_index() / 4, t = device::lane_index() % 4;
+    for_each([&](Sums<A>& sums, int m, int n) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        const int c = column + Part::warp_column() + 16 * m + g + e / 2 * 8;
+        const int r = Part::warp_row() + 8 * n + 2 * t + e % 2;
+        f(sums.values[e], std::int64_t{r} * P::head_dim.v + c, c < P::head_dim.v && r < P::head_dim.qk);
+      }
+    });
+  }
+
+  /// 16 bytes a lane at a time, neighbouring lanes side by side.
+  template <class F>
+  __device__ __forceinline__ void for_each_vector(F f) {
+    constexpr int each = 4 * static_cast<int>(sizeof(A)) / 16;
+    for_each([&](Sums<A>& sums, int m, int n) {
+#pragma unroll
+      for (int p = 0; p < each; ++p) {
+        Piece piece;
+#pragma unroll
+        for (int e = 0; e < 4 / each; ++e) piece[e] = sums.values[p * (4 / each) + e];
+        f(piece, ((m * depth_blocks + n) * each + p) * Part::threads + device::thread_index());
+#pragma unroll
+        for (int e = 0; e < 4 / each; ++e) sums.values[p * (4 / each) + e] = piece[e];
+      }
+    });
+  }
+
+  /// What power of two H is divided by to be an operand: none needed but for half, whose range ends at 65,504
+  /// and whose precision fades below 2^-14. There the largest element comes to lie in [2^14, 2^15).
+  __device__ __forceinline__ int operand_exponent() const {
+    if constexpr (!std::same_as<T, half>) {
+      return 0;
+    } else {
+      float largest = 0;
+#pragma unroll
+      for (int m = 0; m < Part::warp_column_blocks; ++m)
+#pragma unroll
+        for (int n = 0; n < depth_blocks; ++n)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const float x = device::magnitude(h_[m][n].values[e]);
+            largest = x > largest ? x : largest;
+          }
+#pragma unroll
+      for (int distance = 1; distance < device::warp_size; distance *= 2) {
+        const float other = device::shuffle_xor(largest, distance);
+        largest = other > largest ? other : largest;
+      }
+      if (!device::is_finite(largest) || largest < 0x1p-100f) return 0;
+      return device::exponent_of(largest) - 14;
+    }
+  }
+
+  Sums<A> h_[Part::warp_column_blocks][depth_blocks];
+};
+
+}  // namespace cottention::tile
