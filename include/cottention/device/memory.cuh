@@ -2,6 +2,8 @@
 // aligned to its size; each call is one instruction.
 #pragma once
 
+#include <cstdint>
+#include <cstring>
 #include <type_traits>
 
 #include <cuda_runtime.h>
@@ -21,11 +23,35 @@ __device__ __forceinline__ T load_global(const T* from) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16);
   return *from;
 }
+
+/// 16 bytes that are read once: they leave the first-level cache to others. Stays before the words that
+/// follow it, so that loads begun early are in flight early. PTX ISA: ld.global.L1::no_allocate (sm_70).
+template <class T>
+__device__ __forceinline__ T load_global_streaming(const T* from) {
+  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) == 16);
+  std::uint32_t bits[4];
+  asm volatile("ld.global.L1::no_allocate.v4.b32 {%0, %1, %2, %3}, [%4];"
+               : "=r"(bits[0]), "=r"(bits[1]), "=r"(bits[2]), "=r"(bits[3])
+               : "l"(__cvta_generic_to_global(from))
+               : "memory");
+  T value;
+  memcpy(&value, bits, sizeof value);
+  return value;
+}
+
 template <class T>
 __device__ __forceinline__ void store_global(T* to, const T& value) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16);
   *to = value;
 }
+
+/// Adds to a number that other blocks add to at the same time; returns what it was before. PTX ISA: atom.add,
+/// relaxed, at the scope of the device.
+__device__ __forceinline__ std::int64_t fetch_add_global(std::int64_t* at, std::int64_t value) {
+  using Word = unsigned long long;  // the 64-bit type that atomicAdd takes; sums wrap alike
+  return static_cast<std::int64_t>(atomicAdd(reinterpret_cast<Word*>(at), static_cast<Word>(value)));
+}
+
 template <class T>
 __device__ __forceinline__ T load_shared(const T* from) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16);
