@@ -1,0 +1,266 @@
+#include "block.hpp"
+
+#include <bit>
+#include <utility>
+
+namespace cottention::emulation {
+
+Position position;
+
+namespace {
+
+Block* current = nullptr;
+
+// Thrown in the threads of a block that has failed, to clear their stacks.
+struct Cancelled {};
+
+std::uint32_t bit_of(int lane) { return std::uint32_t{1} << lane; }
+
+}  // namespace
+
+Block& block() { return *current; }
+
+// ---- a block's life
+// ----------------------------------------------------------------------------------------
+
+void Block::run(const Kernel& kernel, Statistics& statistics, PlaceCounts& places) {
+  statistics_ = &statistics;
+  places_ = &places;
+  prepare(kernel);
+  current = this;
+  schedule();
+  if (failure_.empty())
+    for (Warp& w : warps_) w.traffic.close_window(statistics, places);
+  else
+    cancel();
+  current = nullptr;
+  ++statistics.blocks;
+  if (!failure_.empty()) throw Error(std::exchange(failure_, {}));
+}
+
+void Block::prepare(const Kernel& kernel) {
+  options_ = options();
+  const auto index = static_cast<std::uint64_t>(position.block_x) +
+                     (static_cast<std::uint64_t>(position.block_y) << 24) +
+                     (static_cast<std::uint64_t>(position.block_z) << 44);
+  random_ = Random(options_.seed + 0x10001 * index);
+  kernel_ = &kernel;
+  shared_.allocate(kernel.shared_bytes, options_.fresh);
+  barriers_.fill({});
+  life_ = Life::running;
+  failure_.clear();
+
+  const auto threads = static_cast<std::size_t>(kernel.threads);
+  while (threads_.size() < threads) threads_.push_back(std::make_unique<Thread>());
+  for (std::size_t i = 0; i < threads; ++i) {
+    threads_[i]->fiber.start(&Block::thread_entry);
+    threads_[i]->last = Where{};
+    threads_[i]->copies.clear();
+  }
+  warps_.resize(threads / warp_size);
+  for (Warp& w : warps_) {
+    w.ready = w.live = all_lanes;
+    w.gathering.arrived = 0;
+    w.traffic.clear();
+  }
+  running_ = kernel.threads;
+  position.thread = options_.schedule == Schedule::reverse ? kernel.threads - 1 : 0;
+}
+
+// The scheduler's fiber gets control when no thread can run.
+void Block::schedule() {
+  while (running_ > 0 && failure_.empty()) {
+    const int next = next_thread();
+    if (next < 0) {
+      failure_ = deadlock();
+      return;
+    }
+    position.thread = next;
+    ++statistics_->switches;
+    scheduler_.switch_to(thread().fiber);
+  }
+}
+
+void Block::thread_entry() {
+  Fiber::landed();
+  current->run_thread();
+}
+
+void Block::run_thread() {
+  try {
+    if (life_ == Life::running) {
+      kernel_->run(kernel_->params, shared_.data());
+      check_exit();
+    }
+  } catch (const Cancelled&) {
+  } catch (const std::exception& error) {
+    failure_ = error.what();
+  }
+  const std::uint32_t mine = bit_of(lane());
+  warp().live &= ~mine;
+  warp().ready &= ~mine;
+  --running_;
+  Fiber& me = thread().fiber;
+  if (life_ == Life::running && failure_.empty())
+    if (const int next = next_thread(); next >= 0) {
+      position.thread = next;
+      ++statistics_->switches;
+      me.finish(thread().fiber);
+    }
+  me.finish(scheduler_);
+}
+
+void Block::check_exit() {
+  const Thread& t = thread();
+  if (!t.copies.empty())
+    fail(t.copies.oldest().where, "the thread exits without having waited for this copy");
+  const Gathering& gathering = warp().gathering;
+  if (gathering.arrived != 0)
+    fail(t.last, "the lane exits after this while lanes %08x of its warp wait in %s at %s", gathering.arrived,
+         gathering.word, PlaceName(gathering.where).text);
+}
+
+// Unwinds every thread that has begun.
+void Block::cancel() {
+  life_ = Life::cancelled;
+  for (std::size_t w = 0; w < warps_.size(); ++w)
+    while (warps_[w].live != 0) {
+      position.thread = static_cast<int>(w) * warp_size + std::countr_zero(warps_[w].live);
+      scheduler_.switch_to(thread().fiber);
+    }
+}
+
+// ---- whose turn it is
+// --------------------------------------------------------------------------------------
+
+int Block::choose_lane(std::uint32_t lanes) {
+  switch (options_.schedule) {
+    case Schedule::forward:
+      return std::countr_zero(lanes);
+    case Schedule::reverse:
+      return 31 - std::countl_zero(lanes);
+    case Schedule::random:
+      break;
+  }
+  for (std::uint32_t skip = random_.below(static_cast<std::uint32_t>(std::popcount(lanes))); skip > 0; --skip)
+    lanes &= lanes - 1;
+  return std::countr_zero(lanes);
+}
+
+// Depth first: a warp goes on as far as it can. Random schedules now and then turn to another.
+int Block::next_thread() {
+  const int warps = static_cast<int>(warps_.size());
+  int first = position.thread / warp_size;
+  const bool random = options_.schedule == Schedule::random;
+  if (random && random_.below(16) == 0)
+    first = static_cast<int>(random_.below(static_cast<std::uint32_t>(warps)));
+  const int step = options_.schedule == Schedule::reverse ? warps - 1 : 1;
+  if (warps_[static_cast<std::size_t>(first)].ready == 0) {
+    if (random)
+      first = static_cast<int>(random_.below(static_cast<std::uint32_t>(warps)));
+    else
+      first = options_.schedule == Schedule::reverse ? warps - 1 : 0;
+  }
+  for (int i = 0; i < warps; ++i) {
+    const int w = (first + i * step) % warps;
+    if (const std::uint32_t ready = warps_[static_cast<std::size_t>(w)].ready; ready != 0)
+      return w * warp_size + choose_lane(ready);
+  }
+  return -1;
+}
+
+// From a thread that may no longer be ready, to one that is.
+void Block::leave() {
+  Fiber& me = thread().fiber;
+  const int self = position.thread;
+  const int next = next_thread();
+  if (next == self) return;
+  if (next >= 0) {
+    position.thread = next;
+    ++statistics_->switches;
+    me.switch_to(thread().fiber);
+  } else {
+    me.switch_to(scheduler_);
+  }
+  if (life_ == Life::cancelled) throw Cancelled{};
+}
+
+void Block::yield() { leave(); }
+
+void Block::wait(const Wait& what) {
+  thread().wait = what;
+  warp().ready &= ~bit_of(lane());
+  leave();
+}
+
+void Block::wake(int thread) {
+  warps_[static_cast<std::size_t>(thread / warp_size)].ready |= bit_of(thread % warp_size);
+}
+
+// ---- meeting
+// -----------------------------------------------------------------------------------------------
+
+bool Block::gather(const char* word, std::uint64_t variant, void* argument, Where where) {
+  Warp& w = warp();
+  Gathering& g = w.gathering;
+  if (w.live != all_lanes) fail(where, "%s: lanes %08x of the warp have exited", word, ~w.live);
+  if (g.arrived == 0) {
+    g.word = word;
+    g.variant = variant;
+    g.where = where;
+  } else if (g.word != word || g.variant != variant || !same_place(g.where, where)) {
+    fail(where, "divergent warp: %s here, while lanes %08x are in %s at %s%s", word, g.arrived, g.word,
+         PlaceName(g.where).text, g.word == word && same_place(g.where, where) ? " with other operands" : "");
+  }
+  g.arguments[static_cast<std::size_t>(lane())] = argument;
+  g.arrived |= bit_of(lane());
+  if (g.arrived != all_lanes) {
+    wait({word, where});
+    return false;
+  }
+  g.arrived = 0;
+  return true;
+}
+
+void Block::disperse() { warp().ready = warp().live; }
+
+void Block::barrier(const char* word, int id, int threads, Arrival arrival, Where where) {
+  if (id < 0 || id >= barrier_count) fail(where, "%s: no barrier %d", word, id);
+  if (threads % warp_size != 0 || threads <= 0 || threads > thread_count())
+    fail(where, "%s: %d threads; of the block's %d a positive multiple of 32 can meet", word, threads,
+         thread_count());
+  if (!gather(word, static_cast<std::uint64_t>(id) << 32 | static_cast<std::uint32_t>(threads), nullptr,
+              where))
+    return;
+
+  warp().traffic.close_window(*statistics_, *places_);
+  Barrier& barrier = barriers_[static_cast<std::size_t>(id)];
+  if (barrier.arrived == 0) {
+    barrier.expected = threads;
+    barrier.first = where;
+  } else if (barrier.expected != threads) {
+    fail(where, "%s: barrier %d is for %d threads here, for %d at %s", word, id, threads, barrier.expected,
+         PlaceName(barrier.first).text);
+  }
+  barrier.arrived += warp_size;
+  const std::uint32_t mine = bit_of(position.thread / warp_size);
+  if (barrier.warps & mine) fail(where, "%s: the warp waits at barrier %d already", word, id);
+  if (arrival == Arrival::wait) barrier.warps |= mine;
+  if (barrier.arrived == barrier.expected) {
+    for (std::uint32_t waiting = std::exchange(barrier.warps, 0); waiting != 0; waiting &= waiting - 1) {
+      Warp& w = warps_[static_cast<std::size_t>(std::countr_zero(waiting))];
+      w.ready = w.live;
+    }
+    barrier = {};
+    ++statistics_->barriers;
+    disperse();  // this warp, which may have only arrived
+  } else if (arrival == Arrival::pass) {
+    disperse();
+  } else {
+    for (std::size_t i = 0; i < warp_size; ++i)
+      threads_[static_cast<std::size_t>(position.thread / warp_size) * warp_size + i]->wait.barrier = id;
+    wait({word, where, id});
+  }
+}
+
+}  // namespace cottention::emulation

@@ -1,0 +1,80 @@
+// Loads and stores.
+#include <cstring>
+
+#include "block.hpp"
+#include "global_memory.hpp"
+
+namespace cottention::emulation {
+namespace {
+
+void move(void* to, const void* from, int bytes, Where where) {
+  switch (bytes) {  // sizes that the compiler knows become one move
+    case 1:
+      std::memcpy(to, from, 1);
+      return;
+    case 2:
+      std::memcpy(to, from, 2);
+      return;
+    case 4:
+      std::memcpy(to, from, 4);
+      return;
+    case 8:
+      std::memcpy(to, from, 8);
+      return;
+    case 16:
+      std::memcpy(to, from, 16);
+      return;
+    default:
+      fail(where, "%d bytes are not moved by one instruction", bytes);
+  }
+}
+
+unsigned char* global(const char* word, Access::Kind kind, const void* device, int bytes, Where where) {
+  Block& b = block();
+  b.enter(where);
+  b.may_yield();
+  unsigned char* memory = global_memory().check(device, static_cast<std::size_t>(bytes),
+                                                static_cast<std::size_t>(bytes), word, where);
+  b.record({where, reinterpret_cast<std::uintptr_t>(device), static_cast<std::uint16_t>(bytes), kind});
+  return memory;
+}
+
+void shared(const char* word, Access::Kind kind, const void* address, int bytes, Where where) {
+  Block& b = block();
+  b.enter(where);
+  b.may_yield();
+  const std::uint32_t offset = b.shared().check(address, static_cast<std::size_t>(bytes),
+                                                static_cast<std::size_t>(bytes), word, where);
+  b.record({where, offset, static_cast<std::uint16_t>(bytes), kind});
+}
+
+}  // namespace
+
+void load_global(void* to, const void* from_global, int bytes, Where where) {
+  move(to, global("ld.global", Access::Kind::load_global, from_global, bytes, where), bytes, where);
+}
+
+void store_global(void* to_global, const void* from, int bytes, Where where) {
+  move(global("st.global", Access::Kind::store_global, to_global, bytes, where), from, bytes, where);
+}
+
+std::int64_t fetch_add_global(std::int64_t* at_global, std::int64_t value, Where where) {
+  unsigned char* memory = global("atom.add", Access::Kind::load_global, at_global, sizeof value, where);
+  std::int64_t before;
+  std::memcpy(&before, memory, sizeof before);
+  const std::int64_t after = before + value;
+  std::memcpy(memory, &after, sizeof after);
+  return before;
+}
+
+void load_shared(void* to, const void* from_shared, int bytes, Where where) {
+  shared("ld.shared", Access::Kind::load_shared, from_shared, bytes, where);
+  move(to, from_shared, bytes, where);
+}
+
+void store_shared(void* to_shared, const void* from, int bytes, Where where) {
+  shared("st.shared", Access::Kind::store_shared, to_shared, bytes, where);
+  move(to_shared, from, bytes, where);
+}
+
+}  // namespace cottention::emulation

@@ -1,0 +1,62 @@
+// Words that the lanes of a warp execute together, and barriers.
+#include <array>
+
+#include "block.hpp"
+
+namespace cottention::emulation {
+
+void sync_warp(Where where) {
+  Block& b = block();
+  b.enter(where);
+  int nothing = 0;
+  b.together("bar.warp.sync", 0, nothing, where, [](auto&) {});
+}
+
+std::uint64_t shuffle(std::uint64_t value, int source, Where where) {
+  struct Argument {
+    std::uint64_t mine, theirs;
+    std::size_t source;
+  } argument{value, 0, static_cast<std::size_t>(source) % warp_size};
+  Block& b = block();
+  b.enter(where);
+  b.together("shfl.sync", 0, argument, where, [](const auto& lanes) {
+    for (Argument* lane : lanes) lane->theirs = lanes[lane->source]->mine;
+  });
+  return argument.theirs;
+}
+
+std::uint32_t vote(bool predicate, Vote kind, Where where) {
+  struct Argument {
+    bool predicate;
+    std::uint32_t all;
+  } argument{predicate, 0};
+  Block& b = block();
+  b.enter(where);
+  b.together(kind == Vote::ballot ? "vote.sync.ballot" : "vote.sync.any", 0, argument, where,
+             [](const auto& lanes) {
+               std::uint32_t all = 0;
+               for (std::size_t i = 0; i < lanes.size(); ++i) all |= std::uint32_t{lanes[i]->predicate} << i;
+               for (Argument* lane : lanes) lane->all = all;
+             });
+  return argument.all;
+}
+
+void sync_block(Where where) {
+  Block& b = block();
+  b.enter(where);
+  b.barrier("bar.sync", 0, b.thread_count(), Block::Arrival::wait, where);
+}
+
+void sync_threads(int id, int threads, Where where) {
+  Block& b = block();
+  b.enter(where);
+  b.barrier("bar.sync", id, threads, Block::Arrival::wait, where);
+}
+
+void arrive_threads(int id, int threads, Where where) {
+  Block& b = block();
+  b.enter(where);
+  b.barrier("bar.arrive", id, threads, Block::Arrival::pass, where);
+}
+
+}  // namespace cottention::emulation

@@ -1,0 +1,40 @@
+// Exchange among the 32 lanes of a warp.
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+
+#include <cuda_runtime.h>
+
+#include <cottention/device/thread.cuh>
+
+namespace cottention::device {
+
+inline constexpr std::uint32_t all_lanes = 0xffffffffu;
+
+inline void sync_warp(emulation::Where where = emulation::Where::current()) { emulation::sync_warp(where); }
+
+template <class T>
+T shuffle(T value, int source, emulation::Where where = emulation::Where::current()) {
+  static_assert(sizeof(T) == 4 || sizeof(T) == 8);
+  std::uint64_t bits = 0;
+  std::memcpy(&bits, &value, sizeof value);
+  bits = emulation::shuffle(bits, source, where);
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+template <class T>
+T shuffle_xor(T value, int mask, emulation::Where where = emulation::Where::current()) {
+  return shuffle(value, lane_index() ^ mask, where);
+}
+
+inline std::uint32_t ballot(bool predicate, emulation::Where where = emulation::Where::current()) {
+  return emulation::vote(predicate, emulation::Vote::ballot, where);
+}
+
+inline bool any_lane(bool predicate, emulation::Where where = emulation::Where::current()) {
+  return emulation::vote(predicate, emulation::Vote::any, where) != 0;
+}
+
+}  // namespace cottention::device

@@ -1,0 +1,103 @@
+// Runs kernels on the CPU: what a test says to the emulator, and what it can ask of it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace cottention::emulation {
+
+/// What a kernel did that the hardware forbids or leaves undefined. The text starts with
+/// "file:line: block (x,y,z) warp w lane l: ".
+class Error : public std::runtime_error {
+ public:
+  using std::runtime_error::runtime_error;
+};
+
+/// Which of the threads that can run does. A thread runs until it must wait for others; `random` may also
+/// leave it at a load or a store.
+enum class Schedule { forward, reverse, random };
+
+/// When an asynchronous copy or product takes effect: at once, when it is waited for, or one or the other.
+enum class Copies { eager, late, random };
+
+/// What fresh shared and global memory holds.
+enum class Fresh { nan, zero };
+
+struct Options {
+  Schedule schedule = Schedule::forward;
+  Copies copies = Copies::late;
+  std::uint64_t seed = 1;
+  Fresh fresh = Fresh::nan;
+
+  int compute_capability = 90;  ///< 10 major + minor of the device that the runtime reports
+  int multiprocessors = 132;
+  std::size_t shared_bytes_per_block = 227 * 1024;  ///< the most that a block may ask for
+};
+
+/// In force from the next launch on.
+Options& options();
+
+/// Schedule, copies and seed in words.
+std::string describe(const Options&);
+
+/// Counts of what a launch did.
+struct Statistics {
+  // Bytes asked for: what a lane reads twice counts twice. Sectors are the distinct aligned 32 bytes that
+  // one instruction of a warp touches.
+  std::uint64_t global_bytes_read = 0, global_bytes_written = 0;
+  std::uint64_t global_sectors_read = 0, global_sectors_written = 0;
+  // Passes through the 32 banks of shared memory, and how many of them conflicts caused.
+  std::uint64_t shared_bytes_read = 0, shared_bytes_written = 0;
+  std::uint64_t shared_wavefronts = 0, shared_conflicts = 0;
+  // Instructions of warps (of warpgroups: warpgroup_products).
+  std::uint64_t products = 0, warpgroup_products = 0, matrix_loads = 0;
+  std::uint64_t barriers = 0;  ///< times that one opened
+  std::uint64_t blocks = 0, switches = 0;
+
+  Statistics& operator+=(const Statistics&);
+};
+
+/// A place in a kernel that accessed memory.
+struct Place {
+  std::string file;
+  unsigned line = 0;
+  std::uint64_t wavefronts = 0, conflicts = 0;
+};
+
+struct Launch {
+  std::string kernel;
+  Statistics statistics;
+  std::vector<Place> conflicts;  ///< the places whose accesses to shared memory conflict, the worst first
+};
+
+/// Every launch since the last `clear_statistics`, and their sum.
+const std::vector<Launch>& launches();
+Statistics statistics();
+void clear_statistics();
+
+/// Bytes of device memory that are allocated now.
+std::size_t allocated_bytes();
+
+/// Calls `body(options)` in every schedule with every time of copies, with those options in force.
+template <class Body>
+void for_each_schedule(Body&& body) {
+  struct Restored {
+    Options before = options();
+    ~Restored() { options() = before; }
+  } restored;
+  std::uint64_t seed = 1;
+  for (const Schedule schedule : {Schedule::forward, Schedule::reverse, Schedule::random})
+    for (const Copies copies : {Copies::late, Copies::eager, Copies::random}) {
+      options() = restored.before;
+      options().schedule = schedule;
+      options().copies = copies;
+      options().seed = restored.before.seed + seed++;
+      body(std::as_const(options()));
+    }
+}
+
+}  // namespace cottention::emulation
