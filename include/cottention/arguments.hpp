@@ -33,6 +33,10 @@ class Offsets {
   constexpr Offsets(const std::int64_t* offsets) : int64_(offsets) {}
 
   constexpr bool given() const { return int32_ != nullptr || int64_ != nullptr; }
+  /// The pointer that was given, where it was one to that type; otherwise null.
+  constexpr const std::int32_t* int32() const { return int32_; }
+  constexpr const std::int64_t* int64() const { return int64_; }
+  /// The offsets must be in memory that the caller can read.
   constexpr std::int64_t operator[](std::int64_t i) const {
     return int32_ != nullptr ? int32_[i] : int64_[i];
   }

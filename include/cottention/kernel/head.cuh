@@ -10,6 +10,15 @@
 
 namespace cottention::kernel {
 
+/// The state of a piece, of block x's head and a block of columns.
+template <AnyProblem P, Tiling tiling>
+__device__ __forceinline__ Accumulate<typename P::element>* image_of(
+    const ForwardParams<typename P::element>& params, int column_block, int piece) {
+  constexpr int column_blocks = (P::head_dim.v + tiling.columns - 1) / tiling.columns;
+  const std::int64_t unit = std::int64_t{device::block_x()} * column_blocks + column_block;
+  return params.images + (unit * params.pieces + piece) * tile::State<P, tiling>::image_elements;
+}
+
 /// The block's part of one key/value head of one sequence.
 template <AnyProblem P, Tiling tiling>
 struct Head {
@@ -49,10 +58,8 @@ struct Head {
   __device__ __forceinline__ tile::Rows<const T> v() const { return keys.rows(params.v, batch, kv_head); }
 
   /// The state of a piece of this sequence, of this block's columns.
-  __device__ __forceinline__ A* image(const ForwardParams<T>& p, int of_piece) const {
-    constexpr int column_blocks = (P::head_dim.v + tiling.columns - 1) / tiling.columns;
-    const std::int64_t unit = std::int64_t{device::block_x()} * column_blocks + device::block_z();
-    return p.images + (unit * p.pieces + of_piece) * State::image_elements;
+  __device__ __forceinline__ A* image(int of_piece) const {
+    return image_of<P, tiling>(params, device::block_z(), of_piece);
   }
 };
 
@@ -134,7 +141,7 @@ class ChunkWeights {
       device::store_shared(factors_.key + row, inverse * weight);
     });
   }
-  __device__ __forceinline__ void measure_queries(typename Part::RowTile& q, std::int64_t) {
+  __device__ __forceinline__ void measure_queries(typename Part::RowTile& q) {
     tile::measure_rows<Part::threads>(q, [this](int row, A inverse) {
       device::store_shared(factors_.query + row, inverse);
       if (P::scale == Scale::by_query && scaled_ && P::mask == Mask::causal)
@@ -149,29 +156,37 @@ class ChunkWeights {
 
   /// out from raw q to the scale at which scores times v are added to it.
   __device__ __forceinline__ void scale_prefix(typename Part::Output& out) const {
-    const A to_chunk = device::quotient(A{1}, of_state());
+    scale_rows(out, device::quotient(A{1}, of_state()));
+  }
+
+  /// Likewise, where nothing else is added.
+  __device__ __forceinline__ void scale_answer(typename Part::Output& out) const { scale_rows(out, A{1}); }
+
+  /// What rows row, ..., row + 15 of out are multiplied by in the end.
+  __device__ __forceinline__ void output_factors(int row, A (&factors)[2]) const {
+    const bool by_query = P::scale == Scale::by_query && scaled_;
+    if (P::mask == Mask::bidirectional)
+      factors[0] = factors[1] = by_query ? weight_ : A{1};  // scaled by key, the state has the weight
+    else if (by_query)
+      row_factors(factors_.output, row, factors);
+    else
+      factors[0] = factors[1] = of_state();
+  }
+
+ private:
+  __device__ __forceinline__ void scale_rows(typename Part::Output& out, A scale) const {
 #pragma unroll
     for (int i = 0; i < Part::row_blocks; ++i) {
       A factors[2];
       row_factors(factors_.query, 16 * i, factors);
-      factors[0] *= to_chunk;
-      factors[1] *= to_chunk;
+      factors[0] *= scale;
+      factors[1] *= scale;
 #pragma unroll
       for (int m = 0; m < Part::warp_column_blocks; ++m)
 #pragma unroll
         for (int e = 0; e < 8; ++e) out.sums[i][m][e / 4].values[e % 4] *= factors[e / 2 % 2];
     }
   }
-
-  /// What rows row, ..., row + 15 of out are multiplied by in the end.
-  __device__ __forceinline__ void output_factors(int row, A (&factors)[2]) const {
-    if (P::scale == Scale::by_query && scaled_ && P::mask == Mask::causal)
-      row_factors(factors_.output, row, factors);
-    else
-      factors[0] = factors[1] = P::scale == Scale::by_query && scaled_ ? weight_ : of_state();
-  }
-
- private:
   static __device__ __forceinline__ void row_factors(const A* factors_shared, int row, A (&factors)[2]) {
     const int g = device::lane_index() / 4;
     factors[0] = device::load_shared(factors_shared + row + g);
@@ -193,5 +208,25 @@ class ChunkWeights {
   A weight_{1};
   tile::Presence<Part::chunk> presence_{};
 };
+
+/// Rows row, ... of a query head of the group, from the warps that combine() left the sums with.
+template <AnyProblem P, Tiling tiling>
+__device__ __forceinline__ void store_output(const Head<P, tiling>& head, int member, std::int64_t row,
+                                             const ChunkWeights<P, tiling>& weights,
+                                             const typename tile::Partition<P, tiling>::Output& out) {
+  using Part = tile::Partition<P, tiling>;
+  using T = typename P::element;
+  if (Part::depth_index() != 0) return;
+  const tile::Rows<T> o = head.o(member);
+#pragma unroll
+  for (int i = 0; i < Part::row_blocks; ++i) {
+    Accumulate<T> factors[2];
+    weights.output_factors(16 * i, factors);
+#pragma unroll
+    for (int m = 0; m < Part::warp_column_blocks; ++m)
+      tile::store_rows<T>(o, row + 16 * i, head.column + Part::warp_column() + 16 * m, P::head_dim.v,
+                          out.sums[i][m], factors);
+  }
+}
 
 }  // namespace cottention::kernel

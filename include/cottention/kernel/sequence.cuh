@@ -32,6 +32,8 @@ struct OffsetsView {
   }
 };
 
+inline OffsetsView view(const Offsets& offsets) { return {offsets.int32(), offsets.int64()}; }
+
 /// One side, queries or keys, of one sequence.
 struct Side {
   std::int64_t start = 0, length = 0;
@@ -93,6 +95,7 @@ struct ForwardParams {
   int heads_q = 0, heads_kv = 0;
   int pieces = 1;             // most that a sequence may have
   std::int64_t shortest = 0;  // rows of a piece, at least
+  int query_parts = 1;        // blocks that share the queries of a bidirectional head
 };
 
 }  // namespace cottention::kernel

@@ -7,8 +7,7 @@
 // their norms and the weights change is multiplied into scores and sums.
 #pragma once
 
-#include <cottention/kernel/head.cuh>
-#include <cottention/tile/chunk.cuh>
+#include <cottention/kernel/reduce.cuh>
 
 namespace cottention::kernel {
 
@@ -34,7 +33,10 @@ struct Walk {
     if (head.piece >= head.pieces.count) return;
     ChunkWeights<P, tiling> weights(params, head, storage.factors);
     tile::State<P, tiling> state;
-    load_state(params, head, state);
+    if (head.piece > 0)
+      state.load_image(head.image(head.piece - 1));
+    else
+      start_state(head, state);
 
     const int group = head.group;
     const std::int64_t chunks = (head.last - head.first + Part::chunk - 1) / Part::chunk;
@@ -66,7 +68,7 @@ struct Walk {
       if constexpr (Part::stages > 1) copy(step + Part::stages - 1);
 
       if (member == 0) weights.measure_keys(kv.k);
-      weights.measure_queries(q, row);
+      weights.measure_queries(q);
       device::sync_block();  // factors are written, rows of extreme length rescaled
 
       tile::score<P, tiling>(q, kv.k, storage.factors.query, storage.factors.key, storage.scores);
@@ -84,34 +86,6 @@ struct Walk {
     device::wait_copies<0>();
     if (params.final_h != nullptr && head.piece == head.pieces.count - 1)
       state.store(params.final_h + head.state_offset, head.column);
-  }
-
- private:
-  static __device__ __forceinline__ void load_state(const Params& params, const Head<P, tiling>& head,
-                                                    tile::State<P, tiling>& state) {
-    if (head.piece > 0)
-      state.load_image(head.image(params, head.piece - 1));
-    else if (params.initial_h != nullptr)
-      state.load(params.initial_h + head.state_offset, head.column);
-    else
-      state.set_zero();
-  }
-
-  static __device__ __forceinline__ void store_output(const Head<P, tiling>& head, int member,
-                                                      std::int64_t row,
-                                                      const ChunkWeights<P, tiling>& weights,
-                                                      const typename Part::Output& out) {
-    if (Part::depth_index() != 0) return;  // combine() left the sums with the first of the warps that share
-    const tile::Rows<T> o = head.o(member);
-#pragma unroll
-    for (int i = 0; i < Part::row_blocks; ++i) {
-      A factors[2];
-      weights.output_factors(16 * i, factors);
-#pragma unroll
-      for (int m = 0; m < Part::warp_column_blocks; ++m)
-        tile::store_rows<T>(o, row + 16 * i, head.column + Part::warp_column() + 16 * m, P::head_dim.v,
-                            out.sums[i][m], factors);
-    }
   }
 };
 

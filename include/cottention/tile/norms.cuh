@@ -55,6 +55,93 @@ __device__ __forceinline__ A inverse_norm(A squares_of_y, int exponent) {
   return device::quotient(A{1}, norm <= floor ? floor : norm);
 }
 
+/// How a block's lanes share the rows of a tile: `sharing` neighbours a row, so that warps come in whole or
+/// not at all.
+template <int threads, Element T, int tile_rows, int tile_columns>
+struct RowReader {
+  using Source = Tile<T, tile_rows, tile_columns>;
+  using A = Accumulate<T>;
+  static constexpr int whole = threads / tile_rows < 1 ? 1 : threads / tile_rows;
+  static constexpr int sharing = power_of_two_below(whole < 32 ? whole : 32);
+  static constexpr int at_once = threads / sharing;
+  static_assert(tile_rows * sharing % 32 == 0 && at_once * sharing % 32 == 0);
+
+  // Eight lanes load at once, and their rows and units must fall to different banks: lanes that share a row
+  // lie as far apart in each 128 bytes as they can, `run` units.
+  static constexpr int run = sharing < 8 ? 8 / sharing : 1;
+  static constexpr int rounds = (Source::units + run * sharing - 1) / (run * sharing) * run;
+
+  Source& tile;
+  int row;
+
+  static __device__ __forceinline__ int part() { return device::thread_index() % sharing; }
+  __device__ __forceinline__ Unit<T>* unit(int round) const {
+    const int u = round / run * (run * sharing) + part() * run + round % run;
+    return u < Source::units ? reinterpret_cast<Unit<T>*>(tile.at(row, u * Source::unit)) : nullptr;
+  }
+
+  template <class Combine>
+  static __device__ __forceinline__ A over_row(A x, Combine combine) {
+#pragma unroll
+    for (int distance = 1; distance < sharing; distance *= 2)
+      x = combine(x, device::shuffle_xor(x, distance));
+    return x;
+  }
+  static __device__ __forceinline__ A sum_over_row(A x) {
+    return over_row(x, [](A a, A b) { return a + b; });
+  }
+
+  __device__ __forceinline__ A squares() const {
+    A sum{};
+#pragma unroll
+    for (int round = 0; round < rounds; ++round) {
+      const Unit<T>* at = unit(round);
+      if (at == nullptr) continue;
+      const Unit<T> x = device::load_shared(at);
+#pragma unroll
+      for (int e = 0; e < Source::unit; ++e)
+        sum = device::fused(device::widen<T>(x[e]), device::widen<T>(x[e]), sum);
+    }
+    return sum_over_row(sum);
+  }
+
+  /// The largest magnitude of the row; infinite where an element is not finite.
+  __device__ __forceinline__ A largest() const {
+    A most{};
+#pragma unroll 1
+    for (int round = 0; round < rounds; ++round) {
+      const Unit<T>* at = unit(round);
+      if (at == nullptr) continue;
+      const Unit<T> x = device::load_shared(at);
+#pragma unroll
+      for (int e = 0; e < Source::unit; ++e) {
+        const A size = device::magnitude(device::widen<T>(x[e]));
+        most = !device::is_finite(size) ? infinity<A>() : size > most ? size : most;
+      }
+    }
+    return over_row(most, [](A a, A b) { return a < b ? b : a; });
+  }
+
+  /// Divides the row by 2^exponent, and returns the sum of its squares then.
+  __device__ __forceinline__ A rescale(int exponent) const {
+    A sum{};
+#pragma unroll 1
+    for (int round = 0; round < rounds; ++round) {
+      Unit<T>* at = unit(round);
+      if (at == nullptr) continue;
+      Unit<T> x = device::load_shared(at);
+#pragma unroll
+      for (int e = 0; e < Source::unit; ++e) {
+        const A scaled = device::times_power_of_two(device::widen<T>(x[e]), -exponent);
+        x[e] = device::narrow<T>(scaled);
+        sum = device::fused(scaled, scaled, sum);
+      }
+      if (exponent != 0) device::store_shared(at, x);
+    }
+    return sum_over_row(sum);
+  }
+};
+
 }  // namespace detail
 
 /// For each row x of `tile`, `write(row, f)` once, with f such that f x = norm(x) = x / max(||x||, 1e-12).
@@ -64,73 +151,19 @@ __device__ __forceinline__ A inverse_norm(A squares_of_y, int exponent) {
 /// other threads see that after the next barrier. Zero, infinite and NaN rows stay.
 template <int threads, Element T, int tile_rows, int tile_columns, class Write>
 __device__ __forceinline__ void measure_rows(Tile<T, tile_rows, tile_columns>& tile, Write write) {
-  using Source = Tile<T, tile_rows, tile_columns>;
-  using Unit = detail::Unit<T>;
+  using Reader = detail::RowReader<threads, T, tile_rows, tile_columns>;
   using A = Accumulate<T>;
-  // Lanes that share a row are neighbours in a warp; warps come in whole or not at all.
-  constexpr int whole = threads / tile_rows < 1 ? 1 : threads / tile_rows;
-  constexpr int sharing = detail::power_of_two_below(whole < 32 ? whole : 32);
-  constexpr int at_once = threads / sharing;
-  static_assert(tile_rows * sharing % 32 == 0 && at_once * sharing % 32 == 0);
-  const int part = device::thread_index() % sharing;
-  const auto sum_over_row = [](A x) {
-#pragma unroll
-    for (int distance = 1; distance < sharing; distance *= 2) x += device::shuffle_xor(x, distance);
-    return x;
-  };
-  const auto largest_in_row = [](A x) {
-#pragma unroll
-    for (int distance = 1; distance < sharing; distance *= 2) {
-      const A other = device::shuffle_xor(x, distance);
-      x = x < other ? other : x;
-    }
-    return x;
-  };
-  for (int row = device::thread_index() / sharing; row < tile_rows; row += at_once) {
-    const auto unit_at = [&tile, row](int u) {
-      return reinterpret_cast<Unit*>(tile.at(row, u * Source::unit));
-    };
-    A squares{};
-#pragma unroll
-    for (int u = part; u < Source::units; u += sharing) {
-      const Unit unit = device::load_shared(unit_at(u));
-#pragma unroll
-      for (int e = 0; e < Source::unit; ++e) {
-        const A x = device::widen<T>(unit[e]);
-        squares = device::fused(x, x, squares);
-      }
-    }
-    squares = sum_over_row(squares);
+  for (int row = device::thread_index() / Reader::sharing; row < tile_rows; row += Reader::at_once) {
+    const Reader reader{tile, row};
+    A squares = reader.squares();
     int exponent = 0;
-    if (device::any_lane(!detail::in_range<T>(squares))) {
-      A largest{};
-      bool finite = true;
-      for (int u = part; u < Source::units; u += sharing) {
-        const Unit unit = device::load_shared(unit_at(u));
-#pragma unroll
-        for (int e = 0; e < Source::unit; ++e) {
-          const A x = device::magnitude(device::widen<T>(unit[e]));
-          finite = finite && device::is_finite(x);
-          largest = x > largest ? x : largest;
-        }
-      }
-      largest = largest_in_row(finite ? largest : detail::infinity<A>());
-      if (!detail::in_range<T>(squares) && largest > A{0} && device::is_finite(largest))
-        exponent = device::exponent_of(largest);
-      A scaled_squares{};
-      for (int u = part; u < Source::units; u += sharing) {
-        Unit unit = device::load_shared(unit_at(u));
-#pragma unroll
-        for (int e = 0; e < Source::unit; ++e) {
-          const A x = device::times_power_of_two(device::widen<T>(unit[e]), -exponent);
-          unit[e] = device::narrow<T>(x);
-          scaled_squares = device::fused(x, x, scaled_squares);
-        }
-        if (exponent != 0) device::store_shared(unit_at(u), unit);
-      }
-      squares = sum_over_row(scaled_squares);
+    const bool extreme = !detail::in_range<T>(squares);
+    if (device::any_lane(extreme)) {
+      const A largest = reader.largest();
+      if (extreme && largest > A{0} && device::is_finite(largest)) exponent = device::exponent_of(largest);
+      squares = reader.rescale(exponent);
     }
-    if (part == 0) write(row, detail::inverse_norm(squares, exponent));
+    if (Reader::part() == 0) write(row, detail::inverse_norm(squares, exponent));
   }
 }
 

@@ -1,0 +1,61 @@
+// How a forward call is cut up for the device, and what memory that takes.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <cstdint>
+
+#include <cottention/arguments.hpp>
+
+namespace cottention {
+
+/// Pieces that a sequence is cut into where heads are few. 0: the library's choice; 1: none; up to 64
+/// otherwise. Never more than one for each 256 tokens.
+struct Split {
+  int pieces = 0;
+};
+
+namespace host {
+
+inline constexpr int most_pieces = 64;
+/// Shortest piece: walking it costs as much as moving three states of dimension 128 to memory and back.
+inline constexpr std::int64_t shortest_piece = 256;
+
+/// Blocks and pieces of a forward call.
+struct ForwardPlan {
+  std::int64_t units = 0;  // batch * heads_kv
+  int column_blocks = 1;
+  int pieces = 1;               // most that a sequence has; 1: no images
+  std::int64_t shortest = 0;    // rows of a piece, at least
+  int query_parts = 1;          // of a bidirectional head
+  std::size_t image_bytes = 0;  // of all pieces
+};
+
+/// `multiprocessors` counts only under Plan::automatic. `image_bytes` are those of one block's state.
+inline ForwardPlan plan_forward(const Shape& s, Plan plan, Split split, int columns, std::size_t image_bytes,
+                                int multiprocessors) {
+  ForwardPlan p;
+  p.units = s.batch * s.heads_kv;
+  p.column_blocks = static_cast<int>((s.dim_v + columns - 1) / columns);
+  p.shortest = s.seq_k;
+  const std::int64_t blocks = p.units * p.column_blocks;
+  const std::int64_t longest = std::max<std::int64_t>(1, s.seq_k / shortest_piece);
+  std::int64_t wanted = 1;
+  if (split.pieces > 0)
+    wanted = split.pieces;
+  else if (plan == Plan::batch_invariant)
+    wanted = most_pieces;  // as many as its length allows each sequence
+  else if (blocks > 0 && 10 * blocks < 9 * static_cast<std::int64_t>(multiprocessors))
+    wanted = (2 * static_cast<std::int64_t>(multiprocessors) + blocks - 1) / blocks;
+  p.pieces = static_cast<int>(std::min({wanted, longest, std::int64_t{most_pieces}}));
+  if (p.pieces > 1) {
+    p.shortest = shortest_piece;
+    p.image_bytes = image_bytes * static_cast<std::size_t>(blocks * p.pieces);
+    const std::int64_t rows = std::max<std::int64_t>(1, s.seq_q / shortest_piece);
+    p.query_parts = static_cast<int>(std::min({wanted, rows, std::int64_t{most_pieces}}));
+  }
+  return p;
+}
+
+}  // namespace host
+}  // namespace cottention

@@ -1,0 +1,37 @@
+// How many tokens the states have absorbed.
+#pragma once
+
+#include <cottention/kernel/sequence.cuh>
+#include <cottention/tile/counts.cuh>
+
+namespace cottention::kernel {
+
+/// final_count = initial_count + unmasked keys, for sequence x. A launch of its own, because every block of
+/// the others reads the initial counts, and both may be the same memory.
+struct Count {
+  static constexpr int threads = 128;
+  static constexpr int blocks_per_multiprocessor = 1;
+
+  struct Params {
+    OffsetsView offsets;
+    const std::uint8_t* mask = nullptr;
+    std::int64_t seq = 0;
+    const std::int64_t* initial = nullptr;
+    std::int64_t* final = nullptr;
+  };
+  struct Storage {
+    std::int64_t scratch[threads / device::warp_size];
+  };
+
+  static __device__ void run(const Params& params, Storage& storage) {
+    const std::int64_t batch = device::block_x();
+    const Side keys(params.offsets, params.mask, batch, params.seq);
+    const std::int64_t present = tile::count_present<threads / device::warp_size>(
+        keys.mask, 0, keys.length, storage.scratch, [] { device::sync_block(); });
+    if (device::thread_index() != 0) return;
+    const std::int64_t before = params.initial != nullptr ? device::load_global(params.initial + batch) : 0;
+    device::store_global(params.final + batch, before + present);
+  }
+};
+
+}  // namespace cottention::kernel

@@ -1,0 +1,66 @@
+// Runs `forward` on the device, or in the emulator, and checks its results as those of the CPU backend are.
+#pragma once
+
+#include <cottention/forward.cuh>
+
+#include "support/cpu_runs.hpp"
+#include "support/mirror.hpp"
+
+namespace support {
+
+/// How a call is made on the device, but for its inputs.
+struct DeviceManner {
+  cottention::Split split{};
+  Layout layout = Layout::bshd;  ///< of outputs
+  FinalState final_state = FinalState::separate;
+};
+
+/// `args` has the inputs, in host memory; outputs are added here.
+template <cottention::AnyProblem P, cottention::Tiling tiling = cottention::tuned_forward<P>>
+Output run_cuda_forward(cottention::ForwardArguments<typename P::element> args,
+                        const DeviceManner& manner = {}) {
+  using T = typename P::element;
+  const cottention::Shape& s = args.shape;
+  const std::int64_t batch = args.cu_seqlens_q.given() ? 1 : s.batch;
+  TensorBuffer<T> o(manner.layout, batch, s.seq_q, s.heads_q, s.dim_v);
+  Buffer<cottention::Accumulate<T>> h(s.batch * s.heads_kv * s.dim_qk * s.dim_v);
+  Buffer<std::int64_t> count(s.batch);
+  args.o = o.view();
+  if (manner.final_state != FinalState::absent) args.final_state = {h.data(), count.data()};
+  if (manner.final_state == FinalState::in_place) {
+    std::copy_n(args.initial_state.h, h.count(), h.data());
+    std::copy_n(args.initial_state.count, count.count(), count.data());
+    args.initial_state = {h.data(), count.data()};
+  }
+  Mirror mirror;
+  const auto device_args = mirror.forward(args);
+  const std::size_t bytes = cottention::workspace_bytes<P, tiling>(device_args, manner.split);
+  std::vector<unsigned char> scratch(bytes, nan_byte);
+  const cottention::Workspace workspace{
+      bytes == 0 ? nullptr : mirror.array(scratch.data(), static_cast<std::int64_t>(bytes)), bytes};
+  const cottention::Status status =
+      cottention::forward<P, tiling>(device_args, workspace, nullptr, manner.split);
+  INFO(status.reason);
+  REQUIRE(status.ok());
+  mirror.download();
+  CHECK(o.surroundings_untouched());
+  CHECK(h.guards_untouched());
+  CHECK(count.guards_untouched());
+  if (manner.final_state == FinalState::absent) return {.o = o.values(), .h = {}, .count = {}};
+  return {.o = o.values(), .h = values_of(h), .count = {count.data(), count.data() + count.count()}};
+}
+
+/// Generates a case with the Problem's head dims, mask and scale, runs it and checks it.
+template <cottention::AnyProblem P, cottention::Tiling tiling = cottention::tuned_forward<P>>
+void check_cuda_forward(Case c, const DeviceManner& manner = {}) {
+  using T = typename P::element;
+  c.mask = P::mask;
+  c.scale = P::scale;
+  c.shape.dim_qk = P::head_dim.qk;
+  c.shape.dim_v = P::head_dim.v;
+  Inputs<T> inputs(c);
+  INFO(describe<T>(c) << ", pieces " << manner.split.pieces);
+  check_output(inputs, run_cuda_forward<P, tiling>(inputs.forward(), manner));
+}
+
+}  // namespace support

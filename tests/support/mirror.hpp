@@ -1,0 +1,99 @@
+// Copies of host arrays in device memory, and back.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <type_traits>
+#include <vector>
+
+#include <cuda_runtime.h>
+
+#include <cottention/arguments.hpp>
+
+#include "support/catch.hpp"
+
+namespace support {
+
+/// Device memory for the arrays of one call. What is not const comes back with `download`.
+class Mirror {
+ public:
+  Mirror() = default;
+  Mirror(const Mirror&) = delete;
+  Mirror& operator=(const Mirror&) = delete;
+  ~Mirror() {
+    for (const Copy& copy : copies_) (void)cudaFree(copy.device);
+  }
+
+  /// A copy of `count` values. Null for null.
+  template <class T>
+  T* array(T* host, std::int64_t count) {
+    if (host == nullptr) return nullptr;
+    using Value = std::remove_const_t<T>;
+    Copy copy{nullptr, nullptr, static_cast<std::size_t>(count) * sizeof(T)};
+    REQUIRE(cudaMalloc(&copy.device, copy.bytes + (copy.bytes == 0)) == cudaSuccess);
+    if constexpr (!std::is_const_v<T>) copy.host = host;
+    copies_.push_back(copy);
+    REQUIRE(cudaMemcpy(copy.device, host, copy.bytes, cudaMemcpyHostToDevice) == cudaSuccess);
+    return static_cast<Value*>(copy.device);
+  }
+
+  /// A copy of a tensor with whatever lies between its rows.
+  template <class T>
+  cottention::Tensor<T> tensor(cottention::Tensor<T> x, std::int64_t batch, std::int64_t seq,
+                               std::int64_t heads, std::int64_t dim) {
+    if (batch == 0 || seq == 0 || heads == 0) return x;
+    const cottention::Strides s = cottention::resolve(x.strides, seq, heads, dim);
+    const std::int64_t count = (batch - 1) * s.batch + (seq - 1) * s.seq + (heads - 1) * s.head + dim;
+    x.data = array(x.data, count);
+    return x;
+  }
+
+  cottention::Offsets offsets(const cottention::Offsets& x, std::int64_t batch) {
+    if (x.int32() != nullptr) return array(x.int32(), batch + 1);
+    if (x.int64() != nullptr) return array(x.int64(), batch + 1);
+    return {};
+  }
+
+  template <cottention::Element T>
+  cottention::ForwardArguments<T> forward(cottention::ForwardArguments<T> args) {
+    const cottention::Shape& s = args.shape;
+    const std::int64_t rows = args.cu_seqlens_q.given() ? 1 : s.batch;
+    const std::int64_t state = s.batch * s.heads_kv * s.dim_qk * s.dim_v;
+    args.q = tensor(args.q, rows, s.seq_q, s.heads_q, s.dim_qk);
+    args.k = tensor(args.k, rows, s.seq_k, s.heads_kv, s.dim_qk);
+    args.v = tensor(args.v, rows, s.seq_k, s.heads_kv, s.dim_v);
+    args.o = tensor(args.o, rows, s.seq_q, s.heads_q, s.dim_v);
+    args.scale_logit = array(args.scale_logit, s.heads_kv);
+    args.query_mask = array(args.query_mask, rows * s.seq_q);
+    args.key_mask = array(args.key_mask, rows * s.seq_k);
+    args.cu_seqlens_q = offsets(args.cu_seqlens_q, s.batch);
+    args.cu_seqlens_k = offsets(args.cu_seqlens_k, s.batch);
+    const bool in_place = args.initial_state.h != nullptr && args.initial_state.h == args.final_state.h;
+    args.final_state.h = array(args.final_state.h, state);
+    args.final_state.count = array(args.final_state.count, s.batch);
+    if (in_place) {
+      args.initial_state = {args.final_state.h, args.final_state.count};
+    } else {
+      args.initial_state.h = array(args.initial_state.h, state);
+      args.initial_state.count = array(args.initial_state.count, s.batch);
+    }
+    return args;
+  }
+
+  void download() {
+    REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
+    for (const Copy& copy : copies_)
+      if (copy.host != nullptr)
+        REQUIRE(cudaMemcpy(copy.host, copy.device, copy.bytes, cudaMemcpyDeviceToHost) == cudaSuccess);
+  }
+
+ private:
+  struct Copy {
+    void* device;
+    void* host;  // null: not written back
+    std::size_t bytes;
+  };
+  std::vector<Copy> copies_;
+};
+
+}  // namespace support
