@@ -203,24 +203,24 @@ class Operands {
   void tensor(const char* name, const Tensor<T>& x, Need need, bool packed,
               std::array<std::int64_t, 4> extents) {
     if (packed) extents[0] = 1;
-    list_[size_++] = {.name = name,
-                      .data = x.data,
-                      .element_bytes = sizeof(T),
-                      .extents = extents,
-                      .strides = x.strides,
-                      .access = access<T>,
-                      .need = need,
-                      .layout = Layout::strided};
+    list_[size_++] = Operand{.name = name,
+                             .data = x.data,
+                             .element_bytes = sizeof(T),
+                             .extents = extents,
+                             .strides = x.strides,
+                             .access = access<T>,
+                             .need = need,
+                             .layout = Layout::strided};
   }
 
   template <class T>
   void array(const char* name, T* data, Need need, std::array<std::int64_t, 4> extents) {
-    list_[size_++] = {.name = name,
-                      .data = data,
-                      .element_bytes = sizeof(T),
-                      .extents = extents,
-                      .access = access<T>,
-                      .need = need};
+    list_[size_++] = Operand{.name = name,
+                             .data = data,
+                             .element_bytes = sizeof(T),
+                             .extents = extents,
+                             .access = access<T>,
+                             .need = need};
   }
   template <class T>
   void array(const char* name, T* data, std::int64_t extent) {
