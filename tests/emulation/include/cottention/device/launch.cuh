@@ -16,15 +16,18 @@ struct Grid {
   std::int64_t x = 1, y = 1, z = 1;
 };
 
+/// Whether prepare has let the kernel have more shared memory than kernels get without asking.
+template <class Kernel>
+inline bool prepared = false;
+
 /// As the runtime does, refuses only what the device has no room for.
 template <class Kernel>
 cudaError_t prepare() {
   static_assert(std::is_trivially_copyable_v<typename Kernel::Params>);
   static_assert(Kernel::threads % 32 == 0 && Kernel::threads >= 32 && Kernel::threads <= 1024);
   static_assert(Kernel::blocks_per_multiprocessor >= 1);
-  return sizeof(typename Kernel::Storage) <= emulation::options().shared_bytes_per_block
-             ? cudaSuccess
-             : cudaErrorInvalidValue;
+  prepared<Kernel> = sizeof(typename Kernel::Storage) <= emulation::options().shared_bytes_per_block;
+  return prepared<Kernel> ? cudaSuccess : cudaErrorInvalidValue;
 }
 
 template <class Kernel>
@@ -34,7 +37,8 @@ cudaError_t launch(Grid grid, const typename Kernel::Params& params, cudaStream_
   static_assert(alignof(Storage) <= 1024);
   static_assert(sizeof(Params) <= 4096,
                 "PTX ISA: the parameters of a kernel have at most 4,096 bytes before sm_70");
-  if (sizeof(Storage) > emulation::options().shared_bytes_per_block) return cudaErrorInvalidValue;
+  constexpr std::size_t without_asking = 48 * 1024;
+  if (sizeof(Storage) > without_asking && !prepared<Kernel>) return cudaErrorInvalidValue;
   const auto fits = [](std::int64_t n, std::int64_t most) { return n >= 1 && n <= most; };
   if (!fits(grid.x, 0x7fffffff) || !fits(grid.y, 65535) || !fits(grid.z, 65535))
     return cudaErrorInvalidConfiguration;

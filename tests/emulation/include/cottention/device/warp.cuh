@@ -26,7 +26,7 @@ T shuffle(T value, int source, emulation::Where where = emulation::Where::curren
 
 template <class T>
 T shuffle_xor(T value, int mask, emulation::Where where = emulation::Where::current()) {
-  return shuffle(value, lane_index() ^ mask, where);
+  return device::shuffle(value, lane_index() ^ mask, where);  // std has one too
 }
 
 inline std::uint32_t ballot(bool predicate, emulation::Where where = emulation::Where::current()) {

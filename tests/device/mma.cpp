@@ -1,0 +1,158 @@
+// device/mma.cuh. The places of elements in registers are those of the PTX ISA, "Matrix fragments for
+// mma.m16n8k16 with floating point type", "... mma.m16n8k8" and "... mma.m8n8k4 with .f64".
+#include <concepts>
+#include <cstdint>
+
+#include <cuda_runtime.h>
+
+#include <cottention/device/memory.cuh>
+#include <cottention/device/mma.cuh>
+#include <cottention/device/thread.cuh>
+
+#include "device/support.hpp"
+#include "support/catch.hpp"
+#include "support/random.hpp"
+
+namespace {
+
+namespace device = cottention::device;
+using cottention::bfloat16;
+using cottention::half;
+using device_test::DeviceArray;
+
+struct Place {
+  int row, column;
+};
+
+// The PTX ISA's formulas, with its names: i counts a thread's elements of one operand.
+struct M16N8K16 {
+  static constexpr int m = 16, n = 8, k = 16, a_elements = 8, b_elements = 4, d_elements = 4;
+  static Place a(int lane, int i) {
+    const int group_id = lane >> 2, thread_in_group = lane % 4;
+    const bool upper = (0 <= i && i < 2) || (4 <= i && i < 6);
+    return {upper ? group_id : group_id + 8, thread_in_group * 2 + (i & 1) + (i >= 4 ? 8 : 0)};
+  }
+  static Place b(int lane, int i) { return {(lane % 4) * 2 + (i & 1) + (i >= 2 ? 8 : 0), lane >> 2}; }
+  static Place d(int lane, int i) { return {(lane >> 2) + (i < 2 ? 0 : 8), (lane % 4) * 2 + (i & 1)}; }
+};
+struct M16N8K8 {  // tf32
+  static constexpr int m = 16, n = 8, k = 8, a_elements = 4, b_elements = 2, d_elements = 4;
+  static Place a(int lane, int i) {
+    return {i == 0 || i == 2 ? lane >> 2 : (lane >> 2) + 8, i < 2 ? lane % 4 : lane % 4 + 4};
+  }
+  static Place b(int lane, int i) { return {i == 0 ? lane % 4 : lane % 4 + 4, lane >> 2}; }
+  static Place d(int lane, int i) { return M16N8K16::d(lane, i); }
+};
+struct M8N8K4 {  // fp64
+  static constexpr int m = 8, n = 8, k = 4, a_elements = 1, b_elements = 1, d_elements = 2;
+  static Place a(int lane, int) { return {lane >> 2, lane % 4}; }
+  static Place b(int lane, int) { return {lane % 4, lane >> 2}; }
+  static Place d(int lane, int i) { return {lane >> 2, (lane % 4) * 2 + (i & 1)}; }
+};
+
+/// d += a b twice, each lane with its own registers.
+template <class T>
+struct MultiplyToFloat {
+  struct Params {
+    float* d;  // (lane, 4)
+    const device::Vector<std::uint32_t, 4>* a;
+    const device::Vector<std::uint32_t, 2>* b;
+  };
+  struct Storage {};
+  static constexpr int threads = 32, blocks_per_multiprocessor = 1;
+
+  __device__ static void run(const Params& params, Storage&) {
+    const int lane = device::lane_index();
+    float d[4];
+    for (int i = 0; i < 4; ++i) d[i] = device::load_global(params.d + 4 * lane + i);
+    const auto a = device::load_global(params.a + lane);
+    const auto b = device::load_global(params.b + lane);
+    for (int repeat = 0; repeat < 2; ++repeat) {
+      if constexpr (std::same_as<T, float>)
+        device::mma_m16n8k8_tf32(d, a.values, b.values);
+      else
+        device::mma_m16n8k16<T>(d, a.values, b.values);
+    }
+    for (int i = 0; i < 4; ++i) device::store_global(params.d + 4 * lane + i, d[i]);
+  }
+};
+
+struct MultiplyDouble {
+  struct Params {
+    double* d;  // (lane, 2)
+    const double* a;
+    const double* b;
+  };
+  struct Storage {};
+  static constexpr int threads = 32, blocks_per_multiprocessor = 1;
+
+  __device__ static void run(const Params& params, Storage&) {
+    const int lane = device::lane_index();
+    double d[2] = {device::load_global(params.d + 2 * lane), device::load_global(params.d + 2 * lane + 1)};
+    for (int repeat = 0; repeat < 2; ++repeat)
+      device::mma_m8n8k4_f64(d, device::load_global(params.a + lane), device::load_global(params.b + lane));
+    for (int i = 0; i < 2; ++i) device::store_global(params.d + 2 * lane + i, d[i]);
+  }
+};
+
+/// Small integers: every product and sum is exact in every type, in any order.
+struct Matrix {
+  int rows, columns;
+  std::vector<double> values;
+  Matrix(int r, int c, std::uint64_t seed) : rows(r), columns(c) {
+    support::Random random(seed);
+    for (int i = 0; i < r * c; ++i) values.push_back(static_cast<double>(random.below(17) - 8));
+  }
+  double& at(Place p) { return values[static_cast<std::size_t>(p.row * columns + p.column)]; }
+};
+
+// The elements of one operand in the order of lanes, then of the lanes' own elements.
+template <class T, class PlaceOf>
+std::vector<T> fragments(Matrix& matrix, int elements, PlaceOf place) {
+  std::vector<T> all;
+  for (int lane = 0; lane < 32; ++lane)
+    for (int i = 0; i < elements; ++i) {
+      const double value = matrix.at(place(lane, i));
+      if constexpr (sizeof(T) == 2)
+        all.push_back(T(static_cast<float>(value)));
+      else
+        all.push_back(static_cast<T>(value));
+    }
+  return all;
+}
+
+template <class Kernel, class Shape, class T, class Sum>
+void check_product() {
+  constexpr std::uint64_t seed = 20;
+  INFO("seed " << seed);
+  Matrix a(Shape::m, Shape::k, seed), b(Shape::k, Shape::n, seed + 1), d(Shape::m, Shape::n, seed + 2);
+  DeviceArray<T> a_global(fragments<T>(a, Shape::a_elements, Shape::a));
+  DeviceArray<T> b_global(fragments<T>(b, Shape::b_elements, Shape::b));
+  DeviceArray<Sum> d_global(fragments<Sum>(d, Shape::d_elements, Shape::d));
+  typename Kernel::Params params{};
+  params.d = d_global.data();
+  params.a = reinterpret_cast<decltype(params.a)>(a_global.data());
+  params.b = reinterpret_cast<decltype(params.b)>(b_global.data());
+  device_test::run<Kernel>({}, params);
+  for (int i = 0; i < Shape::m; ++i)
+    for (int j = 0; j < Shape::n; ++j)
+      for (int k = 0; k < Shape::k; ++k) d.at({i, j}) += 2 * a.at({i, k}) * b.at({k, j});
+  CHECK(d_global.values() == fragments<Sum>(d, Shape::d_elements, Shape::d));
+}
+
+}  // namespace
+
+TEST_CASE("mma_m16n8k16 multiplies half and bfloat16 elements in the places the PTX ISA gives") {
+  device_test::in_every_schedule([] {
+    check_product<MultiplyToFloat<half>, M16N8K16, half, float>();
+    check_product<MultiplyToFloat<bfloat16>, M16N8K16, bfloat16, float>();
+  });
+}
+
+TEST_CASE("mma_m16n8k8_tf32 multiplies tf32 elements in the places the PTX ISA gives") {
+  device_test::in_every_schedule([] { check_product<MultiplyToFloat<float>, M16N8K8, float, float>(); });
+}
+
+TEST_CASE("mma_m8n8k4_f64 multiplies fp64 elements in the places the PTX ISA gives") {
+  device_test::in_every_schedule([] { check_product<MultiplyDouble, M8N8K4, double, double>(); });
+}
