@@ -22,11 +22,12 @@ constexpr Tiling step_tiling(int warps) {
   tiling.warps = (vectors + 31) / 32;
   // A row of the chunk has up to 512 bytes of partial sums for each warp: 16 KiB in all.
   tiling.chunk = tiling.warps < 2 ? 16 : 32 / tiling.warps;
-  // What keeps ptxas of CUDA 13.0 from spilling: the state takes 32 registers of these, 64 beyond dim_qk 256.
-  // At 80 each, 96 KiB of states are in flight on a multiprocessor; 3 TB/s over 0.7 microseconds need 16 KiB.
+  // Each of a multiprocessor's four schedulers has 512 registers for each lane of its warps. What keeps ptxas
+  // of CUDA 13.0 from spilling, of which the state takes 32, and 64 beyond dim_qk 256. At 80, 24 warps have
+  // 96 KiB of states in flight; 3 TB/s over 0.7 microseconds on 132 multiprocessors need 16.
   const int registers = Parts::rows > 8 ? 256 : sizeof(typename P::accumulate) == 8 ? 112 : 80;
-  const int threads_at_once = 65536 / registers;
-  tiling.blocks = threads_at_once / (32 * tiling.warps) > 16 ? 16 : threads_at_once / (32 * tiling.warps);
+  const int blocks_at_once = 4 * (512 / registers) / tiling.warps;
+  tiling.blocks = blocks_at_once > 16 ? 16 : blocks_at_once;  // as many as sm_86 has room for
   return tiling;
 }
 

@@ -1,0 +1,126 @@
+// What CUDA asks of a Problem and of arguments beyond the rules of validation.hpp.
+//
+// Pointers are to device memory, so nothing here or in a CUDA call looks behind them: the contents of `slot`,
+// `accepted`, counts and `cu_seqlens` are not checked. Before they are uploaded, `validate_contents` checks
+// them in host memory. Kernels treat a slot outside the pool as idle and `accepted` as the nearest of 0 to T.
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+
+#include <cottention/validation.hpp>
+
+namespace cottention::host {
+
+/// Pointers and distances between rows are multiples of this: the widest access of a thread. CUDA C++
+/// Programming Guide, "Size and Alignment Requirement".
+inline constexpr std::int64_t access_bytes = 16;
+
+/// Workspaces of CUDA calls are aligned to this, as all memory from cudaMalloc is.
+inline constexpr std::size_t device_workspace_alignment = 256;
+
+/// Blocks that a grid has at most in direction x. CUDA C++ Programming Guide, "Technical Specifications per
+/// Compute Capability".
+inline constexpr std::int64_t most_blocks = (std::int64_t{1} << 31) - 1;
+
+/// Head dimensions that there are kernels for.
+constexpr bool is_device_dim(int dim) {
+  return dim > 0 && dim % 8 == 0 && (dim <= 256 || dim == 512 || dim == 1024);
+}
+
+/// Refuses a Problem that there are no kernels for when it is compiled.
+template <AnyProblem P>
+constexpr void require_device_problem() {
+  static_assert(
+      P::head_dim != any_head_dim,
+      "cottention: a CUDA call needs fixed head dimensions, because its kernels are compiled for them. "
+      "Remedy: write HeadDim{dim_qk, dim_v}, and where they are known only at run time, list those "
+      "that occur and choose among them with dispatch (cottention/host/dispatch.hpp).");
+  static_assert(
+      P::head_dim == any_head_dim || (is_device_dim(P::head_dim.qk) && is_device_dim(P::head_dim.v)),
+      "cottention: CUDA kernels need head dimensions that are multiples of 8 up to 256, or 512 or "
+      "1024, because a thread reads 8 elements of 16 bits at once. Remedy: lengthen rows with zeros, "
+      "which change neither norms nor products.");
+}
+
+namespace detail {
+
+using cottention::detail::number;
+
+inline Status validate_aligned(const char* name, const char* member, const void* data) {
+  if (reinterpret_cast<std::uintptr_t>(data) % access_bytes == 0) return {};
+  return Status::failure(StatusCode::bad_option, "%s%s = %p: must be aligned to %lld bytes on a device", name,
+                         member, data, number(access_bytes));
+}
+
+template <class T>
+Status validate_tensor(const char* name, const Tensor<T>& x, std::array<std::int64_t, 4> extents) {
+  for (const std::int64_t extent : extents)
+    if (extent == 0) return {};
+  if (Status s = validate_aligned(name, ".data", x.data); !s) return s;
+  struct Axis {
+    const char* name;
+    std::int64_t stride, extent;
+  };
+  constexpr std::int64_t elements = access_bytes / static_cast<std::int64_t>(sizeof(T));
+  const Strides strides = resolve(x.strides, extents[1], extents[2], extents[3]);
+  for (const Axis& axis : {Axis{"batch", strides.batch, extents[0]}, Axis{"seq", strides.seq, extents[1]},
+                           Axis{"head", strides.head, extents[2]}})
+    if (axis.extent > 1 && axis.stride % elements != 0)
+      return Status::failure(
+          StatusCode::bad_stride,
+          "%s.strides.%s = %lld: must be a multiple of %lld elements, 16 bytes, on a device", name, axis.name,
+          number(axis.stride), number(elements));
+  return {};
+}
+
+/// The tensors that all calls have.
+template <class Arguments>
+Status validate_tensors(const Arguments& args, std::int64_t batch) {
+  const Shape& s = args.shape;
+  if (Status status = validate_tensor("q", args.q, {batch, s.seq_q, s.heads_q, s.dim_qk}); !status)
+    return status;
+  if (Status status = validate_tensor("k", args.k, {batch, s.seq_k, s.heads_kv, s.dim_qk}); !status)
+    return status;
+  return validate_tensor("v", args.v, {batch, s.seq_k, s.heads_kv, s.dim_v});
+}
+
+}  // namespace detail
+
+/// Checks what CUDA asks of the arguments of `forward`, once `validate` has accepted them.
+template <AnyProblem P>
+Status validate_for_device(const ForwardArguments<typename P::element>& args) {
+  require_device_problem<P>();
+  const Shape& s = args.shape;
+  const std::int64_t batch = args.cu_seqlens_q.given() ? (s.batch > 0 ? 1 : 0) : s.batch;
+  if (Status status = detail::validate_tensors(args, batch); !status) return status;
+  if (Status status = detail::validate_tensor("o", args.o, {batch, s.seq_q, s.heads_q, s.dim_v}); !status)
+    return status;
+  if (Status status = detail::validate_aligned("initial_state", ".h", args.initial_state.h); !status)
+    return status;
+  return detail::validate_aligned("final_state", ".h", args.final_state.h);
+}
+
+/// Likewise for `step`.
+template <AnyProblem P>
+Status validate_for_device(const StepArguments<typename P::element>& args) {
+  require_device_problem<P>();
+  const Shape& s = args.shape;
+  if (Status status = detail::validate_tensors(args, s.batch); !status) return status;
+  if (Status status = detail::validate_tensor("o", args.o, {s.batch, s.seq_q, s.heads_q, s.dim_v}); !status)
+    return status;
+  return detail::validate_aligned("pool", ".h", args.pool.h);
+}
+
+/// Checks scratch memory of a CUDA call against what `workspace_bytes` asked for.
+inline Status validate_workspace(const Workspace& workspace, std::size_t needed) {
+  if (Status status = validate(workspace, needed); !status) return status;
+  if (needed > 0 && reinterpret_cast<std::uintptr_t>(workspace.data) % device_workspace_alignment != 0)
+    return Status::failure(StatusCode::bad_workspace,
+                           "workspace.data = %p: must be aligned to %zu bytes on a device", workspace.data,
+                           device_workspace_alignment);
+  return {};
+}
+
+}  // namespace cottention::host

@@ -1,0 +1,126 @@
+// Decoding on NVIDIA GPUs: a few tokens for each of many sequences, whose states are updated in place.
+#pragma once
+
+#include <utility>
+
+#include <cottention/device/launch.cuh>
+#include <cottention/device/runtime.cuh>
+#include <cottention/host/device_arguments.hpp>
+#include <cottention/kernel/step.cuh>
+#include <cottention/tuning/step.cuh>
+#include <cottention/validation.hpp>
+
+namespace cottention {
+namespace host {
+
+/// Checks what the kernel counts in 32 bits, and what it keeps above a state's count.
+template <class Kernel, class T>
+Status validate_step_extents(const StepArguments<T>& args) {
+  using detail::number;
+  const Shape& s = args.shape;
+  constexpr std::int64_t most_readers = (std::int64_t{1} << (62 - Kernel::reader_bit)) - 1;
+  if (s.heads_kv * Kernel::column_blocks > most_readers)
+    return Status::failure(StatusCode::bad_shape, "shape.heads_kv = %lld: must be at most %lld on a device",
+                           number(s.heads_kv), number(most_readers / Kernel::column_blocks));
+  if (s.batch * s.heads_kv * Kernel::column_blocks > most_blocks)
+    return Status::failure(
+        StatusCode::bad_shape, "shape.batch = %lld: must be at most %lld on a device with %lld key heads",
+        number(s.batch), number(most_blocks / Kernel::column_blocks / s.heads_kv), number(s.heads_kv));
+  const std::int64_t rows_per_token = 1 + s.heads_q / s.heads_kv;
+  if (s.seq_q > most_blocks / rows_per_token)
+    return Status::failure(StatusCode::bad_shape, "shape.seq_q = %lld: must be at most %lld on a device",
+                           number(s.seq_q), number(most_blocks / rows_per_token));
+  return {};
+}
+
+template <AnyProblem P>
+Status validate_step(const StepArguments<typename P::element>& args) {
+  if (Status status = validate<P>(args); !status) return status;
+  return validate_for_device<P>(args);
+}
+
+inline bool is_empty(const Shape& s) { return s.batch == 0 || s.heads_kv == 0 || s.seq_q == 0; }
+
+/// Launches valid arguments that are not empty.
+template <AnyProblem P, Tiling tiling>
+Status launch_step(StepArguments<typename P::element> args, cudaStream_t stream) {
+  using Kernel = kernel::Step<P, tiling>;
+  if (Status status = validate_step_extents<Kernel>(args); !status) return status;
+  const Shape& s = args.shape;
+  args.q.strides = resolve(args.q.strides, s.seq_q, s.heads_q, s.dim_qk);
+  args.k.strides = resolve(args.k.strides, s.seq_k, s.heads_kv, s.dim_qk);
+  args.v.strides = resolve(args.v.strides, s.seq_k, s.heads_kv, s.dim_v);
+  args.o.strides = resolve(args.o.strides, s.seq_q, s.heads_q, s.dim_v);
+  if (s.heads_q == 0) args.o.data = nullptr;
+  cudaError_t error = device::prepare<Kernel>();
+  if (error == cudaSuccess)
+    error = device::launch<Kernel>({s.batch * s.heads_kv * Kernel::column_blocks},
+                                   {args, static_cast<int>(s.heads_q / s.heads_kv)}, stream);
+  return device::status_of(error, "kernel launch");
+}
+
+/// The largest blocks that keep most of the multiprocessors busy. Smaller ones spread a state over more of
+/// them, but read its keys and queries again and again.
+template <AnyProblem P>
+int choose_step_tiling(const Shape& s, int multiprocessors) {
+  constexpr tuning::StepTilings tilings = tuning::step_tilings<P>;
+  int chosen = 0;
+  while (chosen + 1 < tilings.count) {
+    const int columns = tilings.list[static_cast<std::size_t>(chosen)].columns;
+    const std::int64_t blocks = s.batch * s.heads_kv * ((s.dim_v + columns - 1) / columns);
+    if (4 * blocks >= 3 * static_cast<std::int64_t>(multiprocessors)) break;
+    ++chosen;
+  }
+  return chosen;
+}
+
+}  // namespace host
+
+/// Bytes of scratch that `step` needs: none.
+template <AnyProblem P>
+std::size_t workspace_bytes(const StepArguments<typename P::element>&) {
+  host::require_device_problem<P>();
+  return 0;
+}
+
+/// The recurrence, token by token, for T new tokens of each lane, enqueued on `stream` of the current device:
+///
+///     count += 1;   h += norm(k) (w v)^T;   o = h^T norm(q)
+///
+/// All pointers are to memory that the device can reach. Shapes, slots and acceptance: StepArguments; what
+/// CUDA asks beside, and what is not checked: host/device_arguments.hpp. Counts must stay below 2^44: while
+/// the call runs, the bits above serve it. `workspace` may be empty. Each state is read once and written
+/// once, the latter unless none of its tokens is accepted. Allocates nothing, waits for nothing, and may be
+/// captured in a graph. A lane's bits depend neither on the other lanes nor on the device nor on the tiling.
+///
+/// Anything but ok names the argument, its value and the rule; then nothing has been launched.
+template <AnyProblem P>
+[[nodiscard]] Status step(const StepArguments<typename P::element>& args, Workspace workspace,
+                          cudaStream_t stream) {
+  if (Status status = host::validate_step<P>(args); !status) return status;
+  if (Status status = host::validate_workspace(workspace, workspace_bytes<P>(args)); !status) return status;
+  if (host::is_empty(args.shape)) return {};
+  device::Properties properties;
+  if (Status status = device::current_device(properties); !status) return status;
+  constexpr tuning::StepTilings tilings = tuning::step_tilings<P>;
+  const int chosen = host::choose_step_tiling<P>(args.shape, properties.multiprocessors);
+  Status status;
+  [&]<std::size_t... i>(std::index_sequence<i...>) {
+    (void)((chosen == static_cast<int>(i) &&
+            (status = host::launch_step<P, tilings.list[i]>(args, stream), true)) ||
+           ...);
+  }
+  (std::make_index_sequence<static_cast<std::size_t>(tilings.count)>());
+  return status;
+}
+
+/// Likewise, with blocks as `tiling` has them: see kernel::Step for what it may be.
+template <AnyProblem P, Tiling tiling>
+[[nodiscard]] Status step(const StepArguments<typename P::element>& args, Workspace workspace,
+                          cudaStream_t stream) {
+  if (Status status = host::validate_step<P>(args); !status) return status;
+  if (Status status = host::validate_workspace(workspace, workspace_bytes<P>(args)); !status) return status;
+  return host::is_empty(args.shape) ? Status{} : host::launch_step<P, tiling>(args, stream);
+}
+
+}  // namespace cottention
