@@ -116,8 +116,8 @@ void Block::check_exit() {
     fail(t.copies.oldest().where, "the thread exits without having waited for this copy");
   const Gathering& gathering = warp().gathering;
   if (gathering.arrived != 0)
-    fail(t.last, "the lane exits after this while lanes %08x of its warp wait in %s at %s", gathering.arrived,
-         gathering.word, PlaceName(gathering.where).text);
+    fail(gathering.where, "the lane exits (last seen at %s) while lanes %08x of its warp wait here in %s",
+         t.last.line() == 0 ? "its start" : PlaceName(t.last).text, gathering.arrived, gathering.word);
 }
 
 // Unwinds every thread that has begun.

@@ -1,0 +1,130 @@
+// What the emulated device promises: memory, runtime calls, options, and the arithmetic it models.
+#include <bit>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+
+#include <cuda_runtime.h>
+
+#include <cottention/device/memory.cuh>
+#include <cottention/device/mma.cuh>
+#include <cottention/device/runtime.cuh>
+#include <cottention/device/thread.cuh>
+#include <emulation.hpp>
+
+#include "device/support.hpp"
+#include "support/catch.hpp"
+
+namespace {
+
+namespace device = cottention::device;
+namespace emulation = cottention::emulation;
+
+struct RestoreOptions {
+  emulation::Options before = emulation::options();
+  ~RestoreOptions() { emulation::options() = before; }
+};
+
+/// Writes what shared memory held at the start.
+struct CopyShared {
+  struct Params {
+    float* out;
+  };
+  struct Storage {
+    float slot[32];
+  };
+  static constexpr int threads = 32, blocks_per_multiprocessor = 1;
+
+  __device__ static void run(const Params& params, Storage& storage) {
+    const int thread = device::thread_index();
+    device::store_global(params.out + thread, device::load_shared(&storage.slot[thread]));
+    device::store_shared(&storage.slot[thread], 1.0f);  // which the next block must not see
+  }
+};
+
+/// a b, where every element of a and b has these bits.
+struct MultiplyBits {
+  struct Params {
+    float* out;
+    std::uint32_t a, b;
+  };
+  struct Storage {};
+  static constexpr int threads = 32, blocks_per_multiprocessor = 1;
+
+  __device__ static void run(const Params& params, Storage&) {
+    float d[4] = {};
+    device::mma_m16n8k8_tf32(d, {params.a, params.a, params.a, params.a}, {params.b, params.b});
+    device::store_global(params.out + device::thread_index(), d[0]);
+  }
+};
+
+}  // namespace
+
+TEST_CASE("Shared memory is NaN at the start of every block") {
+  device_test::in_every_schedule([] {
+    device_test::DeviceArray<float> out(32);
+    device_test::run<CopyShared>({3, 1, 1}, {out.data()});
+    for (const float value : out.values()) CHECK(std::isnan(value));
+  });
+}
+
+TEST_CASE("Global memory is NaN until written") {
+  float* values = nullptr;
+  REQUIRE(cudaMalloc(&values, 8 * sizeof(float)) == cudaSuccess);
+  std::vector<float> found(8);
+  REQUIRE(cudaMemcpy(found.data(), values, 32, cudaMemcpyDeviceToHost) == cudaSuccess);
+  for (const float value : found) CHECK(std::isnan(value));
+  CHECK(cudaFree(values) == cudaSuccess);
+}
+
+TEST_CASE("tf32 operands lose the bits below their fraction") {
+  const auto one_and = [](std::uint32_t bits) { return std::bit_cast<std::uint32_t>(1.0f) | bits; };
+  const auto product = [](std::uint32_t a, std::uint32_t b) {
+    return device_test::output<MultiplyBits, float, std::uint32_t, std::uint32_t>(32, a, b)[0];
+  };
+  CHECK(product(one_and(0x1fff), one_and(0x1fff)) == 8.0f);
+  CHECK(product(one_and(0x2000), one_and(0)) == 8.0f * (1 + 0x1p-10f));
+}
+
+TEST_CASE("The runtime refuses what the device would") {
+  char* bytes = nullptr;
+  REQUIRE(cudaMalloc(&bytes, 100) == cudaSuccess);
+  const std::size_t with_bytes = emulation::allocated_bytes();
+  std::vector<char> host(200);
+  CHECK(cudaMemcpy(bytes, host.data(), 101, cudaMemcpyHostToDevice) == cudaErrorInvalidValue);
+  CHECK(cudaGetLastError() == cudaErrorInvalidValue);
+  CHECK(cudaGetLastError() == cudaSuccess);
+  CHECK(cudaMemcpy(bytes + 50, host.data(), 51, cudaMemcpyDefault) == cudaErrorInvalidValue);
+  CHECK(cudaMemcpy(host.data(), bytes, 100, cudaMemcpyHostToDevice) == cudaErrorInvalidValue);
+  CHECK(cudaMemcpy(host.data(), bytes, 100, cudaMemcpyHostToHost) == cudaErrorInvalidValue);
+  CHECK(cudaMemset(host.data(), 0, 100) == cudaErrorInvalidValue);
+  CHECK(cudaMemset(bytes + 99, 7, 1) == cudaSuccess);
+  CHECK(cudaMemcpy(host.data(), bytes, 100, cudaMemcpyDefault) == cudaSuccess);
+  CHECK(host[99] == 7);
+  CHECK(cudaFree(bytes) == cudaSuccess);
+  CHECK(cudaFree(bytes) == cudaErrorInvalidValue);
+  CHECK(cudaFree(nullptr) == cudaSuccess);
+  CHECK(emulation::allocated_bytes() == with_bytes - 100);
+  CHECK(cudaSetDevice(1) == cudaErrorInvalidDevice);
+  CHECK(cudaGetLastError() == cudaErrorInvalidDevice);
+
+  cudaStream_t stream = nullptr;
+  CHECK(cudaStreamCreate(&stream) == cudaSuccess);
+  CHECK(cudaStreamSynchronize(stream) == cudaSuccess);
+  CHECK(cudaStreamDestroy(stream) == cudaSuccess);
+  CHECK(cudaStreamDestroy(stream) == cudaErrorInvalidResourceHandle);
+  (void)cudaGetLastError();
+}
+
+TEST_CASE("The options say what device it is") {
+  const RestoreOptions restore;
+  emulation::options().compute_capability = 86;
+  emulation::options().multiprocessors = 84;
+  emulation::options().shared_bytes_per_block = 64;
+  device::Properties properties;
+  REQUIRE(device::current_device(properties).ok());
+  CHECK(properties.compute_capability == 86);
+  CHECK(properties.multiprocessors == 84);
+  CHECK(properties.shared_bytes_per_block == 64);
+  CHECK(device::prepare<CopyShared>() == cudaErrorInvalidValue);
+}
