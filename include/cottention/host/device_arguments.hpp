@@ -65,8 +65,9 @@ Status validate_tensor(const char* name, const Tensor<T>& x, std::array<std::int
   };
   constexpr std::int64_t elements = access_bytes / static_cast<std::int64_t>(sizeof(T));
   const Strides strides = resolve(x.strides, extents[1], extents[2], extents[3]);
-  for (const Axis& axis : {Axis{"batch", strides.batch, extents[0]}, Axis{"seq", strides.seq, extents[1]},
-                           Axis{"head", strides.head, extents[2]}})
+  // The innermost at fault is the one to name: others may follow from it.
+  for (const Axis& axis : {Axis{"head", strides.head, extents[2]}, Axis{"seq", strides.seq, extents[1]},
+                           Axis{"batch", strides.batch, extents[0]}})
     if (axis.extent > 1 && axis.stride % elements != 0)
       return Status::failure(
           StatusCode::bad_stride,
