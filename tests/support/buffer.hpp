@@ -80,6 +80,7 @@ enum class Layout {
   bshd,  ///< contiguous, strides left to their defaults
   bhsd,  ///< [batch, heads, seq, dim]
   gaps,  ///< [batch, seq, heads, dim] with unused values after every row, every position and every sequence
+  aligned_gaps,  ///< likewise, in multiples of 16 bytes, as devices ask
 };
 
 /// A tensor in a buffer of its own. Packed tensors have batch 1.
@@ -93,7 +94,8 @@ class TensorBuffer {
         dim_(dim),
         given_(strides_of(layout, seq, heads, dim)),
         strides_(cottention::resolve(given_, seq, heads, dim)),
-        buffer_(batch * (layout == Layout::gaps ? strides_.batch : seq * heads * dim)) {}
+        buffer_(batch * (layout == Layout::gaps || layout == Layout::aligned_gaps ? strides_.batch
+                                                                                  : seq * heads * dim)) {}
 
   cottention::Tensor<T> view() { return {buffer_.data(), given_}; }
   cottention::Tensor<const T> view() const { return {buffer_.data(), given_}; }
@@ -132,8 +134,9 @@ class TensorBuffer {
                                         std::int64_t dim) {
     if (layout == Layout::bshd) return {};
     if (layout == Layout::bhsd) return cottention::bhsd_strides(seq, heads, dim);
-    const std::int64_t head = dim + 3, position = heads * head + 5;
-    return {.batch = seq * position + 7, .seq = position, .head = head};
+    const std::int64_t unit = layout == Layout::aligned_gaps ? 8 : 1;
+    const std::int64_t head = dim + 3 * unit, position = heads * head + 5 * unit;
+    return {.batch = seq * position + 7 * unit, .seq = position, .head = head};
   }
 
   std::int64_t address(std::int64_t position, std::int64_t h) const {

@@ -87,7 +87,7 @@ std::string describe(const Case& c) {
   text += ", heads " + std::to_string(s.heads_q) + " / " + std::to_string(s.heads_kv) + ", dims " +
           std::to_string(s.dim_qk) + " / " + std::to_string(s.dim_v);
   constexpr const char* paddings[] = {"no", "left", "right", "middle", "unrelated"};
-  constexpr const char* layouts[] = {"bshd", "bhsd", "gaps"};
+  constexpr const char* layouts[] = {"bshd", "bhsd", "gaps", "aligned gaps"};
   constexpr const char* rows[] = {"normal", "correlated", "small", "tiny", "huge", "mixed"};
   text += std::string(", ") + paddings[static_cast<int>(c.padding)] + " padding, " +
           layouts[static_cast<int>(c.layout)] + ", " + rows[static_cast<int>(c.rows)] + " rows";

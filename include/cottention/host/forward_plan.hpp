@@ -19,7 +19,7 @@ namespace host {
 
 inline constexpr int most_pieces = 64;
 /// Shortest piece: walking it costs as much as moving three states of dimension 128 to memory and back.
-inline constexpr std::int64_t shortest_piece = 256;
+inline constexpr int shortest_piece = 256;
 
 /// Blocks and pieces of a forward call.
 struct ForwardPlan {
@@ -37,7 +37,6 @@ inline ForwardPlan plan_forward(const Shape& s, Plan plan, Split split, int colu
   ForwardPlan p;
   p.units = s.batch * s.heads_kv;
   p.column_blocks = static_cast<int>((s.dim_v + columns - 1) / columns);
-  p.shortest = s.seq_k;
   const std::int64_t blocks = p.units * p.column_blocks;
   const std::int64_t longest = std::max<std::int64_t>(1, s.seq_k / shortest_piece);
   std::int64_t wanted = 1;

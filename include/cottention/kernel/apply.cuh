@@ -52,37 +52,23 @@ struct Apply {
 
  private:
   static __device__ __forceinline__ void answer(const Head<P, tiling>& head, ChunkWeights<P, tiling>& weights,
-                                                const tile::State<P, tiling>& state, std::int64_t first,
-                                                std::int64_t last, QueryStorage& storage) {
-    const std::int64_t chunks = (last - first + Part::chunk - 1) / Part::chunk, steps = chunks * head.group;
-    const auto copy = [&](std::int64_t step) {
-      if (step < steps)
-        tile::copy_rows_async<threads>(head.q(static_cast<int>(step % head.group)),
-                                       first + step / head.group * Part::chunk, 0, P::head_dim.qk,
-                                       storage.q[step % Part::stages]);
-      device::commit_copies();
+                                                const tile::State<P, tiling>& state, int first, int last,
+                                                QueryStorage& storage) {
+    const auto copy = [&](const auto& at) {
+      tile::copy_rows_async<threads>(head.q(at.member), at.row, 0, P::head_dim.qk, storage.q[at.stage]);
     };
-    for (int ahead = 0; ahead < Part::stages - 1; ++ahead) copy(ahead);
-    for (std::int64_t step = 0; step < steps; ++step) {
-      typename Part::RowTile& q = storage.q[step % Part::stages];
-      if constexpr (Part::stages == 1) {
-        device::sync_block();  // the last step's readers are done with the only buffer
-        copy(step);
-      }
-      device::wait_copies<Part::stages == 1 ? 0 : Part::stages - 2>();
-      device::sync_block();  // copies of all threads have landed; readers of the buffer that is filled next
-                             // are done
-      if constexpr (Part::stages > 1) copy(step + Part::stages - 1);
+    const auto compute = [&](const auto& at) {
+      typename Part::RowTile& q = storage.q[at.stage];
       weights.measure_queries(q);
       device::sync_block();  // factors are written, rows of extreme length rescaled
       typename Part::Output out;
       state.apply(q, out);
       tile::combine<Part>(out, storage.partial);
       weights.scale_answer(out);
-      store_output(head, static_cast<int>(step % head.group), first + step / head.group * Part::chunk,
-                   weights, out);
-    }
-    device::wait_copies<0>();
+      store_output(head, at.member, at.row, weights, out);
+    };
+    tile::for_each_step<Part::stages, Part::chunk>(
+        first, last, head.group, copy, [](const auto&) {}, compute);
   }
 };
 

@@ -6,6 +6,7 @@
 #include <cottention/tile/combine.cuh>
 #include <cottention/tile/counts.cuh>
 #include <cottention/tile/norms.cuh>
+#include <cottention/tile/pipeline.cuh>
 #include <cottention/tile/state.cuh>
 
 namespace cottention::kernel {
@@ -30,8 +31,8 @@ struct Head {
   std::int64_t batch;
   int kv_head, group, piece, column;
   Side queries, keys;
-  Pieces pieces;             // of the keys
-  std::int64_t first, last;  // rows of this piece
+  Pieces pieces;    // of the keys
+  int first, last;  // rows of this piece
   std::int64_t state_offset;
 
   explicit __device__ __forceinline__ Head(const ForwardParams<T>& p)
@@ -71,7 +72,7 @@ struct KeyTiles {
 };
 
 template <AnyProblem P, Tiling tiling>
-__device__ __forceinline__ void copy_keys(const Head<P, tiling>& head, std::int64_t row,
+__device__ __forceinline__ void copy_keys(const Head<P, tiling>& head, int row,
                                           KeyTiles<tile::Partition<P, tiling>>& kv) {
   constexpr int threads = tile::Partition<P, tiling>::threads;
   tile::copy_rows_async<threads>(head.k(), row, 0, P::head_dim.qk, kv.k);
@@ -121,10 +122,9 @@ class ChunkWeights {
   }
 
   /// Before the barrier that starts a chunk at `row`.
-  __device__ __forceinline__ void begin_chunk(std::int64_t row) {
-    row_ = row;
+  __device__ __forceinline__ void begin_chunk(int row) {
     if (!scaled_ || P::mask != Mask::causal) return;
-    entry_ = static_cast<int>((row - first_) / Part::chunk % device::warp_size);
+    entry_ = (row - first_) / Part::chunk % device::warp_size;
     if (entry_ == 0 && device::warp_index() == 0)
       before_table_ = factors_.table.fill(mask_, row, length_, Part::chunk, before_table_, exponent_);
     presence_ = tile::Presence<Part::chunk>::load(mask_, row, length_);
@@ -199,11 +199,11 @@ class ChunkWeights {
 
   Factors<Part>& factors_;
   const std::uint8_t* mask_;
-  std::int64_t length_, first_;
+  int length_, first_;
   bool scaled_ = false;
   double exponent_ = 0;
   std::int64_t before_table_ = 0;  // unmasked keys before the next 32 chunks; warp 0 keeps it up
-  std::int64_t row_ = 0, before_ = 0;
+  std::int64_t before_ = 0;
   int entry_ = 0;
   A weight_{1};
   tile::Presence<Part::chunk> presence_{};
@@ -211,21 +211,24 @@ class ChunkWeights {
 
 /// Rows row, ... of a query head of the group, from the warps that combine() left the sums with.
 template <AnyProblem P, Tiling tiling>
-__device__ __forceinline__ void store_output(const Head<P, tiling>& head, int member, std::int64_t row,
+__device__ __forceinline__ void store_output(const Head<P, tiling>& head, int member, int row,
                                              const ChunkWeights<P, tiling>& weights,
                                              const typename tile::Partition<P, tiling>::Output& out) {
   using Part = tile::Partition<P, tiling>;
   using T = typename P::element;
   if (Part::depth_index() != 0) return;
   const tile::Rows<T> o = head.o(member);
+  const auto present = tile::Presence<Part::chunk>::load(o.mask, row, o.length);
+  const int g = device::lane_index() / 4;
 #pragma unroll
   for (int i = 0; i < Part::row_blocks; ++i) {
+    const bool keep[2] = {present.contains(16 * i + g), present.contains(16 * i + g + 8)};
     Accumulate<T> factors[2];
     weights.output_factors(16 * i, factors);
 #pragma unroll
     for (int m = 0; m < Part::warp_column_blocks; ++m)
       tile::store_rows<T>(o, row + 16 * i, head.column + Part::warp_column() + 16 * m, P::head_dim.v,
-                          out.sums[i][m], factors);
+                          out.sums[i][m], factors, keep);
   }
 }
 

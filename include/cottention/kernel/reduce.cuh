@@ -20,29 +20,15 @@ __device__ __forceinline__ void reduce_piece(const Head<P, tiling>& head, ChunkW
                                              tile::State<P, tiling>& state,
                                              ReduceStorage<P, tiling>& storage) {
   using Part = tile::Partition<P, tiling>;
-  const std::int64_t chunks = (head.last - head.first + Part::chunk - 1) / Part::chunk;
-  const auto copy = [&](std::int64_t c) {
-    if (c < chunks) copy_keys(head, head.first + c * Part::chunk, storage.kv[c % Part::stages]);
-    device::commit_copies();
-  };
-  for (int ahead = 0; ahead < Part::stages - 1; ++ahead) copy(ahead);
-
-  for (std::int64_t c = 0; c < chunks; ++c) {
-    KeyTiles<Part>& kv = storage.kv[c % Part::stages];
-    if constexpr (Part::stages == 1) {
-      device::sync_block();  // the last chunk's readers are done with the only buffer
-      copy(c);
-    }
-    device::wait_copies<Part::stages == 1 ? 0 : Part::stages - 2>();
-    weights.begin_chunk(head.first + c * Part::chunk);
-    device::sync_block();  // copies of all threads have landed; readers of the buffer that is filled next are
-                           // done
-    if constexpr (Part::stages > 1) copy(c + Part::stages - 1);
+  const auto copy = [&](const auto& at) { copy_keys(head, at.row, storage.kv[at.key_stage]); };
+  const auto prepare = [&](const auto& at) { weights.begin_chunk(at.row); };
+  const auto compute = [&](const auto& at) {
+    KeyTiles<Part>& kv = storage.kv[at.key_stage];
     weights.measure_keys(kv.k);
     device::sync_block();  // factors are written, rows of extreme length rescaled
     state.absorb(kv.k, tile::load_values<P, tiling>(kv.v), storage.factors.key, weights.of_state());
-  }
-  device::wait_copies<0>();
+  };
+  tile::for_each_step<Part::stages, Part::chunk>(head.first, head.last, 1, copy, prepare, compute);
 }
 
 /// The first piece starts from the caller's initial state, the others from zero.

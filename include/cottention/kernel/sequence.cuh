@@ -34,9 +34,11 @@ struct OffsetsView {
 
 inline OffsetsView view(const Offsets& offsets) { return {offsets.int32(), offsets.int64()}; }
 
-/// One side, queries or keys, of one sequence.
+/// One side, queries or keys, of one sequence. Its rows are counted in 32 bits (the host sees to that), their
+/// addresses in 64.
 struct Side {
-  std::int64_t start = 0, length = 0;
+  std::int64_t start = 0;
+  int length = 0;
   const std::uint8_t* mask = nullptr;  // of the sequence's first position
   bool packed = false;
 
@@ -44,9 +46,13 @@ struct Side {
                                   std::int64_t seq) {
     packed = offsets.given();
     start = packed ? offsets[batch] : 0;
-    length = packed ? offsets[batch + 1] - start : seq;
+    const std::int64_t end = packed ? offsets[batch + 1] : seq;
     // Offsets lie on the device, where no call checks them. Here they cannot lead out of the tensors.
-    if (start < 0 || length < 0 || (packed && start + length > seq)) start = length = 0;
+    if (start < 0 || end < start || end > seq) {
+      start = 0;
+    } else {
+      length = static_cast<int>(end - start);
+    }
     if (masks != nullptr) mask = masks + (packed ? start : batch * seq);
   }
 
@@ -61,19 +67,18 @@ struct Side {
 /// A sequence in pieces of `rows` that are summed apart. They follow from its length and the two limits
 /// alone, so the rest of the batch has no say in a sequence's bits.
 struct Pieces {
-  std::int64_t rows = 0;
+  int rows = 0;
   int count = 1;  // at least 1: an empty sequence has one empty piece
 
-  __device__ __forceinline__ Pieces(std::int64_t length, int most, std::int64_t shortest, int chunk) {
-    rows = (length + most - 1) / most;
+  __device__ __forceinline__ Pieces(int length, int most, int shortest, int chunk) {
+    rows = length / most + (length % most != 0 ? 1 : 0);
     if (rows < shortest) rows = shortest;
     rows = (rows + chunk - 1) / chunk * chunk;
-    count = length == 0 ? 1 : static_cast<int>((length + rows - 1) / rows);
+    count = length == 0 ? 1 : (length + rows - 1) / rows;
   }
-  __device__ __forceinline__ std::int64_t first(int piece) const { return piece * rows; }
-  __device__ __forceinline__ std::int64_t last(int piece, std::int64_t length) const {
-    const std::int64_t end = (piece + 1) * rows;
-    return end < length ? end : length;
+  __device__ __forceinline__ int first(int piece) const { return piece * rows; }
+  __device__ __forceinline__ int last(int piece, int length) const {
+    return piece == count - 1 ? length : (piece + 1) * rows;
   }
 };
 
@@ -93,9 +98,9 @@ struct ForwardParams {
   A* images = nullptr;  // states of pieces, [unit][column block][piece][image]; null: sequences are not cut
   std::int64_t seq_q = 0, seq_k = 0;
   int heads_q = 0, heads_kv = 0;
-  int pieces = 1;             // most that a sequence may have
-  std::int64_t shortest = 0;  // rows of a piece, at least
-  int query_parts = 1;        // blocks that share the queries of a bidirectional head
+  int pieces = 1;       // most that a sequence may have
+  int shortest = 0;     // rows of a piece, at least
+  int query_parts = 1;  // blocks that share the queries of a bidirectional head
 };
 
 }  // namespace cottention::kernel

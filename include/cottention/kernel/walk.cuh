@@ -38,36 +38,17 @@ struct Walk {
     else
       start_state(head, state);
 
-    const int group = head.group;
-    const std::int64_t chunks = (head.last - head.first + Part::chunk - 1) / Part::chunk;
-    const auto copy = [&](std::int64_t step) {
-      if (step < chunks * group) {
-        const std::int64_t c = step / group, row = head.first + c * Part::chunk;
-        if (step % group == 0) copy_keys(head, row, storage.kv[c % Part::stages]);
-        tile::copy_rows_async<threads>(head.q(static_cast<int>(step % group)), row, 0, P::head_dim.qk,
-                                       storage.q[step % Part::stages]);
-      }
-      device::commit_copies();
+    const auto copy = [&](const auto& at) {
+      if (at.member == 0) copy_keys(head, at.row, storage.kv[at.key_stage]);
+      tile::copy_rows_async<threads>(head.q(at.member), at.row, 0, P::head_dim.qk, storage.q[at.stage]);
     };
-    for (int ahead = 0; ahead < Part::stages - 1; ++ahead) copy(ahead);
-
-    for (std::int64_t step = 0; step < chunks * group; ++step) {
-      const std::int64_t c = step / group, row = head.first + c * Part::chunk;
-      const int member = static_cast<int>(step % group);
-      typename Part::RowTile& q = storage.q[step % Part::stages];
-      KeyTiles<Part>& kv = storage.kv[c % Part::stages];
-
-      if constexpr (Part::stages == 1) {
-        device::sync_block();  // the last step's readers are done with the only buffer
-        copy(step);
-      }
-      device::wait_copies<Part::stages == 1 ? 0 : Part::stages - 2>();
-      if (member == 0) weights.begin_chunk(row);
-      device::sync_block();  // copies of all threads have landed; readers of the buffer that is filled next
-                             // are done
-      if constexpr (Part::stages > 1) copy(step + Part::stages - 1);
-
-      if (member == 0) weights.measure_keys(kv.k);
+    const auto prepare = [&](const auto& at) {
+      if (at.member == 0) weights.begin_chunk(at.row);
+    };
+    const auto compute = [&](const auto& at) {
+      typename Part::RowTile& q = storage.q[at.stage];
+      KeyTiles<Part>& kv = storage.kv[at.key_stage];
+      if (at.member == 0) weights.measure_keys(kv.k);
       weights.measure_queries(q);
       device::sync_block();  // factors are written, rows of extreme length rescaled
 
@@ -80,10 +61,10 @@ struct Walk {
 
       tile::attend<P, tiling>(storage.scores, kv.v, values, out);
       tile::combine<Part>(out, storage.partial);
-      store_output(head, member, row, weights, out);
-      if (member == group - 1) state.absorb(kv.k, values, storage.factors.key, weights.of_state());
-    }
-    device::wait_copies<0>();
+      store_output(head, at.member, at.row, weights, out);
+      if (at.member == head.group - 1) state.absorb(kv.k, values, storage.factors.key, weights.of_state());
+    };
+    tile::for_each_step<Part::stages, Part::chunk>(head.first, head.last, head.group, copy, prepare, compute);
     if (params.final_h != nullptr && head.piece == head.pieces.count - 1)
       state.store(params.final_h + head.state_offset, head.column);
   }

@@ -13,7 +13,8 @@ __device__ __forceinline__ typename Part::Values load_values(const typename Part
   for (int m = 0; m < Part::warp_column_blocks; ++m)
 #pragma unroll
     for (int j = 0; j < Part::term_blocks; ++j)
-      values.blocks[m][j] = load_columns(tile, j * terms<typename Part::T>, Part::warp_column() + 16 * m);
+      values.blocks[m][j] =
+          load_columns<Role::right>(tile, j * terms<typename Part::T>, Part::warp_column() + 16 * m);
   return values;
 }
 
@@ -37,7 +38,8 @@ __device__ __forceinline__ void score(const typename Part::RowTile& a, const typ
     clear(sums[1]);
 #pragma unroll 4
     for (int k = 0; k < Part::depth; k += terms<T>)
-      multiply<T>(sums, operand(load_rows(a, 16 * i, k)), operand(load_rows(b, 16 * j, k)));
+      multiply<T>(sums, operand(load_rows<Role::left>(a, 16 * i, k)),
+                  operand(load_rows<Role::right>(b, 16 * j, k)));
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
       const int row = 16 * i + g + 8 * m;
@@ -48,9 +50,9 @@ __device__ __forceinline__ void score(const typename Part::RowTile& a, const typ
         A x[2];
 #pragma unroll
         for (int e = 0; e < 2; ++e)
-          x[e] = column + e <= row ? sums[n].values[2 * m + e] * row_factor *
-                                         device::load_shared(column_factor_shared + column + e)
-                                   : A{0};
+          x[e] = j < i || column + e <= row ? sums[n].values[2 * m + e] * row_factor *
+                                                  device::load_shared(column_factor_shared + column + e)
+                                            : A{0};
         Pair pair;
         if constexpr (sizeof(T) == 2)
           pair = device::bits_as<Pair>(device::pack<T>(x[0], x[1]));
@@ -106,7 +108,7 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
     for (int j = 0; j < (16 * i + 16) / terms<T>; ++j) {
       if (Part::warps_deep > 1 && j % Part::warps_deep != Part::depth_index()) continue;
       if (diagonal_apart && j * terms<T> >= 16 * i) continue;
-      const auto left = operand(load_rows(scores, 16 * i, j * terms<T>));
+      const auto left = operand(load_rows<Role::left>(scores, 16 * i, j * terms<T>));
 #pragma unroll
       for (int m = 0; m < Part::warp_column_blocks; ++m)
         multiply<T>(out.sums[i][m], left, operand(values.blocks[m][j]));

@@ -13,13 +13,13 @@ namespace cottention::tile {
 /// Unmasked rows among first, ..., last - 1, counted by the whole block through `scratch_shared`, one number
 /// a warp. Ends with all threads past a barrier of the caller's making: `sync` is called twice.
 template <int warps, class Sync>
-__device__ __forceinline__ std::int64_t count_present(const std::uint8_t* mask, std::int64_t first,
-                                                      std::int64_t last, std::int64_t* scratch_shared,
-                                                      Sync sync) {
+__device__ __forceinline__ std::int64_t count_present(const std::uint8_t* mask, int first, int last,
+                                                      std::int64_t* scratch_shared, Sync sync) {
   if (mask == nullptr) return last - first;
-  std::int64_t count = 0;
-  for (std::int64_t row = first + device::thread_index(); row < last; row += warps * device::warp_size)
-    count += device::load_global(mask + row) != 0 ? 1 : 0;
+  int own = 0;
+  for (int row = first + device::thread_index(); row < last; row += warps * device::warp_size)
+    own += device::load_global(mask + row) != 0 ? 1 : 0;
+  std::int64_t count = own;
 #pragma unroll
   for (int distance = 1; distance < device::warp_size; distance *= 2)
     count += device::shuffle_xor(count, distance);
@@ -38,8 +38,7 @@ struct Presence {
   static constexpr int words = (chunk + 31) / 32;
   std::uint32_t bits[words];
 
-  __device__ __forceinline__ static Presence load(const std::uint8_t* mask, std::int64_t first,
-                                                  std::int64_t length) {
+  __device__ __forceinline__ static Presence load(const std::uint8_t* mask, int first, int length) {
     Presence presence;
 #pragma unroll
     for (int w = 0; w < words; ++w) {
@@ -49,6 +48,13 @@ struct Presence {
           device::ballot(exists && (mask == nullptr || device::load_global(mask + first + r) != 0));
     }
     return presence;
+  }
+
+  __device__ __forceinline__ bool contains(int row) const {
+    std::uint32_t word = bits[0];
+#pragma unroll
+    for (int w = 1; w < words; ++w) word = row >= 32 * w ? bits[w] : word;
+    return (word >> row % 32 & 1) != 0;
   }
 
   /// Among rows 0, ..., row.
@@ -73,15 +79,14 @@ struct ChunkTable {
 
   /// By one warp. `before_first` counts keys before row `first`, the first of the 32 chunks. Returns the
   /// count before the chunk that follows them.
-  __device__ __forceinline__ std::int64_t fill(const std::uint8_t* mask, std::int64_t first,
-                                               std::int64_t length, int chunk, std::int64_t before_first,
-                                               double exponent) {
+  __device__ __forceinline__ std::int64_t fill(const std::uint8_t* mask, int first, int length, int chunk,
+                                               std::int64_t before_first, double exponent) {
     const int lane = device::lane_index();
-    const std::int64_t begin = first + static_cast<std::int64_t>(lane) * chunk;
-    const std::int64_t rows = begin >= length ? 0 : length - begin < chunk ? length - begin : chunk;
+    const int begin = first + lane * chunk;
+    const int rows = begin >= length ? 0 : length - begin < chunk ? length - begin : chunk;
     std::int64_t own = rows;
     if (mask != nullptr)
-      for (std::int64_t r = 0; r < rows; ++r) own -= device::load_global(mask + begin + r) == 0 ? 1 : 0;
+      for (int r = 0; r < rows; ++r) own -= device::load_global(mask + begin + r) == 0 ? 1 : 0;
     std::int64_t up_to_here = own;
 #pragma unroll
     for (int distance = 1; distance < device::warp_size; distance *= 2) {

@@ -37,18 +37,28 @@ __device__ __forceinline__ void clear(Sums<A>& sums) {
 template <Element T>
 inline constexpr int terms = sizeof(T) == 2 ? 16 : 8;
 
-/// An operand, 16 x terms<T>, as it is in memory: on the left of a product, or transposed on its right.
+/// Where an operand, 16 x terms<T>, stands in a product, and so the order of its registers: instructions take
+/// neighbouring ones. With "k.." the columns 2t, 2t + 1 of each 8 (16-bit elements), or column 2t or 2t + 1
+/// of the 8:
 ///
-///     16-bit   (g, 2t..), (g + 8, 2t..), (g, 2t + 8..), (g + 8, 2t + 8..)     .. that element and the next
-///     others   (g, 2t), (g + 8, 2t), (g, 2t + 1), (g + 8, 2t + 1)
-template <Element T>
+///     left     (g, first k), (g + 8, first k), (g, second k), (g + 8, second k)
+///     right    (g, first k), (g, second k), (g + 8, first k), (g + 8, second k)      taken transposed
+enum class Role { left, right };
+
+/// The register of rows g + 8 `lower` and the first or second k.
+__host__ __device__ constexpr int register_of(Role role, int lower, int second) {
+  return role == Role::left ? lower + 2 * second : 2 * lower + second;
+}
+
+/// An operand as it is in memory.
+template <Element T, Role role>
 struct Block {
   using Register = std::conditional_t<sizeof(T) == 2, std::uint32_t, T>;
   Register r[4];
 };
 
 /// An operand as the sum of two that the tensor cores take: 16-bit elements, or tf32 for fp32.
-template <Element T>
+template <Element T, Role role>
 struct SplitBlock {
   std::uint32_t high[4], low[4];
 };
@@ -57,38 +67,45 @@ struct SplitBlock {
 // --------------------------------------------------------------------------------------------
 
 /// Rows of the tile are rows of the block: (row.., column..), 16 x terms<T>.
-template <Element T, int rows, int columns>
-__device__ __forceinline__ Block<T> load_rows(const Tile<T, rows, columns>& tile, int row, int column) {
+template <Role role, Element T, int rows, int columns>
+__device__ __forceinline__ Block<T, role> load_rows(const Tile<T, rows, columns>& tile, int row, int column) {
   const int lane = device::lane_index();
-  Block<T> block;
+  Block<T, role> block;
   if constexpr (sizeof(T) == 2) {
-    device::ldmatrix_x4(block.r, tile.at(row + lane % 16, column + lane / 16 * 8));
+    // Lanes 0 to 7 give the rows of register 0, and so on.
+    const int lower = role == Role::left ? lane / 8 % 2 : lane / 16;
+    const int second = role == Role::left ? lane / 16 : lane / 8 % 2;
+    device::ldmatrix_x4(block.r, tile.at(row + lane % 8 + 8 * lower, column + 8 * second));
   } else {
     using Pair = device::Vector<T, 2>;
     const int g = lane / 4, t = lane % 4;
-    const Pair upper = device::load_shared(reinterpret_cast<const Pair*>(tile.at(row + g, column + 2 * t)));
-    const Pair lower =
-        device::load_shared(reinterpret_cast<const Pair*>(tile.at(row + g + 8, column + 2 * t)));
-    block.r[0] = upper[0];
-    block.r[1] = lower[0];
-    block.r[2] = upper[1];
-    block.r[3] = lower[1];
+#pragma unroll
+    for (int lower = 0; lower < 2; ++lower) {
+      const Pair pair =
+          device::load_shared(reinterpret_cast<const Pair*>(tile.at(row + g + 8 * lower, column + 2 * t)));
+      block.r[register_of(role, lower, 0)] = pair[0];
+      block.r[register_of(role, lower, 1)] = pair[1];
+    }
   }
   return block;
 }
 
 /// Columns of the tile are rows of the block: (row.., column..), terms<T> x 16, transposed.
-template <Element T, int rows, int columns>
-__device__ __forceinline__ Block<T> load_columns(const Tile<T, rows, columns>& tile, int row, int column) {
+template <Role role, Element T, int rows, int columns>
+__device__ __forceinline__ Block<T, role> load_columns(const Tile<T, rows, columns>& tile, int row,
+                                                       int column) {
   const int lane = device::lane_index();
-  Block<T> block;
+  Block<T, role> block;
   if constexpr (sizeof(T) == 2) {
-    device::ldmatrix_x4_trans(block.r, tile.at(row + lane % 8 + lane / 16 * 8, column + lane / 8 % 2 * 8));
+    const int lower = role == Role::left ? lane / 8 % 2 : lane / 16;
+    const int second = role == Role::left ? lane / 16 : lane / 8 % 2;
+    device::ldmatrix_x4_trans(block.r, tile.at(row + lane % 8 + 8 * second, column + 8 * lower));
   } else {
     const int g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int e = 0; e < 4; ++e)
-      block.r[e] = device::load_shared(tile.at(row + 2 * t + e / 2, column + g + e % 2 * 8));
+      block.r[register_of(role, e % 2, e / 2)] =
+          device::load_shared(tile.at(row + 2 * t + e / 2, column + g + e % 2 * 8));
   }
   return block;
 }
@@ -112,10 +129,10 @@ __device__ __forceinline__ void split_tf32(float x, std::uint32_t& high, std::ui
 }  // namespace detail
 
 /// What the tensor cores take for `block`, with no rounding beyond that of fp32.
-template <Element T>
-__device__ __forceinline__ auto operand(const Block<T>& block) {
+template <Element T, Role role>
+__device__ __forceinline__ auto operand(const Block<T, role>& block) {
   if constexpr (std::same_as<T, float>) {
-    SplitBlock<T> split;
+    SplitBlock<T, role> split;
 #pragma unroll
     for (int e = 0; e < 4; ++e) detail::split_tf32(block.r[e], split.high[e], split.low[e]);
     return split;
@@ -124,59 +141,76 @@ __device__ __forceinline__ auto operand(const Block<T>& block) {
   }
 }
 
-/// Factors of the terms that a lane holds.
+/// Factors of the terms that a lane holds: of its first k, and of its second.
 template <Element T>
 struct TermFactors {
-  Accumulate<T> f[terms<T> / 4];
+  Accumulate<T> f[2][terms<T> / 8];
 };
 template <Element T>
 __device__ __forceinline__ TermFactors<T> load_factors(const Accumulate<T>* factors_shared) {
   using Pair = device::Vector<Accumulate<T>, 2>;
+  constexpr int pairs = terms<T> / 8;
   const int t = device::lane_index() % 4;
   TermFactors<T> factors;
 #pragma unroll
-  for (int e = 0; e < terms<T> / 8; ++e) {
-    const Pair pair = device::load_shared(reinterpret_cast<const Pair*>(factors_shared + 8 * e + 2 * t));
-    factors.f[2 * e] = pair[0];
-    factors.f[2 * e + 1] = pair[1];
+  for (int p = 0; p < pairs; ++p) {
+    const Pair pair = device::load_shared(reinterpret_cast<const Pair*>(factors_shared + 8 * p + 2 * t));
+#pragma unroll
+    for (int e = 0; e < 2; ++e) factors.f[pairs == 2 ? p : e][pairs == 2 ? e : 0] = pair[e];
   }
   return factors;
 }
 
-/// The block with each term multiplied, to about fp32's precision (fp64's for fp64).
-template <Element T>
-__device__ __forceinline__ auto scaled_operand(const Block<T>& block, const TermFactors<T>& factors) {
+/// The block on the left, with each term multiplied, to about fp32's precision (fp64's for fp64).
+template <Element T, Role role>
+__device__ __forceinline__ auto scaled_left(const Block<T, role>& block, const TermFactors<T>& factors) {
   if constexpr (sizeof(T) == 2) {
-    SplitBlock<T> split;
+    SplitBlock<T, Role::left> split;
 #pragma unroll
-    for (int e = 0; e < 4; ++e)
-      detail::split<T>(device::unpack_low<T>(block.r[e]) * factors.f[e / 2 * 2],
-                       device::unpack_high<T>(block.r[e]) * factors.f[e / 2 * 2 + 1], split.high[e],
-                       split.low[e]);
+    for (int lower = 0; lower < 2; ++lower)
+#pragma unroll
+      for (int second = 0; second < 2; ++second) {
+        const std::uint32_t pair = block.r[register_of(role, lower, second)];
+        const int to = register_of(Role::left, lower, second);
+        detail::split<T>(device::unpack_low<T>(pair) * factors.f[second][0],
+                         device::unpack_high<T>(pair) * factors.f[second][1], split.high[to], split.low[to]);
+      }
     return split;
   } else {
-    Block<T> scaled;
+    Block<T, Role::left> scaled;
 #pragma unroll
-    for (int e = 0; e < 4; ++e) scaled.r[e] = block.r[e] * factors.f[e / 2];
+    for (int lower = 0; lower < 2; ++lower)
+#pragma unroll
+      for (int second = 0; second < 2; ++second)
+        scaled.r[register_of(Role::left, lower, second)] =
+            block.r[register_of(role, lower, second)] * factors.f[second][0];
     return operand(scaled);
   }
 }
 
-/// terms<T> / 8 neighbouring sums, 16 x terms<T>, times `scale`, as an operand.
+/// terms<T> / 8 neighbouring sums, 16 x terms<T>, as an operand on the right. For half, times `scale`: the
+/// other types have the range of the sums.
 template <Element T>
-__device__ __forceinline__ auto operand(const Sums<Accumulate<T>>* sums, Accumulate<T> scale) {
+__device__ __forceinline__ auto right_operand(const Sums<Accumulate<T>>* sums,
+                                              [[maybe_unused]] Accumulate<T> scale) {
   if constexpr (sizeof(T) == 2) {
-    SplitBlock<T> split;
+    SplitBlock<T, Role::right> split;
 #pragma unroll
-    for (int e = 0; e < 4; ++e) {
-      const float* pair = sums[e / 2].values + e % 2 * 2;
-      detail::split<T>(pair[0] * scale, pair[1] * scale, split.high[e], split.low[e]);
-    }
+    for (int lower = 0; lower < 2; ++lower)
+#pragma unroll
+      for (int second = 0; second < 2; ++second) {
+        const float* pair = sums[second].values + 2 * lower;
+        const int to = register_of(Role::right, lower, second);
+        if constexpr (std::same_as<T, half>)
+          detail::split<T>(pair[0] * scale, pair[1] * scale, split.high[to], split.low[to]);
+        else
+          detail::split<T>(pair[0], pair[1], split.high[to], split.low[to]);
+      }
     return split;
   } else {
-    Block<T> block;
+    Block<T, Role::right> block;
 #pragma unroll
-    for (int e = 0; e < 4; ++e) block.r[e] = sums->values[e % 2 * 2 + e / 2] * scale;
+    for (int e = 0; e < 4; ++e) block.r[register_of(Role::right, e / 2, e % 2)] = sums->values[e];
     return operand(block);
   }
 }
@@ -192,7 +226,7 @@ __device__ __forceinline__ void multiply(Sums<float> (&d)[2], const std::uint32_
                                          const std::uint32_t (&b)[4]) {
 #pragma unroll
   for (int n = 0; n < 2; ++n) {
-    const std::uint32_t right[2] = {b[n], b[n + 2]};
+    const std::uint32_t right[2] = {b[2 * n], b[2 * n + 1]};
     if constexpr (std::same_as<T, float>)
       device::mma_m16n8k8_tf32(d[n].values, a, right);
     else
@@ -204,7 +238,8 @@ __device__ __forceinline__ void multiply(Sums<float> (&d)[2], const std::uint32_
 
 /// d += a b^T: (16, terms) (16, terms)^T -> (16, 16). Small terms first.
 template <Element T>
-__device__ __forceinline__ void multiply(Sums<Accumulate<T>> (&d)[2], const Block<T>& a, const Block<T>& b) {
+__device__ __forceinline__ void multiply(Sums<Accumulate<T>> (&d)[2], const Block<T, Role::left>& a,
+                                         const Block<T, Role::right>& b) {
   if constexpr (sizeof(T) == 2) {
     detail::multiply<T>(d, a.r, b.r);
   } else {
@@ -213,26 +248,28 @@ __device__ __forceinline__ void multiply(Sums<Accumulate<T>> (&d)[2], const Bloc
     for (int e = 0; e < 8; ++e) {  // two halves of the columns, of the rows, of the terms
       const int n = e / 4, m = e / 2 % 2, k = e % 2;
       double part[2] = {d[n].values[2 * m], d[n].values[2 * m + 1]};
-      device::mma_m8n8k4_f64(part, a.r[m + 2 * k], b.r[n + 2 * k]);
+      device::mma_m8n8k4_f64(part, a.r[register_of(Role::left, m, k)], b.r[register_of(Role::right, n, k)]);
       d[n].values[2 * m] = part[0];
       d[n].values[2 * m + 1] = part[1];
     }
   }
 }
 template <Element T>
-__device__ __forceinline__ void multiply(Sums<float> (&d)[2], const Block<T>& a, const SplitBlock<T>& b) {
+__device__ __forceinline__ void multiply(Sums<float> (&d)[2], const Block<T, Role::left>& a,
+                                         const SplitBlock<T, Role::right>& b) {
   detail::multiply<T>(d, a.r, b.low);
   detail::multiply<T>(d, a.r, b.high);
 }
 template <Element T>
-__device__ __forceinline__ void multiply(Sums<float> (&d)[2], const SplitBlock<T>& a, const Block<T>& b) {
+__device__ __forceinline__ void multiply(Sums<float> (&d)[2], const SplitBlock<T, Role::left>& a,
+                                         const Block<T, Role::right>& b) {
   detail::multiply<T>(d, a.low, b.r);
   detail::multiply<T>(d, a.high, b.r);
 }
 /// low times low is below the last bit.
 template <Element T>
-__device__ __forceinline__ void multiply(Sums<float> (&d)[2], const SplitBlock<T>& a,
-                                         const SplitBlock<T>& b) {
+__device__ __forceinline__ void multiply(Sums<float> (&d)[2], const SplitBlock<T, Role::left>& a,
+                                         const SplitBlock<T, Role::right>& b) {
   detail::multiply<T>(d, a.low, b.high);
   detail::multiply<T>(d, a.high, b.low);
   detail::multiply<T>(d, a.high, b.high);
@@ -242,8 +279,8 @@ __device__ __forceinline__ void multiply(Sums<float> (&d)[2], const SplitBlock<T
 // -----------------------------------------------------------------------------------------------------
 
 /// Whether all of this lane's elements are finite.
-template <Element T>
-__device__ __forceinline__ bool is_finite(const Block<T>& block) {
+template <Element T, Role role>
+__device__ __forceinline__ bool is_finite(const Block<T, role>& block) {
   bool finite = true;
 #pragma unroll
   for (int e = 0; e < 4; ++e) {

@@ -16,7 +16,9 @@
 
 namespace cottention::tile {
 
-__host__ __device__ constexpr int round_up(int value, int multiple) { return (value + multiple - 1) / multiple * multiple; }
+__host__ __device__ constexpr int round_up(int value, int multiple) {
+  return (value + multiple - 1) / multiple * multiple;
+}
 
 /// Operands are read in blocks of 16 rows or columns, so columns past the last one are kept and hold zeros.
 inline constexpr int block_width = 16;

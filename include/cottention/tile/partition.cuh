@@ -63,9 +63,10 @@ struct Partition {
   struct Output {
     Sums<A> sums[row_blocks][warp_column_blocks][2];
   };
-  /// v transposed, (warp_columns, chunk): an operand on the left of H^T's update and on the right of o's.
+  /// v transposed, (warp_columns, chunk): an operand on the right of o's sums, and scaled on the left of
+  /// H^T's.
   struct Values {
-    Block<T> blocks[warp_column_blocks][term_blocks];
+    Block<T, Role::right> blocks[warp_column_blocks][term_blocks];
   };
 };
 

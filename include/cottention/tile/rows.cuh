@@ -12,55 +12,82 @@
 
 namespace cottention::tile {
 
-/// Row r at data + r stride, 0 <= r < length. A masked row reads as zeros, whatever bits it holds, and is
-/// written as zeros.
+/// Row r at data + r stride, 0 <= r < length. A masked row reads as zeros, whatever bits it holds.
 template <class T>
 struct Rows {
   T* data = nullptr;
   std::int64_t stride = 0;
-  std::int64_t length = 0;
+  int length = 0;
   const std::uint8_t* mask = nullptr;  // one byte a row, in global memory; null: all present
 
-  __device__ __forceinline__ bool present(std::int64_t row) const {
-    return row < length && (mask == nullptr || device::load_global(mask + row) != 0);
-  }
+  __device__ __forceinline__ T* row(int r) const { return data + r * stride; }
 };
+
+namespace detail {
+
+/// Starts copying the unit at columns c, ... of `row`, to (r, c) of the tile.
+template <bool masked, Element T, class Target>
+__device__ __forceinline__ void copy_unit_async(const Rows<const T>& rows, int row, const T* from,
+                                                Target& tile, int r, int c, bool in_row) {
+  const bool present = in_row && row < rows.length && (!masked || device::load_global(rows.mask + row) != 0);
+  device::copy_async_16(tile.at(r, c), present ? from : rows.data, present ? 16 : 0);
+}
+
+template <int threads, bool masked, Element T, int tile_rows, int tile_columns>
+__device__ __forceinline__ void copy_rows_async(const Rows<const T>& rows, int first, int column, int dim,
+                                                Tile<T, tile_rows, tile_columns>& tile) {
+  using Target = Tile<T, tile_rows, tile_columns>;
+  constexpr int at_once = threads / Target::units;  // rows
+  if constexpr (threads % Target::units == 0 && tile_rows % at_once == 0) {
+    // A thread's units lie below one another.
+    const int r = device::thread_index() / Target::units;
+    const int c = device::thread_index() % Target::units * Target::unit;
+    const T* from = rows.row(first + r) + column + c;
+#pragma unroll
+    for (int below = 0; below < tile_rows; below += at_once) {
+      copy_unit_async<masked>(rows, first + r + below, from, tile, r + below, c, column + c < dim);
+      from += at_once * rows.stride;
+    }
+  } else {
+    constexpr int total = tile_rows * Target::units;
+    for (int i = device::thread_index(); i < total; i += threads) {
+      const int r = i / Target::units, c = i % Target::units * Target::unit;
+      copy_unit_async<masked>(rows, first + r, rows.row(first + r) + column + c, tile, r, c,
+                              column + c < dim);
+    }
+  }
+}
+
+}  // namespace detail
 
 /// Starts copying rows first, first + 1, ... and columns `column`, ... to `tile`; zeros where there is no
 /// such row or column below `dim`. `threads` threads take part; the copies belong to the group that each
 /// commits next.
 template <int threads, Element T, int tile_rows, int tile_columns>
-__device__ __forceinline__ void copy_rows_async(const Rows<const T>& rows, std::int64_t first, int column,
-                                                int dim, Tile<T, tile_rows, tile_columns>& tile) {
-  using Target = Tile<T, tile_rows, tile_columns>;
-  constexpr int total = tile_rows * Target::units;
-#pragma unroll
-  for (int begin = 0; begin < total; begin += threads) {
-    const int i = begin + device::thread_index();
-    if (total % threads != 0 && i >= total) break;
-    const int row = i / Target::units, c = i % Target::units * Target::unit;
-    const bool present = column + c < dim && rows.present(first + row);
-    const T* from = present ? rows.data + (first + row) * rows.stride + column + c : rows.data;
-    device::copy_async_16(tile.at(row, c), from, present ? 16 : 0);
-  }
+__device__ __forceinline__ void copy_rows_async(const Rows<const T>& rows, int first, int column, int dim,
+                                                Tile<T, tile_rows, tile_columns>& tile) {
+  if (rows.mask == nullptr)
+    detail::copy_rows_async<threads, false>(rows, first, column, dim, tile);
+  else
+    detail::copy_rows_async<threads, true>(rows, first, column, dim, tile);
 }
 
 /// Writes 16 x 16 sums to columns `column`, ... of rows first, ..., first + 15, those that exist and lie
-/// below `dim`. Row factors (g) and (g + 8) multiply; a masked row becomes 0.
+/// below `dim`. Row factors (g) and (g + 8) multiply; a row that is not to be kept becomes 0.
 template <Element T>
-__device__ __forceinline__ void store_rows(const Rows<T>& rows, std::int64_t first, int column, int dim,
+__device__ __forceinline__ void store_rows(const Rows<T>& rows, int first, int column, int dim,
                                            const Sums<Accumulate<T>> (&sums)[2],
-                                           const Accumulate<T> (&factors)[2]) {
+                                           const Accumulate<T> (&factors)[2], const bool (&keep)[2]) {
   const int lane = device::lane_index(), g = lane / 4, t = lane % 4;
 #pragma unroll
   for (int m = 0; m < 2; ++m) {
-    const std::int64_t row = first + g + 8 * m;
+    const int row = first + g + 8 * m;
     const bool exists = row < rows.length;
-    const bool keep = exists && rows.present(row);
-    T* to = rows.data + row * rows.stride + column;
+    T* to = rows.row(row) + column;
     Accumulate<T> x[2][2];
 #pragma unroll
-    for (int e = 0; e < 4; ++e) x[e / 2][e % 2] = keep ? sums[e / 2].values[2 * m + e % 2] * factors[m] : 0;
+    for (int e = 0; e < 4; ++e)
+      x[e / 2][e % 2] = keep[m] ? sums[e / 2].values[2 * m + e % 2] * factors[m] : 0;
     if constexpr (sizeof(T) == 2) {
       // Neighbouring lanes swap halves, so that a lane has four neighbours and four lanes fill a 32-byte
       // sector.

@@ -67,10 +67,10 @@ class State {
     for (int k = 0; k < Part::warp_depth; k += terms<T>) {
 #pragma unroll
       for (int m = 0; m < Part::warp_column_blocks; ++m) {
-        const auto right = operand<T>(&h_[m][k / 8], scale);
+        const auto right = right_operand<T>(&h_[m][k / 8], scale);
 #pragma unroll
         for (int i = 0; i < Part::row_blocks; ++i)
-          multiply<T>(out.sums[i][m], operand(load_rows(a, 16 * i, Part::warp_row() + k)), right);
+          multiply<T>(out.sums[i][m], operand(load_rows<Role::left>(a, 16 * i, Part::warp_row() + k)), right);
       }
     }
     if constexpr (std::same_as<T, half>) {
@@ -88,13 +88,13 @@ class State {
   /// sum over the chunk starts from zero and is added rounded: a running sum in the tensor cores would drift.
   __device__ __forceinline__ void absorb(const typename Part::RowTile& b, const typename Part::Values& c,
                                          const A* factor_shared, A weight) {
-    using Scaled = decltype(scaled_operand(c.blocks[0][0], TermFactors<T>{}));
+    using Scaled = decltype(scaled_left(c.blocks[0][0], TermFactors<T>{}));
     Scaled left[Part::warp_column_blocks][Part::term_blocks];
 #pragma unroll
     for (int j = 0; j < Part::term_blocks; ++j) {
       const TermFactors<T> factors = load_factors<T>(factor_shared + j * terms<T>);
 #pragma unroll
-      for (int m = 0; m < Part::warp_column_blocks; ++m) left[m][j] = scaled_operand(c.blocks[m][j], factors);
+      for (int m = 0; m < Part::warp_column_blocks; ++m) left[m][j] = scaled_left(c.blocks[m][j], factors);
     }
 #pragma unroll
     for (int k = 0; k < Part::warp_depth; k += block_width) {
@@ -103,7 +103,7 @@ class State {
       for (int m = 0; m < Part::warp_column_blocks; ++m) clear_pair(added[m]);
 #pragma unroll
       for (int j = 0; j < Part::term_blocks; ++j) {
-        const auto right = operand(load_columns(b, j * terms<T>, Part::warp_row() + k));
+        const auto right = operand(load_columns<Role::right>(b, j * terms<T>, Part::warp_row() + k));
 #pragma unroll
         for (int m = 0; m < Part::warp_column_blocks; ++m) multiply<T>(added[m], left[m][j], right);
       }

@@ -23,7 +23,7 @@ __device__ __forceinline__ double weight(std::int64_t count, double exponent) {
 /// far from the start of its sequence, so that fp32 holds it to one rounding.
 template <class A>
 __device__ __forceinline__ A relative_weight(std::int64_t reference, int further, double exponent) {
-  if (reference + further <= 1) return A{1};  // counts 0 and 1 weigh the same
+  if (reference + further < 1) return A{1};  // counts 0 and 1 weigh the same
   const A grown = device::quotient(static_cast<A>(further), static_cast<A>(reference));
   return device::exponential(-static_cast<A>(exponent) * device::log1p_of(grown));
 }

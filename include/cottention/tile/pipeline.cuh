@@ -1,0 +1,62 @@
+// Chunks on their way from global to shared memory while earlier ones are computed on.
+#pragma once
+
+#include <cottention/device/async_copy.cuh>
+#include <cottention/device/barrier.cuh>
+
+namespace cottention::tile {
+
+/// A position in the order of work: chunk by chunk, and in each chunk one query head of the group after the
+/// other.
+template <int stages, int chunk>
+struct Cursor {
+  int row;            // first of the chunk
+  int member = 0;     // query head of the group
+  int stage = 0;      // buffer of its queries
+  int key_stage = 0;  // buffer of the chunk's keys
+
+  __device__ __forceinline__ void advance(int group) {
+    stage = next(stage);
+    if (++member < group) return;
+    member = 0;
+    row += chunk;
+    key_stage = next(key_stage);
+  }
+
+ private:
+  static __device__ __forceinline__ int next(int s) { return s + 1 == stages ? 0 : s + 1; }
+};
+
+/// Calls `copy(cursor)`, which starts copies, `stages` - 1 steps ahead of `compute(cursor)`. Before the
+/// barrier that ends the wait for a step's copies, every warp calls `prepare(cursor)`. By the whole block;
+/// ends with no copy in flight.
+template <int stages, int chunk, class Copy, class Prepare, class Compute>
+__device__ __forceinline__ void for_each_step(int first, int last, int group, Copy copy, Prepare prepare,
+                                              Compute compute) {
+  Cursor<stages, chunk> ahead{first};
+  const auto copy_next = [&] {
+    if (ahead.row < last) {
+      copy(ahead);
+      ahead.advance(group);
+    }
+    device::commit_copies();  // an empty group where nothing is left, so that waiting counts alike
+  };
+#pragma unroll 1
+  for (int s = 0; s < stages - 1; ++s) copy_next();
+#pragma unroll 1
+  for (Cursor<stages, chunk> now{first}; now.row < last; now.advance(group)) {
+    if constexpr (stages == 1) {
+      device::sync_block();  // the last step's readers are done with the only buffer
+      copy_next();
+    }
+    device::wait_copies<stages == 1 ? 0 : stages - 2>();
+    prepare(now);
+    // All threads' copies have landed; readers of the buffer that is filled next are done.
+    device::sync_block();
+    if constexpr (stages > 1) copy_next();
+    compute(now);
+  }
+  device::wait_copies<0>();
+}
+
+}  // namespace cottention::tile

@@ -1,0 +1,177 @@
+// The CUDA forward pass against the reference: in the emulator, or on a GPU. Compiled once for each element
+// type, COTTENTION_TEST_ELEMENT.
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#include "support/cases.hpp"
+#include "support/catch.hpp"
+#include "support/cuda_forward.hpp"
+
+using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale, cottention::Split;
+using namespace support;
+
+namespace {
+
+using T = COTTENTION_TEST_ELEMENT;
+
+/// Calls `f` with a Problem of every mask and scale.
+template <HeadDim D, class F>
+void for_each_kind(F f) {
+  f.template operator()<Problem<T, D, Mask::causal, Scale::none>>();
+  f.template operator()<Problem<T, D, Mask::causal, Scale::by_key>>();
+  f.template operator()<Problem<T, D, Mask::causal, Scale::by_query>>();
+  f.template operator()<Problem<T, D, Mask::bidirectional, Scale::none>>();
+  f.template operator()<Problem<T, D, Mask::bidirectional, Scale::by_key>>();
+  f.template operator()<Problem<T, D, Mask::bidirectional, Scale::by_query>>();
+}
+
+constexpr HeadDim odd{24, 40};
+
+/// Runs those of `cases` that have a Problem's mask and scale, with its head dims, for every Problem of
+/// `odd`.
+void check_all(const std::vector<Case>& some, const DeviceManner& manner = {}) {
+  for_each_kind<odd>([&]<class P>() {
+    for (Case c : some) {
+      if (c.mask != P::mask || c.scale != P::scale) continue;
+      if (c.layout == Layout::gaps) c.layout = Layout::aligned_gaps;
+      check_cuda_forward<P>(c, manner);
+    }
+  });
+}
+
+template <HeadDim D>
+using ByKey = Problem<T, D, Mask::causal, Scale::by_key>;
+template <HeadDim D>
+using Everything = Problem<T, D, Mask::bidirectional, Scale::by_key>;
+
+}  // namespace
+
+TEST_CASE("Every length is right") { check_all(cases::lengths()); }
+
+TEST_CASE("Every pair of head dims is right") {
+  const auto check = []<HeadDim D>() {
+    const Case c{.shape = {1, 70, 70, 2, 1, D.qk, D.v}, .initial_state = Presence::present};
+    check_cuda_forward<ByKey<D>>(c);
+    check_cuda_forward<Everything<D>>(c);
+  };
+  check.operator()<HeadDim{8, 8}>();
+  check.operator()<HeadDim{16, 16}>();
+  check.operator()<HeadDim{32, 32}>();
+  check.operator()<HeadDim{64, 64}>();
+  check.operator()<HeadDim{72, 104}>();
+  check.operator()<HeadDim{96, 16}>();
+  check.operator()<HeadDim{8, 256}>();
+  check.operator()<HeadDim{128, 128}>();
+  check.operator()<HeadDim{200, 136}>();
+  check.operator()<HeadDim{256, 256}>();
+}
+
+TEST_CASE("Large head dims are right") {
+  const auto check = []<HeadDim D>() {
+    const Case c{.shape = {1, 37, 37, 1, 1, D.qk, D.v}};
+    check_cuda_forward<ByKey<D>>(c);
+    check_cuda_forward<Everything<D>>(c);
+  };
+  check.operator()<HeadDim{512, 512}>();
+  check.operator()<HeadDim{1024, 64}>();
+  check.operator()<HeadDim{64, 1024}>();
+}
+
+TEST_CASE("Masked tokens add nothing and masked queries get 0") { check_all(cases::paddings()); }
+
+TEST_CASE("Packed sequences are right, empty ones included") { check_all(cases::packed()); }
+
+TEST_CASE("Strided tensors are right and gaps stay untouched") {
+  for (const Layout layout : {Layout::bshd, Layout::bhsd, Layout::aligned_gaps})
+    check_all(cases::layouts(), {.layout = layout});
+}
+
+TEST_CASE("Grouped heads are right") { check_all(cases::groups()); }
+
+TEST_CASE("States go in and come out, in place too") {
+  for (const FinalState final_state : {FinalState::separate, FinalState::in_place, FinalState::absent})
+    check_all(cases::states(), {.final_state = final_state});
+}
+
+TEST_CASE("Cross-attention is right") { check_all(cases::cross_attention()); }
+
+TEST_CASE("Tiny, huge, zero and correlated rows are right") { check_all(cases::magnitudes()); }
+
+TEST_CASE("Sequences in pieces are right, however many") {
+  std::vector<Case> some;
+  some.push_back({.shape = {1, 1000, 1000, 2, 1, 0, 0}, .initial_state = Presence::present});
+  some.push_back({.shape = {2, 700, 700, 1, 1, 0, 0}, .padding = Padding::middle});
+  some.push_back({.shape = {.heads_q = 1, .heads_kv = 1},
+                  .lengths_q = {600, 3, 0, 900},
+                  .padding = Padding::middle,
+                  .initial_state = Presence::present});
+  some.push_back({.shape = {1, 500, 900, 1, 1, 0, 0}, .padding = Padding::right});
+  for (const int pieces : {1, 2, 3, 64})
+    check_all(cases::of_every_kind(some),
+              {.split = {pieces}, .final_state = pieces == 3 ? FinalState::absent : FinalState::separate});
+}
+
+TEST_CASE("131,072 tokens are right", "[long]") {
+  for (Case c : cases::longest(16)) {
+    if (c.mask == Mask::causal)
+      check_cuda_forward<ByKey<HeadDim{16, 16}>>(c);
+    else
+      check_cuda_forward<Everything<HeadDim{16, 16}>>(c);
+  }
+  // Nothing keeps the state from growing.
+  check_cuda_forward<Problem<T, HeadDim{16, 16}, Mask::causal, Scale::none>>(
+      {.shape = {1, 131'072, 131'072, 1, 1, 16, 16}}, {.split = {1}});
+}
+
+TEST_CASE("Random problems are right") {
+  for (std::uint64_t seed = 100; seed < 160; ++seed) check_all({cases::random(seed)});
+}
+
+TEST_CASE("NaN and infinity reach only the outputs that see them") {
+  const double nan = std::numeric_limits<double>::quiet_NaN(),
+               infinity = std::numeric_limits<double>::infinity();
+  const auto check = []<class P>(Case c, int operand, std::int64_t position, double value) {
+    c.shape.dim_qk = P::head_dim.qk;
+    c.shape.dim_v = P::head_dim.v;
+    Inputs<T> inputs(c);
+    INFO(describe<T>(c) << ", operand " << operand << ", position " << position << ", " << value);
+    TensorBuffer<T>& x = operand == 0 ? inputs.q() : operand == 1 ? inputs.k() : inputs.v();
+    x.row(position, 0)[x.dim() / 2] = from_double<T>(value);
+    const auto args = inputs.forward();
+    const Output got = run_cuda_forward<P>(args, {.split = {c.shape.seq_k > 600 ? 3 : 1}});
+    const Output expected = expected_output(c, args);
+    check_spread(got.o, expected.o, c.shape.dim_v, bounds<T>.forward);
+    check_spread(got.h, expected.h, c.shape.dim_qk * c.shape.dim_v, bounds<T>.state);
+  };
+  for_each_kind<odd>([&]<class P>() {
+    for (cases::Spoiled spoiled : cases::spoiled()) {
+      Case& c = spoiled.description;
+      if (c.mask != P::mask || c.scale != P::scale) continue;
+      if (c.shape.seq_k > 1000) {
+        c.shape.seq_q = c.shape.seq_k = 1000;
+        spoiled.positions = {600};
+      }
+      for (const int operand : {0, 1, 2})
+        for (const std::int64_t position : spoiled.positions)
+          for (const double value : {nan, infinity})
+            check.template operator()<P>(c, operand, position, value);
+    }
+  });
+}
+
+TEST_CASE("Every legal tiling gives right results") {
+  const auto check = []<cottention::Tiling tiling>() {
+    for (const int n : {1, 70, 300}) {
+      const Case c{.shape = {1, n, n, 2, 1, 0, 0}, .initial_state = Presence::present};
+      check_cuda_forward<ByKey<HeadDim{64, 64}>, tiling>(c, {.split = {2}});
+      check_cuda_forward<Everything<HeadDim{64, 64}>, tiling>(c);
+    }
+  };
+  check.operator()<cottention::Tiling{.chunk = 16, .warps = 1, .stages = 1, .columns = 16}>();
+  check.operator()<cottention::Tiling{.chunk = 32, .warps = 2, .stages = 3, .columns = 32}>();
+  check.operator()<cottention::Tiling{.chunk = 64, .warps = 2, .stages = 2, .columns = 64}>();
+  check.operator()<cottention::Tiling{.chunk = 32, .warps = 8, .stages = 2, .columns = 64}>();
+  check.operator()<cottention::Tiling{.chunk = 16, .warps = 4, .stages = 1, .columns = 16}>();
+  check.operator()<cottention::Tiling{.chunk = 48, .warps = 3, .stages = 4, .columns = 48}>();
+}
