@@ -1,12 +1,17 @@
-// Results bit for bit, and one sequence's share of a batch's.
+// Results bit for bit, where NaN has spread to, and one sequence's share of a batch's.
 #pragma once
 
+#include <algorithm>
+#include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <vector>
 
 #include <cottention/reference.hpp>
 
+#include "support/catch.hpp"
+#include "support/error.hpp"
 #include "support/part.hpp"
 #include "support/problem_generator.hpp"
 
@@ -26,6 +31,26 @@ inline bool same_bits(const Output& a, const Output& b) {
 inline bool same_bits(const Gradient& a, const Gradient& b) {
   return same_bits(a.dq, b.dq) && same_bits(a.dk, b.dk) && same_bits(a.dv, b.dv) &&
          same_bits(a.dscale_logit, b.dscale_logit) && same_bits(a.dinitial_state, b.dinitial_state);
+}
+
+/// Checks that rows of `width` values hold NaN or infinity exactly where the reference's do, and that all
+/// others are within `bound`.
+inline void check_spread(const std::vector<double>& got, const std::vector<double>& expected,
+                         std::int64_t width, double bound) {
+  std::vector<double> clean_got, clean_expected;
+  bool spread_alike = got.size() == expected.size();
+  for (auto row = static_cast<std::ptrdiff_t>(0); row < std::ssize(expected) && spread_alike; row += width) {
+    const auto clean = [&](const std::vector<double>& x) {
+      return std::all_of(x.begin() + row, x.begin() + row + width,
+                         [](double value) { return std::isfinite(value); });
+    };
+    spread_alike = clean(got) == clean(expected);
+    if (!clean(expected)) continue;
+    clean_got.insert(clean_got.end(), got.begin() + row, got.begin() + row + width);
+    clean_expected.insert(clean_expected.end(), expected.begin() + row, expected.begin() + row + width);
+  }
+  CHECK(spread_alike);
+  CHECK(relative_error(clean_got, clean_expected) <= bound);
 }
 
 /// Sequence b of a result that has one row of `width` values for each position.

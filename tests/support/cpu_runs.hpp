@@ -11,6 +11,7 @@
 #include <cottention/reference.hpp>
 
 #include "support/catch.hpp"
+#include "support/compare.hpp"
 #include "support/cpu_calls.hpp"
 #include "support/error.hpp"
 #include "support/executor.hpp"
@@ -19,8 +20,6 @@
 #include "support/workspace.hpp"
 
 namespace support {
-
-using cottention::reference::Gradient, cottention::reference::Output;
 
 enum class FinalState {
   separate,
@@ -233,26 +232,6 @@ template <cottention::Element T>
 void check_gradient(Inputs<T>& inputs, const Gradient& got) {
   const Case& c = inputs.description();
   check_gradient(inputs, got, gradient(c.mask, c.scale, inputs.backward()));
-}
-
-/// Checks that rows of `width` values hold NaN or infinity exactly where the reference's do, and that all
-/// others are within `bound`.
-inline void check_spread(const std::vector<double>& got, const std::vector<double>& expected,
-                         std::int64_t width, double bound) {
-  std::vector<double> clean_got, clean_expected;
-  bool spread_alike = got.size() == expected.size();
-  for (auto row = static_cast<std::ptrdiff_t>(0); row < std::ssize(expected) && spread_alike; row += width) {
-    const auto clean = [&](const std::vector<double>& x) {
-      return std::all_of(x.begin() + row, x.begin() + row + width,
-                         [](double value) { return std::isfinite(value); });
-    };
-    spread_alike = clean(got) == clean(expected);
-    if (!clean(expected)) continue;
-    clean_got.insert(clean_got.end(), got.begin() + row, got.begin() + row + width);
-    clean_expected.insert(clean_expected.end(), expected.begin() + row, expected.begin() + row + width);
-  }
-  CHECK(spread_alike);
-  CHECK(relative_error(clean_got, clean_expected) <= bound);
 }
 
 /// Generates a case, runs it and checks it.

@@ -1,6 +1,7 @@
 // Copies of host arrays in device memory, and back.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
@@ -10,18 +11,20 @@
 
 #include <cottention/arguments.hpp>
 
+#include "support/buffer.hpp"
 #include "support/catch.hpp"
 
 namespace support {
 
-/// Device memory for the arrays of one call. What is not const comes back with `download`.
+/// Device memory for the arrays of one call. What is not const comes back with `download`, which also checks
+/// the guard zones around each array.
 class Mirror {
  public:
   Mirror() = default;
   Mirror(const Mirror&) = delete;
   Mirror& operator=(const Mirror&) = delete;
   ~Mirror() {
-    for (const Copy& copy : copies_) (void)cudaFree(copy.device);
+    for (const Copy& copy : copies_) (void)cudaFree(copy.memory);
   }
 
   /// A copy of `count` values. Null for null.
@@ -30,11 +33,13 @@ class Mirror {
     if (host == nullptr) return nullptr;
     using Value = std::remove_const_t<T>;
     Copy copy{nullptr, nullptr, static_cast<std::size_t>(count) * sizeof(T)};
-    REQUIRE(cudaMalloc(&copy.device, copy.bytes + (copy.bytes == 0)) == cudaSuccess);
+    const std::size_t room = guard + copy.bytes + guard;
+    REQUIRE(cudaMalloc(&copy.memory, room + (room == 0)) == cudaSuccess);
     if constexpr (!std::is_const_v<T>) copy.host = host;
     copies_.push_back(copy);
-    REQUIRE(cudaMemcpy(copy.device, host, copy.bytes, cudaMemcpyHostToDevice) == cudaSuccess);
-    return static_cast<Value*>(copy.device);
+    REQUIRE(cudaMemset(copy.memory, nan_byte, room) == cudaSuccess);
+    REQUIRE(cudaMemcpy(copy.array(), host, copy.bytes, cudaMemcpyHostToDevice) == cudaSuccess);
+    return static_cast<Value*>(copy.array());
   }
 
   /// A copy of a tensor with whatever lies between its rows.
@@ -80,18 +85,47 @@ class Mirror {
     return args;
   }
 
+  template <cottention::Element T>
+  cottention::StepArguments<T> step(cottention::StepArguments<T> args) {
+    const cottention::Shape& s = args.shape;
+    args.q = tensor(args.q, s.batch, s.seq_q, s.heads_q, s.dim_qk);
+    args.k = tensor(args.k, s.batch, s.seq_k, s.heads_kv, s.dim_qk);
+    args.v = tensor(args.v, s.batch, s.seq_k, s.heads_kv, s.dim_v);
+    args.o = tensor(args.o, s.batch, s.seq_q, s.heads_q, s.dim_v);
+    args.scale_logit = array(args.scale_logit, s.heads_kv);
+    args.pool.h = array(args.pool.h, args.slots * s.heads_kv * s.dim_qk * s.dim_v);
+    args.pool.count = array(args.pool.count, args.slots);
+    args.slot = array(args.slot, s.batch);
+    args.accepted = array(args.accepted, s.batch);
+    return args;
+  }
+
   void download() {
     REQUIRE(cudaDeviceSynchronize() == cudaSuccess);
-    for (const Copy& copy : copies_)
+    for (const Copy& copy : copies_) {
       if (copy.host != nullptr)
-        REQUIRE(cudaMemcpy(copy.host, copy.device, copy.bytes, cudaMemcpyDeviceToHost) == cudaSuccess);
+        REQUIRE(cudaMemcpy(copy.host, copy.array(), copy.bytes, cudaMemcpyDeviceToHost) == cudaSuccess);
+      for (const std::size_t zone : {std::size_t{0}, guard + copy.bytes}) {
+        unsigned char found[guard + 1];
+        REQUIRE(cudaMemcpy(found, static_cast<unsigned char*>(copy.memory) + zone, guard,
+                           cudaMemcpyDeviceToHost) == cudaSuccess);
+        CHECK(std::all_of(found, found + guard, [](unsigned char byte) { return byte == nan_byte; }));
+      }
+    }
   }
 
  private:
+#if __has_include(<emulation.hpp>)
+  static constexpr std::size_t guard = 0;  // the emulator watches every address
+#else
+  static constexpr std::size_t guard = 256;
+#endif
+
   struct Copy {
-    void* device;
+    void* memory;
     void* host;  // null: not written back
     std::size_t bytes;
+    void* array() const { return static_cast<unsigned char*>(memory) + guard; }
   };
   std::vector<Copy> copies_;
 };

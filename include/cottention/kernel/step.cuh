@@ -91,10 +91,11 @@ struct Step {
     int group;              // query heads to a key head
   };
   struct Storage {
-    StateVector units[chunk][dim_qk / Parts::width];          // norm(k), norm(q)
-    ValueVector values[chunk][vectors];                       // v
-    StateVector partial_sums[chunk][Parts::groups][vectors];  // of h^T norm(q)
-    A weights[chunk];                                         // w
+    StateVector units[chunk][dim_qk / Parts::width];  // norm(k), norm(q)
+    ValueVector values[chunk][vectors];               // v
+    // of w h^T norm(q). One group more than there are, so that neighbouring rows lie in different banks.
+    StateVector partial_sums[chunk][Parts::groups + 1][vectors];
+    A weights[chunk];  // w
   };
 
   /// The bit of a count where the number of its readers starts: see read_count.
@@ -115,7 +116,7 @@ struct Step {
       device::wait_copies<0>();
       device::sync_block();  // rows, values and weights come from other threads
       walk(params, task, first, rows, storage, h);
-      device::sync_block();  // so do partial sums; and rows are overwritten next
+      device::sync_block();  // so do partial sums; and rows, values and weights are overwritten next
       write_outputs(params, task, first, rows, storage);
     }
   }
@@ -274,9 +275,6 @@ struct Step {
     const double weight = tile::weight(count + task.row(first + r).token + 1, exponent);
     device::store_shared(&storage.weights[r], static_cast<A>(weight));
   }
-  static __device__ __forceinline__ A weight_of(const Params& params, const Storage& storage, int r) {
-    return is_weighted(params) ? device::load_shared(&storage.weights[r]) : A{1};
-  }
 
   /// Keys change the state, queries read it, in the order of the stream.
   static __device__ __forceinline__ void walk(const Params& params, const StepTask& task, int first, int rows,
@@ -294,12 +292,14 @@ struct Step {
 #pragma unroll
         for (int e = 0; e < Parts::width; ++e) x[n * Parts::width + e] = part[e];
       }
+      const A weight = is_weighted(params) ? device::load_shared(&storage.weights[r]) : A{1};
       if (row.member == 0) {
-        absorb(x, device::load_shared(&storage.values[r][vector]),
-               P::scale == Scale::by_key ? weight_of(params, storage, r) : A{1}, h);
+        const ValueVector v = device::load_shared(&storage.values[r][vector]);
+        absorb(x, v, P::scale == Scale::by_key ? weight : A{1}, h);
         if (row.token + 1 == task.accepted) store_state(params, task, h);
       } else {
-        device::store_shared(&storage.partial_sums[r][group][vector], answer(x, h));
+        device::store_shared(&storage.partial_sums[r][group][vector],
+                             answer(x, P::scale == Scale::by_query ? weight : A{1}, h));
       }
     }
   }
@@ -316,14 +316,16 @@ struct Step {
       for (int e = 0; e < Parts::width; ++e) h[i][e] = device::fused(k[i], weighted[e], h[i][e]);
   }
 
-  /// h^T q over the thread's rows.
-  static __device__ __forceinline__ StateVector answer(const A (&q)[Parts::rows],
+  /// w h^T q over the thread's rows.
+  static __device__ __forceinline__ StateVector answer(const A (&q)[Parts::rows], A weight,
                                                        const StateVector (&h)[Parts::rows]) {
     StateVector o{};
 #pragma unroll
     for (int i = 0; i < Parts::rows; ++i)
 #pragma unroll
       for (int e = 0; e < Parts::width; ++e) o[e] = device::fused(q[i], h[i][e], o[e]);
+#pragma unroll
+    for (int e = 0; e < Parts::width; ++e) o[e] = device::product(weight, o[e]);
     return o;
   }
 
@@ -339,7 +341,6 @@ struct Step {
 #pragma unroll
       for (int group = 0; group < Parts::groups; ++group)
         o = device::sum(o, device::load_shared(&storage.partial_sums[r][group][0].values[0] + c));
-      if (P::scale == Scale::by_query) o = device::product(weight_of(params, storage, r), o);
       T* to = row_global(params.args.o, task, row.token, task.head * params.group + row.member - 1);
       device::store_global(to + task.column + c, device::narrow<T>(o));
     }
