@@ -28,18 +28,6 @@ struct Rows {
   Rows from(std::int64_t t) const {
     return {data + t * stride, stride, mask == nullptr ? nullptr : mask + t * mask_stride, mask_stride, dim};
   }
-
-  /// Asks for the lines of one row to be brought to the second-level cache; the first level has no room for
-  /// them.
-  void prefetch(std::int64_t t) const {
-    constexpr std::int64_t line = 64 / static_cast<std::int64_t>(sizeof(T));
-    for (std::int64_t c = 0; c < dim; c += line) {
-      if constexpr (std::is_const_v<T>)
-        __builtin_prefetch(row(t) + c, 0, 2);
-      else
-        __builtin_prefetch(row(t) + c, 1, 2);
-    }
-  }
 };
 
 /// What happens to rows on their way in: kept, or divided by their norm.
@@ -48,7 +36,37 @@ enum class Norm { keep, unit };
 /// Whether it is wanted to know that rows are finite.
 enum class Check { none, finite };
 
+/// One of the operands a, b, c: rows of a tensor for each head that takes part.
+template <class T>
+struct RoleRows {
+  Rows<T> rows;                  // of the first head
+  std::int64_t head_stride = 0;  // to the same row of the next head
+  Norm norm = Norm::keep;
+  bool weighted = false;
+
+  Rows<T> of(std::int64_t head, std::int64_t first) const {
+    Rows<T> at = rows.from(first);
+    at.data += head * head_stride;
+    return at;
+  }
+};
+
 namespace detail {
+
+/// f(column, number) for each whole vector of `columns` elements; the number goes round 0, 1, 2, 3. Four at a
+/// time: rows are short, and a loop's own instructions would be as many as those inside.
+template <class S, class F>
+[[gnu::always_inline]] inline std::ptrdiff_t each_vector(std::ptrdiff_t columns, F f) {
+  std::ptrdiff_t c = 0;
+  for (; c + 4 * S::lanes <= columns; c += 4 * S::lanes) {
+    f(c, 0);
+    f(c + S::lanes, 1);
+    f(c + 2 * S::lanes, 2);
+    f(c + 3 * S::lanes, 3);
+  }
+  for (; c + S::lanes <= columns; c += S::lanes) f(c, 0);
+  return c;
+}
 
 /// 1 / sqrt(x) for positive normal x, to about one unit in the last place: an estimate from the bits, refined
 /// by Newton's iteration y <- y (3 - x y^2) / 2, which squares the relative error (0.034 at first) each time.
@@ -68,105 +86,168 @@ template <class S>
   return y;
 }
 
-/// The row scaled to unit length where the sum of its squares is past the range of A.
+/// The row whose elements lie `stride` apart, scaled to unit length where the sum of its squares is past the
+/// range of A. Returns 1 / ||row||.
 template <class A>
-[[gnu::noinline]] A normalise_huge(A* row, std::int64_t dim) {
+[[gnu::noinline]] A normalise_huge(A* row, std::int64_t dim, std::ptrdiff_t stride) {
   A largest = 0;
-  for (std::int64_t c = 0; c < dim; ++c) largest = std::max(largest, std::abs(row[c]));
+  for (std::int64_t c = 0; c < dim; ++c) largest = std::max(largest, std::abs(row[c * stride]));
   double sum = 0;
   for (std::int64_t c = 0; c < dim; ++c) {
-    row[c] /= largest;
-    sum += static_cast<double>(row[c]) * static_cast<double>(row[c]);
+    A& x = row[c * stride];
+    x /= largest;
+    sum += static_cast<double>(x) * static_cast<double>(x);
   }
   const double length = std::sqrt(sum);
-  for (std::int64_t c = 0; c < dim; ++c) row[c] = static_cast<A>(static_cast<double>(row[c]) / length);
+  for (std::int64_t c = 0; c < dim; ++c)
+    row[c * stride] = static_cast<A>(static_cast<double>(row[c * stride]) / length);
   return static_cast<A>(1 / length / static_cast<double>(largest));
+}
+
+/// 1 / max(||x||, eps) from the sums of squares of S::lanes rows; NaN where a sum is.
+template <class S>
+[[gnu::always_inline]] inline typename S::Vector inverse_lengths(typename S::Vector squares) {
+  using A = std::remove_cvref_t<decltype(squares[0])>;
+  constexpr A floor = static_cast<A>(norm_epsilon * norm_epsilon);
+  const auto small = reinterpret_cast<typename S::Bits>(squares <= floor);  // false for NaN
+  return inverse_root<S>(S::select(small, S::splat(floor), squares));
+}
+
+/// What `count` rows, at most S::lanes, are to be multiplied by to become norm(x). `scale` becomes 1 /
+/// max(||x||, eps). A row whose sum of squares is past the range of A is made norm(x) here; element c of row
+/// r is at rows[r * row_stride + c * element_stride].
+template <class S, class A>
+[[gnu::always_inline]] inline typename S::Vector unit_factors(typename S::Vector squares, int count, A* rows,
+                                                              std::ptrdiff_t row_stride,
+                                                              std::ptrdiff_t element_stride,
+                                                              std::ptrdiff_t dim, A* scale) {
+  constexpr A huge = std::numeric_limits<A>::max() / 16;
+  auto lengths = inverse_lengths<S>(squares);
+  auto factors = lengths;
+  if (!(S::sum(squares) <= huge))
+    for (int r = 0; r < count; ++r)
+      if (squares[r] > huge) {
+        lengths[r] = normalise_huge(rows + r * row_stride, dim, element_stride);
+        factors[r] = 1;
+      }
+  S::store(scale, lengths);
+  return factors;
 }
 
 }  // namespace detail
 
 /// Copies rows 0 to count - 1 into `packed`, (count, pitch) with zeros past dim, as norm(x) or as they are,
-/// times `weight` where given. For Norm::unit, `scale` holds `count` numbers, rounded up to whole vectors,
-/// and becomes 1 / max(||x||, eps). Tells whether all that was copied is finite; true if not checked.
-template <class S, Norm norm, Check check, class A, Element T>
+/// times `weight` where given; count <= chunk. For Norm::unit, `scale` holds `count` numbers, rounded up to
+/// whole vectors, and becomes 1 / max(||x||, eps). Tells whether all that was copied is finite; true if not
+/// checked.
+template <class S, int chunk, Norm norm, Check check, class A, Element T>
 bool pack_rows(const Rows<const T>& rows, int count, const A* weight, A* packed, std::ptrdiff_t pitch,
                A* scale) {
   constexpr int lanes = S::lanes;
   using Vector = typename S::Vector;
   const auto dim = static_cast<std::ptrdiff_t>(rows.dim);
-  const std::ptrdiff_t whole = dim / lanes * lanes;
-  Vector not_finite{};  // stays 0 until an infinity or a NaN makes it NaN
+  alignas(64) A unit_factor[(chunk + lanes - 1) / lanes * lanes];
+  Vector not_finite[4] = {};  // stay 0 until an infinity or a NaN makes one NaN
   for (int first = 0; first < count; first += lanes) {
     const int last = std::min(count, first + lanes);
     Vector squares[lanes] = {};
     for (int r = first; r < last; ++r) {
       A* out = packed + r * pitch;
-      Vector sum{};
-      std::ptrdiff_t c = 0;
-      const auto keep = [&](Vector x) {
+      Vector sum[2] = {};
+      const auto keep = [&](std::ptrdiff_t c, int i, Vector x) __attribute__((always_inline)) {
         S::store(out + c, x);
-        if constexpr (norm == Norm::unit) sum += x * x;
-        if constexpr (check == Check::finite) not_finite += x - x;
+        if constexpr (norm == Norm::unit) sum[i % 2] += x * x;
+        if constexpr (check == Check::finite) not_finite[i] += x - x;
       };
+      std::ptrdiff_t c = 0;
       if (rows.present(r)) {
         const T* in = rows.row(r);
-        const A factor = norm == Norm::keep && weight != nullptr ? weight[r] : A{1};
-        for (; c < whole; c += lanes) keep(load_widened<S>(in + c) * factor);
+        const Vector factor = S::splat(norm == Norm::keep && weight != nullptr ? weight[r] : A{1});
+        c = detail::each_vector<S>(
+            dim, [&](std::ptrdiff_t column, int i) __attribute__((always_inline)) {
+              keep(column, i, load_widened<S>(in + column) * factor);
+            });
         if (c < dim) {
-          keep(load_widened_part<S>(in + c, static_cast<int>(dim - c)) * factor);
+          keep(c, 0, load_widened_part<S>(in + c, static_cast<int>(dim - c)) * factor);
           c += lanes;
         }
       }
       for (; c < pitch; c += lanes) S::store(out + c, Vector{});
-      squares[r - first] = sum;
+      squares[r - first] = sum[0] + sum[1];
     }
-    if constexpr (norm == Norm::unit) {
-      constexpr A floor = static_cast<A>(norm_epsilon * norm_epsilon);
-      constexpr A huge = std::numeric_limits<A>::max() / 16;
-      const Vector sums = sums_of<S>(squares);
-      const auto small =
-          reinterpret_cast<typename S::Bits>(sums <= floor);  // false for NaN, which thereby stays
-      S::store(scale + first, detail::inverse_root<S>(S::select(small, S::splat(floor), sums)));
-      for (int r = first; r < last; ++r) {
-        A* out = packed + r * pitch;
-        A factor = scale[r];
-        if (sums[r - first] > huge) {
-          scale[r] = detail::normalise_huge(out, dim);
-          factor = 1;
-        }
-        if (weight != nullptr) factor *= weight[r];
-        for (std::ptrdiff_t c = 0; c < pitch; c += lanes) S::store(out + c, S::load(out + c) * factor);
-      }
-    }
+    if constexpr (norm == Norm::unit)
+      S::store(unit_factor + first,
+               detail::unit_factors<S>(sums_of<S>(squares), last - first, packed + first * pitch, pitch, 1,
+                                       dim, scale + first));
   }
-  return check == Check::none || S::sum(not_finite) == 0;
+  if constexpr (norm == Norm::unit)
+    for (int r = 0; r < count; ++r) {
+      A* out = packed + r * pitch;
+      const A factor = weight == nullptr ? unit_factor[r] : unit_factor[r] * weight[r];
+      detail::each_vector<S>(
+          pitch, [&](std::ptrdiff_t c, int)
+                     __attribute__((always_inline)) { S::store(out + c, S::load(out + c) * factor); });
+    }
+  if constexpr (check == Check::none) return true;
+  return S::sum((not_finite[0] + not_finite[1]) + (not_finite[2] + not_finite[3])) == 0;
 }
 
-/// (chunk, pitch) to (pitch, chunk), for row-major packed rows. Both extents are multiples of S::lanes.
-template <class S, int chunk, class A>
-void transpose_rows(const A* packed, std::ptrdiff_t pitch, int count, A* out) {
+/// As pack_rows, but to `packed` of (pitch, chunk): row r in column r. Zeros past dim, and past `count` up to
+/// whole vectors, as far as `weight` must be readable too. Squares are summed down the columns here, so that
+/// a row's norm differs from that of pack_rows by rounding.
+template <class S, int chunk, Norm norm, class A, Element T>
+void pack_columns(const Rows<const T>& rows, int count, const A* weight, A* packed, std::ptrdiff_t pitch,
+                  A* scale) {
   constexpr int lanes = S::lanes;
-  for (int r = 0; r < count; r += lanes) {
-    for (std::ptrdiff_t c = 0; c < pitch; c += lanes) {
-      typename S::Vector block[lanes];
+  using Vector = typename S::Vector;
+  const auto dim = static_cast<std::ptrdiff_t>(rows.dim);
+  alignas(64) A factor[chunk];
+  for (int first = 0; first < count; first += lanes) {
+    const int last = std::min(count, first + lanes);
+    Vector squares[4] = {};
+    A* to = packed + first;
+    const auto transpose_block = [&](std::ptrdiff_t c, auto load) __attribute__((always_inline)) {
+      Vector block[lanes];
 #pragma GCC unroll 16
-      for (int i = 0; i < lanes; ++i) block[i] = S::load(packed + (r + i) * pitch + c);
+      for (int i = 0; i < lanes; ++i)
+        block[i] = first + i < last && rows.present(first + i) ? load(rows.row(first + i) + c) : Vector{};
       transpose<S>(block);
 #pragma GCC unroll 16
-      for (int i = 0; i < lanes; ++i) S::store(out + (c + i) * chunk + r, block[i]);
+      for (int i = 0; i < lanes; ++i) {
+        S::store(to + (c + i) * chunk, block[i]);
+        if constexpr (norm == Norm::unit) squares[i % 4] += block[i] * block[i];
+      }
+    };
+    std::ptrdiff_t c = 0;
+    for (; c + lanes <= dim; c += lanes) transpose_block(c, [](const T* in) { return load_widened<S>(in); });
+    if (c < dim) {
+      transpose_block(c, [&](const T* in) { return load_widened_part<S>(in, static_cast<int>(dim - c)); });
+      c += lanes;
     }
+    for (; c < pitch; ++c) S::store(to + c * chunk, Vector{});
+    Vector factors = weight == nullptr ? S::splat(1) : S::load(weight + first);
+    if constexpr (norm == Norm::unit)
+      factors *= detail::unit_factors<S>((squares[0] + squares[1]) + (squares[2] + squares[3]), last - first,
+                                         to, 1, chunk, dim, scale + first);
+    S::store(factor + first, factors);
   }
+  if (norm == Norm::keep && weight == nullptr) return;
+  for (std::ptrdiff_t c = 0; c < dim; ++c)
+    for (int first = 0; first < count; first += lanes) {
+      A* at = packed + c * chunk + first;
+      S::store(at, S::load(at) * S::load(factor + first));
+    }
 }
 
 /// Writes one row, times `factor`, or 0 where it is masked.
 template <class S, class A, Element T>
 [[gnu::always_inline]] inline void store_row(const Rows<T>& rows, int r, const A* in, A factor) {
-  constexpr int lanes = S::lanes;
   const bool present = rows.present(r);
   T* out = rows.row(r);
-  std::int64_t c = 0;
-  for (; c + lanes <= rows.dim; c += lanes)
-    store_narrowed<S>(out + c, present ? S::load(in + c) * factor : typename S::Vector{});
+  const std::int64_t c = detail::each_vector<S>(
+      rows.dim, [&](std::ptrdiff_t column, int) __attribute__((always_inline)) {
+        store_narrowed<S>(out + column, present ? S::load(in + column) * factor : typename S::Vector{});
+      });
   if (c < rows.dim)
     store_narrowed_part<S>(out + c, present ? S::load(in + c) * factor : typename S::Vector{},
                            static_cast<int>(rows.dim - c));

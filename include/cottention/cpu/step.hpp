@@ -119,7 +119,7 @@ class Stepper {
     const Rows<const T> all = rows(tensor, lane, head, heads, dim);
     alignas(64) A scale[at_once];
     for (std::int64_t t = 0; t < tokens_; t += at_once)
-      pack_rows<S, norm, Check::none>(
+      pack_rows<S, at_once, norm, Check::none>(
           all.from(t), static_cast<int>(std::min<std::int64_t>(at_once, tokens_ - t)),
           weight == nullptr ? nullptr : weight + t, packed + t * pitch, pitch, scale);
   }

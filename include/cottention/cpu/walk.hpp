@@ -7,26 +7,12 @@
 // `reduce`, and bidirectional attention is a reduce followed by an apply.
 #pragma once
 
+#include <cottention/cpu/look_ahead.hpp>
 #include <cottention/cpu/multiply.hpp>
 #include <cottention/cpu/rows.hpp>
 #include <cottention/cpu/weights.hpp>
 
 namespace cottention::cpu {
-
-/// One of the operands a, b, c: rows of a tensor for each head that takes part.
-template <class T>
-struct RoleRows {
-  Rows<T> rows;                  // of the first head
-  std::int64_t head_stride = 0;  // to the same row of the next head
-  Norm norm = Norm::keep;
-  bool weighted = false;
-
-  Rows<T> of(std::int64_t head, std::int64_t first) const {
-    Rows<T> at = rows.from(first);
-    at.data += head * head_stride;
-    return at;
-  }
-};
 
 /// What a walk reads and writes: one sequence, one key/value head and the query heads of its group. Either a
 /// or b and c have one head for each member of the group, the other has one head.
@@ -53,15 +39,15 @@ template <class A>
 struct ChunkScratch {
   std::int64_t a_pitch, c_pitch;
   A* a;       // (chunk, a_pitch)
-  A* b;       // (chunk, a_pitch)
   A* b_t;     // (a_pitch, chunk)
   A* c;       // (chunk, c_pitch)
   A* scores;  // (chunk, chunk)
   A* o;       // (chunk, c_pitch)
   A* unit;    // (chunk, c_pitch)
 
+  /// Enough for either pitch to be that of a: the gradients exchange them.
   static constexpr std::int64_t elements(std::int64_t chunk, std::int64_t a_pitch, std::int64_t c_pitch) {
-    return chunk * (3 * a_pitch + 3 * c_pitch + chunk);
+    return chunk * (2 * (a_pitch + c_pitch) + std::max(a_pitch, c_pitch) + chunk);
   }
 
   /// Carves the scratch out of `memory`, which holds elements(...) numbers.
@@ -75,7 +61,6 @@ struct ChunkScratch {
       return taken;
     };
     s.a = take(chunk * a_pitch);
-    s.b = take(chunk * a_pitch);
     s.b_t = take(chunk * a_pitch);
     s.c = take(chunk * c_pitch);
     s.o = take(chunk * c_pitch);
@@ -85,52 +70,6 @@ struct ChunkScratch {
   }
 };
 
-/// Brings the rows that are needed next closer, a few at a time in between the products of this chunk: all at
-/// once would fill the queue of outstanding misses and stall.
-template <Element T, int chunk>
-class LookAhead {
- public:
-  void clear() { next_ = 0, a_rows_ = 0, bc_rows_ = 0; }
-
-  /// Of a and what goes with it, the head's rows from t on.
-  void look_at_a(const Walk<T>& walk, std::int64_t head, std::int64_t t) {
-    a_rows_ = walk.a_rows - t;
-    if (a_rows_ <= 0) return;
-    a_ = walk.a.of(head, t);
-    out_ = walk.out.of(head, t);
-    projected_ = walk.projected.of(head, t);
-  }
-  /// Of b and c.
-  void look_at_bc(const Walk<T>& walk, std::int64_t head, std::int64_t t) {
-    bc_rows_ = walk.bc_rows - t;
-    if (bc_rows_ <= 0) return;
-    b_ = walk.b.of(head, t);
-    c_ = walk.c.of(head, t);
-  }
-
-  /// Two rows of each (more at once stall, fewer come too late). Called for each register tile, of which
-  /// there are about as many as rows in a chunk.
-  void fetch() {
-    for (const int end = std::min(chunk, next_ + 2); next_ < end; ++next_) {
-      if (next_ < a_rows_) {
-        a_.prefetch(next_);
-        if (out_.data != nullptr) out_.prefetch(next_);
-        if (projected_.data != nullptr) projected_.prefetch(next_);
-      }
-      if (next_ < bc_rows_) {
-        b_.prefetch(next_);
-        c_.prefetch(next_);
-      }
-    }
-  }
-
- private:
-  Rows<const T> a_, b_, c_, projected_;
-  Rows<T> out_;
-  int next_ = 0;
-  std::int64_t a_rows_ = 0, bc_rows_ = 0;
-};
-
 /// Runs the parts of a walk. States are (a_pitch, c_pitch), zero outside dim_a x dim_c.
 template <Element T, int chunk, int vector_bytes>
 class Walker {
@@ -138,6 +77,7 @@ class Walker {
   using A = Accumulate<T>;
   using S = Simd<A, vector_bytes>;
   static constexpr RegisterTile tile = register_tile<vector_bytes>;
+  static constexpr std::int64_t tile_columns = tile.vectors * S::lanes;
   static_assert(
       chunk > 0 && chunk % 16 == 0,
       "cottention: the CPU backend's chunk must be a multiple of 16, so that whole vectors and register "
@@ -167,7 +107,6 @@ class Walker {
     load_counts(count);
     for (std::int64_t bc_head = 0; bc_head < walk_.bc_heads; ++bc_head) {
       const bool finite = load_bc(bc_head, t, count);
-      transpose_rows<S, chunk>(s_.b, s_.a_pitch, count, s_.b_t);
       for (std::int64_t a_head = 0; a_head < walk_.a_heads; ++a_head) {
         if (bc_head == 0) load_a(a_head, t, count);
         look_ahead_of(a_head, bc_head, t);
@@ -185,7 +124,7 @@ class Walker {
     load_counts(count);
     for (std::int64_t head = 0; head < walk_.bc_heads; ++head) {
       load_bc(head, t, count);
-      ahead_.clear();
+      ahead_.open(update_tiles());
       look_ahead_of_bc(head, t);
       update(count, h, nullptr);
     }
@@ -197,7 +136,7 @@ class Walker {
     load_counts(count);
     for (std::int64_t head = 0; head < walk_.a_heads; ++head) {
       load_a(head, t, count);
-      ahead_.clear();
+      ahead_.open(output_tiles(count));
       look_ahead_of_a(head, t);
       for_column_blocks<S, tile.vectors>(s_.c_pitch, [&]<int vectors>(std::ptrdiff_t column) {
         for (int row = 0; row < count; row += tile.rows)
@@ -212,20 +151,34 @@ class Walker {
   /// The next head of this chunk, or the first one of the chunk that comes next.
   void look_ahead_of_a(std::int64_t head, std::int64_t t) {
     if (head + 1 < walk_.a_heads)
-      ahead_.look_at_a(walk_, head + 1, t);
+      look_at_a(walk_, head + 1, t);
     else if (next_walk_ != nullptr)
-      ahead_.look_at_a(*next_walk_, 0, next_t_);
+      look_at_a(*next_walk_, 0, next_t_);
   }
   void look_ahead_of_bc(std::int64_t head, std::int64_t t) {
     if (head + 1 < walk_.bc_heads)
-      ahead_.look_at_bc(walk_, head + 1, t);
+      look_at_bc(walk_, head + 1, t);
     else if (next_walk_ != nullptr)
-      ahead_.look_at_bc(*next_walk_, 0, next_t_);
+      look_at_bc(*next_walk_, 0, next_t_);
+  }
+  void look_at_a(const Walk<T>& walk, std::int64_t head, std::int64_t t) {
+    ahead_.look_at_a(walk.a, walk.projected, walk.out, walk.a_rows, head, t);
+  }
+  void look_at_bc(const Walk<T>& walk, std::int64_t head, std::int64_t t) {
+    ahead_.look_at_bc(walk.b, walk.c, walk.bc_rows, head, t);
   }
   void look_ahead_of(std::int64_t a_head, std::int64_t bc_head, std::int64_t t) {
-    ahead_.clear();
-    if (bc_head + 1 == walk_.bc_heads) look_ahead_of_a(a_head, t);
+    ahead_.open(output_tiles(chunk) + (a_head + 1 == walk_.a_heads ? update_tiles() : 0));
     if (a_head + 1 == walk_.a_heads) look_ahead_of_bc(bc_head, t);
+    if (bc_head + 1 == walk_.bc_heads) look_ahead_of_a(a_head, t);
+  }
+
+  /// Register tiles of an output of `count` rows, and of the state.
+  std::int64_t output_tiles(std::int64_t count) const {
+    return (count + tile.rows - 1) / tile.rows * ((s_.c_pitch + tile_columns - 1) / tile_columns);
+  }
+  std::int64_t update_tiles() const {
+    return s_.a_pitch / tile.rows * ((s_.c_pitch + tile_columns - 1) / tile_columns);
   }
 
   bool any_weight() const {
@@ -244,35 +197,44 @@ class Walker {
             std::int64_t pitch) {
     const A* weight = role.weighted ? weight_ : nullptr;
     if (role.norm == Norm::unit)
-      return pack_rows<S, Norm::unit, check>(role.of(head, t), count, weight, packed, pitch, scale_);
-    return pack_rows<S, Norm::keep, check>(role.of(head, t), count, weight, packed, pitch, scale_);
+      return pack_rows<S, chunk, Norm::unit, check>(role.of(head, t), count, weight, packed, pitch, scale_);
+    return pack_rows<S, chunk, Norm::keep, check>(role.of(head, t), count, weight, packed, pitch, scale_);
   }
   void load_a(std::int64_t head, std::int64_t t, int count) {
     load<Check::none>(walk_.a, head, t, count, s_.a, s_.a_pitch);
   }
   /// Tells whether c is finite.
   bool load_bc(std::int64_t head, std::int64_t t, int count) {
-    load<Check::none>(walk_.b, head, t, count, s_.b, s_.a_pitch);
+    const A* weight = walk_.b.weighted ? weight_ : nullptr;
+    if (walk_.b.norm == Norm::unit)
+      pack_columns<S, chunk, Norm::unit>(walk_.b.of(head, t), count, weight, s_.b_t, s_.a_pitch, scale_);
+    else
+      pack_columns<S, chunk, Norm::keep>(walk_.b.of(head, t), count, weight, s_.b_t, s_.a_pitch, scale_);
     return load<Check::finite>(walk_.c, head, t, count, s_.c, s_.c_pitch);
   }
 
-  /// scores = tril(a b^T), only as far as the diagonal.
+  /// scores = tril(a b^T), only as far as the diagonal. Where a block is narrower than the register tile it
+  /// is taller instead, so that as many accumulators hide the latency.
   void compute_scores(int count) {
-    for (int row = 0; row < count; row += tile.rows) {
-      const int columns = std::min(chunk, (row + tile.rows + S::lanes - 1) / S::lanes * S::lanes);
-      for_column_blocks<S, tile.vectors>(columns, [&]<int vectors>(std::ptrdiff_t column) {
-        ahead_.fetch();
-        Accumulators<S, tile.rows, vectors> product;
-        product.multiply(row_major(s_.a + row * s_.a_pitch, s_.a_pitch), s_.b_t + column, chunk,
-                         walk_.a.rows.dim);
-        product.each([&](int r, int v, typename S::Vector x) {
-          const auto j = static_cast<typename S::Bit>(column + v * S::lanes);
-          const auto i = static_cast<typename S::Bit>(row + r);
-          const typename S::Vector lower = S::select(S::iota() + j <= i, x, typename S::Vector{});
-          S::store(s_.scores + (row + r) * chunk + j, lower);
-        });
+    constexpr int group = std::max(S::lanes, tile.rows);
+    for (int row = 0; row < count; row += group)
+      for_column_blocks<S, tile.vectors>(row + group, [&]<int vectors>(std::ptrdiff_t column) {
+        constexpr int rows = std::min(group, tile.rows * tile.vectors / vectors);
+        for (int i = row; i < std::min(count, row + group); i += rows) score_block<rows, vectors>(i, column);
       });
-    }
+  }
+
+  template <int rows, int vectors>
+  [[gnu::always_inline]] void score_block(int row, std::ptrdiff_t column) {
+    ahead_.fetch();
+    Accumulators<S, rows, vectors> product;
+    product.multiply(s_.a + row * s_.a_pitch, s_.a_pitch, s_.b_t + column, chunk, walk_.a.rows.dim);
+    product.each([&](int r, int v, typename S::Vector x) __attribute__((always_inline)) {
+      const auto j = static_cast<typename S::Bit>(column + v * S::lanes);
+      const auto i = static_cast<typename S::Bit>(row + r);
+      const typename S::Vector lower = S::select(S::iota() + j <= i, x, typename S::Vector{});
+      S::store(s_.scores + (row + r) * chunk + j, lower);
+    });
   }
 
   /// o = [o +] scores c [+ a h]
@@ -294,9 +256,9 @@ class Walker {
     A* o = s_.o + row * s_.c_pitch + column;
     ahead_.fetch();
     Accumulators<S, rows, vectors> sum;
-    sum.multiply(row_major(s_.scores + row * chunk, chunk), s_.c + column, s_.c_pitch, keys);
+    sum.multiply(s_.scores + row * chunk, chunk, s_.c + column, s_.c_pitch, keys);
     if (h != nullptr)
-      sum.multiply(row_major(s_.a + row * s_.a_pitch, s_.a_pitch), h + column, s_.c_pitch, walk_.a.rows.dim);
+      sum.multiply(s_.a + row * s_.a_pitch, s_.a_pitch, h + column, s_.c_pitch, walk_.a.rows.dim);
     sum.each([&](int r, int v, typename S::Vector x) {
       A* at = o + r * s_.c_pitch + v * S::lanes;
       S::store(at, add ? S::load(at) + x : x);
@@ -310,7 +272,7 @@ class Walker {
       for (std::ptrdiff_t row = 0; row < s_.a_pitch; row += tile.rows) {
         ahead_.fetch();
         Accumulators<S, tile.rows, vectors> product;
-        product.multiply(transposed(s_.b + row, s_.a_pitch), s_.c + column, s_.c_pitch, count);
+        product.multiply(s_.b_t + row * chunk, chunk, s_.c + column, s_.c_pitch, count);
         product.each([&](int r, int v, typename S::Vector x) {
           const std::ptrdiff_t at = (row + r) * s_.c_pitch + column + v * S::lanes;
           S::store(h + at, S::load(h + at) + x);
@@ -326,8 +288,8 @@ class Walker {
     double log_sum = 0;
     if (walk_.projected.rows.data != nullptr) {
       const Rows<const T> rows = walk_.projected.of(head, t);
-      pack_rows<S, Norm::unit, Check::none>(rows, count, static_cast<const A*>(nullptr), s_.unit, s_.c_pitch,
-                                            scale_);
+      pack_rows<S, chunk, Norm::unit, Check::none>(rows, count, static_cast<const A*>(nullptr), s_.unit,
+                                                   s_.c_pitch, scale_);
       A dot[chunk];
       project_rows<S>(s_.o, s_.unit, s_.c_pitch, count, scale_, dot);
       if (walk_.sums_log_weights)
@@ -341,7 +303,7 @@ class Walker {
 
   Walk<T> walk_;
   ChunkScratch<A> s_{};
-  LookAhead<T, chunk> ahead_;
+  LookAhead<chunk> ahead_;
   const Walk<T>* next_walk_ = nullptr;
   std::int64_t next_t_ = 0;
   alignas(64) double n_[chunk] = {};
