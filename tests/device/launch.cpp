@@ -25,17 +25,18 @@ struct UseShared {
     int* out;
     int values[5];
   };
+  static constexpr int count = static_cast<int>(bytes / 4);
   struct Storage {
-    int words[bytes / 4];
+    int words[count];
   };
   static constexpr int threads = 32, blocks_per_multiprocessor = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     const int thread = device::thread_index();
-    if (thread < 5) device::store_shared(&storage.words[bytes / 4 - 1 - thread], params.values[thread]);
+    if (thread < 5) device::store_shared(&storage.words[count - 1 - thread], params.values[thread]);
     device::sync_block();  // all five are written
     if (thread < 5)
-      device::store_global(params.out + thread, device::load_shared(&storage.words[bytes / 4 - 5 + thread]));
+      device::store_global(params.out + thread, device::load_shared(&storage.words[count - 5 + thread]));
   }
 };
 

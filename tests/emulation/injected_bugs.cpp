@@ -114,8 +114,11 @@ TEST_CASE("A missing wait, or one group too few, is reported with the copy that 
 }
 
 TEST_CASE("A missing barrier shows in some schedule") {
-  check_found<Fault::no_barrier_after_wait>({"destination of the asynchronous copy"});
-  check_found<Fault::no_barrier_before_refill>({"destination of the asynchronous copy"});
+  // The race detector sees it first where there is one.
+  const std::string report = cottention::emulation::detects_races() ? "data race: write by copies of warp"
+                                                                    : "destination of the asynchronous copy";
+  check_found<Fault::no_barrier_after_wait>({"triangle.cuh", report});
+  check_found<Fault::no_barrier_before_refill>({"triangle.cuh", report});
 }
 
 TEST_CASE("Wrong swizzles, transpositions and masks give a wrong answer") {

@@ -28,11 +28,13 @@ void Block::run(const Kernel& kernel, Statistics& statistics, PlaceCounts& place
   places_ = &places;
   prepare(kernel);
   current = this;
+  launched_.release();
   schedule();
   if (failure_.empty())
     for (Warp& w : warps_) w.traffic.close_window(statistics, places);
   else
     cancel();
+  finished_.acquire();
   current = nullptr;
   ++statistics.blocks;
   if (!failure_.empty()) throw Error(std::exchange(failure_, {}));
@@ -46,12 +48,13 @@ void Block::prepare(const Kernel& kernel) {
   random_ = Random(options_.seed + 0x10001 * index);
   kernel_ = &kernel;
   shared_.allocate(kernel.shared_bytes, options_.fresh);
-  barriers_.fill({});
+  for (Barrier& barrier : barriers_) barrier = {};
   life_ = Life::running;
   failure_.clear();
 
   const auto threads = static_cast<std::size_t>(kernel.threads);
-  while (threads_.size() < threads) threads_.push_back(std::make_unique<Thread>());
+  while (threads_.size() < threads)
+    threads_.push_back(std::make_unique<Thread>(static_cast<int>(threads_.size())));
   for (std::size_t i = 0; i < threads; ++i) {
     threads_[i]->fiber.start(&Block::thread_entry);
     threads_[i]->last = Where{};
@@ -87,15 +90,22 @@ void Block::thread_entry() {
 }
 
 void Block::run_thread() {
+  races::Identity& identity = thread().identity;
   try {
     if (life_ == Life::running) {
+      identity.acquire(launched_);
+      if (races::on()) races::become(identity.kernel());
       kernel_->run(kernel_->params, shared_.data());
+      const Entry exit(thread().last);
       check_exit();
     }
   } catch (const Cancelled&) {
   } catch (const std::exception& error) {
     failure_ = error.what();
   }
+  if (races::on()) races::become(nullptr);
+  identity.end_copies();  // those of a block that failed may be under way
+  identity.release(finished_);
   const std::uint32_t mine = bit_of(lane());
   warp().live &= ~mine;
   warp().ready &= ~mine;
@@ -224,6 +234,27 @@ bool Block::gather(const char* word, std::uint64_t variant, void* argument, Wher
 
 void Block::disperse() { warp().ready = warp().live; }
 
+void Block::order_warp() {
+  const races::Token token;
+  for_lanes(position.thread / warp_size, [&](const Thread& t) { t.identity.release(token); });
+  for_lanes(position.thread / warp_size, [&](const Thread& t) { t.identity.acquire(token); });
+}
+
+void Block::declare(const Access& access, const void* memory, void* caller) {
+  record(access);
+  if (!races::on()) return;
+  const bool reads = access.kind == Access::Kind::load_global || access.kind == Access::Kind::load_shared;
+  races::declare(thread().identity.kernel(), reads ? races::Touch::read : races::Touch::write, memory,
+                 access.bytes, access.where, caller);
+  Entry::fail_for_report(access.where);
+}
+
+void Entry::fail_for_report(Where where) {
+  if (!races::has_report()) return;
+  const std::string report = races::taken_report();
+  fail(where, "data race: %s; ThreadSanitizer has printed where", report.c_str());
+}
+
 void Block::barrier(const char* word, int id, int threads, Arrival arrival, Where where) {
   if (id < 0 || id >= barrier_count) fail(where, "%s: no barrier %d", word, id);
   if (threads % warp_size != 0 || threads <= 0 || threads > thread_count())
@@ -243,13 +274,14 @@ void Block::barrier(const char* word, int id, int threads, Arrival arrival, Wher
          PlaceName(barrier.first).text);
   }
   barrier.arrived += warp_size;
-  const std::uint32_t mine = bit_of(position.thread / warp_size);
-  if (barrier.warps & mine) fail(where, "%s: the warp waits at barrier %d already", word, id);
-  if (arrival == Arrival::wait) barrier.warps |= mine;
+  const int mine = position.thread / warp_size;
+  for_lanes(mine, [&](const Thread& t) { t.identity.release(barrier.token); });
+  if (arrival == Arrival::wait) barrier.warps |= bit_of(mine);
   if (barrier.arrived == barrier.expected) {
-    for (std::uint32_t waiting = std::exchange(barrier.warps, 0); waiting != 0; waiting &= waiting - 1) {
-      Warp& w = warps_[static_cast<std::size_t>(std::countr_zero(waiting))];
-      w.ready = w.live;
+    for (std::uint32_t waiting = barrier.warps; waiting != 0; waiting &= waiting - 1) {
+      const int w = std::countr_zero(waiting);
+      for_lanes(w, [&](const Thread& t) { t.identity.acquire(barrier.token); });
+      warps_[static_cast<std::size_t>(w)].ready = warps_[static_cast<std::size_t>(w)].live;
     }
     barrier = {};
     ++statistics_->barriers;
@@ -257,8 +289,7 @@ void Block::barrier(const char* word, int id, int threads, Arrival arrival, Wher
   } else if (arrival == Arrival::pass) {
     disperse();
   } else {
-    for (std::size_t i = 0; i < warp_size; ++i)
-      threads_[static_cast<std::size_t>(position.thread / warp_size) * warp_size + i]->wait.barrier = id;
+    for_lanes(mine, [&](Thread& t) { t.wait.barrier = id; });
     wait({word, where, id});
   }
 }

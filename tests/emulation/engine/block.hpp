@@ -13,6 +13,7 @@
 #include "copies.hpp"
 #include "failure.hpp"
 #include "fiber.hpp"
+#include "races.hpp"
 #include "random.hpp"
 #include "shared_memory.hpp"
 #include "traffic.hpp"
@@ -31,7 +32,10 @@ struct Wait {
 };
 
 struct Thread {
+  explicit Thread(int index) : identity(index) {}
+
   Fiber fiber;
+  races::Identity identity;
   Wait wait;
   Where last;  // the last word it came to
   CopyQueue copies;
@@ -57,6 +61,7 @@ struct Barrier {
   int arrived = 0, expected = 0;  // threads
   std::uint32_t warps = 0;        // that wait
   Where first;
+  races::Token token;
 };
 
 class Block {
@@ -74,12 +79,12 @@ class Block {
   static int lane() { return position.thread % warp_size; }
   int thread_count() const { return static_cast<int>(warps_.size()) * warp_size; }
 
-  /// At the start of every word.
-  void enter(Where where) { thread().last = where; }
   /// Where another thread may run although this one could: in random schedules, now and then.
   void may_yield() {
     if (options_.schedule == Schedule::random && random_.below(32) == 0) yield();
   }
+  /// An access of the running thread's, for the counts and the race detector.
+  void declare(const Access& access, const void* memory, void* caller);
   void record(const Access& access) { warp().traffic.record(lane(), access); }
 
   /// Returns false in all lanes but the last, once they are woken; true in the last, where all arguments are
@@ -99,6 +104,10 @@ class Block {
     disperse();
   }
 
+  /// What any lane of the warp has done comes before what any lane of it does from here on. Called by the
+  /// last.
+  void order_warp();
+
   enum class Arrival { wait, pass };
   void barrier(const char* word, int id, int threads, Arrival arrival, Where where);
 
@@ -107,6 +116,10 @@ class Block {
   void wake(int thread);
 
  private:
+  template <class Each>
+  void for_lanes(int warp_index, Each each) {
+    for (int i = 0; i < warp_size; ++i) each(*threads_[static_cast<std::size_t>(warp_index * warp_size + i)]);
+  }
   void prepare(const Kernel& kernel);
   void schedule();
   int next_thread();
@@ -130,12 +143,33 @@ class Block {
   std::vector<std::unique_ptr<Thread>> threads_;
   std::vector<Warp> warps_;
   std::array<Barrier, barrier_count> barriers_{};
-  int running_ = 0;  // threads that have not exited
+  int running_ = 0;                   // threads that have not exited
+  races::Token launched_, finished_;  // orders the block's threads after the host, and the host after them
   std::string failure_;
   enum class Life { running, cancelled } life_ = Life::running;
 };
 
 /// The block that runs now.
 Block& block();
+
+/// Around every word: from the kernel's code to the engine's and back.
+class Entry {
+ public:
+  explicit Entry(Where where) {
+    if (races::on()) {
+      races::become(nullptr);
+      fail_for_report(where);
+    }
+    block().thread().last = where;
+  }
+  ~Entry() {
+    if (races::on()) races::become(block().thread().identity.kernel());
+  }
+  Entry(const Entry&) = delete;
+  Entry& operator=(const Entry&) = delete;
+
+  /// Fails if the race detector has found something.
+  static void fail_for_report(Where where);
+};
 
 }  // namespace cottention::emulation

@@ -11,7 +11,6 @@ namespace {
 constexpr std::size_t copy_bytes = 16;
 
 void land(Block& b, Copy& copy) {
-  if (copy.landed) return;
   unsigned char* to = b.shared().data() + copy.to_shared;
   std::memset(to, 0, copy_bytes);
   if (copy.bytes > 0) {
@@ -20,6 +19,24 @@ void land(Block& b, Copy& copy) {
                 bytes);
   }
   copy.landed = true;
+}
+
+// To the counts and the race detector, for which the copy reads and writes when it is issued.
+void declare(Block& b, const Copy& copy, void* caller) {
+  races::Identity& identity = b.thread().identity;
+  identity.begin_copies();
+  const std::uint32_t to = copy.to_shared;
+  b.record({copy.where, to, static_cast<std::uint16_t>(copy_bytes), Access::Kind::store_shared});
+  races::declare(identity.copies(), races::Touch::write, b.shared().data() + to, copy_bytes, copy.where,
+                 caller);
+  if (copy.bytes > 0) {
+    const auto bytes = static_cast<std::uint16_t>(copy.bytes);
+    const auto from = reinterpret_cast<std::uintptr_t>(copy.from_global);
+    b.record({copy.where, from, bytes, Access::Kind::load_global});
+    const void* memory = global_memory().check(copy.from_global, bytes, copy_bytes, "cp.async", copy.where);
+    races::declare(identity.copies(), races::Touch::read, memory, bytes, copy.where, caller);
+  }
+  Entry::fail_for_report(copy.where);
 }
 
 }  // namespace
@@ -36,40 +53,38 @@ void CopyQueue::clear() {
 }
 
 void copy_async_16(void* to_shared, const void* from_global, int bytes, Where where) {
+  const Entry entry(where);
   Block& b = block();
-  b.enter(where);
   b.may_yield();
   if (bytes < 0 || bytes > static_cast<int>(copy_bytes)) fail(where, "cp.async: %d bytes of 16", bytes);
   if (reinterpret_cast<std::uintptr_t>(from_global) % copy_bytes != 0)
     fail(where, "cp.async: global address %p is not aligned to 16", from_global);
-  if (bytes > 0)
-    global_memory().check(from_global, static_cast<std::size_t>(bytes), copy_bytes, "cp.async", where);
   Copy copy{b.shared().check(to_shared, copy_bytes, copy_bytes, "cp.async", where), from_global, bytes,
             where};
-  b.record({where, copy.to_shared, static_cast<std::uint16_t>(copy_bytes), Access::Kind::store_shared});
-  if (bytes > 0)
-    b.record({where, reinterpret_cast<std::uintptr_t>(from_global), static_cast<std::uint16_t>(bytes),
-              Access::Kind::load_global});
-  b.shared().set_in_flight(copy.to_shared, copy_bytes, position.thread, where);
+  declare(b, copy, __builtin_return_address(0));
   if (b.copies() == Copies::eager || (b.copies() == Copies::random && b.random().below(2) == 0))
     land(b, copy);
   else
     b.shared().poison(copy.to_shared, copy_bytes);
+  b.shared().set_in_flight(copy.to_shared, copy_bytes, position.thread, where);
   b.thread().copies.issue(copy);
 }
 
 void commit_copies(Where where) {
-  block().enter(where);
+  const Entry entry(where);
   block().thread().copies.commit();
 }
 
 void wait_copies(int groups, Where where) {
+  const Entry entry(where);
   Block& b = block();
-  b.enter(where);
+  bool any = false;
   b.thread().copies.wait(groups, [&](Copy& copy) {
-    land(b, copy);
     b.shared().set_landed(copy.to_shared, copy_bytes);
+    if (!copy.landed) land(b, copy);
+    any = true;
   });
+  if (any) b.thread().identity.end_copies();
 }
 
 }  // namespace cottention::emulation

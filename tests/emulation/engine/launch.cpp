@@ -42,6 +42,7 @@ std::string describe(const Options& options) {
 
 void launch(const Kernel& kernel, std::uint32_t grid_x, std::uint32_t grid_y, std::uint32_t grid_z) {
   const std::lock_guard<std::mutex> alone(launching);
+  const races::Watch watch;
   Launch launched{kernel.name, {}, {}};
   PlaceCounts places;
   const std::uint64_t blocks = std::uint64_t{grid_x} * grid_y * grid_z;

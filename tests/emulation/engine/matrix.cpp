@@ -16,12 +16,11 @@ struct Argument {
 };
 
 Argument argument_of(std::uint32_t* r, const void* row_shared, const char* word, Access::Kind kind,
-                     Where where) {
+                     Where where, void* caller) {
   Block& b = block();
-  b.enter(where);
   b.may_yield();
   const std::uint32_t offset = b.shared().check(row_shared, row_bytes, row_bytes, word, where);
-  b.record({where, offset, static_cast<std::uint16_t>(row_bytes), kind});
+  b.declare({where, offset, static_cast<std::uint16_t>(row_bytes), kind}, row_shared, caller);
   return {r, b.shared().data() + offset};
 }
 
@@ -34,9 +33,11 @@ std::uint16_t element(const unsigned char* row, std::size_t column) {
 }  // namespace
 
 void load_matrices(std::uint32_t (&r)[4], const void* row_shared, Orientation orientation, Where where) {
+  const Entry entry(where);
   const bool transposed = orientation == Orientation::transposed;
   const char* word = transposed ? "ldmatrix.trans" : "ldmatrix";
-  Argument argument = argument_of(r, row_shared, word, Access::Kind::load_shared, where);
+  Argument argument =
+      argument_of(r, row_shared, word, Access::Kind::load_shared, where, __builtin_return_address(0));
   Block& b = block();
   b.together(word, 0, argument, where, [&](const auto& lanes) {
     ++b.statistics().matrix_loads;
@@ -55,8 +56,10 @@ void load_matrices(std::uint32_t (&r)[4], const void* row_shared, Orientation or
 }
 
 void store_matrices(void* row_shared, const std::uint32_t (&r)[4], Where where) {
+  const Entry entry(where);
   std::uint32_t copy[4] = {r[0], r[1], r[2], r[3]};
-  Argument argument = argument_of(copy, row_shared, "stmatrix", Access::Kind::store_shared, where);
+  Argument argument = argument_of(copy, row_shared, "stmatrix", Access::Kind::store_shared, where,
+                                  __builtin_return_address(0));
   if (options().compute_capability < 90) fail(where, "stmatrix: needs sm_90");
   Block& b = block();
   b.together("stmatrix", 0, argument, where, [&](const auto& lanes) {

@@ -29,37 +29,49 @@ void move(void* to, const void* from, int bytes, Where where) {
   }
 }
 
-unsigned char* global(const char* word, Access::Kind kind, const void* device, int bytes, Where where) {
+// Checks and declares an access to global memory, and hands back where the host holds it.
+unsigned char* global(const char* word, Access::Kind kind, const void* device, int bytes, Where where,
+                      void* caller) {
   Block& b = block();
-  b.enter(where);
   b.may_yield();
   unsigned char* memory = global_memory().check(device, static_cast<std::size_t>(bytes),
                                                 static_cast<std::size_t>(bytes), word, where);
-  b.record({where, reinterpret_cast<std::uintptr_t>(device), static_cast<std::uint16_t>(bytes), kind});
+  b.declare({where, reinterpret_cast<std::uintptr_t>(device), static_cast<std::uint16_t>(bytes), kind},
+            memory, caller);
   return memory;
 }
 
-void shared(const char* word, Access::Kind kind, const void* address, int bytes, Where where) {
+void shared(const char* word, Access::Kind kind, const void* address, int bytes, Where where, void* caller) {
   Block& b = block();
-  b.enter(where);
   b.may_yield();
   const std::uint32_t offset = b.shared().check(address, static_cast<std::size_t>(bytes),
                                                 static_cast<std::size_t>(bytes), word, where);
-  b.record({where, offset, static_cast<std::uint16_t>(bytes), kind});
+  b.declare({where, offset, static_cast<std::uint16_t>(bytes), kind}, address, caller);
 }
 
 }  // namespace
 
+// Each word asks itself who called it: that is the kernel's code.
+
 void load_global(void* to, const void* from_global, int bytes, Where where) {
-  move(to, global("ld.global", Access::Kind::load_global, from_global, bytes, where), bytes, where);
+  const Entry entry(where);
+  const auto kind = Access::Kind::load_global;
+  move(to, global("ld.global", kind, from_global, bytes, where, __builtin_return_address(0)), bytes, where);
 }
 
 void store_global(void* to_global, const void* from, int bytes, Where where) {
-  move(global("st.global", Access::Kind::store_global, to_global, bytes, where), from, bytes, where);
+  const Entry entry(where);
+  const auto kind = Access::Kind::store_global;
+  move(global("st.global", kind, to_global, bytes, where, __builtin_return_address(0)), from, bytes, where);
 }
 
 std::int64_t fetch_add_global(std::int64_t* at_global, std::int64_t value, Where where) {
-  unsigned char* memory = global("atom.add", Access::Kind::load_global, at_global, sizeof value, where);
+  const Entry entry(where);
+  Block& b = block();
+  b.may_yield();
+  unsigned char* memory = global_memory().check(at_global, sizeof value, sizeof value, "atom.add", where);
+  // Counted but not declared to the race detector: atomic accesses do not race with one another.
+  b.record({where, reinterpret_cast<std::uintptr_t>(at_global), sizeof value, Access::Kind::load_global});
   std::int64_t before;
   std::memcpy(&before, memory, sizeof before);
   const std::int64_t after = before + value;
@@ -68,12 +80,14 @@ std::int64_t fetch_add_global(std::int64_t* at_global, std::int64_t value, Where
 }
 
 void load_shared(void* to, const void* from_shared, int bytes, Where where) {
-  shared("ld.shared", Access::Kind::load_shared, from_shared, bytes, where);
+  const Entry entry(where);
+  shared("ld.shared", Access::Kind::load_shared, from_shared, bytes, where, __builtin_return_address(0));
   move(to, from_shared, bytes, where);
 }
 
 void store_shared(void* to_shared, const void* from, int bytes, Where where) {
-  shared("st.shared", Access::Kind::store_shared, to_shared, bytes, where);
+  const Entry entry(where);
+  shared("st.shared", Access::Kind::store_shared, to_shared, bytes, where, __builtin_return_address(0));
   move(to_shared, from, bytes, where);
 }
 

@@ -60,8 +60,8 @@ void multiply_tf32(const Lanes& lanes) {
 void multiply(Operand operand, float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
               Where where) {
   Argument argument{d, a, b};
+  const Entry entry(where);
   Block& current = block();
-  current.enter(where);
   current.together("mma.sync", static_cast<std::uint64_t>(operand), argument, where, [&](const Lanes& lanes) {
     ++current.statistics().products;
     switch (operand) {
@@ -80,8 +80,8 @@ void multiply(double (&d)[2], double a, double b, Where where) {
     double* d;
     double a, b;
   } argument{d, a, b};
+  const Entry entry(where);
   Block& current = block();
-  current.enter(where);
   current.together("mma.sync.f64", 0, argument, where, [&](const auto& lanes) {
     ++current.statistics().products;
     for (std::size_t lane = 0; lane < lanes.size(); ++lane)

@@ -13,6 +13,7 @@ namespace cottention::emulation {
 SharedMemory::~SharedMemory() { std::free(data_); }
 
 void SharedMemory::allocate(std::size_t bytes, Fresh fresh) {
+  if (data_ != nullptr) sanitizers::unpoison(data_, bytes_);
   std::free(data_);
   void* memory = nullptr;
   if (posix_memalign(&memory, alignment, std::max<std::size_t>(bytes, 1)) != 0) throw std::bad_alloc();
@@ -49,10 +50,12 @@ std::uint32_t SharedMemory::check(const void* address, std::size_t bytes, std::s
 
 void SharedMemory::set_in_flight(std::uint32_t offset, std::size_t bytes, int thread, Where where) {
   std::fill_n(flights_.begin() + offset / unit, bytes / unit, Flight{thread, where});
+  sanitizers::poison(data_ + offset, bytes);  // for code that goes past the words
 }
 
 void SharedMemory::set_landed(std::uint32_t offset, std::size_t bytes) {
   std::fill_n(flights_.begin() + offset / unit, bytes / unit, Flight{});
+  sanitizers::unpoison(data_ + offset, bytes);
 }
 
 void SharedMemory::poison(std::uint32_t offset, std::size_t bytes) {

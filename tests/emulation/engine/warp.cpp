@@ -6,10 +6,10 @@
 namespace cottention::emulation {
 
 void sync_warp(Where where) {
+  const Entry entry(where);
   Block& b = block();
-  b.enter(where);
   int nothing = 0;
-  b.together("bar.warp.sync", 0, nothing, where, [](auto&) {});
+  b.together("bar.warp.sync", 0, nothing, where, [&](auto&) { b.order_warp(); });
 }
 
 std::uint64_t shuffle(std::uint64_t value, int source, Where where) {
@@ -17,8 +17,8 @@ std::uint64_t shuffle(std::uint64_t value, int source, Where where) {
     std::uint64_t mine, theirs;
     std::size_t source;
   } argument{value, 0, static_cast<std::size_t>(source) % warp_size};
+  const Entry entry(where);
   Block& b = block();
-  b.enter(where);
   b.together("shfl.sync", 0, argument, where, [](const auto& lanes) {
     for (Argument* lane : lanes) lane->theirs = lanes[lane->source]->mine;
   });
@@ -30,8 +30,8 @@ std::uint32_t vote(bool predicate, Vote kind, Where where) {
     bool predicate;
     std::uint32_t all;
   } argument{predicate, 0};
+  const Entry entry(where);
   Block& b = block();
-  b.enter(where);
   b.together(kind == Vote::ballot ? "vote.sync.ballot" : "vote.sync.any", 0, argument, where,
              [](const auto& lanes) {
                std::uint32_t all = 0;
@@ -42,20 +42,20 @@ std::uint32_t vote(bool predicate, Vote kind, Where where) {
 }
 
 void sync_block(Where where) {
+  const Entry entry(where);
   Block& b = block();
-  b.enter(where);
   b.barrier("bar.sync", 0, b.thread_count(), Block::Arrival::wait, where);
 }
 
 void sync_threads(int id, int threads, Where where) {
+  const Entry entry(where);
   Block& b = block();
-  b.enter(where);
   b.barrier("bar.sync", id, threads, Block::Arrival::wait, where);
 }
 
 void arrive_threads(int id, int threads, Where where) {
+  const Entry entry(where);
   Block& b = block();
-  b.enter(where);
   b.barrier("bar.arrive", id, threads, Block::Arrival::pass, where);
 }
 

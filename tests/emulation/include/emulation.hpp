@@ -82,6 +82,9 @@ void clear_statistics();
 /// Bytes of device memory that are allocated now.
 std::size_t allocated_bytes();
 
+/// Whether this build has the race detector: then every race of a launch is an Error, whatever the schedule.
+bool detects_races();
+
 /// Calls `body(options)` in every schedule with every time of copies, with those options in force.
 template <class Body>
 void for_each_schedule(Body&& body) {

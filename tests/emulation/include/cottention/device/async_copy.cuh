@@ -5,8 +5,8 @@
 
 namespace cottention::device {
 
-inline void copy_async_16(void* to_shared, const void* from_global, int bytes,
-                          emulation::Where where = emulation::Where::current()) {
+[[gnu::always_inline]] inline void copy_async_16(void* to_shared, const void* from_global, int bytes,
+                                                 emulation::Where where = emulation::Where::current()) {
   emulation::copy_async_16(to_shared, from_global, bytes, where);
 }
 

@@ -1,4 +1,5 @@
-// Loads and stores that name their memory space.
+// Loads and stores that name their memory space. Inlined always: the race detector knows a line of the kernel
+// by where the engine returns to.
 #pragma once
 
 #include <cstdint>
@@ -16,7 +17,8 @@ struct alignas(sizeof(T) * n) Vector {
 };
 
 template <class T>
-T load_global(const T* from, emulation::Where where = emulation::Where::current()) {
+[[gnu::always_inline]] inline T load_global(const T* from,
+                                            emulation::Where where = emulation::Where::current()) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16);
   T value;
   emulation::load_global(&value, from, sizeof(T), where);
@@ -24,7 +26,8 @@ T load_global(const T* from, emulation::Where where = emulation::Where::current(
 }
 
 template <class T>
-T load_global_streaming(const T* from, emulation::Where where = emulation::Where::current()) {
+[[gnu::always_inline]] inline T load_global_streaming(const T* from,
+                                                      emulation::Where where = emulation::Where::current()) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) == 16);
   return load_global(from, where);
 }
@@ -35,13 +38,15 @@ inline std::int64_t fetch_add_global(std::int64_t* at, std::int64_t value,
 }
 
 template <class T>
-void store_global(T* to, const T& value, emulation::Where where = emulation::Where::current()) {
+[[gnu::always_inline]] inline void store_global(T* to, const T& value,
+                                                emulation::Where where = emulation::Where::current()) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16);
   emulation::store_global(to, &value, sizeof(T), where);
 }
 
 template <class T>
-T load_shared(const T* from, emulation::Where where = emulation::Where::current()) {
+[[gnu::always_inline]] inline T load_shared(const T* from,
+                                            emulation::Where where = emulation::Where::current()) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16);
   T value;
   emulation::load_shared(&value, from, sizeof(T), where);
@@ -49,7 +54,8 @@ T load_shared(const T* from, emulation::Where where = emulation::Where::current(
 }
 
 template <class T>
-void store_shared(T* to, const T& value, emulation::Where where = emulation::Where::current()) {
+[[gnu::always_inline]] inline void store_shared(T* to, const T& value,
+                                                emulation::Where where = emulation::Where::current()) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16);
   emulation::store_shared(to, &value, sizeof(T), where);
 }
