@@ -40,10 +40,11 @@ void check_all(const std::vector<Case>& some, const DeviceManner& manner = {}) {
   });
 }
 
-template <HeadDim D>
-using ByKey = Problem<T, D, Mask::causal, Scale::by_key>;
-template <HeadDim D>
-using Everything = Problem<T, D, Mask::bidirectional, Scale::by_key>;
+// By numbers, and not by a HeadDim: nvcc 13.0 loses the name of such an argument of an alias.
+template <int qk, int v>
+using ByKey = Problem<T, HeadDim{qk, v}, Mask::causal, Scale::by_key>;
+template <int qk, int v>
+using Everything = Problem<T, HeadDim{qk, v}, Mask::bidirectional, Scale::by_key>;
 
 }  // namespace
 
@@ -52,8 +53,8 @@ TEST_CASE("Every length is right") { check_all(cases::lengths()); }
 TEST_CASE("Every pair of head dims is right") {
   const auto check = []<HeadDim D>() {
     const Case c{.shape = {1, 70, 70, 2, 1, D.qk, D.v}, .initial_state = Presence::present};
-    check_cuda_forward<ByKey<D>>(c);
-    check_cuda_forward<Everything<D>>(c);
+    check_cuda_forward<ByKey<D.qk, D.v>>(c);
+    check_cuda_forward<Everything<D.qk, D.v>>(c);
   };
   check.operator()<HeadDim{8, 8}>();
   check.operator()<HeadDim{16, 16}>();
@@ -70,8 +71,8 @@ TEST_CASE("Every pair of head dims is right") {
 TEST_CASE("Large head dims are right") {
   const auto check = []<HeadDim D>() {
     const Case c{.shape = {1, 37, 37, 1, 1, D.qk, D.v}};
-    check_cuda_forward<ByKey<D>>(c);
-    check_cuda_forward<Everything<D>>(c);
+    check_cuda_forward<ByKey<D.qk, D.v>>(c);
+    check_cuda_forward<Everything<D.qk, D.v>>(c);
   };
   check.operator()<HeadDim{512, 512}>();
   check.operator()<HeadDim{1024, 64}>();
@@ -115,9 +116,9 @@ TEST_CASE("Sequences in pieces are right, however many") {
 TEST_CASE("131,072 tokens are right", "[long]") {
   for (Case c : cases::longest(16)) {
     if (c.mask == Mask::causal)
-      check_cuda_forward<ByKey<HeadDim{16, 16}>>(c);
+      check_cuda_forward<ByKey<16, 16>>(c);
     else
-      check_cuda_forward<Everything<HeadDim{16, 16}>>(c);
+      check_cuda_forward<Everything<16, 16>>(c);
   }
   // Nothing keeps the state from growing.
   check_cuda_forward<Problem<T, HeadDim{16, 16}, Mask::causal, Scale::none>>(
@@ -161,11 +162,15 @@ TEST_CASE("NaN and infinity reach only the outputs that see them") {
 }
 
 TEST_CASE("Every legal tiling gives right results") {
+  using Causal = Problem<T, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
+  using Bidirectional = Problem<T, HeadDim{64, 64}, Mask::bidirectional, Scale::by_key>;
   const auto check = []<cottention::Tiling tiling>() {
+    using Largest = cottention::kernel::Walk<ByKey<HeadDim{64, 64}>, tiling>;
+    if (sizeof(typename Largest::Storage) > 227 * 1024) return;  // more shared memory than any device has
     for (const int n : {1, 70, 300}) {
       const Case c{.shape = {1, n, n, 2, 1, 0, 0}, .initial_state = Presence::present};
-      check_cuda_forward<ByKey<HeadDim{64, 64}>, tiling>(c, {.split = {2}});
-      check_cuda_forward<Everything<HeadDim{64, 64}>, tiling>(c);
+      check_cuda_forward<Causal, tiling>(c, {.split = {2}});
+      check_cuda_forward<Bidirectional, tiling>(c);
     }
   };
   check.operator()<cottention::Tiling{.chunk = 16, .warps = 1, .stages = 1, .columns = 16}>();

@@ -3,7 +3,7 @@
 
 #include <cottention/forward.cuh>
 
-#include "support/cpu_runs.hpp"
+#include "support/forward_check.hpp"
 #include "support/mirror.hpp"
 
 namespace support {
