@@ -1,10 +1,13 @@
 // Cosine attention on NVIDIA GPUs: the forward pass over whole sequences.
 #pragma once
 
-#include <cottention/device/launch.cuh>
-#include <cottention/device/runtime.cuh>
+#include <concepts>
+#include <type_traits>
+#include <utility>
+
 #include <cottention/host/device_arguments.hpp>
 #include <cottention/host/forward_plan.hpp>
+#include <cottention/host/launches.cuh>
 #include <cottention/kernel/apply.cuh>
 #include <cottention/kernel/count.cuh>
 #include <cottention/kernel/prefix.cuh>
@@ -18,9 +21,14 @@ namespace host {
 template <AnyProblem P, Tiling tiling>
 ForwardPlan plan_forward(const ForwardArguments<typename P::element>& args, Split split,
                          int multiprocessors) {
-  constexpr std::size_t image_bytes =
-      tile::State<P, tiling>::image_elements * sizeof(Accumulate<typename P::element>);
-  return plan_forward(args.shape, args.plan, split, tiling.columns, image_bytes, multiprocessors);
+  using T = typename P::element;
+  constexpr std::int64_t most_chunks = 1024;  // docs/tuning.md, "Long sequences"
+  const BlockSize block{
+      .columns = tiling.columns,
+      .image_bytes = tile::State<P, tiling>::image_elements * sizeof(Accumulate<T>),
+      .longest_piece = std::same_as<T, float> ? most_chunks * tiling.chunk : 0,
+  };
+  return plan_forward(args.shape, args.plan, split, block, multiprocessors);
 }
 
 template <AnyProblem P>
@@ -51,28 +59,6 @@ kernel::ForwardParams<typename P::element> forward_params(const ForwardArguments
   return p;
 }
 
-/// Launches one kernel after another until one is refused.
-class Launches {
- public:
-  explicit Launches(cudaStream_t stream) : stream_(stream) {}
-
-  /// Finds a kernel's code. All of a call's kernels are prepared before the first is launched.
-  template <class Kernel>
-  void prepare() {
-    if (error_ == cudaSuccess) error_ = device::prepare<Kernel>();
-  }
-  template <class Kernel>
-  void launch(device::Grid grid, const typename Kernel::Params& params) {
-    if (error_ == cudaSuccess) error_ = device::launch<Kernel>(grid, params, stream_);
-  }
-  bool ok() const { return error_ == cudaSuccess; }
-  Status status() const { return device::status_of(error_, "kernel launch"); }
-
- private:
-  cudaStream_t stream_;
-  cudaError_t error_ = cudaSuccess;
-};
-
 /// The kernels over heads, in their order: `each` is called with a kernel and its grid.
 template <AnyProblem P, Tiling tiling, class Each>
 void forward_kernels(const ForwardPlan& plan, Each each) {
@@ -91,15 +77,80 @@ void forward_kernels(const ForwardPlan& plan, Each each) {
     each.template operator()<Apply<P, tiling, Sum::own>>(queries);
 }
 
+/// Calls `f` with the Tiling that is best on a device with so much shared memory, as a
+/// std::integral_constant.
+template <AnyProblem P, class F>
+auto with_forward_tiling(const device::Properties& device, F f) {
+  constexpr Tiling large = tuned_forward<P>, compact = compact_forward<P>;
+  if constexpr (large != compact)
+    if (device.shared_bytes_per_block < shared_bytes_of_large_devices)
+      return f(std::integral_constant<Tiling, compact>{});
+  return f(std::integral_constant<Tiling, large>{});
+}
+
+template <AnyProblem P, Tiling tiling>
+Status forward_on(const device::Properties& device, const ForwardArguments<typename P::element>& args,
+                  Workspace workspace, cudaStream_t stream, Split split) {
+  const ForwardPlan plan = plan_forward<P, tiling>(args, split, device.multiprocessors);
+  if (plan.units > most_blocks)
+    return Status::failure(StatusCode::bad_shape,
+                           "shape.batch * shape.heads_kv = %lld: must be at most %lld, the blocks of a grid",
+                           static_cast<long long>(plan.units), static_cast<long long>(most_blocks));
+  if (Status status = validate_workspace(workspace, plan.image_bytes); !status) return status;
+
+  const Shape& s = args.shape;
+  const bool any = plan.units > 0 && ((s.seq_q > 0 && s.heads_q > 0) || args.final_state.h != nullptr);
+  const bool counts = s.batch > 0 && args.final_state.count != nullptr;
+  Launches launches(device, stream);
+  if (any) forward_kernels<P, tiling>(plan, [&]<class Kernel>(device::Grid) { launches.prepare<Kernel>(); });
+  if (counts) launches.prepare<kernel::Count>();
+  if (!launches.status()) return launches.status();
+
+  if (any) {
+    const auto params = forward_params<P>(args, plan, workspace.data);
+    forward_kernels<P, tiling>(
+        plan, [&]<class Kernel>(device::Grid grid) { launches.launch<Kernel>(grid, params); });
+  }
+  if (counts)
+    launches.launch<kernel::Count>({s.batch}, {kernel::view(args.cu_seqlens_k), args.key_mask, s.seq_k,
+                                               args.initial_state.count, args.final_state.count});
+  return launches.status();
+}
+
+/// Kernels count the rows of a sequence in 32 bits, and to the end of its last chunks.
+inline constexpr std::int64_t longest_sequence = (std::int64_t{1} << 31) - 65'536;
+
+/// All that can be told without the device.
+template <AnyProblem P>
+Status validate_forward(const ForwardArguments<typename P::element>& args, Split split) {
+  if (Status status = validate<P>(args); !status) return status;
+  if (Status status = validate_for_device<P>(args); !status) return status;
+  for (const auto& [name, seq] : {std::pair{"seq_q", args.shape.seq_q}, std::pair{"seq_k", args.shape.seq_k}})
+    if (seq > longest_sequence)
+      return Status::failure(StatusCode::bad_shape, "shape.%s = %lld: must be at most %lld on a device", name,
+                             static_cast<long long>(seq), static_cast<long long>(longest_sequence));
+  if (split.pieces < 0 || split.pieces > most_pieces)
+    return Status::failure(StatusCode::bad_option, "split.pieces = %d: must be at least 0 and at most %d",
+                           split.pieces, most_pieces);
+  return {};
+}
+
 }  // namespace host
 
 /// Bytes of scratch that `forward` needs on the calling thread's current device; pointers need not be set
-/// yet. 0 for arguments that will be refused.
-template <AnyProblem P, Tiling tiling = tuned_forward<P>>
+/// yet. 0 for arguments that will be refused. With a Tiling: that of the call.
+template <AnyProblem P, Tiling tiling>
 std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args, Split split = {}) {
   device::Properties device;
   if (!detail::validate_shape<P>(args.shape) || !device::current_device(device)) return 0;
   return host::plan_forward<P, tiling>(args, split, device.multiprocessors).image_bytes;
+}
+template <AnyProblem P>
+std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args, Split split = {}) {
+  device::Properties device;
+  if (!device::current_device(device)) return 0;
+  return host::with_forward_tiling<P>(
+      device, [&](auto tiling) { return workspace_bytes<P, decltype(tiling)::value>(args, split); });
 }
 
 /// Cosine attention over whole sequences, enqueued on `stream` of the current device:
@@ -115,38 +166,25 @@ std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args, S
 ///
 /// Anything but ok names the argument, its value and the rule; then nothing has been launched, unless the
 /// code is cuda_error.
-template <AnyProblem P, Tiling tiling = tuned_forward<P>>
+template <AnyProblem P>
 [[nodiscard]] Status forward(const ForwardArguments<typename P::element>& args, Workspace workspace,
                              cudaStream_t stream, Split split = {}) {
-  if (Status status = validate<P>(args); !status) return status;
-  if (Status status = host::validate_for_device<P>(args); !status) return status;
-  if (split.pieces < 0 || split.pieces > host::most_pieces)
-    return Status::failure(StatusCode::bad_option, "split.pieces = %d: must be at least 0 and at most %d",
-                           split.pieces, host::most_pieces);
+  if (Status status = host::validate_forward<P>(args, split); !status) return status;
   device::Properties device;
   if (Status status = device::current_device(device); !status) return status;
-  const host::ForwardPlan plan = host::plan_forward<P, tiling>(args, split, device.multiprocessors);
-  if (Status status = host::validate_workspace(workspace, plan.image_bytes); !status) return status;
+  return host::with_forward_tiling<P>(device, [&](auto tiling) {
+    return host::forward_on<P, decltype(tiling)::value>(device, args, workspace, stream, split);
+  });
+}
 
-  const bool any =
-      plan.units > 0 && ((args.shape.seq_q > 0 && args.shape.heads_q > 0) || args.final_state.h != nullptr);
-  const bool counts = args.shape.batch > 0 && args.final_state.count != nullptr;
-  host::Launches launches(stream);
-  if (any)
-    host::forward_kernels<P, tiling>(plan, [&]<class Kernel>(device::Grid) { launches.prepare<Kernel>(); });
-  if (counts) launches.prepare<kernel::Count>();
-  if (!launches.ok()) return launches.status();
-
-  if (any) {
-    const auto params = host::forward_params<P>(args, plan, workspace.data);
-    host::forward_kernels<P, tiling>(
-        plan, [&]<class Kernel>(device::Grid grid) { launches.launch<Kernel>(grid, params); });
-  }
-  if (counts)
-    launches.launch<kernel::Count>({args.shape.batch},
-                                   {kernel::view(args.cu_seqlens_k), args.key_mask, args.shape.seq_k,
-                                    args.initial_state.count, args.final_state.count});
-  return launches.status();
+/// The same with a Tiling of the caller's. It changes the speed, and by the order of sums the last bits.
+template <AnyProblem P, Tiling tiling>
+[[nodiscard]] Status forward(const ForwardArguments<typename P::element>& args, Workspace workspace,
+                             cudaStream_t stream, Split split = {}) {
+  if (Status status = host::validate_forward<P>(args, split); !status) return status;
+  device::Properties device;
+  if (Status status = device::current_device(device); !status) return status;
+  return host::forward_on<P, tiling>(device, args, workspace, stream, split);
 }
 
 }  // namespace cottention

@@ -8,6 +8,12 @@
 
 namespace support {
 
+// Element types by the names that they go by in benchmarks and builds.
+using fp64 = double;
+using fp32 = float;
+using fp16 = cottention::half;
+using bf16 = cottention::bfloat16;
+
 /// How a call is made on the device, but for its inputs.
 struct DeviceManner {
   cottention::Split split{};

@@ -26,17 +26,24 @@ struct ForwardPlan {
   std::int64_t units = 0;  // batch * heads_kv
   int column_blocks = 1;
   int pieces = 1;               // most that a sequence has; 1: no images
-  std::int64_t shortest = 0;    // rows of a piece, at least
+  int shortest = 0;    // rows of a piece, at least
   int query_parts = 1;          // of a bidirectional head
   std::size_t image_bytes = 0;  // of all pieces
 };
 
-/// `multiprocessors` counts only under Plan::automatic. `image_bytes` are those of one block's state.
-inline ForwardPlan plan_forward(const Shape& s, Plan plan, Split split, int columns, std::size_t image_bytes,
+/// What the plan has to know of a Problem and its Tiling.
+struct BlockSize {
+  int columns = 0;                 // of a block
+  std::size_t image_bytes = 0;     // of its state
+  std::int64_t longest_piece = 0;  // rows that may be summed one chunk after the other; 0: any number
+};
+
+/// `multiprocessors` counts only under Plan::automatic.
+inline ForwardPlan plan_forward(const Shape& s, Plan plan, Split split, const BlockSize& block,
                                 int multiprocessors) {
   ForwardPlan p;
   p.units = s.batch * s.heads_kv;
-  p.column_blocks = static_cast<int>((s.dim_v + columns - 1) / columns);
+  p.column_blocks = static_cast<int>((s.dim_v + block.columns - 1) / block.columns);
   const std::int64_t blocks = p.units * p.column_blocks;
   const std::int64_t longest = std::max<std::int64_t>(1, s.seq_k / shortest_piece);
   std::int64_t wanted = 1;
@@ -46,10 +53,12 @@ inline ForwardPlan plan_forward(const Shape& s, Plan plan, Split split, int colu
     wanted = most_pieces;  // as many as its length allows each sequence
   else if (blocks > 0 && 10 * blocks < 9 * static_cast<std::int64_t>(multiprocessors))
     wanted = (2 * static_cast<std::int64_t>(multiprocessors) + blocks - 1) / blocks;
+  if (block.longest_piece > 0)
+    wanted = std::max(wanted, (s.seq_k + block.longest_piece - 1) / block.longest_piece);
   p.pieces = static_cast<int>(std::min({wanted, longest, std::int64_t{most_pieces}}));
   if (p.pieces > 1) {
     p.shortest = shortest_piece;
-    p.image_bytes = image_bytes * static_cast<std::size_t>(blocks * p.pieces);
+    p.image_bytes = block.image_bytes * static_cast<std::size_t>(blocks * p.pieces);
     const std::int64_t rows = std::max<std::int64_t>(1, s.seq_q / shortest_piece);
     p.query_parts = static_cast<int>(std::min({wanted, rows, std::int64_t{most_pieces}}));
   }

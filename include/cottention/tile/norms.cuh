@@ -66,17 +66,28 @@ struct RowReader {
   static constexpr int at_once = threads / sharing;
   static_assert(tile_rows * sharing % 32 == 0 && at_once * sharing % 32 == 0);
 
-  // Eight lanes load at once, and their rows and units must fall to different banks: lanes that share a row
-  // lie as far apart in each 128 bytes as they can, `run` units.
-  static constexpr int run = sharing < 8 ? 8 / sharing : 1;
-  static constexpr int rounds = (Source::units + run * sharing - 1) / (run * sharing) * run;
+  static constexpr int rounds = round_up(Source::units, sharing < 8 ? 8 : sharing) / sharing;
+
+  /// The unit that a lane reads in a round. Eight lanes load at once, and their rows and units must fall to
+  /// different banks, given how a Tile permutes units: which bits of the unit's number tell lanes apart, and
+  /// which rounds, depends on the bits that differ between neighbouring rows.
+  static __device__ __forceinline__ int unit_of(int part, int round) {
+    if constexpr (sizeof(T) == 2 && sharing < 8) {
+      constexpr int run = 8 / sharing;
+      return round / run * 8 + part * run + round % run;
+    } else if constexpr (sizeof(T) == 4 && sharing == 4) {
+      return round / 2 * 8 + part / 2 * 4 + round % 2 * 2 + part % 2;
+    } else {
+      return round * sharing + part;
+    }
+  }
 
   Source& tile;
   int row;
 
   static __device__ __forceinline__ int part() { return device::thread_index() % sharing; }
   __device__ __forceinline__ Unit<T>* unit(int round) const {
-    const int u = round / run * (run * sharing) + part() * run + round % run;
+    const int u = unit_of(part(), round);
     return u < Source::units ? reinterpret_cast<Unit<T>*>(tile.at(row, u * Source::unit)) : nullptr;
   }
 

@@ -1,0 +1,91 @@
+// What forward's kernels move, counted by the emulator, and that no schedule of threads and copies changes a
+// bit.
+#include <cstdint>
+#include <string>
+
+#include <emulation.hpp>
+
+#include "support/catch.hpp"
+#include "support/cuda_forward.hpp"
+
+using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale, cottention::Split;
+using namespace support;
+
+namespace {
+
+/// Global bytes of a forward call over those of reading q, k and v and writing o once.
+template <cottention::AnyProblem P>
+double traffic(const cottention::Shape& shape, Split split) {
+  using T = typename P::element;
+  Case c{.mask = P::mask, .scale = P::scale, .shape = shape};
+  const Inputs<T> inputs(c);
+  cottention::emulation::clear_statistics();
+  (void)run_cuda_forward<P>(inputs.forward(), {.split = split, .final_state = FinalState::absent});
+  const auto counted = cottention::emulation::statistics();
+  const std::int64_t q_and_o = shape.seq_q * shape.heads_q, k_and_v = shape.seq_k * shape.heads_kv;
+  const double once = static_cast<double>(shape.batch * (q_and_o + k_and_v) * (shape.dim_qk + shape.dim_v)) *
+                      static_cast<double>(sizeof(T));
+  return static_cast<double>(counted.global_bytes_read + counted.global_bytes_written) / once;
+}
+
+template <class T, int d, Mask mask>
+using P = Problem<T, HeadDim{d, d}, mask, Scale::by_key>;
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("A block per head moves each tensor once", "", double, float, cottention::half,
+                   cottention::bfloat16) {
+  const cottention::Shape shape{1, 2048, 2048, 2, 2, 64, 64};
+  CHECK(traffic<P<TestType, 64, Mask::causal>>(shape, {1}) <= 1.05);
+  CHECK(traffic<P<TestType, 64, Mask::bidirectional>>(shape, {1}) <= 1.05);
+}
+
+TEST_CASE("Grouped heads read their keys and values once") {
+  const cottention::Shape shape{1, 2048, 2048, 4, 1, 64, 64};
+  CHECK(traffic<P<cottention::bfloat16, 64, Mask::causal>>(shape, {1}) <= 1.05);
+  CHECK(traffic<P<cottention::bfloat16, 64, Mask::bidirectional>>(shape, {1}) <= 1.05);
+}
+
+TEST_CASE("Split sequences read keys and values twice and little besides") {
+  const cottention::Shape shape{1, 16'384, 16'384, 1, 1, 64, 64};
+  CHECK(traffic<P<cottention::bfloat16, 64, Mask::causal>>(shape, {8}) <= 1.55);
+  CHECK(traffic<P<cottention::bfloat16, 64, Mask::bidirectional>>(shape, {8}) <= 1.05);
+}
+
+TEMPLATE_TEST_CASE("Shared memory is read and written without bank conflicts", "", double, float,
+                   cottention::half, cottention::bfloat16) {
+  (void)traffic<P<TestType, 64, Mask::causal>>({1, 256, 256, 1, 1, 64, 64}, {1});
+  std::string worst;
+  for (const auto& launch : cottention::emulation::launches())
+    for (const auto& place : launch.conflicts)
+      worst += place.file + ':' + std::to_string(place.line) + ' ' + std::to_string(place.conflicts) + '/' +
+               std::to_string(place.wavefronts) + '\n';
+  INFO(worst);
+  const auto counted = cottention::emulation::statistics();
+  CHECK(static_cast<double>(counted.shared_conflicts) <=
+        0.03 * static_cast<double>(counted.shared_wavefronts));
+}
+
+TEMPLATE_TEST_CASE("No schedule of threads and copies changes a bit of forward", "", double, float,
+                   cottention::half, cottention::bfloat16) {
+  const auto check = []<class Q>(Split split) {
+    Case c{.mask = Q::mask, .scale = Q::scale, .shape = {1, 300, 300, 2, 1, Q::head_dim.qk, Q::head_dim.v}};
+    c.padding = Padding::middle;
+    c.initial_state = Presence::present;
+    Inputs<TestType> inputs(c);
+    const Output expected = run_cuda_forward<Q>(inputs.forward(), {.split = split});
+    check_output(inputs, expected);
+    cottention::emulation::for_each_schedule([&](const cottention::emulation::Options& options) {
+      INFO(cottention::emulation::describe(options));
+      const Output got = run_cuda_forward<Q>(inputs.forward(), {.split = split});
+      CHECK(got.o == expected.o);
+      CHECK(got.h == expected.h);
+      CHECK(got.count == expected.count);
+    });
+  };
+  for (const int pieces : {1, 3}) {
+    check.template operator()<P<TestType, 64, Mask::causal>>({pieces});
+    check.template operator()<P<TestType, 64, Mask::bidirectional>>({pieces});
+  }
+  check.template operator()<Problem<TestType, HeadDim{256, 40}, Mask::causal, Scale::by_query>>({1});
+}
