@@ -1,7 +1,10 @@
 #!/usr/bin/env python3
 """Compiles each header alone, included twice.
 
-usage: header_check.py INCLUDE_DIR COMPILER [FLAG...]
+usage: header_check.py [--emulation OVERLAY_DIR] INCLUDE_DIR COMPILER [FLAG...]
+
+Without --emulation, the plain C++ headers (.hpp). With it, the CUDA headers (.cuh) with the overlay before INCLUDE_DIR;
+those of device/ are then the overlay's.
 """
 import pathlib
 import subprocess
@@ -9,12 +12,18 @@ import sys
 
 
 def main():
-    include_dir, *compiler = sys.argv[1:]
-    headers = sorted(p.relative_to(include_dir) for p in pathlib.Path(include_dir).rglob("*.hpp"))
+    arguments = sys.argv[1:]
+    overlay = None
+    if arguments[0] == "--emulation":
+        overlay = arguments[1]
+        arguments = arguments[2:]
+    include_dir, *compiler = arguments
+    suffix, folders = (".cuh", ["-I", overlay, "-Wno-unknown-pragmas"]) if overlay else (".hpp", [])
+    headers = sorted(p.relative_to(include_dir) for p in pathlib.Path(include_dir).rglob("*" + suffix))
     failed = []
     for header in headers:
         source = f"#include <{header}>\n#include <{header}>\n"
-        command = [*compiler, "-std=c++20", "-fsyntax-only", "-I", include_dir, "-x", "c++", "-"]
+        command = [*compiler, "-std=c++20", "-fsyntax-only", *folders, "-I", include_dir, "-x", "c++", "-"]
         result = subprocess.run(command, input=source, text=True, capture_output=True)
         if result.returncode != 0:
             failed.append(str(header))

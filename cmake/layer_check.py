@@ -4,7 +4,8 @@
 usage: layer_check.py INCLUDE_DIR | --self-test
 
 Every header belongs to a layer and includes only its own layer and those listed for it, always as
-<cottention/...>; no includes form a cycle; no macro is left defined. Long files are listed, not refused.
+<cottention/...>; no includes form a cycle; no macro is left defined. Headers named .hpp are plain C++ and include none
+named .cuh. The hardware's words stay in device/. Long files are listed, not refused.
 """
 import pathlib
 import re
@@ -12,16 +13,26 @@ import sys
 import tempfile
 
 VOCABULARY = {"arguments", "element", "overlap", "problem", "status", "tensor", "tiling", "validation"}
+CUDA_CALLS = {"forward", "backward", "step", "cottention"}
 # What each layer may include besides itself.
 BELOW = {"vocabulary": set(), "reference": {"vocabulary"}, "cpu": {"vocabulary"}}
+CUDA_LAYERS = ["device", "tile", "kernel"]
+for i, layer in enumerate(CUDA_LAYERS):
+    BELOW[layer] = {"vocabulary", *CUDA_LAYERS[:i]}
+BELOW["tuning"] = BELOW["host"] = {"vocabulary", *CUDA_LAYERS}
+BELOW["calls"] = {"vocabulary", *CUDA_LAYERS, "tuning", "host"}
+# What only device/ may write.
+HARDWARE = re.compile(r"\basm\b|__global__|__shared__|\b(?:thread|block|grid)(?:Idx|Dim)\b|__\w+_sync\b|__sync\w+")
 LONG = 400
 
 
 def layer_of(path):
     """The layer of a path below include/cottention; None if it has none."""
-    if len(path.parts) == 1:
-        return "vocabulary" if path.stem in VOCABULARY else path.stem if path.stem in BELOW else None
-    return path.parts[0] if path.parts[0] in BELOW else None
+    if len(path.parts) > 1:
+        return path.parts[0] if path.parts[0] in BELOW and path.parts[0] != "calls" else None
+    if path.suffix == ".cuh":
+        return "calls" if path.stem in CUDA_CALLS else None
+    return "vocabulary" if path.stem in VOCABULARY else path.stem if path.stem in ("cpu", "reference") else None
 
 
 def find_cycle(graph):
@@ -67,6 +78,9 @@ def check(include_dir):
             where = f"{path}:{number}"
             if re.match(r'\s*#\s*include\s*"', line):
                 problems.append(f'{where}: write #include <cottention/...>, not "..."')
+            word = HARDWARE.search(line.partition("//")[0])
+            if word and layer != "device":
+                problems.append(f"{where}: {word.group()} belongs in device/")
             found = re.match(r"\s*#\s*include\s*<cottention/([^>]+)>", line)
             if not found:
                 continue
@@ -75,6 +89,8 @@ def check(include_dir):
             if not (root / target).is_file():
                 problems.append(f"{where}: <cottention/{target}> does not exist")
                 continue
+            if path.suffix == ".hpp" and target.endswith(".cuh"):
+                problems.append(f"{where}: plain C++ includes <cottention/{target}>")
             target_layer = layer_of(pathlib.Path(target))
             if target_layer is not None and target_layer != layer and target_layer not in BELOW[layer]:
                 problems.append(f"{where}: {layer} includes <cottention/{target}>, which is {target_layer}")
@@ -97,6 +113,12 @@ def self_test():
         "cpu/forward.hpp": "#pragma once\n#define STEP 1\n#undef STEP\n#include <cottention/tensor.hpp>\n",
         "cpu.hpp": "#pragma once\n#include <cottention/cpu/forward.hpp>\n",
         "reference.hpp": "#pragma once\n#include <cottention/problem.hpp>\n",
+        "device/memory.cuh": "#pragma once\n#include <cottention/tensor.hpp>\n// of threadIdx\nint x = threadIdx.x;\n",
+        "tile/rows.cuh": "#pragma once\n#include <cottention/device/memory.cuh>\nint y;  // not threadIdx\n",
+        "kernel/walk.cuh": "#pragma once\n#include <cottention/tile/rows.cuh>\n",
+        "tuning/forward.cuh": "#pragma once\n#include <cottention/kernel/walk.cuh>\n",
+        "host/plan.hpp": "#pragma once\n#include <cottention/tensor.hpp>\n",
+        "forward.cuh": "#pragma once\n#include <cottention/host/plan.hpp>\n#include <cottention/tuning/forward.cuh>\n",
     }
     faults = {
         "problem.hpp:2: vocabulary includes": {"problem.hpp": "#pragma once\n#include <cottention/cpu.hpp>\n"},
@@ -106,6 +128,20 @@ def self_test():
         "form a cycle": {"problem.hpp": "#pragma once\n#include <cottention/tensor.hpp>\n"},
         "belongs to no layer": {"other.hpp": "#pragma once\n"},
         "has no #pragma once": {"problem.hpp": "\n"},
+        "tile/rows.cuh:2: tile includes": {"tile/rows.cuh": "#pragma once\n#include <cottention/kernel/walk.cuh>\n"},
+        "device/memory.cuh:2: device includes": {
+            "device/memory.cuh": "#pragma once\n#include <cottention/host/plan.hpp>\n"},
+        "tuning/forward.cuh:2: tuning includes": {
+            "tuning/forward.cuh": "#pragma once\n#include <cottention/host/plan.hpp>\n"},
+        "kernel/walk.cuh:2: kernel includes": {"kernel/walk.cuh": "#pragma once\n#include <cottention/forward.cuh>\n"},
+        "cpu.hpp:2: cpu includes": {"cpu.hpp": "#pragma once\n#include <cottention/host/plan.hpp>\n"},
+        "calls/forward.cuh: belongs to no layer": {"calls/forward.cuh": "#pragma once\n"},
+        "scan.cuh: belongs to no layer": {"scan.cuh": "#pragma once\n"},
+        "host/plan.hpp:2: plain C++ includes": {
+            "host/plan.hpp": "#pragma once\n#include <cottention/device/memory.cuh>\n"},
+        "tile/rows.cuh:2: threadIdx belongs in device/": {"tile/rows.cuh": "#pragma once\nint x = threadIdx.x;\n"},
+        "kernel/walk.cuh:2: __shfl_xor_sync belongs": {
+            "kernel/walk.cuh": "#pragma once\nint x = __shfl_xor_sync(1);\n"},
         "leaves macro LEFT defined": {"problem.hpp": "#pragma once\n#define LEFT\n"},
     }
     missed = []

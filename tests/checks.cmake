@@ -39,6 +39,9 @@ set(compiler ${CMAKE_CXX_COMPILER})
 foreach(name IN LISTS cottention_compilers)
   cottention_add_check("each header compiles alone with ${name}" header_check.py ${cottention_include} ${compiler}
                        ${cottention_check_flags})
+  cottention_add_check(
+    "each CUDA header compiles alone in the emulator with ${name}" header_check.py --emulation
+    ${CMAKE_CURRENT_SOURCE_DIR}/emulation/include ${cottention_include} ${compiler} ${cottention_check_flags})
   cottention_add_check("misuse is refused with its reason by ${name}" compile_fail_check.py
                        ${CMAKE_CURRENT_SOURCE_DIR}/compile_fail ${cottention_include} ${compiler})
   cottention_add_check("a copied include folder works with ${name}" copy_in_check.py ${cottention_include}

@@ -1,6 +1,8 @@
 // Decoding on NVIDIA GPUs: a few tokens for each of many sequences, whose states are updated in place.
 #pragma once
 
+#include <cstddef>
+#include <cstdint>
 #include <utility>
 
 #include <cottention/device/launch.cuh>
@@ -66,7 +68,7 @@ int choose_step_tiling(const Shape& s, int multiprocessors) {
   constexpr tuning::StepTilings tilings = tuning::step_tilings<P>;
   int chosen = 0;
   while (chosen + 1 < tilings.count) {
-    const int columns = tilings.list[static_cast<std::size_t>(chosen)].columns;
+    const int columns = tilings.list[chosen].columns;
     const std::int64_t blocks = s.batch * s.heads_kv * ((s.dim_v + columns - 1) / columns);
     if (4 * blocks >= 3 * static_cast<std::int64_t>(multiprocessors)) break;
     ++chosen;

@@ -1,6 +1,8 @@
 // What the host asks of the CUDA runtime.
 #pragma once
 
+#include <initializer_list>
+
 #include <cuda_runtime.h>
 
 #include <cottention/status.hpp>

@@ -1,6 +1,7 @@
 // How many tokens the states have absorbed.
 #pragma once
 
+#include <cottention/device/barrier.cuh>
 #include <cottention/kernel/sequence.cuh>
 #include <cottention/tile/counts.cuh>
 

@@ -1,8 +1,6 @@
 // The tilings of step.
 #pragma once
 
-#include <array>
-
 #include <cottention/kernel/step.cuh>
 
 namespace cottention::tuning {
@@ -33,7 +31,7 @@ constexpr Tiling step_tiling(int warps) {
 
 /// Blocks of different size for one Problem, the largest first. All give the same bits.
 struct StepTilings {
-  std::array<Tiling, 4> list{};
+  Tiling list[4] = {};
   int count = 0;
 };
 
