@@ -3,7 +3,6 @@
 
 #include <concepts>
 #include <type_traits>
-#include <utility>
 
 #include <cottention/host/device_arguments.hpp>
 #include <cottention/host/forward_plan.hpp>
@@ -120,15 +119,19 @@ Status forward_on(const device::Properties& device, const ForwardArguments<typen
 /// Kernels count the rows of a sequence in 32 bits, and to the end of its last chunks.
 inline constexpr std::int64_t longest_sequence = (std::int64_t{1} << 31) - 65'536;
 
+inline Status validate_length(const char* name, std::int64_t length) {
+  if (length <= longest_sequence) return {};
+  return Status::failure(StatusCode::bad_shape, "shape.%s = %lld: must be at most %lld on a device", name,
+                         static_cast<long long>(length), static_cast<long long>(longest_sequence));
+}
+
 /// All that can be told without the device.
 template <AnyProblem P>
 Status validate_forward(const ForwardArguments<typename P::element>& args, Split split) {
   if (Status status = validate<P>(args); !status) return status;
   if (Status status = validate_for_device<P>(args); !status) return status;
-  for (const auto& [name, seq] : {std::pair{"seq_q", args.shape.seq_q}, std::pair{"seq_k", args.shape.seq_k}})
-    if (seq > longest_sequence)
-      return Status::failure(StatusCode::bad_shape, "shape.%s = %lld: must be at most %lld on a device", name,
-                             static_cast<long long>(seq), static_cast<long long>(longest_sequence));
+  if (Status status = validate_length("seq_q", args.shape.seq_q); !status) return status;
+  if (Status status = validate_length("seq_k", args.shape.seq_k); !status) return status;
   if (split.pieces < 0 || split.pieces > most_pieces)
     return Status::failure(StatusCode::bad_option, "split.pieces = %d: must be at least 0 and at most %d",
                            split.pieces, most_pieces);

@@ -12,6 +12,13 @@ __device__ __forceinline__ int thread_index() { return static_cast<int>(threadId
 __device__ __forceinline__ int lane_index() { return static_cast<int>(threadIdx.x) % warp_size; }
 __device__ __forceinline__ int warp_index() { return static_cast<int>(threadIdx.x) / warp_size; }
 
+/// x, which the compiler then takes for a number that it has not seen before: what is computed from it is not
+/// moved out of loops, where it would hold registers.
+__device__ __forceinline__ int afresh(int x) {
+  asm volatile("" : "+r"(x));
+  return x;
+}
+
 /// Index of the block in each direction of the grid.
 __device__ __forceinline__ int block_x() { return static_cast<int>(blockIdx.x); }
 __device__ __forceinline__ int block_y() { return static_cast<int>(blockIdx.y); }

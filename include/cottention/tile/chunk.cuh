@@ -1,6 +1,7 @@
 // Attention within a chunk: o += tril(a b^T) c with rows and columns of the scores weighted.
 #pragma once
 
+#include <cottention/device/warp.cuh>
 #include <cottention/tile/partition.cuh>
 
 namespace cottention::tile {
@@ -8,13 +9,14 @@ namespace cottention::tile {
 /// v of the chunk from its tile.
 template <AnyProblem P, Tiling tiling, class Part = Partition<P, tiling>>
 __device__ __forceinline__ typename Part::Values load_values(const typename Part::ValueTile& tile) {
+  const Lane lane = Lane::afresh();
   typename Part::Values values;
 #pragma unroll
   for (int m = 0; m < Part::warp_column_blocks; ++m)
 #pragma unroll
     for (int j = 0; j < Part::term_blocks; ++j)
       values.blocks[m][j] =
-          load_columns<Role::right>(tile, j * terms<typename Part::T>, Part::warp_column() + 16 * m);
+          load_columns<Role::right>(tile, j * terms<typename Part::T>, Part::warp_column() + 16 * m, lane);
   return values;
 }
 
@@ -29,7 +31,8 @@ __device__ __forceinline__ void score(const typename Part::RowTile& a, const typ
   using A = typename Part::A;
   using Pair = device::Vector<T, 2>;
   constexpr int blocks = Part::row_blocks * (Part::row_blocks + 1) / 2;
-  const int g = device::lane_index() / 4, t = device::lane_index() % 4;
+  const Lane lane = Lane::afresh();
+  const int g = lane.g(), t = lane.t();
   int i = 0, j = device::warp_index();
   for (int block = device::warp_index(); block < blocks; block += Part::warps, j += Part::warps) {
     while (j > i) j -= ++i;  // row i of the triangle has i + 1 blocks
@@ -38,8 +41,8 @@ __device__ __forceinline__ void score(const typename Part::RowTile& a, const typ
     clear(sums[1]);
 #pragma unroll 4
     for (int k = 0; k < Part::depth; k += terms<T>)
-      multiply<T>(sums, operand(load_rows<Role::left>(a, 16 * i, k)),
-                  operand(load_rows<Role::right>(b, 16 * j, k)));
+      multiply<T>(sums, operand(load_rows<Role::left>(a, 16 * i, k, lane)),
+                  operand(load_rows<Role::right>(b, 16 * j, k, lane)));
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
       const int row = 16 * i + g + 8 * m;
@@ -74,7 +77,8 @@ __device__ __forceinline__ void attend_diagonal(const typename Part::ScoreTile& 
                                                 Sums<typename Part::A> (&out)[2]) {
   using T = typename Part::T;
   using A = typename Part::A;
-  const int g = device::lane_index() / 4, t = device::lane_index() % 4;
+  const Lane lane = Lane::afresh();
+  const int g = lane.g(), t = lane.t();
 #pragma unroll 1
   for (int j = 16 * i; j < 16 * i + 16; ++j) {
 #pragma unroll
@@ -96,6 +100,7 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
                                        const typename Part::ValueTile& tile,
                                        const typename Part::Values& values, typename Part::Output& out) {
   using T = typename Part::T;
+  const Lane lane = Lane::afresh();
   bool finite = true;
 #pragma unroll
   for (int m = 0; m < Part::warp_column_blocks; ++m)
@@ -108,7 +113,7 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
     for (int j = 0; j < (16 * i + 16) / terms<T>; ++j) {
       if (Part::warps_deep > 1 && j % Part::warps_deep != Part::depth_index()) continue;
       if (diagonal_apart && j * terms<T> >= 16 * i) continue;
-      const auto left = operand(load_rows<Role::left>(scores, 16 * i, j * terms<T>));
+      const auto left = operand(load_rows<Role::left>(scores, 16 * i, j * terms<T>, lane));
 #pragma unroll
       for (int m = 0; m < Part::warp_column_blocks; ++m)
         multiply<T>(out.sums[i][m], left, operand(values.blocks[m][j]));

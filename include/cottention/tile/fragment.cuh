@@ -21,6 +21,15 @@
 
 namespace cottention::tile {
 
+/// A lane of a warp. Each part of a chunk's work takes its lane afresh: addresses in tiles follow from it, a
+/// great many of them, and would otherwise be computed once for all chunks and kept.
+struct Lane {
+  int index;
+  static __device__ __forceinline__ Lane afresh() { return {device::afresh(device::lane_index())}; }
+  __device__ __forceinline__ int g() const { return index / 4; }
+  __device__ __forceinline__ int t() const { return index % 4; }
+};
+
 /// 16 x 8 sums: (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
 template <class A>
 struct Sums {
@@ -68,8 +77,9 @@ struct SplitBlock {
 
 /// Rows of the tile are rows of the block: (row.., column..), 16 x terms<T>.
 template <Role role, Element T, int rows, int columns>
-__device__ __forceinline__ Block<T, role> load_rows(const Tile<T, rows, columns>& tile, int row, int column) {
-  const int lane = device::lane_index();
+__device__ __forceinline__ Block<T, role> load_rows(const Tile<T, rows, columns>& tile, int row, int column,
+                                                    Lane at) {
+  const int lane = at.index;
   Block<T, role> block;
   if constexpr (sizeof(T) == 2) {
     // Lanes 0 to 7 give the rows of register 0, and so on.
@@ -93,8 +103,8 @@ __device__ __forceinline__ Block<T, role> load_rows(const Tile<T, rows, columns>
 /// Columns of the tile are rows of the block: (row.., column..), terms<T> x 16, transposed.
 template <Role role, Element T, int rows, int columns>
 __device__ __forceinline__ Block<T, role> load_columns(const Tile<T, rows, columns>& tile, int row,
-                                                       int column) {
-  const int lane = device::lane_index();
+                                                       int column, Lane at) {
+  const int lane = at.index;
   Block<T, role> block;
   if constexpr (sizeof(T) == 2) {
     const int lower = role == Role::left ? lane / 8 % 2 : lane / 16;
@@ -147,14 +157,14 @@ struct TermFactors {
   Accumulate<T> f[2][terms<T> / 8];
 };
 template <Element T>
-__device__ __forceinline__ TermFactors<T> load_factors(const Accumulate<T>* factors_shared) {
+__device__ __forceinline__ TermFactors<T> load_factors(const Accumulate<T>* factors_shared, Lane lane) {
   using Pair = device::Vector<Accumulate<T>, 2>;
   constexpr int pairs = terms<T> / 8;
-  const int t = device::lane_index() % 4;
   TermFactors<T> factors;
 #pragma unroll
   for (int p = 0; p < pairs; ++p) {
-    const Pair pair = device::load_shared(reinterpret_cast<const Pair*>(factors_shared + 8 * p + 2 * t));
+    const Pair pair =
+        device::load_shared(reinterpret_cast<const Pair*>(factors_shared + 8 * p + 2 * lane.t()));
 #pragma unroll
     for (int e = 0; e < 2; ++e) factors.f[pairs == 2 ? p : e][pairs == 2 ? e : 0] = pair[e];
   }

@@ -57,6 +57,7 @@ class State {
   /// out = a H over this warp's part of dim_qk, rows of `a` (chunk, dim_qk) as they are in the tile. H is
   /// split into what the operand's type holds and the rest, so that it enters with fp32's precision.
   __device__ __forceinline__ void apply(const typename Part::RowTile& a, typename Part::Output& out) const {
+    const Lane lane = Lane::afresh();
     const int exponent = operand_exponent();
     const A scale = device::times_power_of_two(A{1}, -exponent);
 #pragma unroll
@@ -70,7 +71,8 @@ class State {
         const auto right = right_operand<T>(&h_[m][k / 8], scale);
 #pragma unroll
         for (int i = 0; i < Part::row_blocks; ++i)
-          multiply<T>(out.sums[i][m], operand(load_rows<Role::left>(a, 16 * i, Part::warp_row() + k)), right);
+          multiply<T>(out.sums[i][m], operand(load_rows<Role::left>(a, 16 * i, Part::warp_row() + k, lane)),
+                      right);
       }
     }
     if constexpr (std::same_as<T, half>) {
@@ -88,11 +90,12 @@ class State {
   /// sum over the chunk starts from zero and is added rounded: a running sum in the tensor cores would drift.
   __device__ __forceinline__ void absorb(const typename Part::RowTile& b, const typename Part::Values& c,
                                          const A* factor_shared, A weight) {
+    const Lane lane = Lane::afresh();
     using Scaled = decltype(scaled_left(c.blocks[0][0], TermFactors<T>{}));
     Scaled left[Part::warp_column_blocks][Part::term_blocks];
 #pragma unroll
     for (int j = 0; j < Part::term_blocks; ++j) {
-      const TermFactors<T> factors = load_factors<T>(factor_shared + j * terms<T>);
+      const TermFactors<T> factors = load_factors<T>(factor_shared + j * terms<T>, lane);
 #pragma unroll
       for (int m = 0; m < Part::warp_column_blocks; ++m) left[m][j] = scaled_left(c.blocks[m][j], factors);
     }
@@ -103,7 +106,7 @@ class State {
       for (int m = 0; m < Part::warp_column_blocks; ++m) clear_pair(added[m]);
 #pragma unroll
       for (int j = 0; j < Part::term_blocks; ++j) {
-        const auto right = operand(load_columns<Role::right>(b, j * terms<T>, Part::warp_row() + k));
+        const auto right = operand(load_columns<Role::right>(b, j * terms<T>, Part::warp_row() + k, lane));
 #pragma unroll
         for (int m = 0; m < Part::warp_column_blocks; ++m) multiply<T>(added[m], left[m][j], right);
       }

@@ -46,6 +46,8 @@ constexpr Tiling forward_tiling(int bytes, HeadDim dim, int shared_bytes) {
   t.columns = tile::round_up((width + blocks_of_columns - 1) / blocks_of_columns, 16);
   t.warps = t.columns / 16 * deep;
   if (depth > 128 && t.chunk > 32) t.chunk = 32;  // registers
+  if (bytes == 2 && depth <= 64 && t.warps <= 4)
+    t.blocks = 3;  // 168 registers a lane, as shared memory has room for
   while (detail::forward_shared_bytes(bytes, dim, t, deep) > shared_bytes && (t.stages > 1 || t.chunk > 16)) {
     if (t.chunk > 16)
       t.chunk /= 2;
