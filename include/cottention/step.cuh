@@ -20,7 +20,7 @@ template <class Kernel, class T>
 Status validate_step_extents(const StepArguments<T>& args) {
   using detail::number;
   const Shape& s = args.shape;
-  constexpr std::int64_t most_readers = (std::int64_t{1} << (62 - Kernel::reader_bit)) - 1;
+  constexpr std::int64_t most_readers = (std::int64_t{1} << 62) / Kernel::reader - 1;
   if (s.heads_kv * Kernel::column_blocks > most_readers)
     return Status::failure(StatusCode::bad_shape, "shape.heads_kv = %lld: must be at most %lld on a device",
                            number(s.heads_kv), number(most_readers / Kernel::column_blocks));
@@ -54,19 +54,24 @@ Status launch_step(StepArguments<typename P::element> args, cudaStream_t stream)
   args.v.strides = resolve(args.v.strides, s.seq_k, s.heads_kv, s.dim_v);
   args.o.strides = resolve(args.o.strides, s.seq_q, s.heads_q, s.dim_v);
   if (s.heads_q == 0) args.o.data = nullptr;
+  typename Kernel::Params params;
+  params.args = args;
+  params.group = static_cast<int>(s.heads_q / s.heads_kv);
+  params.heads = tile::Divisor(static_cast<std::uint32_t>(s.heads_kv));
+  params.rows_per_token =
+      tile::Divisor(args.o.data == nullptr ? 1u : 1u + static_cast<std::uint32_t>(params.group));
   cudaError_t error = device::prepare<Kernel>();
   if (error == cudaSuccess)
-    error = device::launch<Kernel>({s.batch * s.heads_kv * Kernel::column_blocks},
-                                   {args, static_cast<int>(s.heads_q / s.heads_kv)}, stream);
+    error = device::launch<Kernel>({s.batch * s.heads_kv * Kernel::column_blocks}, params, stream);
   return device::status_of(error, "kernel launch");
 }
 
 /// The largest blocks that keep most of the multiprocessors busy. Smaller ones spread a state over more of
 /// them, but read its keys and queries again and again.
 template <AnyProblem P>
-int choose_step_tiling(const Shape& s, int multiprocessors) {
+std::size_t choose_step_tiling(const Shape& s, int multiprocessors) {
   constexpr tuning::StepTilings tilings = tuning::step_tilings<P>;
-  int chosen = 0;
+  std::size_t chosen = 0;
   while (chosen + 1 < tilings.count) {
     const int columns = tilings.list[chosen].columns;
     const std::int64_t blocks = s.batch * s.heads_kv * ((s.dim_v + columns - 1) / columns);
@@ -105,14 +110,12 @@ template <AnyProblem P>
   device::Properties properties;
   if (Status status = device::current_device(properties); !status) return status;
   constexpr tuning::StepTilings tilings = tuning::step_tilings<P>;
-  const int chosen = host::choose_step_tiling<P>(args.shape, properties.multiprocessors);
+  const std::size_t chosen = host::choose_step_tiling<P>(args.shape, properties.multiprocessors);
   Status status;
   [&]<std::size_t... i>(std::index_sequence<i...>) {
-    (void)((chosen == static_cast<int>(i) &&
-            (status = host::launch_step<P, tilings.list[i]>(args, stream), true)) ||
-           ...);
+    (void)((chosen == i && (status = host::launch_step<P, tilings.list[i]>(args, stream), true)) || ...);
   }
-  (std::make_index_sequence<static_cast<std::size_t>(tilings.count)>());
+  (std::make_index_sequence<tilings.count>());
   return status;
 }
 

@@ -24,7 +24,7 @@ CudaStep<T> cuda_step(std::int64_t dim_qk, std::int64_t dim_v, cottention::Scale
         [&]<std::size_t... i>(std::index_sequence<i...>) {
           (calls.tilings.push_back(step<P, tuning::step_tilings<P>.list[i]>), ...);
         }
-        (std::make_index_sequence<static_cast<std::size_t>(tuning::step_tilings<P>.count)>());
+        (std::make_index_sequence<tuning::step_tilings<P>.count>());
         return {};
       });
   INFO(status.reason);

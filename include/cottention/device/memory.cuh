@@ -45,11 +45,27 @@ __device__ __forceinline__ void store_global(T* to, const T& value) {
   *to = value;
 }
 
-/// Adds to a number that other blocks add to at the same time; returns what it was before. PTX ISA: atom.add,
-/// relaxed, at the scope of the device.
+/// Adds to a number that other blocks add to at the same time; returns what it was before. For a lane or two
+/// of a warp. PTX ISA: atom.relaxed.gpu.global.add.u64, whose sums wrap as those of s64 do.
 __device__ __forceinline__ std::int64_t fetch_add_global(std::int64_t* at, std::int64_t value) {
-  using Word = unsigned long long;  // the 64-bit type that atomicAdd takes; sums wrap alike
-  return static_cast<std::int64_t>(atomicAdd(reinterpret_cast<Word*>(at), static_cast<Word>(value)));
+  // Where all lanes name one address, ptxas has one of them add for all, and the warp wait there for the
+  // answer. Bit 31 of %lanemask_lt is 0 in every lane, but ptxas does not count on it, so the answer may come
+  // later.
+  std::int64_t before;
+  asm volatile(
+      "{\n"
+      ".reg .b32 mask;\n"
+      ".reg .b64 zero, address;\n"
+      "mov.u32 mask, %%lanemask_lt;\n"
+      "shr.u32 mask, mask, 31;\n"
+      "cvt.u64.u32 zero, mask;\n"
+      "add.u64 address, %1, zero;\n"
+      "atom.relaxed.gpu.global.add.u64 %0, [address], %2;\n"
+      "}"
+      : "=l"(before)
+      : "l"(__cvta_generic_to_global(at)), "l"(value)
+      : "memory");
+  return before;
 }
 
 template <class T>

@@ -20,6 +20,7 @@
 #include <cottention/device/thread.cuh>
 #include <cottention/device/warp.cuh>
 #include <cottention/problem.hpp>
+#include <cottention/tile/divisor.cuh>
 #include <cottention/tile/unit_row.cuh>
 #include <cottention/tile/weights.cuh>
 #include <cottention/tiling.hpp>
@@ -51,17 +52,10 @@ struct StepRow {
 /// What one block does.
 struct StepTask {
   std::int64_t lane, slot;
-  int head;            // of k and v
-  int column;          // its first
-  int tokens;          // that it walks through
-  int accepted;        // of them, that the state keeps
-  int rows_per_token;  // a key, and queries if they are wanted
-
-  __device__ __forceinline__ int rows() const { return tokens * rows_per_token; }
-  __device__ __forceinline__ StepRow row(int i) const {
-    const auto n = static_cast<unsigned>(i), each = static_cast<unsigned>(rows_per_token);
-    return {static_cast<int>(n / each), static_cast<int>(n % each)};
-  }
+  int head;      // of k and v
+  int column;    // its first
+  int accepted;  // tokens that the state keeps
+  int rows;      // to walk through
 };
 
 template <AnyProblem P, Tiling tiling>
@@ -87,8 +81,16 @@ struct Step {
   using ValueVector = device::Vector<T, Parts::width>;
 
   struct Params {
-    StepArguments<T> args;  // strides resolved
-    int group;              // query heads to a key head
+    StepArguments<T> args;         // strides resolved
+    int group;                     // query heads to a key head
+    tile::Divisor heads;           // of k and v
+    tile::Divisor rows_per_token;  // a key, and queries if they are wanted
+
+    __device__ __forceinline__ StepRow row(int i) const {
+      const auto n = static_cast<std::uint32_t>(i);
+      const std::uint32_t token = rows_per_token.quotient(n);
+      return {static_cast<int>(token), static_cast<int>(rows_per_token.remainder(n, token))};
+    }
   };
   struct Storage {
     StateVector units[chunk][dim_qk / Parts::width];  // norm(k), norm(q)
@@ -98,21 +100,25 @@ struct Step {
     A weights[chunk];  // w
   };
 
-  /// The bit of a count where the number of its readers starts: see read_count.
-  static constexpr int reader_bit = 44;
+  /// What a reader adds to a count: see ask_position. Leaves room for counts below it, and for 2^18 - 1
+  /// readers.
+  static constexpr std::int64_t reader = std::int64_t{1} << 44;
 
   static __device__ void run(const Params& params, Storage& storage) {
     StepTask task{};
     if (!find_task(params, task)) return;
-    std::int64_t count = 0;
-    if (device::warp_index() == weighing_warp) count = advance_count(params, task);
+    Position position;
+    const bool weighs = is_weighted(params) && device::warp_index() == weighing_warp;
+    if (weighs) ask_position(params, task, position);
+    if (!is_weighted(params)) count_tokens(params, task);
     StateVector h[Parts::rows];
     load_state(params, task, h);
-    for (int first = 0; first < task.rows(); first += chunk) {
-      const int rows = task.rows() - first < chunk ? task.rows() - first : chunk;
+    for (int first = 0; first < task.rows; first += chunk) {
+      const int rows = task.rows - first < chunk ? task.rows - first : chunk;
       copy_values(params, task, first, rows, storage);
       normalise_rows(params, task, first, rows, storage);
-      if (device::warp_index() == weighing_warp) weigh(params, task, count, first, rows, storage);
+      if (weighs && first == 0) receive_position(params, task, position);
+      if (weighs) weigh(params, position, first, rows, storage);
       device::wait_copies<0>();
       device::sync_block();  // rows, values and weights come from other threads
       walk(params, task, first, rows, storage, h);
@@ -127,53 +133,55 @@ struct Step {
   /// False where there is nothing to do. A slot outside the pool is idle like a negative one.
   static __device__ __forceinline__ bool find_task(const Params& params, StepTask& task) {
     const StepArguments<T>& args = params.args;
-    const auto block = static_cast<unsigned>(device::block_x());
-    const auto heads = static_cast<unsigned>(args.shape.heads_kv);
+    const auto block = static_cast<std::uint32_t>(device::block_x()), unit = block / column_blocks;
     task.column = static_cast<int>(block % column_blocks) * columns;
-    task.head = static_cast<int>(block / column_blocks % heads);
-    task.lane = block / column_blocks / heads;
+    task.lane = params.heads.quotient(unit);
+    task.head = static_cast<int>(params.heads.remainder(unit, static_cast<std::uint32_t>(task.lane)));
+    const int tokens = static_cast<int>(args.shape.seq_q);
+    std::int32_t accepted = tokens;
+    if (args.accepted != nullptr) accepted = device::load_global(args.accepted + task.lane);
     task.slot = args.slot == nullptr ? task.lane : device::load_global(args.slot + task.lane);
     if (task.slot < 0 || task.slot >= args.slots) return false;
-    const int tokens = static_cast<int>(args.shape.seq_q);
-    task.accepted = tokens;
-    if (args.accepted != nullptr) {
-      const std::int32_t accepted = device::load_global(args.accepted + task.lane);
-      task.accepted = accepted < 0 ? 0 : accepted > tokens ? tokens : accepted;
-    }
-    const bool outputs = args.o.data != nullptr;
-    task.tokens = outputs ? tokens : task.accepted;
-    task.rows_per_token = outputs ? 1 + params.group : 1;
-    return task.tokens > 0;
+    task.accepted = accepted < 0 ? 0 : accepted > tokens ? tokens : accepted;
+    task.rows = args.o.data != nullptr ? tokens * (1 + params.group) : task.accepted;
+    return task.rows > 0;
   }
 
   static __device__ __forceinline__ bool is_weighted(const Params& params) {
     return P::scale != Scale::none && params.args.scale_logit != nullptr;
   }
 
-  /// What the lane's count is before its tokens; adds the accepted ones to it. By one warp of each block.
-  static __device__ __forceinline__ std::int64_t advance_count(const Params& params, const StepTask& task) {
-    std::int64_t* const at = params.args.pool.count + task.slot;
-    std::int64_t count = 0;
-    if (device::lane_index() == 0) {
-      if (is_weighted(params))
-        count = read_count(params, task, at);
-      else if (task.head == 0 && task.column == 0 && task.accepted > 0)
-        device::fetch_add_global(at, task.accepted);
-    }
-    return device::shuffle(count, 0);
+  /// Adds a lane's tokens to its count, where no weights follow from it. By one thread of all blocks.
+  static __device__ __forceinline__ void count_tokens(const Params& params, const StepTask& task) {
+    if (task.head != 0 || task.column != 0 || device::thread_index() != 0 || task.accepted == 0) return;
+    device::fetch_add_global(params.args.pool.count + task.slot, task.accepted);  // waits for no answer
   }
+
+  /// What a lane's weights follow from.
+  struct Position {
+    std::int64_t count = 0;  // of tokens before the lane's; until received, with readers above
+    double exponent = 0;
+  };
 
   /// All blocks of a lane read its count, and one of them must change it, but only when all have read. So
   /// each adds a reader to the bits above the count as it reads; the last one clears those and adds the
   /// tokens.
-  static __device__ __forceinline__ std::int64_t read_count(const Params& params, const StepTask& task,
-                                                            std::int64_t* at) {
-    if (task.accepted == 0) return device::load_global(at);
-    constexpr std::int64_t reader = std::int64_t{1} << reader_bit;
+  static __device__ __forceinline__ void ask_position(const Params& params, const StepTask& task,
+                                                      Position& position) {
+    std::int64_t* const at = params.args.pool.count + task.slot;
+    if (task.accepted == 0)
+      position.count = device::load_global(at);
+    else if (device::lane_index() == 0)
+      position.count = device::fetch_add_global(at, reader);
+  }
+  static __device__ __forceinline__ void receive_position(const Params& params, const StepTask& task,
+                                                          Position& position) {
+    const float scale_logit = device::load_global(params.args.scale_logit + task.head);
     const std::int64_t readers = params.args.shape.heads_kv * column_blocks;
-    const std::int64_t found = device::fetch_add_global(at, reader);
-    if ((found >> reader_bit) + 1 == readers) device::fetch_add_global(at, task.accepted - readers * reader);
-    return found & (reader - 1);
+    if (task.accepted > 0 && device::lane_index() == 0 && position.count / reader + 1 == readers)
+      device::fetch_add_global(params.args.pool.count + task.slot, task.accepted - readers * reader);
+    position.count = device::shuffle(position.count, 0) % reader;
+    position.exponent = tile::sigmoid(scale_logit);
   }
 
   static __device__ __forceinline__ bool holds_state(const StepTask& task) {
@@ -217,7 +225,7 @@ struct Step {
 #pragma unroll 1
     for (int i = device::thread_index(); i < rows * units; i += threads) {
       const int r = i / units, c = i % units * unit;
-      const StepRow row = task.row(first + r);
+      const StepRow row = params.row(first + r);
       if (row.member != 0 || task.column + c >= dim_v) continue;
       const T* v = row_global(params.args.v, task, row.token, task.head) + task.column + c;
       device::copy_async_16(&storage.values[r][c / Parts::width], v, 16);
@@ -237,7 +245,7 @@ struct Step {
       const int r = begin + device::thread_index() / lanes;
       A x[units_each * unit] = {};
       if (r < rows) {
-        const StepRow row = task.row(first + r);
+        const StepRow row = params.row(first + r);
         const Tensor<const T>& tensor = row.member == 0 ? params.args.k : params.args.q;
         const int head = row.member == 0 ? task.head : task.head * params.group + row.member - 1;
         const auto* from = reinterpret_cast<const Unit*>(row_global(tensor, task, row.token, head));
@@ -267,12 +275,11 @@ struct Step {
   }
 
   /// The weight of each row's token. By one warp, a lane for each row.
-  static __device__ __forceinline__ void weigh(const Params& params, const StepTask& task, std::int64_t count,
-                                               int first, int rows, Storage& storage) {
+  static __device__ __forceinline__ void weigh(const Params& params, const Position& position, int first,
+                                               int rows, Storage& storage) {
     const int r = device::lane_index();
-    if (!is_weighted(params) || r >= rows) return;
-    const double exponent = tile::sigmoid(device::load_global(params.args.scale_logit + task.head));
-    const double weight = tile::weight(count + task.row(first + r).token + 1, exponent);
+    if (r >= rows) return;
+    const double weight = tile::weight(position.count + params.row(first + r).token + 1, position.exponent);
     device::store_shared(&storage.weights[r], static_cast<A>(weight));
   }
 
@@ -283,7 +290,7 @@ struct Step {
     const int group = device::thread_index() / vectors, vector = device::thread_index() % vectors;
 #pragma unroll 1
     for (int r = 0; r < rows; ++r) {
-      const StepRow row = task.row(first + r);
+      const StepRow row = params.row(first + r);
       A x[Parts::rows];  // the thread's part of norm(k) or norm(q)
 #pragma unroll
       for (int n = 0; n < Parts::rows / Parts::width; ++n) {
@@ -335,7 +342,7 @@ struct Step {
 #pragma unroll 1
     for (int i = device::thread_index(); i < rows * columns; i += threads) {
       const int r = i / columns, c = i % columns;
-      const StepRow row = task.row(first + r);
+      const StepRow row = params.row(first + r);
       if (row.member == 0 || task.column + c >= dim_v) continue;
       A o{};
 #pragma unroll

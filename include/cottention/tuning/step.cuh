@@ -1,6 +1,9 @@
 // The tilings of step.
 #pragma once
 
+#include <array>
+#include <cstddef>
+
 #include <cottention/kernel/step.cuh>
 
 namespace cottention::tuning {
@@ -31,8 +34,8 @@ constexpr Tiling step_tiling(int warps) {
 
 /// Blocks of different size for one Problem, the largest first. All give the same bits.
 struct StepTilings {
-  Tiling list[4] = {};
-  int count = 0;
+  std::array<Tiling, 4> list{};
+  std::size_t count = 0;
 };
 
 template <AnyProblem P>

@@ -1,0 +1,35 @@
+// Division by numbers that are the same for a whole launch.
+#pragma once
+
+#include <cstdint>
+
+#include <cuda_runtime.h>
+
+namespace cottention::tile {
+
+/// Divides numbers below 2^31 by a multiplication and a shift, with s = ceil(log2 d): n / d is the integer
+/// part of n ceil(2^(31 + s) / d) / 2^(31 + s). Granlund and Montgomery, "Division by invariant integers
+/// using multiplication", 1994. Made on the host: division takes a GPU tens of instructions, one waiting for
+/// the other.
+class Divisor {
+ public:
+  Divisor() = default;
+  /// 1 <= divisor < 2^31
+  __host__ explicit Divisor(std::uint32_t divisor) : divisor_(divisor) {
+    while ((std::uint64_t{1} << (shift_ - 31)) < divisor) ++shift_;
+    factor_ =
+        static_cast<std::uint32_t>(((std::uint64_t{1} << shift_) + divisor - 1) / divisor);  // below 2^32
+  }
+
+  __device__ __forceinline__ std::uint32_t quotient(std::uint32_t n) const {
+    return static_cast<std::uint32_t>(std::uint64_t{n} * factor_ >> shift_);
+  }
+  __device__ __forceinline__ std::uint32_t remainder(std::uint32_t n, std::uint32_t quotient) const {
+    return n - quotient * divisor_;
+  }
+
+ private:
+  std::uint32_t divisor_ = 1, factor_ = std::uint32_t{1} << 31, shift_ = 31;
+};
+
+}  // namespace cottention::tile
