@@ -51,8 +51,6 @@ class Refusals {
     sound_ = mirror_.step(sound_);
   }
 
-  const Arguments& sound() const { return sound_; }
-
   template <class Change>
   void check(Change change, const std::string& expected, cottention::Workspace workspace = {}) {
     INFO(expected);

@@ -216,13 +216,15 @@ class Inputs {
     const Rows rows = case_.rows == Rows::correlated ? Rows::correlated : Rows::normal;
     fill_rows(*v_, rows);
     fill_rows(*dout_, rows);
-    if (!std::same_as<T, cottention::half> || rows != Rows::correlated) return;
-    // Sums of 131,072 rows with a common direction are past fp16's range.
-    for (std::int64_t row = 0; row < dout_->positions() * s.heads_q; ++row)
-      for (std::int64_t e = 0; e < s.dim_v; ++e) {
-        T& x = dout_->row(row / s.heads_q, row % s.heads_q)[e];
-        x = from_double<T>(cottention::to_double(x) * 0x1p-4);
-      }
+    if constexpr (std::same_as<T, cottention::half>) {
+      // Sums of 131,072 rows with a common direction are past fp16's range.
+      const double factor = rows == Rows::correlated ? 0x1p-4 : 1;
+      for (std::int64_t row = 0; row < dout_->positions() * s.heads_q; ++row)
+        for (std::int64_t e = 0; e < s.dim_v; ++e) {
+          T& x = dout_->row(row / s.heads_q, row % s.heads_q)[e];
+          x = from_double<T>(cottention::to_double(x) * factor);
+        }
+    }
   }
 
   void fill_rows(TensorBuffer<T>& x, Rows rows) {
