@@ -190,7 +190,7 @@ class ChunkWeights {
   static __device__ __forceinline__ void row_factors(const A* factors_shared, int row, A (&factors)[2]) {
     const int g = device::lane_index() / 4;
     factors[0] = device::load_shared(factors_shared + row + g);
-    factors[1] = device::load_shared(factors_shared + row + g + 8);
+    factors[1] = device::load_shared(factors_shared + (row + g + 8) % Part::chunk);
   }
   __device__ __forceinline__ A relative_weight(int row) const {
     if (!scaled_ || P::mask != Mask::causal) return A{1};
@@ -227,8 +227,8 @@ __device__ __forceinline__ void store_output(const Head<P, tiling>& head, int me
     weights.output_factors(16 * i, factors);
 #pragma unroll
     for (int m = 0; m < Part::warp_column_blocks; ++m)
-      tile::store_rows<T>(o, row + 16 * i, head.column + Part::warp_column() + 16 * m, P::head_dim.v,
-                          out.sums[i][m], factors, keep);
+      tile::store_rows < Part::chunk<16 ? 8 : 16>(o, row + 16 * i, head.column + Part::warp_column() + 16 * m,
+                                                  P::head_dim.v, out.sums[i][m], factors, keep);
   }
 }
 

@@ -46,10 +46,12 @@ __device__ __forceinline__ void score(const typename Part::RowTile& a, const typ
 #pragma unroll
     for (int m = 0; m < 2; ++m) {
       const int row = 16 * i + g + 8 * m;
+      if (row >= Part::chunk) continue;  // a repeated row
       const A row_factor = device::load_shared(row_factor_shared + row);
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
         const int column = 16 * j + 8 * n + 2 * t;
+        if (column >= Part::chunk) continue;
         A x[2];
 #pragma unroll
         for (int e = 0; e < 2; ++e)
@@ -80,7 +82,7 @@ __device__ __forceinline__ void attend_diagonal(const typename Part::ScoreTile& 
   const Lane lane = Lane::afresh();
   const int g = lane.g(), t = lane.t();
 #pragma unroll 1
-  for (int j = 16 * i; j < 16 * i + 16; ++j) {
+  for (int j = 16 * i; j < 16 * i + 16 && j < Part::chunk; ++j) {
 #pragma unroll
     for (int e = 0; e < 8; ++e) {
       const int row = 16 * i + g + e / 2 % 2 * 8, c = column + e / 4 * 8 + 2 * t + e % 2;
@@ -110,7 +112,7 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
 #pragma unroll
   for (int i = 0; i < Part::row_blocks; ++i) {
 #pragma unroll
-    for (int j = 0; j < (16 * i + 16) / terms<T>; ++j) {
+    for (int j = 0; j < (16 * i + 16) / terms<T> && j < Part::term_blocks; ++j) {
       if (Part::warps_deep > 1 && j % Part::warps_deep != Part::depth_index()) continue;
       if (diagonal_apart && j * terms<T> >= 16 * i) continue;
       const auto left = operand(load_rows<Role::left>(scores, 16 * i, j * terms<T>, lane));

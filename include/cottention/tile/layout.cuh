@@ -23,7 +23,8 @@ __host__ __device__ constexpr int round_up(int value, int multiple) {
 /// Operands are read in blocks of 16 rows or columns, so columns past the last one are kept and hold zeros.
 inline constexpr int block_width = 16;
 
-/// A tile of `rows` x `columns` elements in shared memory.
+/// A tile of `rows` x `columns` elements in shared memory. One of 8 rows repeats them, since operands
+/// have 16.
 template <Element T, int rows_, int columns_>
 struct Tile {
   static constexpr int rows = rows_;
@@ -35,6 +36,7 @@ struct Tile {
   alignas(128) T data[rows * pitch];
 
   static __device__ __forceinline__ int offset(int row, int column) {
+    if constexpr (rows < block_width) row %= rows;
     return row * pitch + (((column / unit) ^ permutation(row)) * unit) + column % unit;
   }
   __device__ __forceinline__ T* at(int row, int column) { return data + offset(row, column); }

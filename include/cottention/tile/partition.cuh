@@ -21,12 +21,11 @@ struct Partition {
   static constexpr int threads = warps * device::warp_size;
   static constexpr int stages = tiling.stages;
   static constexpr int columns = tiling.columns;
-  static constexpr int depth = round_up(P::head_dim.qk, block_width);
 
   static_assert(
-      chunk % 16 == 0 && chunk > 0 && chunk <= 128,
-      "cottention: a Tiling's chunk must be a multiple of 16 up to 128, the rows of the tensor cores' "
-      "operands. Remedy: Tiling{.chunk = 64}.");
+      (chunk % 16 == 0 || (chunk == 8 && terms<T> == 8)) && chunk > 0 && chunk <= 128,
+      "cottention: a Tiling's chunk must be a multiple of 16 up to 128 (or 8 for fp32 and fp64), the rows "
+      "of the tensor cores' operands. Remedy: Tiling{.chunk = 64}.");
   static_assert(warps >= 1 && warps <= 16 && stages >= 1 && columns >= 16 && columns % 16 == 0,
                 "cottention: a Tiling needs 1 to 16 warps, at least 1 stage, and columns a multiple of 16. "
                 "Remedy: leave the tiling to the library.");
@@ -34,6 +33,7 @@ struct Partition {
   static constexpr int column_blocks = columns / block_width;
   static constexpr int warps_across = warps < column_blocks ? warps : column_blocks;
   static constexpr int warps_deep = warps / warps_across;
+  static constexpr int depth = round_up(P::head_dim.qk, block_width* warps_deep);  // the rest is zeros
   static constexpr int warp_columns = columns / warps_across;
   static constexpr int warp_depth = depth / warps_deep;
   static_assert(
@@ -51,11 +51,11 @@ struct Partition {
   }
   static __device__ __forceinline__ int depth_index() { return device::warp_index() / warps_across; }
 
-  using RowTile = Tile<T, chunk, P::head_dim.qk>;  // of q or k
-  using ValueTile = Tile<T, chunk, columns>;       // of v
+  using RowTile = Tile<T, chunk, depth>;      // of q or k
+  using ValueTile = Tile<T, chunk, columns>;  // of v
   using ScoreTile = Tile<T, chunk, chunk>;
 
-  static constexpr int row_blocks = chunk / 16;
+  static constexpr int row_blocks = round_up(chunk, 16) / 16;  // a chunk of 8 fills half of one
   static constexpr int warp_column_blocks = warp_columns / block_width;
   static constexpr int term_blocks = chunk / terms<T>;  // of sums over a chunk
 

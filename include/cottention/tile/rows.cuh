@@ -72,15 +72,15 @@ __device__ __forceinline__ void copy_rows_async(const Rows<const T>& rows, int f
     detail::copy_rows_async<threads, true>(rows, first, column, dim, tile);
 }
 
-/// Writes 16 x 16 sums to columns `column`, ... of rows first, ..., first + 15, those that exist and lie
-/// below `dim`. Row factors (g) and (g + 8) multiply; a row that is not to be kept becomes 0.
-template <Element T>
+/// Writes 16 x 16 sums, or the upper 8 x 16, to columns `column`, ... of rows first, ..., those that exist
+/// and lie below `dim`. Row factors (g) and (g + 8) multiply; a row that is not to be kept becomes 0.
+template <int block_rows, Element T>
 __device__ __forceinline__ void store_rows(const Rows<T>& rows, int first, int column, int dim,
                                            const Sums<Accumulate<T>> (&sums)[2],
                                            const Accumulate<T> (&factors)[2], const bool (&keep)[2]) {
   const int lane = device::lane_index(), g = lane / 4, t = lane % 4;
 #pragma unroll
-  for (int m = 0; m < 2; ++m) {
+  for (int m = 0; m < block_rows / 8; ++m) {
     const int row = first + g + 8 * m;
     const bool exists = row < rows.length;
     T* to = rows.row(row) + column;

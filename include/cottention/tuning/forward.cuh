@@ -25,7 +25,7 @@ constexpr int forward_shared_bytes(int bytes, HeadDim dim, Tiling t, int warps_d
   };
   const int sums = bytes == 8 ? 8 : 4;
   const int stage = t.chunk * (2 * pitch(dim.qk) + pitch(t.columns));
-  const int partial = warps_deep > 1 ? t.warps * (t.chunk / 16) * 256 * sums : 0;
+  const int partial = warps_deep > 1 ? t.warps * tile::round_up(t.chunk, 16) * 16 * sums : 0;
   return t.stages * stage + t.chunk * pitch(t.chunk) + partial + 3 * t.chunk * sums + 1536;
 }
 
@@ -36,7 +36,7 @@ constexpr int forward_shared_bytes(int bytes, HeadDim dim, Tiling t, int warps_d
 constexpr Tiling forward_tiling(int bytes, HeadDim dim, int shared_bytes) {
   const int depth = tile::round_up(dim.qk, 16), width = tile::round_up(dim.v, 16);
   // Several warps share columns where one has no room for dim_qk.
-  const int warp_depth = bytes == 8 ? 64 : 128;
+  const int warp_depth = bytes == 8 && depth <= 512 ? 64 : 128;
   int deep = 1;
   while (depth / deep > warp_depth || depth % (16 * deep) != 0) ++deep;
   // Warps left for columns, 16 each.
@@ -48,11 +48,14 @@ constexpr Tiling forward_tiling(int bytes, HeadDim dim, int shared_bytes) {
   if (depth > 128 && t.chunk > 32) t.chunk = 32;  // registers
   if (bytes == 2 && depth <= 64 && t.warps <= 4)
     t.blocks = 3;  // 168 registers a lane, as shared memory has room for
-  while (detail::forward_shared_bytes(bytes, dim, t, deep) > shared_bytes && (t.stages > 1 || t.chunk > 16)) {
+  while (detail::forward_shared_bytes(bytes, dim, t, deep) > shared_bytes &&
+         (t.stages > 1 || t.chunk > (bytes == 2 ? 16 : 8))) {
     if (t.chunk > 16)
       t.chunk /= 2;
-    else
+    else if (t.stages > 1)
       t.stages = 1;
+    else
+      t.chunk = 8;
   }
   return t;
 }
