@@ -1,0 +1,89 @@
+// What the examples for GPUs share: memory of the device and a stream, given back at the end of their scope.
+#pragma once
+
+#include <cstddef>
+#include <cstdio>
+#include <cstdlib>
+#include <span>
+#include <utility>
+
+#include <cuda_runtime.h>
+
+#include <cottention/device/runtime.cuh>
+#include <cottention/status.hpp>
+
+/// Whether there is a GPU, or what CUDA says instead.
+inline cottention::Status find_device() {
+  int devices = 0;
+  return cottention::device::status_of(cudaGetDeviceCount(&devices), "cudaGetDeviceCount");
+}
+
+/// Ends the program, with the exit code by which ctest knows that it was skipped, where there is no GPU.
+inline void skip_without_device() {
+  const cottention::Status found = find_device();
+  if (found.ok()) return;
+  std::printf("skipped: %s\n", found.reason);
+  std::exit(77);
+}
+
+class Stream {
+ public:
+  Stream() = default;
+  ~Stream() {
+    if (stream_ != nullptr) (void)cudaStreamDestroy(stream_);
+  }
+  Stream(const Stream&) = delete;
+  Stream& operator=(const Stream&) = delete;
+
+  cottention::Status create() {
+    return cottention::device::status_of(cudaStreamCreate(&stream_), "cudaStreamCreate");
+  }
+  cottention::Status wait() const {
+    return cottention::device::status_of(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
+  }
+  cudaStream_t get() const { return stream_; }
+
+ private:
+  cudaStream_t stream_ = nullptr;
+};
+
+/// Values in device memory. Copies are enqueued: the host's values must stay until the stream is past them.
+template <class T>
+class DeviceArray {
+ public:
+  DeviceArray() = default;
+  ~DeviceArray() { (void)cudaFree(data_); }
+  DeviceArray(const DeviceArray&) = delete;
+  DeviceArray& operator=(const DeviceArray&) = delete;
+
+  T* data() const { return data_; }
+
+  /// Makes room for `count` values. Where there was too little, what was there is lost.
+  cottention::Status reserve(std::size_t count) {
+    if (count <= count_) return {};
+    (void)cudaFree(std::exchange(data_, nullptr));
+    const cudaError_t error = cudaMalloc(&data_, count * sizeof(T));
+    count_ = error == cudaSuccess ? count : 0;
+    return cottention::device::status_of(error, "cudaMalloc");
+  }
+  cottention::Status upload(std::span<const T> host, const Stream& stream) {
+    if (cottention::Status status = reserve(host.size()); !status) return status;
+    return cottention::device::status_of(
+        cudaMemcpyAsync(data_, host.data(), host.size_bytes(), cudaMemcpyHostToDevice, stream.get()),
+        "cudaMemcpyAsync to the device");
+  }
+  cottention::Status download(std::span<T> host, const Stream& stream) const {
+    return cottention::device::status_of(
+        cudaMemcpyAsync(host.data(), data_, host.size_bytes(), cudaMemcpyDeviceToHost, stream.get()),
+        "cudaMemcpyAsync from the device");
+  }
+  /// Makes all values 0.
+  cottention::Status clear(const Stream& stream) {
+    return cottention::device::status_of(cudaMemsetAsync(data_, 0, count_ * sizeof(T), stream.get()),
+                                         "cudaMemsetAsync");
+  }
+
+ private:
+  T* data_ = nullptr;
+  std::size_t count_ = 0;
+};
