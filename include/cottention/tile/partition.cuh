@@ -37,10 +37,9 @@ struct Partition {
   static constexpr int warp_columns = columns / warps_across;
   static constexpr int warp_depth = depth / warps_deep;
   static_assert(
-      warps % warps_across == 0 && column_blocks % warps_across == 0 &&
-          depth % (warps_deep * block_width) == 0,
-      "cottention: a Tiling's warps must share its columns, and what warps are left dim_qk, in equal "
-      "multiples of 16. Remedy: warps = columns / 16, or leave the tiling to the library.");
+      warps % warps_across == 0 && column_blocks % warps_across == 0,
+      "cottention: a Tiling's warps must share its columns in equal multiples of 16, several times over "
+      "where they are more. Remedy: warps = columns / 16, or leave the tiling to the library.");
 
   /// First column and first of dim_qk of this warp.
   static __device__ __forceinline__ int warp_column() {

@@ -24,7 +24,7 @@ constexpr int forward_shared_bytes(int bytes, HeadDim dim, Tiling t, int warps_d
     return tile::round_up(tile::round_up(columns, 16) * bytes, 128);
   };
   const int sums = bytes == 8 ? 8 : 4;
-  const int stage = t.chunk * (2 * pitch(dim.qk) + pitch(t.columns));
+  const int stage = t.chunk * (2 * pitch(tile::round_up(dim.qk, 16 * warps_deep)) + pitch(t.columns));
   const int partial = warps_deep > 1 ? t.warps * tile::round_up(t.chunk, 16) * 16 * sums : 0;
   return t.stages * stage + t.chunk * pitch(t.chunk) + partial + 3 * t.chunk * sums + 1536;
 }
@@ -34,11 +34,11 @@ constexpr int forward_shared_bytes(int bytes, HeadDim dim, Tiling t, int warps_d
 /// The tiling of forward's kernels for head dimensions `dim` of `bytes`-byte elements, within `shared_bytes`
 /// where any tiling is.
 constexpr Tiling forward_tiling(int bytes, HeadDim dim, int shared_bytes) {
-  const int depth = tile::round_up(dim.qk, 16), width = tile::round_up(dim.v, 16);
+  const int width = tile::round_up(dim.v, 16);
   // Several warps share columns where one has no room for dim_qk.
-  const int warp_depth = bytes == 8 && depth <= 512 ? 64 : 128;
-  int deep = 1;
-  while (depth / deep > warp_depth || depth % (16 * deep) != 0) ++deep;
+  const int warp_depth = bytes == 8 && dim.qk <= 512 ? 64 : 128;
+  const int deep = (dim.qk + warp_depth - 1) / warp_depth;
+  const int depth = tile::round_up(dim.qk, 16 * deep);
   // Warps left for columns, 16 each.
   const int across = deep >= 8 ? 1 : 8 / deep;
   const int blocks_of_columns = (width + 16 * across - 1) / (16 * across);
@@ -46,6 +46,7 @@ constexpr Tiling forward_tiling(int bytes, HeadDim dim, int shared_bytes) {
   t.columns = tile::round_up((width + blocks_of_columns - 1) / blocks_of_columns, 16);
   t.warps = t.columns / 16 * deep;
   if (depth > 128 && t.chunk > 32) t.chunk = 32;  // registers
+  if (bytes == 4 && depth > 512) t.chunk = 8;     // registers
   if (bytes == 2 && depth <= 64 && t.warps <= 4)
     t.blocks = 3;  // 168 registers a lane, as shared memory has room for
   while (detail::forward_shared_bytes(bytes, dim, t, deep) > shared_bytes &&
