@@ -34,6 +34,9 @@ void Block::run(const Kernel& kernel, Statistics& statistics, PlaceCounts& place
     for (Warp& w : warps_) w.traffic.close_window(statistics, places);
   else
     cancel();
+  if (failure_.empty() && !tile_loads_.empty())
+    failure_ = std::string(PlaceName(tile_loads_.front().where).text) +
+               ": the block ends while this load is under way";
   finished_.acquire();
   current = nullptr;
   ++statistics.blocks;
@@ -59,13 +62,19 @@ void Block::prepare(const Kernel& kernel) {
     threads_[i]->fiber.start(&Block::thread_entry);
     threads_[i]->last = Where{};
     threads_[i]->copies.clear();
+    threads_[i]->tile_stores.clear();
   }
   warps_.resize(threads / warp_size);
   for (Warp& w : warps_) {
     w.ready = w.live = all_lanes;
     w.gathering.arrived = 0;
     w.traffic.clear();
+    w.products.clear();
   }
+  hidden_.reset(kernel.shared_bytes, warps_.size());
+  mbarriers_.clear();
+  tile_loads_.clear();
+  warpgroups_.assign(warps_.size() / 4 + 1, {});
   running_ = kernel.threads;
   position.thread = options_.schedule == Schedule::reverse ? kernel.threads - 1 : 0;
 }
@@ -74,6 +83,10 @@ void Block::prepare(const Kernel& kernel) {
 void Block::schedule() {
   while (running_ > 0 && failure_.empty()) {
     const int next = next_thread();
+    if (next < 0 && !tile_loads_.empty()) {
+      land_a_tile();
+      continue;
+    }
     if (next < 0) {
       failure_ = deadlock();
       return;
@@ -81,6 +94,19 @@ void Block::schedule() {
     position.thread = next;
     ++statistics_->switches;
     scheduler_.switch_to(thread().fiber);
+  }
+}
+
+// When nobody can run: no later is possible.
+void Block::land_a_tile() {
+  const std::uint32_t chosen =
+      options_.copies == Copies::random ? random_.below(static_cast<std::uint32_t>(tile_loads_.size())) : 0;
+  const TileCopy load = tile_loads_[chosen];
+  tile_loads_.erase(tile_loads_.begin() + chosen);
+  try {
+    land(*this, load);
+  } catch (const Error& error) {
+    failure_ = error.what();
   }
 }
 
@@ -122,6 +148,8 @@ void Block::run_thread() {
 
 void Block::check_exit() {
   const Thread& t = thread();
+  finish_stores(*this, thread().tile_stores);
+  finish_products(warp().products);
   if (!t.copies.empty())
     fail(t.copies.oldest().where, "the thread exits without having waited for this copy");
   const Gathering& gathering = warp().gathering;
@@ -240,6 +268,13 @@ void Block::order_warp() {
   for_lanes(position.thread / warp_size, [&](const Thread& t) { t.identity.acquire(token); });
 }
 
+void Block::end_products() {
+  const int own = position.thread / warp_size;
+  const races::Token token;
+  thread_at(own * warp_size).identity.release_copies(token);
+  for_lanes(own, [&](const Thread& t) { t.identity.acquire(token); });
+}
+
 void Block::declare(const Access& access, const void* memory, void* caller) {
   record(access);
   if (!races::on()) return;
@@ -247,6 +282,13 @@ void Block::declare(const Access& access, const void* memory, void* caller) {
   races::declare(thread().identity.kernel(), reads ? races::Touch::read : races::Touch::write, memory,
                  access.bytes, access.where, caller);
   Entry::fail_for_report(access.where);
+}
+
+void Block::declare_plain(races::Touch touch, const void* memory, std::size_t bytes, Where where,
+                          void* caller) {
+  if (!races::on()) return;
+  races::declare(thread().identity.kernel(), touch, memory, bytes, where, caller);
+  Entry::fail_for_report(where);
 }
 
 void Entry::fail_for_report(Where where) {
@@ -276,11 +318,13 @@ void Block::barrier(const char* word, int id, int threads, Arrival arrival, Wher
   barrier.arrived += warp_size;
   const int mine = position.thread / warp_size;
   for_lanes(mine, [&](const Thread& t) { t.identity.release(barrier.token); });
+  barrier.writes.add(hidden_.known_to(static_cast<std::size_t>(mine)));
   if (arrival == Arrival::wait) barrier.warps |= bit_of(mine);
   if (barrier.arrived == barrier.expected) {
     for (std::uint32_t waiting = barrier.warps; waiting != 0; waiting &= waiting - 1) {
       const int w = std::countr_zero(waiting);
       for_lanes(w, [&](const Thread& t) { t.identity.acquire(barrier.token); });
+      hidden_.known_to(static_cast<std::size_t>(w)).add(barrier.writes);
       warps_[static_cast<std::size_t>(w)].ready = warps_[static_cast<std::size_t>(w)].live;
     }
     barrier = {};

@@ -13,10 +13,14 @@
 #include "copies.hpp"
 #include "failure.hpp"
 #include "fiber.hpp"
+#include "mbarrier.hpp"
+#include "proxy.hpp"
 #include "races.hpp"
 #include "random.hpp"
 #include "shared_memory.hpp"
+#include "tiles.hpp"
 #include "traffic.hpp"
+#include "warpgroup.hpp"
 
 namespace cottention::emulation {
 
@@ -28,7 +32,8 @@ inline constexpr int barrier_count = 16;  // PTX ISA: barriers 0 to 15
 struct Wait {
   const char* word = "";
   Where where;
-  int barrier = -1;
+  int barrier = -1;   // of a barrier among warps
+  int mbarrier = -1;  // offset
 };
 
 struct Thread {
@@ -39,6 +44,7 @@ struct Thread {
   Wait wait;
   Where last;  // the last word it came to
   CopyQueue copies;
+  TileStores tile_stores;
 };
 
 /// An instruction that all lanes of a warp execute together, while they gather for it.
@@ -55,6 +61,7 @@ struct Warp {
   std::uint32_t live = 0;   // lanes that have not exited; live and not ready: waiting
   Gathering gathering;
   WarpTraffic traffic;
+  WarpProducts products;
 };
 
 struct Barrier {
@@ -62,6 +69,7 @@ struct Barrier {
   std::uint32_t warps = 0;        // that wait
   Where first;
   races::Token token;
+  UnitSet writes;  // that its warps know of
 };
 
 class Block {
@@ -73,7 +81,15 @@ class Block {
   Random& random() { return random_; }
   Statistics& statistics() { return *statistics_; }
   PlaceCounts& places() { return *places_; }
-  Copies copies() const { return options_.copies; }
+  HiddenWrites& hidden() { return hidden_; }
+  Mbarriers& mbarriers() { return mbarriers_; }
+  TileLoads& tile_loads() { return tile_loads_; }
+  Warpgroup& warpgroup(std::size_t index) { return warpgroups_[index]; }
+  /// Whether something asynchronous that is issued now takes effect now.
+  bool now() {
+    return options_.copies == Copies::eager || (options_.copies == Copies::random && random_.below(2) == 0);
+  }
+  Thread& thread_at(int index) { return *threads_[static_cast<std::size_t>(index)]; }
   Thread& thread() { return *threads_[static_cast<std::size_t>(position.thread)]; }
   Warp& warp() { return warps_[static_cast<std::size_t>(position.thread / warp_size)]; }
   static int lane() { return position.thread % warp_size; }
@@ -85,6 +101,8 @@ class Block {
   }
   /// An access of the running thread's, for the counts and the race detector.
   void declare(const Access& access, const void* memory, void* caller);
+  /// The same, not for the counts.
+  void declare_plain(races::Touch touch, const void* memory, std::size_t bytes, Where where, void* caller);
   void record(const Access& access) { warp().traffic.record(lane(), access); }
 
   /// Returns false in all lanes but the last, once they are woken; true in the last, where all arguments are
@@ -107,6 +125,8 @@ class Block {
   /// What any lane of the warp has done comes before what any lane of it does from here on. Called by the
   /// last.
   void order_warp();
+  /// The warp's products so far come before what its lanes do from here on.
+  void end_products();
 
   enum class Arrival { wait, pass };
   void barrier(const char* word, int id, int threads, Arrival arrival, Where where);
@@ -122,6 +142,7 @@ class Block {
   }
   void prepare(const Kernel& kernel);
   void schedule();
+  void land_a_tile();
   int next_thread();
   int choose_lane(std::uint32_t lanes);
   void leave();
@@ -139,6 +160,10 @@ class Block {
   Statistics* statistics_ = nullptr;
   PlaceCounts* places_ = nullptr;
   SharedMemory shared_;
+  HiddenWrites hidden_;
+  Mbarriers mbarriers_;
+  TileLoads tile_loads_;
+  std::vector<Warpgroup> warpgroups_;
   Fiber scheduler_;
   std::vector<std::unique_ptr<Thread>> threads_;
   std::vector<Warp> warps_;

@@ -62,7 +62,7 @@ void copy_async_16(void* to_shared, const void* from_global, int bytes, Where wh
   Copy copy{b.shared().check(to_shared, copy_bytes, copy_bytes, "cp.async", where), from_global, bytes,
             where};
   declare(b, copy, __builtin_return_address(0));
-  if (b.copies() == Copies::eager || (b.copies() == Copies::random && b.random().below(2) == 0))
+  if (b.now())
     land(b, copy);
   else
     b.shared().poison(copy.to_shared, copy_bytes);
@@ -82,6 +82,7 @@ void wait_copies(int groups, Where where) {
   b.thread().copies.wait(groups, [&](Copy& copy) {
     b.shared().set_landed(copy.to_shared, copy_bytes);
     if (!copy.landed) land(b, copy);
+    b.hidden().write(copy.to_shared, copy_bytes, copy.where);
     any = true;
   });
   if (any) b.thread().identity.end_copies();

@@ -30,6 +30,7 @@ std::string Block::describe_wait(const Wait& wait) const {
     text += " (barrier " + std::to_string(wait.barrier) + ": " + std::to_string(barrier.arrived) + " of " +
             std::to_string(barrier.expected) + " threads have arrived)";
   }
+  if (wait.mbarrier >= 0) text += " (" + mbarriers_.describe(static_cast<std::uint32_t>(wait.mbarrier)) + ")";
   return text;
 }
 

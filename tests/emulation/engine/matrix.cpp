@@ -21,6 +21,7 @@ Argument argument_of(std::uint32_t* r, const void* row_shared, const char* word,
   b.may_yield();
   const std::uint32_t offset = b.shared().check(row_shared, row_bytes, row_bytes, word, where);
   b.declare({where, offset, static_cast<std::uint16_t>(row_bytes), kind}, row_shared, caller);
+  if (kind == Access::Kind::store_shared) b.hidden().write(offset, row_bytes, where);
   return {r, b.shared().data() + offset};
 }
 

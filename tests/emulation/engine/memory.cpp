@@ -47,6 +47,7 @@ void shared(const char* word, Access::Kind kind, const void* address, int bytes,
   const std::uint32_t offset = b.shared().check(address, static_cast<std::size_t>(bytes),
                                                 static_cast<std::size_t>(bytes), word, where);
   b.declare({where, offset, static_cast<std::uint16_t>(bytes), kind}, address, caller);
+  if (kind == Access::Kind::store_shared) b.hidden().write(offset, static_cast<std::size_t>(bytes), where);
 }
 
 }  // namespace

@@ -117,12 +117,17 @@ void Identity::begin_copies() {
   become(nullptr);
 }
 
-void Identity::end_copies() {
+void Identity::release_copies(const Token& token) const {
   if (!on()) return;
-  const Token token;
   become(copies_);
   __tsan_release(token.address());
   become(nullptr);
+}
+
+void Identity::end_copies() {
+  if (!on()) return;
+  const Token token;
+  release_copies(token);
   acquire(token);
 }
 

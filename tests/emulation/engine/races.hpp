@@ -50,6 +50,8 @@ class Identity {
   void begin_copies();
   /// ... and before all that the thread does from here on.
   void end_copies();
+  /// ... and before all that takes the token does from here on.
+  void release_copies(const Token& token) const;
 
   void* kernel() const { return kernel_; }
   void* copies() const { return copies_; }

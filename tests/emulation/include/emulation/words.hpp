@@ -92,4 +92,60 @@ void multiply(Operand operand, float (&d)[4], const std::uint32_t (&a)[4], const
               Where where);
 void multiply(double (&d)[2], double a, double b, Where where);
 
+// ---- sm_90: barriers in shared memory, copies of tiles
+// -----------------------------------------------------
+
+void init_mbarrier(void* barrier, int arrivals, Where where);
+void fence_mbarrier_init(Where where);
+void arrive_mbarrier(void* barrier, Where where);
+void arrive_expecting(void* barrier, int bytes, Where where);
+void wait_mbarrier(void* barrier, int parity, Where where);
+
+/// A tensor and its tiles, dimensions from the innermost.
+struct alignas(64) TileMap {
+  static constexpr int most_dimensions = 4;
+  std::uint32_t encoded = 0;  // a mark that encode has been here
+  int dimensions = 0;
+  std::size_t element_bytes = 0;
+  const void* data = nullptr;
+  std::int64_t extents[most_dimensions] = {};
+  std::int64_t strides[most_dimensions] = {};  // bytes
+  int tile[most_dimensions] = {};
+  int swizzle_span = 16;  // bytes; 16: none
+};
+/// Marks a map whose other members are filled in. False where a rule is broken.
+bool encode(TileMap& map);
+
+void prefetch_map(const TileMap* map, Where where);
+void fence_proxy_async(Where where);
+void load_tile(void* to_shared, const TileMap* map, void* barrier, const int* coordinates, int dimensions,
+               Where where);
+void store_tile(const TileMap* map, const void* from_shared, const int* coordinates, int dimensions,
+                Where where);
+void commit_stores(Where where);
+enum class StoreStage { read, written };
+void wait_stores(int groups, StoreStage stage, Where where);
+
+// ---- sm_90a: products of warpgroups
+// ------------------------------------------------------------------------
+
+/// Of an operand in shared memory, as descriptors hold it.
+std::uint32_t shared_address(const void* shared, Where where);
+
+/// wgmma.mma_async.m64nNk16; sums in fp32.
+struct WarpgroupProduct {
+  Operand operand{};
+  int n = 0;
+  const std::uint32_t* a_registers = nullptr;  // four; null: a is in shared memory
+  std::uint64_t a_descriptor = 0, b_descriptor = 0;
+  Orientation a_orientation{}, b_orientation{};  // transposed: not the summed dimension is major
+  enum class Sum { start, add } sum{};
+};
+void multiply(float* d, const WarpgroupProduct& product, Where where);
+void fence_products(Where where);
+void commit_products(Where where);
+void wait_products(int groups, Where where);
+
+void set_registers(int registers, Where where);
+
 }  // namespace cottention::emulation
