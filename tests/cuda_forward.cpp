@@ -40,6 +40,8 @@ void check_all(const std::vector<Case>& some, const DeviceManner& manner = {}) {
   });
 }
 
+constexpr int shortest_chunk = sizeof(T) == 2 ? 16 : 8;
+
 /// Whether any device has the shared memory that the tiling takes.
 template <cottention::AnyProblem P, cottention::Tiling tiling>
 constexpr bool fits_devices = sizeof(typename cottention::kernel::Walk<P, tiling>::Storage) <= 227 * 1024;
@@ -176,8 +178,7 @@ TEST_CASE("Every legal tiling gives right results") {
       check_cuda_forward<Bidirectional, tiling>(c);
     }
   };
-  check.
-  operator()<cottention::Tiling{.chunk = sizeof(T) > 2 ? 8 : 16, .warps = 2, .stages = 2, .columns = 32}>();
+  check.operator()<cottention::Tiling{.chunk = shortest_chunk, .warps = 2, .stages = 2, .columns = 32}>();
   check.operator()<cottention::Tiling{.chunk = 16, .warps = 1, .stages = 1, .columns = 16}>();
   check.operator()<cottention::Tiling{.chunk = 32, .warps = 2, .stages = 3, .columns = 32}>();
   check.operator()<cottention::Tiling{.chunk = 64, .warps = 2, .stages = 2, .columns = 64}>();

@@ -128,10 +128,10 @@ inline Status validate_length(const char* name, std::int64_t length) {
 /// All that can be told without the device.
 template <AnyProblem P>
 Status validate_forward(const ForwardArguments<typename P::element>& args, Split split) {
-  if (Status status = validate<P>(args); !status) return status;
-  if (Status status = validate_for_device<P>(args); !status) return status;
   if (Status status = validate_length("seq_q", args.shape.seq_q); !status) return status;
   if (Status status = validate_length("seq_k", args.shape.seq_k); !status) return status;
+  if (Status status = validate<P>(args); !status) return status;
+  if (Status status = validate_for_device<P>(args); !status) return status;
   if (split.pieces < 0 || split.pieces > most_pieces)
     return Status::failure(StatusCode::bad_option, "split.pieces = %d: must be at least 0 and at most %d",
                            split.pieces, most_pieces);

@@ -1,0 +1,6 @@
+// Everything for CUDA.
+#pragma once
+
+#include <cottention/forward.cuh>
+#include <cottention/host/dispatch.hpp>
+#include <cottention/step.cuh>

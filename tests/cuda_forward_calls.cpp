@@ -1,0 +1,176 @@
+// Calls of the CUDA forward: what they refuse, what they promise about bits, what they leave alone.
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "support/catch.hpp"
+#include "support/cuda_forward.hpp"
+#include "support/part.hpp"
+
+using cottention::HeadDim, cottention::Mask, cottention::Plan, cottention::Problem, cottention::Scale,
+    cottention::Split, cottention::Status, cottention::StatusCode, cottention::bfloat16;
+using namespace support;
+
+namespace {
+
+using P = Problem<float, HeadDim{16, 24}, Mask::causal, Scale::by_key>;
+using Everything = Problem<float, HeadDim{16, 24}, Mask::bidirectional, Scale::by_key>;
+
+/// Valid arguments, in device memory; o stays NaN unless something is launched.
+struct Call {
+  Inputs<float> inputs;
+  TensorBuffer<float> o;
+  Mirror mirror;
+  cottention::ForwardArguments<float> args;
+  cottention::Workspace workspace{};
+  Split split{};
+
+  explicit Call(const Case& c)
+      : inputs(c), o(Layout::bshd, c.shape.batch, c.shape.seq_q, c.shape.heads_q, c.shape.dim_v) {
+    args = inputs.forward();
+    args.o = o.view();
+    args = mirror.forward(args);
+  }
+
+  Status run() const { return cottention::forward<P>(args, workspace, nullptr, split); }
+
+  /// The call is refused with this code and a reason that starts with `reason`, and writes nothing.
+  void refuse(StatusCode code, const std::string& reason) {
+    const Status status = run();
+    INFO(status.reason);
+    CHECK(status.code == code);
+    CHECK(std::string(status.reason).substr(0, reason.size()) == reason);
+    mirror.download();
+    bool untouched = true;
+    for (const double x : o.values()) untouched = untouched && x != x;
+    CHECK(untouched);
+  }
+};
+
+const Case plain{.shape = {2, 70, 70, 2, 1, 16, 24}};
+const Case lengthy{.shape = {1, 1100, 1100, 1, 1, 16, 24}};
+
+template <class Q>
+Output run_part(const Inputs<float>& inputs, std::int64_t b, Plan plan) {
+  const cottention::Shape& s = inputs.shape();
+  cottention::ForwardArguments<float> args = part(inputs.forward(), b, {0, s.seq_q}, {0, s.seq_k});
+  args.plan = plan;
+  return run_cuda_forward<Q>(args);
+}
+
+}  // namespace
+
+TEST_CASE("A device refuses null and misaligned pointers, with the argument and the rule") {
+  {
+    Call call(plain);
+    call.args.k.data = nullptr;
+    call.refuse(StatusCode::null_pointer, "k.data = null");
+  }
+  {
+    Call call(plain);
+    ++call.args.q.data;
+    call.args.shape.seq_q = call.args.shape.seq_k = 60;
+    call.refuse(StatusCode::bad_option, "q.data = ");
+  }
+  {
+    Call call(plain);
+    ++call.args.o.data;
+    call.args.shape.seq_q = call.args.shape.seq_k = 60;
+    call.refuse(StatusCode::bad_option, "o.data = ");
+  }
+}
+
+TEST_CASE("A device refuses rows that are not multiples of 16 bytes apart") {
+  Call call(plain);
+  call.args.shape.seq_q = call.args.shape.seq_k = 40;
+  call.args.v.strides = {.batch = 40 * 25, .seq = 25, .head = 25};
+  call.refuse(StatusCode::bad_stride, "v.strides.");
+}
+
+TEST_CASE("A device refuses shapes that its kernels cannot count") {
+  {
+    Call call(plain);
+    call.args.shape.dim_v = 16;
+    call.refuse(StatusCode::bad_shape, "shape.dim_v = 16");
+  }
+  {
+    Call call(plain);
+    call.args.shape.batch = call.args.shape.heads_q = call.args.shape.heads_kv = 1;
+    call.args.shape.seq_q = call.args.shape.seq_k = (std::int64_t{1} << 31) - 1;
+    call.refuse(StatusCode::bad_shape, "shape.seq_q = 2147483647: must be at most");
+  }
+}
+
+TEST_CASE("A device refuses a split that is out of range and a workspace that is too small") {
+  {
+    Call call(plain);
+    call.split.pieces = 65;
+    call.refuse(StatusCode::bad_option, "split.pieces = 65");
+  }
+  {
+    Call call(plain);
+    call.split.pieces = -1;
+    call.refuse(StatusCode::bad_option, "split.pieces = -1");
+  }
+  Call call(lengthy);
+  call.split.pieces = 2;
+  const std::size_t bytes = cottention::workspace_bytes<P>(call.args, call.split);
+  REQUIRE(bytes > 0);
+  call.refuse(StatusCode::bad_workspace, "workspace.data = null");
+  std::vector<unsigned char> scratch(bytes + 256);
+  unsigned char* memory = call.mirror.array(scratch.data(), static_cast<std::int64_t>(scratch.size()));
+  call.workspace = {memory, bytes - 1};
+  call.refuse(StatusCode::bad_workspace, "workspace.bytes = ");
+  call.workspace = {memory + 64, bytes};
+  call.refuse(StatusCode::bad_workspace, "workspace.data = ");
+  call.workspace = {memory, bytes};
+  CHECK(call.run().ok());
+}
+
+TEST_CASE("Without cuts no workspace is asked for") {
+  Call call(lengthy);
+  CHECK(cottention::workspace_bytes<P>(call.args, {1}) == 0);
+  call.split.pieces = 1;
+  CHECK(call.run().ok());
+}
+
+TEST_CASE("An empty problem succeeds and launches nothing but counts") {
+  cottention::ForwardArguments<float> args;
+  args.shape = {0, 3, 3, 2, 1, 16, 24};
+  CHECK(cottention::forward<P>(args, {}, nullptr).ok());
+  args.shape = {2, 0, 0, 2, 1, 16, 24};
+  CHECK(cottention::forward<P>(args, {}, nullptr).ok());
+  args.shape = {2, 3, 3, 0, 0, 16, 24};
+  CHECK(cottention::forward<P>(args, {}, nullptr).ok());
+}
+
+TEST_CASE("Two calls give the same bits") {
+  const Inputs<float> inputs(lengthy);
+  for (const int pieces : {0, 1, 3}) {
+    const Output first = run_cuda_forward<P>(inputs.forward(), {.split = {pieces}});
+    const Output second = run_cuda_forward<P>(inputs.forward(), {.split = {pieces}});
+    CHECK(first.o == second.o);
+    CHECK(first.h == second.h);
+  }
+}
+
+TEST_CASE("Under the batch-invariant plan a sequence alone has the bits that it has in a batch") {
+  const auto check = []<class Q>() {
+    Case c{.mask = Q::mask, .shape = {3, 1100, 1100, 2, 1, 16, 24}, .initial_state = Presence::present};
+    const Inputs<float> inputs(c);
+    auto args = inputs.forward();
+    args.plan = Plan::batch_invariant;
+    const Output together = run_cuda_forward<Q>(args);
+    const auto slice = [](const std::vector<double>& x, std::int64_t b) {
+      const auto n = static_cast<std::ptrdiff_t>(x.size() / 3);
+      return std::vector<double>(x.begin() + b * n, x.begin() + (b + 1) * n);
+    };
+    for (std::int64_t b = 0; b < 3; ++b) {
+      const Output alone = run_part<Q>(inputs, b, Plan::batch_invariant);
+      CHECK(alone.o == slice(together.o, b));
+      CHECK(alone.h == slice(together.h, b));
+    }
+  };
+  check.operator()<P>();
+  check.operator()<Everything>();
+}
