@@ -77,11 +77,12 @@ class DeviceArray {
         cudaMemcpyAsync(host.data(), data_, host.size_bytes(), cudaMemcpyDeviceToHost, stream.get()),
         "cudaMemcpyAsync from the device");
   }
-  /// Makes all values 0.
-  cottention::Status clear(const Stream& stream) {
-    return cottention::device::status_of(cudaMemsetAsync(data_, 0, count_ * sizeof(T), stream.get()),
+  /// Makes values first, ..., first + count - 1 zero.
+  cottention::Status clear(const Stream& stream, std::size_t first, std::size_t count) {
+    return cottention::device::status_of(cudaMemsetAsync(data_ + first, 0, count * sizeof(T), stream.get()),
                                          "cudaMemsetAsync");
   }
+  cottention::Status clear(const Stream& stream) { return clear(stream, 0, count_); }
 
  private:
   T* data_ = nullptr;
