@@ -12,26 +12,28 @@ endif()
 add_library(cottention_development INTERFACE)
 target_link_libraries(cottention_development INTERFACE cottention::cottention)
 
-set(cottention_warnings -Wall -Wextra -Wpedantic -Wconversion -Wshadow)
+# For g++ and clang++. nvcc has its own.
+set(cottention_options -Wall -Wextra -Wpedantic -Wconversion -Wshadow)
 if(COTTENTION_WERROR)
-  list(APPEND cottention_warnings -Werror)
+  list(APPEND cottention_options -Werror)
+  target_compile_options(cottention_development INTERFACE $<$<COMPILE_LANG_AND_ID:CUDA,NVIDIA>:-Werror=all-warnings>)
 endif()
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_LESS 13)
-  list(APPEND cottention_warnings -Wno-restrict) # false alarms on std::string: GCC bug 105651, mended in 13
+  list(APPEND cottention_options -Wno-restrict) # false alarms on std::string: GCC bug 105651, mended in 13
 endif()
-target_compile_options(cottention_development INTERFACE ${cottention_warnings})
 
 if(COTTENTION_NATIVE)
   check_cxx_compiler_flag(-march=native COTTENTION_HAS_MARCH_NATIVE)
   check_cxx_compiler_flag(-mcpu=native COTTENTION_HAS_MCPU_NATIVE) # clang on Arm knows only this one
   if(COTTENTION_HAS_MARCH_NATIVE)
-    target_compile_options(cottention_development INTERFACE -march=native)
+    list(APPEND cottention_options -march=native)
   elseif(COTTENTION_HAS_MCPU_NATIVE)
-    target_compile_options(cottention_development INTERFACE -mcpu=native)
+    list(APPEND cottention_options -mcpu=native)
   endif()
   # GCC 12 tunes some AVX-512 processors for 256-bit vectors, which halves the speed of the kernels.
   check_cxx_compiler_flag(-mprefer-vector-width=512 COTTENTION_HAS_PREFER_VECTOR_WIDTH)
   if(COTTENTION_HAS_PREFER_VECTOR_WIDTH)
-    target_compile_options(cottention_development INTERFACE -mprefer-vector-width=512)
+    list(APPEND cottention_options -mprefer-vector-width=512)
   endif()
 endif()
+target_compile_options(cottention_development INTERFACE "$<$<COMPILE_LANGUAGE:CXX>:${cottention_options}>")

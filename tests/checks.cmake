@@ -14,6 +14,7 @@ endfunction()
 
 cottention_add_check("headers keep to their layers" layer_check.py ${cottention_include})
 cottention_add_check("the layer check finds each fault" layer_check.py --self-test)
+cottention_add_check("the spill check finds each fault" spill_check.py --self-test)
 cottention_add_check("quoted code is compiled code" snippet_check.py ${PROJECT_SOURCE_DIR})
 
 # With this build's compiler, and with the other of g++ and clang++ where there is one that is new enough.

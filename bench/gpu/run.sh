@@ -1,0 +1,204 @@
+#!/usr/bin/env bash
+# Runs what is in this folder on a machine with a GPU: tests, sanitizer, timings. Needs a driver and nothing else.
+set -uo pipefail
+
+usage() {
+  cat <<'TEXT'
+usage: ./run.sh [PART...] [OPTION...]
+
+  tests       the test programs
+  sanitizer   some of the tests under compute-sanitizer, where that is on the PATH: memcheck and racecheck
+  bench       timings, as fractions of what copies in device memory reach in the same run
+              Without a PART: all three, in under eight minutes.
+
+  --programs REGEX   only test programs whose name matches: device, step, forward_bf16, ...
+  --cases SPEC       only test cases that Catch2's test specification selects
+  --rows REGEX       only rows of the benchmark whose name contains a match
+  --variants         tilings and splits beside the library's choice too
+  --seconds S        of measuring, for each row; default 0.25
+  --out FOLDER       where the JSON file goes; default $OUT, or else this folder's results
+  --list             name programs and rows and stop
+TEXT
+}
+
+die() {
+  printf 'run.sh: %s\n' "$*" >&2
+  exit 2
+}
+
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+bench="$here/cottention_bench_gpu"
+parts=""
+programs="."
+cases=""
+rows=(--rows=)
+out=${OUT:-$here/results}
+list=no
+# Seconds that each part may take; what is left of it then is recorded as stopped.
+tests_limit=250
+sanitizer_limit=90
+bench_limit=110
+
+while [ $# -gt 0 ]; do
+  case $1 in
+    --programs | --cases | --rows | --seconds | --out)
+      [ $# -ge 2 ] || die "$1 needs a value"
+      case $1 in
+        --programs) programs=$2 ;;
+        --cases) cases=$2 ;;
+        --rows) rows+=("--rows=$2") ;;
+        --seconds) rows+=("--seconds=$2") ;;
+        --out) out=$2 ;;
+      esac
+      shift
+      ;;
+    --variants) rows+=(--variants) ;;
+    --list) list=yes ;;
+    tests | sanitizer | bench) parts+=" $1" ;;
+    -h | --help | help)
+      usage
+      exit 0
+      ;;
+    *)
+      usage >&2
+      die "no part or option $1"
+      ;;
+  esac
+  shift
+done
+[ -n "$parts" ] || parts="tests sanitizer bench"
+
+wants() { [[ " $parts " == *" $1 "* ]]; }
+# JSON's string of one line of text.
+quoted() { printf '"%s"' "$(printf '%s' "$1" | tr '\n\t' '  ' | sed 's/[\\"]/\\&/g')"; }
+# A list of JSON values, one on each line of standard input.
+listed() { sed '/^$/d' | paste -sd, -; }
+
+selected_programs() {
+  local path name
+  for path in "$here"/tests/*; do
+    name=${path##*/}
+    [[ $name =~ $programs ]] || continue
+    # Some instructions are newer than the oldest device that the rest runs on.
+    if [[ $name =~ _sm([0-9]+)$ ]] && [ "$capability" -lt "${BASH_REMATCH[1]}" ]; then continue; fi
+    printf '%s\n' "$name"
+  done
+}
+
+# The driver's version, which CUDA's runtime does not tell.
+driver_version() {
+  local version=""
+  if command -v nvidia-smi >/dev/null; then
+    version=$(nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | head -n 1)
+  fi
+  [ -n "$version" ] || version=$(sed -n '1s/.* \([0-9][0-9.]*\)  .*/\1/p' /proc/driver/nvidia/version 2>/dev/null)
+  printf '%s' "${version:-unknown}"
+}
+
+# run_program PART NAME SECONDS COMMAND...: runs a test program, prints a line on it and adds to the part's records.
+run_program() {
+  local part=$1 name=$2 seconds=$3 status report="$work/report" log="$work/log" ended="null" started=$SECONDS
+  shift 3
+  rm -f "$report"
+  COTTENTION_REPORT="$report" timeout "$seconds" "$@" >"$log" 2>&1
+  status=$?
+  [ $status -eq 0 ] || failed=1
+  # The sanitizer's own errors count as failures though the program may have passed.
+  case $status in
+    0) printf '%-28s passed in %d s\n' "$name" $((SECONDS - started)) ;;
+    124)
+      ended='"stopped: out of time"'
+      printf '%-28s stopped after %d s\n' "$name" $((SECONDS - started))
+      ;;
+    *)
+      [ -s "$report" ] || ended="\"ended with status $status\""
+      printf '%-28s FAILED with status %d\n' "$name" "$status"
+      ;;
+  esac
+  if [ $status -ne 0 ]; then grep -v '^$' "$log" | tail -n 60; fi
+  printf '{"program": %s, "status": %d, "ended": %s, "seconds": %d, "last_line": %s, "report": %s}\n' "$(quoted "$name")" \
+    $status "$ended" $((SECONDS - started)) "$(quoted "$(grep -v '^$' "$log" | tail -n 1)")" \
+    "$([ -s "$report" ] && cat "$report" || echo null)" >>"$work/$part"
+}
+
+run_tests() {
+  local deadline=$((SECONDS + tests_limit)) name
+  printf '\n==> tests\n'
+  for name in $(selected_programs); do
+    if [ $SECONDS -ge $deadline ]; then
+      printf '{"program": %s, "ended": "not started: out of time"}\n' "$(quoted "$name")" >>"$work/tests"
+      printf '%-28s not started: out of time\n' "$name"
+      failed=1
+      continue
+    fi
+    run_program tests "$name" $((deadline - SECONDS)) "$here/tests/$name" ${cases:+"$cases"}
+  done
+}
+
+run_sanitizer() {
+  local deadline=$((SECONDS + sanitizer_limit)) tool name specification
+  printf '\n==> sanitizer\n'
+  if ! command -v compute-sanitizer >/dev/null; then
+    echo "compute-sanitizer is not on the PATH"
+    return
+  fi
+  for tool in racecheck memcheck; do
+    for name in $(selected_programs); do
+      # Under the sanitizer everything takes many times as long: a part of the cases, which is cut off where time is up.
+      specification=$cases
+      [ -n "$specification" ] || specification='~[long]~*random*~*many*~*launch refuses*~*prepare refuses*'
+      if [ $SECONDS -ge $deadline ]; then
+        printf '{"program": %s, "ended": "not started: out of time"}\n' "$(quoted "$tool $name")" >>"$work/sanitizer"
+        printf '%-28s not started: out of time\n' "$tool $name"
+        continue
+      fi
+      run_program sanitizer "$tool $name" $((deadline - SECONDS)) \
+        compute-sanitizer --tool "$tool" --error-exitcode 99 "$here/tests/$name" "$specification"
+    done
+  done
+}
+
+run_bench() {
+  printf '\n==> bench\n'
+  timeout $bench_limit "$bench" "${rows[@]}" "--json=$work/bench" || failed=1
+}
+
+write_results() {
+  local slug number=1 file
+  slug=$(printf '%s' "$gpu" | tr '[:upper:]' '[:lower:]' | tr -cs '[:lower:][:digit:]' '-' | sed 's/^-//; s/-$//')
+  mkdir -p "$out" || die "cannot write to $out"
+  file="$out/$(date +%F)-$slug.json"
+  while [ -e "$file" ]; do
+    number=$((number + 1))
+    file="$out/$(date +%F)-$slug-$number.json"
+  done
+  {
+    printf '{"date": "%s", "arguments": %s,\n' "$(date -u +%FT%TZ)" "$(quoted "$arguments")"
+    printf '"machine": %s,\n"driver": %s,\n"build": %s,\n' "$machine" "$(quoted "$(driver_version)")" \
+      "$(cat "$here/build.json" 2>/dev/null || echo null)"
+    printf '"tests": [%s],\n' "$(listed <"$work/tests")"
+    printf '"sanitizer": [%s],\n' "$(listed <"$work/sanitizer")"
+    printf '"bench": %s}\n' "$([ -s "$work/bench" ] && cat "$work/bench" || echo null)"
+  } >"$file"
+  printf '\nResults: %s\n' "$file"
+}
+
+arguments="$parts --programs $programs --cases $cases ${rows[*]}"
+if [ $list = yes ]; then
+  capability=1000
+  selected_programs
+  exec "$bench" "${rows[@]}" --variants --list
+fi
+machine=$("$bench" --machine) || die "no GPU that this can run on"
+gpu=$(printf '%s' "$machine" | sed 's/^{"name": "\([^"]*\)".*/\1/')
+capability=$(printf '%s' "$machine" | sed 's/.*"compute_capability": \([0-9]*\).*/\1/')
+printf '%s, driver %s\n' "$gpu" "$(driver_version)"
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+touch "$work/tests" "$work/sanitizer"
+failed=0
+if wants tests; then run_tests; fi
+if wants sanitizer; then run_sanitizer; fi
+if wants bench; then run_bench; fi
+write_results
+exit $failed

@@ -1,0 +1,68 @@
+// Compiles the kernels of calls and lists them for cmake/spill_check.py, a line for each:
+//
+//     mangled name of the type | Problem | Tiling | bytes of shared memory | threads | blocks
+#pragma once
+
+#include <cstdio>
+#include <typeinfo>
+#include <utility>
+
+#include <cottention/forward.cuh>
+#include <cottention/host/dispatch.hpp>
+#include <cottention/step.cuh>
+
+namespace cuda_compile {
+
+using namespace cottention;
+
+template <class Kernel>
+void list_kernel(const char* problem, const char* tiling) {
+  std::printf("%s|%s|%s|%zu|%d|%d\n", typeid(Kernel).name(), problem, tiling,
+              sizeof(typename Kernel::Storage), Kernel::threads, Kernel::blocks_per_multiprocessor);
+}
+
+template <AnyProblem P, Tiling t, class Kernel>
+void list_kernel() {
+  char tiling[100];
+  std::snprintf(tiling, sizeof tiling, "chunk %d, warps %d, stages %d, columns %d, blocks %d", t.chunk,
+                t.warps, t.stages, t.columns, t.blocks);
+  list_kernel<Kernel>(cottention::detail::ProblemText(runtime_problem<P>).text, tiling);
+}
+
+template <AnyProblem P, Tiling t>
+void list_forward_tiling() {
+  for (const int pieces : {1, 2}) {
+    host::ForwardPlan plan;
+    plan.pieces = pieces;
+    host::forward_kernels<P, t>(plan, [&]<class Kernel>(device::Grid) { list_kernel<P, t, Kernel>(); });
+  }
+}
+
+/// Keeps a call, so that all of its kernels are compiled.
+template <class Call>
+void compile(Call call) {
+  static volatile Call kept = nullptr;
+  kept = call;
+}
+
+template <AnyProblem P>
+void list_forward() {
+  using Call = Status (*)(const ForwardArguments<typename P::element>&, Workspace, cudaStream_t, Split);
+  compile<Call>(&forward<P>);
+  list_kernel<kernel::Count>("all", "");
+  list_forward_tiling<P, tuned_forward<P>>();
+  if constexpr (compact_forward<P> != tuned_forward<P>) list_forward_tiling<P, compact_forward<P>>();
+}
+
+template <AnyProblem P>
+void list_step() {
+  using Call = Status (*)(const StepArguments<typename P::element>&, Workspace, cudaStream_t);
+  compile<Call>(&step<P>);
+  constexpr tuning::StepTilings tilings = tuning::step_tilings<P>;
+  [&]<std::size_t... i>(std::index_sequence<i...>) {
+    (list_kernel<P, tilings.list[i], kernel::Step<P, tilings.list[i]>>(), ...);
+  }
+  (std::make_index_sequence<static_cast<std::size_t>(tilings.count)>());
+}
+
+}  // namespace cuda_compile
