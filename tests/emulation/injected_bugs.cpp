@@ -1,8 +1,6 @@
 // Faults put into kernels: each must be found in at least one of the schedules, and reported for what it is.
-#include <cmath>
 #include <cstdint>
 #include <string>
-#include <utility>
 #include <vector>
 
 #include <cuda_runtime.h>
@@ -10,6 +8,7 @@
 #include <emulation.hpp>
 
 #include "device/support.hpp"
+#include "emulation/outcomes.hpp"
 #include "emulation/triangle.cuh"
 #include "support/catch.hpp"
 #include "support/random.hpp"
@@ -50,53 +49,24 @@ struct Case {
   }
 };
 
-// Empty if the answer is right; else what was found.
-template <Fault fault>
-std::string outcome(const Case& input, const std::vector<double>& expected) {
-  DeviceArray<bfloat16> q(input.q), k(input.k), v(input.v);
-  DeviceArray<float> out(expected.size());
-  try {
-    device_test::run<Triangle<fault>>({(input.rows + 63) / 64, 1, 1},
-                                      {out.data(), q.data(), k.data(), v.data(), input.rows});
-  } catch (const cottention::emulation::Error& error) {
-    return error.what();
-  }
-  double error = 0, scale = 0;
-  const std::vector<float> found = out.values();
-  for (std::size_t i = 0; i < expected.size(); ++i) {
-    error += std::pow(static_cast<double>(found[i]) - expected[i], 2);
-    scale += expected[i] * expected[i];
-  }
-  // s is rounded to bfloat16, of 8 bits: half a unit in the last place is 2^-9 relative.
-  return std::sqrt(error / scale) <= 0x1p-9 ? "" : "wrong answer";
-}
-
 template <Fault fault>
 std::vector<std::string> outcomes(int rows) {
   const Case input(rows);
   const std::vector<double> expected = input.expected();
-  std::vector<std::string> all;
-  cottention::emulation::for_each_schedule(
-      [&](const auto&) { all.push_back(outcome<fault>(input, expected)); });
-  return all;
-}
-
-// Whether an outcome has all parts in it.
-bool reports(const std::vector<std::string>& all, const std::vector<std::string>& parts) {
-  for (const std::string& text : all) {
-    bool has_all = true;
-    for (const std::string& part : parts) has_all = has_all && text.find(part) != std::string::npos;
-    if (has_all) return true;
-  }
-  return false;
+  return emulation_test::in_all_schedules([&]() -> std::string {
+    DeviceArray<bfloat16> q(input.q), k(input.k), v(input.v);
+    DeviceArray<float> out(expected.size());
+    device_test::run<Triangle<fault>>({(rows + 63) / 64, 1, 1},
+                                      {out.data(), q.data(), k.data(), v.data(), rows});
+    // s is rounded to bfloat16, of 8 bits: half a unit in the last place is 2^-9 relative.
+    return emulation_test::relative_error(out.values(), expected) <= 0x1p-9 ? "" : "wrong answer";
+  });
 }
 
 template <Fault fault>
 void check_found(const std::vector<std::string>& parts, int rows = 200) {
-  const std::vector<std::string> all = outcomes<fault>(rows);
   INFO("seed " << seed);
-  for (const std::string& text : all) UNSCOPED_INFO((text.empty() ? "not found" : text));
-  CHECK(reports(all, parts));
+  emulation_test::check_reported(outcomes<fault>(rows), parts);
 }
 
 }  // namespace

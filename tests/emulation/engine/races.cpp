@@ -137,7 +137,8 @@ void declare(void* fiber, Touch touch, const void* memory, std::size_t bytes, Wh
   become(fiber);
   auto* at = static_cast<char*>(const_cast<void*>(memory));
   const auto each = [&](std::size_t width, void (*read)(void*, void*), void (*write)(void*, void*)) {
-    for (; bytes >= width; bytes -= width, at += width) (touch == Touch::read ? read : write)(at, caller);
+    for (; bytes >= width && !has_report(); bytes -= width, at += width)  // one report says enough
+      (touch == Touch::read ? read : write)(at, caller);
   };
   each(8, __tsan_read8_pc, __tsan_write8_pc);
   each(4, __tsan_read4_pc, __tsan_write4_pc);
