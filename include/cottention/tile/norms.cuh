@@ -27,6 +27,17 @@ __device__ __forceinline__ A infinity() {
     return device::bits_as<double>(std::uint64_t{0x7ff0000000000000});
 }
 
+/// Element e of a unit.
+template <Element T>
+__device__ __forceinline__ Accumulate<T> element(const Unit<T>& x, int e) {
+  if constexpr (sizeof(T) == 2) {
+    const auto pairs = device::bits_as<device::Vector<std::uint32_t, 4>>(x);  // not taken apart into halves
+    return e % 2 == 0 ? device::unpack_low<T>(pairs[e / 2]) : device::unpack_high<T>(pairs[e / 2]);
+  } else {
+    return x[e];
+  }
+}
+
 /// Largest power of two up to x.
 __host__ __device__ constexpr int power_of_two_below(int x) {
   int p = 1;
@@ -66,7 +77,8 @@ struct RowReader {
   static constexpr int at_once = threads / sharing;
   static_assert(tile_rows * sharing % 32 == 0 && at_once * sharing % 32 == 0);
 
-  static constexpr int rounds = round_up(Source::units, sharing < 8 ? 8 : sharing) / sharing;
+  static constexpr int units_in_rounds = round_up(Source::units, sharing < 8 ? 8 : sharing);
+  static constexpr int rounds = units_in_rounds / sharing;
 
   /// The unit that a lane reads in a round. Eight lanes load at once, and their rows and units must fall to
   /// different banks, given how a Tile permutes units: which bits of the unit's number tell lanes apart, and
@@ -88,7 +100,8 @@ struct RowReader {
   static __device__ __forceinline__ int part() { return device::thread_index() % sharing; }
   __device__ __forceinline__ Unit<T>* unit(int round) const {
     const int u = unit_of(part(), round);
-    return u < Source::units ? reinterpret_cast<Unit<T>*>(tile.at(row, u * Source::unit)) : nullptr;
+    const bool exists = units_in_rounds == Source::units || u < Source::units;
+    return exists ? reinterpret_cast<Unit<T>*>(tile.at(row, u * Source::unit)) : nullptr;
   }
 
   template <class Combine>
@@ -110,8 +123,7 @@ struct RowReader {
       if (at == nullptr) continue;
       const Unit<T> x = device::load_shared(at);
 #pragma unroll
-      for (int e = 0; e < Source::unit; ++e)
-        sum = device::fused(device::widen<T>(x[e]), device::widen<T>(x[e]), sum);
+      for (int e = 0; e < Source::unit; ++e) sum = device::fused(element<T>(x, e), element<T>(x, e), sum);
     }
     return sum_over_row(sum);
   }
