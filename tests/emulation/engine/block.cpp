@@ -187,22 +187,18 @@ int Block::choose_lane(std::uint32_t lanes) {
 
 // Depth first: a warp goes on as far as it can. Random schedules now and then turn to another.
 int Block::next_thread() {
-  const int warps = static_cast<int>(warps_.size());
-  int first = position.thread / warp_size;
+  const auto count = static_cast<std::uint32_t>(warps_.size());
+  const std::size_t own = static_cast<std::size_t>(position.thread / warp_size);
   const bool random = options_.schedule == Schedule::random;
-  if (random && random_.below(16) == 0)
-    first = static_cast<int>(random_.below(static_cast<std::uint32_t>(warps)));
-  const int step = options_.schedule == Schedule::reverse ? warps - 1 : 1;
-  if (warps_[static_cast<std::size_t>(first)].ready == 0) {
-    if (random)
-      first = static_cast<int>(random_.below(static_cast<std::uint32_t>(warps)));
-    else
-      first = options_.schedule == Schedule::reverse ? warps - 1 : 0;
-  }
-  for (int i = 0; i < warps; ++i) {
-    const int w = (first + i * step) % warps;
-    if (const std::uint32_t ready = warps_[static_cast<std::size_t>(w)].ready; ready != 0)
-      return w * warp_size + choose_lane(ready);
+  const bool stays = !random || random_.below(16) != 0;
+  if (stays && warps_[own].ready != 0)
+    return static_cast<int>(own) * warp_size + choose_lane(warps_[own].ready);
+  const bool reverse = options_.schedule == Schedule::reverse;
+  const std::uint32_t first = random ? random_.below(count) : reverse ? count - 1 : 0;
+  for (std::uint32_t i = 0; i < count; ++i) {
+    const std::uint32_t w = (reverse ? first + count - i : first + i) % count;
+    if (const std::uint32_t ready = warps_[w].ready; ready != 0)
+      return static_cast<int>(w) * warp_size + choose_lane(ready);
   }
   return -1;
 }

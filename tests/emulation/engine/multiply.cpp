@@ -66,9 +66,9 @@ void multiply(Operand operand, float (&d)[4], const std::uint32_t (&a)[4], const
     ++current.statistics().products;
     switch (operand) {
       case Operand::half:
-        return multiply_16bit(lanes, half_value);
+        return multiply_16bit(lanes, [](std::uint32_t bits) { return half_value(bits); });
       case Operand::bfloat16:
-        return multiply_16bit(lanes, bfloat16_value);
+        return multiply_16bit(lanes, [](std::uint32_t bits) { return bfloat16_value(bits); });
       case Operand::tf32:
         return multiply_tf32(lanes);
     }
