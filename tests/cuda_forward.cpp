@@ -171,7 +171,7 @@ TEST_CASE("Every legal tiling gives right results") {
   using Causal = Problem<T, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
   using Bidirectional = Problem<T, HeadDim{64, 64}, Mask::bidirectional, Scale::by_key>;
   const auto check = []<cottention::Tiling tiling>() {
-    if (!fits_devices<ByKey<64, 64>, tiling>) return;
+    if (!fits_devices<Causal, tiling>) return;
     for (const int n : {1, 70, 300}) {
       const Case c{.shape = {1, n, n, 2, 1, 0, 0}, .initial_state = Presence::present};
       check_cuda_forward<Causal, tiling>(c, {.split = {2}});
