@@ -1,0 +1,39 @@
+// Forward's kernels on small shapes with everything that they synchronise over: several chunks, stages and pieces,
+// grouped heads, warps that share columns, masks and weights. For the race detector, which needs ThreadSanitizer;
+// without it, one more comparison with the reference.
+#include "support/catch.hpp"
+#include "support/cuda_forward.hpp"
+
+using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale, cottention::Tiling;
+using namespace support;
+
+namespace {
+
+template <class T, int qk, int v, Mask mask, Scale scale = Scale::by_key>
+using P = Problem<T, HeadDim{qk, v}, mask, scale>;
+
+const Case masked{.shape = {1, 150, 150, 2, 1, 0, 0},
+                  .padding = Padding::middle,
+                  .initial_state = Presence::present};
+const Case in_pieces{.shape = {1, 600, 600, 1, 1, 0, 0}};
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("No race in forward of the tuned tilings", "", double, float, cottention::half,
+                   cottention::bfloat16) {
+  check_cuda_forward<P<TestType, 64, 64, Mask::causal>>(masked, {.split = {1}});
+  check_cuda_forward<P<TestType, 64, 64, Mask::bidirectional>>(masked, {.split = {1}});
+  check_cuda_forward<P<TestType, 24, 40, Mask::causal, Scale::by_query>>(in_pieces, {.split = {2}});
+  check_cuda_forward<P<TestType, 24, 40, Mask::bidirectional>>(in_pieces, {.split = {2}});
+}
+
+TEST_CASE("No race in forward where warps share columns") {
+  check_cuda_forward<P<cottention::bfloat16, 256, 24, Mask::causal>>(masked, {.split = {1}});
+  check_cuda_forward<P<cottention::bfloat16, 256, 24, Mask::bidirectional>>(masked, {.split = {1}});
+}
+
+TEST_CASE("No race in forward with one stage or three") {
+  using Q = P<cottention::bfloat16, 32, 32, Mask::causal>;
+  check_cuda_forward<Q, Tiling{.chunk = 32, .warps = 2, .stages = 1, .columns = 32}>(masked, {.split = {1}});
+  check_cuda_forward<Q, Tiling{.chunk = 16, .warps = 2, .stages = 3, .columns = 32}>(masked, {.split = {1}});
+}
