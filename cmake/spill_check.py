@@ -187,7 +187,9 @@ def self_test():
 
 
 def read_rows(files):
-    return [row for file in files for row in json.loads(pathlib.Path(file).read_text(encoding="utf-8"))]
+    """The rows of all files; those that several have, once."""
+    rows = [row for file in files for row in json.loads(pathlib.Path(file).read_text(encoding="utf-8"))]
+    return [row for i, row in enumerate(rows) if row not in rows[:i]]
 
 
 def main():
