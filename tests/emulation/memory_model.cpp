@@ -37,7 +37,8 @@ struct CopyShared {
 
   __device__ static void run(const Params& params, Storage& storage) {
     const int thread = device::thread_index();
-    device::store_global(params.out + thread, device::load_shared(&storage.slot[thread]));
+    device::store_global(params.out + threads * device::block_x() + thread,
+                         device::load_shared(&storage.slot[thread]));
     device::store_shared(&storage.slot[thread], 1.0f);  // which the next block must not see
   }
 };
@@ -62,7 +63,7 @@ struct MultiplyBits {
 
 TEST_CASE("Shared memory is NaN at the start of every block") {
   device_test::in_every_schedule([] {
-    device_test::DeviceArray<float> out(32);
+    device_test::DeviceArray<float> out(3 * 32);
     device_test::run<CopyShared>({3, 1, 1}, {out.data()});
     for (const float value : out.values()) CHECK(std::isnan(value));
   });

@@ -37,9 +37,9 @@ struct Faulty {
 
 /// What the schedule in force reports; empty if nothing.
 template <class Body>
-std::string report(int* global) {
+std::string report(int* global, int blocks = 1) {
   try {
-    device_test::run<Faulty<Body>>({}, {global});
+    device_test::run<Faulty<Body>>({blocks, 1, 1}, {global});
   } catch (const cottention::emulation::Error& error) {
     return error.what();
   }
@@ -135,6 +135,29 @@ struct WaitWithoutCommit {
     device::wait_copies<0>();
     device::sync_block();  // a copy that no group holds is still in flight
     device::load_shared(slot + 3);
+  }
+};
+
+struct BlocksWriteTheSame {
+  static void run(int* global, int*) {
+    if (device::thread_index() == 0) device::store_global(global + 3, 1);
+  }
+};
+/// Block 1 reads what block 0 writes, or the reverse.
+template <int reader>
+struct BlocksPassOn {
+  static void run(int* global, int*) {
+    if (device::thread_index() != 0) return;
+    if (device::block_x() == reader)
+      device::load_global(global);
+    else
+      device::store_global(global, 1);
+  }
+};
+struct BlocksShareNothing {
+  static void run(int* global, int*) {
+    int* const own = global + 32 * device::block_x() + device::lane_index();
+    if (device::warp_index() == 0) device::store_global(own, device::load_global(own) + 1);
   }
 };
 
@@ -264,6 +287,22 @@ TEST_CASE("Nothing may touch the destination of a copy that is under way") {
   check_always_reported<StoreWhereACopyGoes>(
       "st.shared: offset 8 of shared memory is the destination of the asynchronous copy");
   check_always_reported<WaitWithoutCommit>("asynchronous copy");
+}
+
+TEST_CASE("Blocks of one launch must not need one another's writes") {
+  const auto reported = [](auto body) {
+    bool found = false;
+    cottention::emulation::for_each_schedule([&](const auto&) {
+      DeviceArray<int> global(64);
+      const std::string text = report<decltype(body)>(global.data(), 2);
+      found = found || text.find("of an allocation of 256 bytes was written by block (") != std::string::npos;
+    });
+    return found;
+  };
+  CHECK(reported(BlocksWriteTheSame{}));
+  CHECK(reported(BlocksPassOn<0>{}));
+  CHECK(reported(BlocksPassOn<1>{}));
+  CHECK_FALSE(reported(BlocksShareNothing{}));
 }
 
 TEST_CASE("A race of warps or of lanes shows in some schedule") {

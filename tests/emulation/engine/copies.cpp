@@ -34,6 +34,7 @@ void declare(Block& b, const Copy& copy, void* caller) {
     const auto from = reinterpret_cast<std::uintptr_t>(copy.from_global);
     b.record({copy.where, from, bytes, Access::Kind::load_global});
     const void* memory = global_memory().check(copy.from_global, bytes, copy_bytes, "cp.async", copy.where);
+    global_memory().check_read(copy.from_global, bytes, "cp.async", copy.where);
     races::declare(identity.copies(), races::Touch::read, memory, bytes, copy.where, caller);
   }
   Entry::fail_for_report(copy.where);

@@ -34,11 +34,12 @@ GlobalMemory::Release GlobalMemory::release(void* device) {
   if (found == allocations_.end() || found->second.memory == nullptr) return Release::unknown;
   std::free(found->second.memory);
   found->second.memory = nullptr;
+  found->second.writers = {};
   return Release::released;
 }
 
 // The allocation at the highest address up to this one.
-const GlobalMemory::Allocation* GlobalMemory::find(std::uintptr_t address) {
+GlobalMemory::Allocation* GlobalMemory::find(std::uintptr_t address) {
   if (latest_ != nullptr && address - latest_->address < std::max<std::size_t>(latest_->bytes, 1))
     return latest_;
   auto above = allocations_.upper_bound(address);
@@ -70,6 +71,39 @@ unsigned char* GlobalMemory::check(const void* device, std::size_t bytes, std::s
          above->first - address, above->second.bytes);
   fail(where, "%s: %zu bytes at offset %zu of an allocation of %zu bytes%s", word, bytes, offset,
        below->bytes, below->memory == nullptr ? " that has been freed" : "");
+}
+
+void GlobalMemory::begin_launch(std::uint32_t grid_x, std::uint32_t grid_y) {
+  grid_x_ = grid_x;
+  grid_y_ = grid_y;
+  ++launch_;
+}
+
+void GlobalMemory::check_writer(Allocation& allocation, std::size_t offset, std::size_t bytes,
+                                const char* word, Where where) const {
+  for (std::size_t i = offset; i < offset + bytes; ++i)
+    if (const std::uint32_t writer = allocation.writers[i]; writer != 0 && writer != block_ + 1)
+      fail(where,
+           "%s: offset %zu of an allocation of %zu bytes was written by block (%u,%u,%u) in the same launch",
+           word, i, allocation.bytes, (writer - 1) % grid_x_, (writer - 1) / grid_x_ % grid_y_,
+           (writer - 1) / grid_x_ / grid_y_);
+}
+
+void GlobalMemory::check_read(const void* device, std::size_t bytes, const char* word, Where where) {
+  const auto address = reinterpret_cast<std::uintptr_t>(device);
+  Allocation& allocation = *find(address);
+  if (allocation.launch == launch_)
+    check_writer(allocation, address - allocation.address, bytes, word, where);
+}
+
+void GlobalMemory::check_write(const void* device, std::size_t bytes, const char* word, Where where) {
+  const auto address = reinterpret_cast<std::uintptr_t>(device);
+  Allocation& allocation = *find(address);
+  const std::size_t offset = address - allocation.address;
+  if (allocation.launch != launch_) allocation.writers.assign(allocation.bytes, 0);
+  allocation.launch = launch_;
+  check_writer(allocation, offset, bytes, word, where);
+  std::fill_n(allocation.writers.begin() + static_cast<std::ptrdiff_t>(offset), bytes, block_ + 1);
 }
 
 std::size_t GlobalMemory::allocated_bytes() const {

@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <map>
+#include <vector>
 
 #include <emulation.hpp>
 #include <emulation/words.hpp>
@@ -33,6 +34,13 @@ class GlobalMemory {
   unsigned char* check(const void* device, std::size_t bytes, std::size_t aligned_to, const char* word,
                        Where where);
 
+  /// What follows is done by blocks of a new launch, which may come in any order: none reads or writes what
+  /// another one writes.
+  void begin_launch(std::uint32_t grid_x, std::uint32_t grid_y);
+  void begin_block(std::uint64_t index) { block_ = static_cast<std::uint32_t>(index); }
+  void check_read(const void* device, std::size_t bytes, const char* word, Where where);
+  void check_write(const void* device, std::size_t bytes, const char* word, Where where);
+
   std::size_t allocated_bytes() const;
 
  private:
@@ -44,13 +52,19 @@ class GlobalMemory {
   struct Allocation {
     std::uintptr_t address = 0;
     std::size_t bytes = 0;
-    unsigned char* memory = nullptr;  // null: freed
+    unsigned char* memory = nullptr;       // null: freed
+    std::vector<std::uint32_t> writers{};  // of each byte in `launch`: the block's index + 1
+    std::uint64_t launch = 0;
   };
-  const Allocation* find(std::uintptr_t address);
+  Allocation* find(std::uintptr_t address);
+  void check_writer(Allocation& allocation, std::size_t offset, std::size_t bytes, const char* word,
+                    Where where) const;
 
   std::map<std::uintptr_t, Allocation> allocations_;  // freed ones too
-  const Allocation* latest_ = nullptr;                // the one found last
+  Allocation* latest_ = nullptr;                      // the one found last
   std::uintptr_t next_ = first_address;
+  std::uint64_t launch_ = 0;
+  std::uint32_t block_ = 0, grid_x_ = 1, grid_y_ = 1;
 };
 
 GlobalMemory& global_memory();

@@ -3,6 +3,7 @@
 #include <mutex>
 
 #include "block.hpp"
+#include "global_memory.hpp"
 
 namespace cottention::emulation {
 namespace {
@@ -46,11 +47,13 @@ void launch(const Kernel& kernel, std::uint32_t grid_x, std::uint32_t grid_y, st
   Launch launched{kernel.name, {}, {}};
   PlaceCounts places;
   const std::uint64_t blocks = std::uint64_t{grid_x} * grid_y * grid_z;
+  global_memory().begin_launch(grid_x, grid_y);
   for (std::uint64_t i = 0; i < blocks; ++i) {
     const std::uint64_t index = options().schedule == Schedule::reverse ? blocks - 1 - i : i;
     position.block_x = static_cast<int>(index % grid_x);
     position.block_y = static_cast<int>(index / grid_x % grid_y);
     position.block_z = static_cast<int>(index / grid_x / grid_y);
+    global_memory().begin_block(index);
     the_block().run(kernel, launched.statistics, places);
   }
   launched.conflicts = worst_first(places);

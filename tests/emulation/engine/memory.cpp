@@ -36,6 +36,10 @@ unsigned char* global(const char* word, Access::Kind kind, const void* device, i
   b.may_yield();
   unsigned char* memory = global_memory().check(device, static_cast<std::size_t>(bytes),
                                                 static_cast<std::size_t>(bytes), word, where);
+  if (kind == Access::Kind::load_global)
+    global_memory().check_read(device, static_cast<std::size_t>(bytes), word, where);
+  else
+    global_memory().check_write(device, static_cast<std::size_t>(bytes), word, where);
   b.declare({where, reinterpret_cast<std::uintptr_t>(device), static_cast<std::uint16_t>(bytes), kind},
             memory, caller);
   return memory;

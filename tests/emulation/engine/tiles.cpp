@@ -82,8 +82,13 @@ void declare(Block& b, const TileCopy& copy, Direction direction, void* caller) 
   (loads ? counts.shared_bytes_written : counts.shared_bytes_read) += bytes;
   counts.shared_wavefronts += (bytes + 127) / 128;
   for_rows(copy, [&](std::size_t, const Inside& part) {
-    races::declare(identity.copies(), loads ? races::Touch::read : races::Touch::write, host(copy, part),
-                   part.bytes, copy.where, caller);
+    const void* memory = host(copy, part);
+    if (loads)
+      global_memory().check_read(part.data, part.bytes, word, copy.where);
+    else
+      global_memory().check_write(part.data, part.bytes, word, copy.where);
+    races::declare(identity.copies(), loads ? races::Touch::read : races::Touch::write, memory, part.bytes,
+                   copy.where, caller);
     const auto first = reinterpret_cast<std::uintptr_t>(part.data);
     const std::uint64_t sectors = (first + part.bytes - 1) / 32 - first / 32 + 1;
     (loads ? counts.global_bytes_read : counts.global_bytes_written) += part.bytes;
