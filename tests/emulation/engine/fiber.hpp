@@ -4,7 +4,9 @@
 #include <cstddef>
 
 #if !defined(__x86_64__) && !defined(__aarch64__)
-#define COTTENTION_EMULATION_UCONTEXT 1
+#define COTTENTION_EMULATION_UCONTEXT
+#endif
+#ifdef COTTENTION_EMULATION_UCONTEXT
 #include <ucontext.h>
 #endif
 
