@@ -1,4 +1,4 @@
-// Cosine attention by the library's three calls.
+// Cosine attention by the library's three calls on the CPU.
 #pragma once
 
 #include <algorithm>
@@ -11,6 +11,7 @@
 #include <cottention/cpu.hpp>
 
 #include "attention.hpp"
+#include "qkv.hpp"
 #include "team.hpp"
 
 namespace char_lm {
@@ -29,26 +30,21 @@ class CosineAttention final : public Attention<Real> {
   void forward(const AttentionShape& shape, std::int64_t, const Real* qkv, const Real* scale_logit,
                Real* o) override {
     take(scale_logit);
-    const cottention::ForwardArguments<Real> arguments{.shape = extents(shape.batch, shape.seq),
-                                                       .q = part(qkv, 0, shape.seq),
-                                                       .k = part(qkv, 1, shape.seq),
-                                                       .v = part(qkv, 2, shape.seq),
-                                                       .o = {o},
-                                                       .scale_logit = scale_logit_.data()};
+    const auto arguments = forward_arguments<Real>(shape, qkv, scale_logit_.data(), o);
     check(cottention::cpu::forward<Problem>(arguments, workspace_for(arguments, execution_), execution_));
   }
 
   void backward(const AttentionShape& shape, std::int64_t, const Real* qkv, const Real* scale_logit,
                 const Real*, const Real* dout, Real* dqkv, Real* dscale_logit) override {
     take(scale_logit);
-    const cottention::BackwardArguments<Real> arguments{.shape = extents(shape.batch, shape.seq),
-                                                        .q = part(qkv, 0, shape.seq),
-                                                        .k = part(qkv, 1, shape.seq),
-                                                        .v = part(qkv, 2, shape.seq),
+    const cottention::BackwardArguments<Real> arguments{.shape = extents(shape),
+                                                        .q = part(qkv, 0, shape),
+                                                        .k = part(qkv, 1, shape),
+                                                        .v = part(qkv, 2, shape),
                                                         .dout = {dout},
-                                                        .dq = part(dqkv, 0, shape.seq),
-                                                        .dk = part(dqkv, 1, shape.seq),
-                                                        .dv = part(dqkv, 2, shape.seq),
+                                                        .dq = part(dqkv, 0, shape),
+                                                        .dk = part(dqkv, 1, shape),
+                                                        .dv = part(dqkv, 2, shape),
                                                         .scale_logit = scale_logit_.data(),
                                                         .dscale_logit = dscale_logit};
     check(cottention::cpu::backward<Problem>(arguments, workspace_for(arguments, execution_), execution_));
@@ -62,15 +58,8 @@ class CosineAttention final : public Attention<Real> {
   void step(std::int64_t layer, const Real* qkv, const Real* scale_logit, Real* o) override {
     take(scale_logit);
     const std::int64_t state = heads_ * head_dim_ * head_dim_;
-    const cottention::StepArguments<Real> arguments{
-        .shape = extents(1, 1),
-        .q = part(qkv, 0, 1),
-        .k = part(qkv, 1, 1),
-        .v = part(qkv, 2, 1),
-        .o = {o},
-        .scale_logit = scale_logit_.data(),
-        .pool = {h_.data() + layer * state, count_.data() + layer},
-        .slots = 1};
+    const auto arguments = step_arguments<Real>(heads_, head_dim_, qkv, scale_logit_.data(), o,
+                                                {h_.data() + layer * state, count_.data() + layer});
     // A token of one sequence is a few microseconds of work: less than waking other threads.
     const cottention::cpu::Execution alone{.threads = 1};
     check(cottention::cpu::step<Problem>(arguments, workspace_for(arguments, alone), alone));
@@ -105,24 +94,6 @@ class CosineAttention final : public Attention<Real> {
     const std::size_t bytes = cottention::cpu::workspace_bytes<Problem>(arguments, execution);
     if (bytes > memory_.size() * sizeof(Block)) memory_.resize((bytes + sizeof(Block) - 1) / sizeof(Block));
     return {memory_.data(), memory_.size() * sizeof(Block)};
-  }
-
-  cottention::Shape extents(std::int64_t batch, std::int64_t seq) const {
-    return {.batch = batch,
-            .seq_q = seq,
-            .seq_k = seq,
-            .heads_q = heads_,
-            .heads_kv = heads_,
-            .dim_qk = head_dim_,
-            .dim_v = head_dim_};
-  }
-
-  /// Part 0, 1 or 2 (q, k, v) of rows of [3, heads, head_dim].
-  template <class T>
-  cottention::Tensor<T> part(T* qkv, std::int64_t which, std::int64_t seq) const {
-    const std::int64_t part_dim = heads_ * head_dim_;
-    return {.data = qkv + which * part_dim,
-            .strides = {.batch = seq * 3 * part_dim, .seq = 3 * part_dim, .head = head_dim_}};
   }
 
   cottention::cpu::Execution execution_;

@@ -7,6 +7,7 @@
 #include <cstdio>
 #include <numeric>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include "progress.hpp"
@@ -49,6 +50,7 @@ Generation generate(const Options& options, const std::string& prompt, Model<flo
   const bool terminal = output_is_terminal();
   std::mt19937_64 random(options.seed + 1);
   const auto length = static_cast<std::int64_t>(prompt.size()) + options.generate;
+  std::string text = prompt;
   model.start(length);
   std::span<float> logits;
   if (terminal) std::printf("\033[1m");
@@ -63,12 +65,14 @@ Generation generate(const Options& options, const std::string& prompt, Model<flo
       const Stopwatch stopwatch(seconds);
       const std::uint8_t byte = sample(logits, options.temperature, options.top_p, random);
       print(byte);
+      text += static_cast<char>(byte);
       logits = model.step(byte);
     }
     if (terminal && i % 8 == 7) std::fflush(stdout);
   }
   std::printf("\n");
-  return {length, options.generate > 0 ? static_cast<double>(options.generate) / seconds : 0.0};
+  return {length, options.generate > 0 ? static_cast<double>(options.generate) / seconds : 0.0,
+          std::move(text)};
 }
 
 Agreement compare(std::span<const std::uint8_t> text, Model<float>& model) {

@@ -13,6 +13,7 @@ namespace char_lm {
 struct Generation {
   std::int64_t bytes;  // prompt and generated
   double bytes_per_second;
+  std::string text;  // prompt and generated, as it is
 };
 
 /// Prints the prompt and its continuation.

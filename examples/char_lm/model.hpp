@@ -9,6 +9,7 @@
 #include <cstdint>
 #include <memory>
 #include <span>
+#include <utility>
 #include <vector>
 
 #include "attention.hpp"
@@ -24,13 +25,16 @@ namespace char_lm {
 template <class Real>
 class Model {
  public:
-  /// `batch` and `seq` bound the shapes of forward and backward.
-  Model(const Config& config, Team& team, std::int64_t batch, std::int64_t seq)
+  /// `batch` and `seq` bound the shapes of forward and backward. Without `attention`, the CPU computes the
+  /// kind that `config` asks for.
+  Model(const Config& config, Team& team, std::int64_t batch, std::int64_t seq,
+        std::unique_ptr<Attention<Real>> attention = nullptr)
       : parameters(config),
         gradients(config),
         config_(config),
         team_(team),
         multiply_(team),
+        attention_(std::move(attention)),
         logits_(buffer(batch * seq * 256)),
         loss_(buffer(batch * seq)),
         last_(batch * seq, config.dim),
@@ -41,6 +45,7 @@ class Model {
         dhidden_(buffer(batch * seq * config.hidden())),
         past_(buffer(config.layers * taps * config.dim)) {
     for (std::int64_t l = 0; l < config.layers; ++l) kept_.emplace_back(batch * seq, config);
+    if (attention_ != nullptr) return;
     const AttentionShape largest{batch, seq, config.heads, config.head_dim()};
     if (config.attention == AttentionKind::cosine)
       attention_ =

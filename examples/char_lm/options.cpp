@@ -18,6 +18,7 @@ enum Id : int {
   layers,
   heads,
   attention,
+  device,
   prompt,
   generate,
   temperature,
@@ -37,6 +38,7 @@ constexpr option long_options[] = {
     {"layers", required_argument, nullptr, layers},
     {"heads", required_argument, nullptr, heads},
     {"attention", required_argument, nullptr, attention},
+    {"device", required_argument, nullptr, device},
     {"prompt", required_argument, nullptr, prompt},
     {"generate", required_argument, nullptr, generate},
     {"temperature", required_argument, nullptr, temperature},
@@ -77,6 +79,14 @@ AttentionKind attention_kind() {
   throw BadInput("--attention = '" + name + "': must be cosine or softmax");
 }
 
+Device device_choice() {
+  const std::string name = optarg;
+  if (name == "cpu") return Device::cpu;
+  if (name == "gpu") return Device::gpu;
+  if (name == "auto") return Device::automatic;
+  throw BadInput("--device = '" + name + "': must be cpu, gpu or auto");
+}
+
 void take(int id, Options& options) {
   switch (static_cast<Id>(id)) {
     case steps:
@@ -99,6 +109,9 @@ void take(int id, Options& options) {
       break;
     case attention:
       options.model.attention = attention_kind();
+      break;
+    case device:
+      options.device = device_choice();
       break;
     case prompt:
       options.prompt = optarg;
@@ -149,6 +162,8 @@ Options parse_options(int argc, char** argv) {
   if (model.dim % model.heads != 0)
     throw BadInput("--dim = " + std::to_string(model.dim) +
                    ": must be a multiple of --heads = " + std::to_string(model.heads));
+  if (options.device == Device::gpu && options.action == Action::self_test)
+    throw BadInput("--device = 'gpu': --self-test checks gradients, which the CPU computes");
   return options;
 }
 
@@ -181,6 +196,9 @@ std::string usage(const std::string& program) {
          number(d.model.heads) +
          ")\n"
          "  --attention KIND    cosine, or softmax for the same model with ordinary attention (cosine)\n"
+         "  --device NAME       where attention is computed: cpu, gpu, or auto, on a GPU if that can be "
+         "(auto).\n"
+         "                      Its gradients and the rest of the model are computed on the CPU anyway\n"
          "  --prompt TEXT       what generation begins with; without it, a line of the held-out text\n"
          "  --generate N        bytes to generate (" +
          number(d.generate) +

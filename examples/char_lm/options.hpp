@@ -16,10 +16,14 @@ struct BadInput : std::runtime_error {
 
 enum class Action { train, self_test, help };
 
+/// Where attention runs. `automatic`: on a GPU if that can be.
+enum class Device { cpu, gpu, automatic };
+
 struct Options {
   Action action = Action::train;
   std::string file;  // empty: the text that ships with the project
   Config model{};
+  Device device = Device::automatic;
   std::int64_t steps = 2400;
   std::int64_t context = 256;
   std::int64_t batch = 4;
