@@ -1,3 +1,3 @@
 #include "forward.hpp"
 
-void bench::add_forward_fp32(std::vector<Row>& rows) { add_forward_rows<cottention::float>(rows); }
+void bench::add_forward_fp32(std::vector<Row>& rows) { add_forward_rows<float>(rows); }

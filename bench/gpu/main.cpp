@@ -170,8 +170,10 @@ int run(const Options& options) {
     return 1;
   }
 
-  Conditions conditions{
-      .cache_bytes = machine.cache_bytes, .memory_bytes = machine.memory_bytes, .shrink = options.shrink};
+  Conditions conditions;
+  conditions.cache_bytes = machine.cache_bytes;
+  conditions.memory_bytes = machine.memory_bytes;
+  conditions.shrink = options.shrink;
   // A row warms up, is replayed and then launched singly for a quarter as long.
   conditions.pace = {.warm_up = 1e6 * options.seconds / 8, .samples = 1e6 * options.seconds / 2};
   if (options.shrink) conditions.pace = {.warm_up = 0, .sample = 0, .samples = 0, .fewest = 2, .most = 2};
