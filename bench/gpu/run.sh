@@ -35,8 +35,8 @@ rows=(--rows=)
 out=${OUT:-$here/results}
 list=no
 # Seconds that each part may take. What has not ended by then is stopped, and recorded as that.
-tests_limit=250
-sanitizer_limit=90
+tests_limit=150
+sanitizer_limit=200
 bench_limit=110
 
 while [ $# -gt 0 ]; do
