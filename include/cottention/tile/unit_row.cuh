@@ -44,10 +44,10 @@ __device__ __forceinline__ void normalise(A (&x)[count]) {
   static_assert(lanes <= device::warp_size && (lanes & (lanes - 1)) == 0);
   A squares = detail::sum_of_squares<lanes>(x);
   int exponent = 0;
-  if (device::any_lane(!device::is_finite(squares))) {
-    if (!device::is_finite(squares)) exponent = 1;
+  const bool fits = device::is_finite(squares);
+  if (device::any_lane(!fits)) {
     const int largest = detail::largest_exponent<lanes>(x);
-    exponent *= largest;  // other rows of the warp stay as they are, and so do their bits
+    if (!fits) exponent = largest;  // the warp's other rows stay as they are
     for (int i = 0; i < count; ++i) x[i] = device::times_power_of_two(x[i], -exponent);
     squares = detail::sum_of_squares<lanes>(x);
   }
