@@ -8,6 +8,7 @@ namespace bench {
 Machine this_machine() {
   Machine m;
   m.name = "emulator";
+  m.emulated = true;
   int major = 0, minor = 0;
   require_success(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, 0),
                   "cudaDeviceGetAttribute");

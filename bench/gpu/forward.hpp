@@ -42,7 +42,7 @@ struct ForwardBuffers {
 template <cottention::AnyProblem P, cottention::Tiling... tiling>
 Result measure_forward(const Conditions& conditions, Size s, double bytes, cottention::Split split) {
   using T = typename P::element;
-  if (conditions.shrink) s = {1, 2, std::min<std::int64_t>(s.seq, 100), s.dim};
+  if (conditions.emulated) s = {1, 2, std::min<std::int64_t>(s.seq, 100), s.dim};
   Result result;
   result.sets = sets_of(conditions, bytes);
   std::vector<ForwardBuffers<T>> buffers;

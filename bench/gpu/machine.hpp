@@ -23,6 +23,7 @@ struct Machine {
   int clock_megahertz = 0;       // the highest, of the multiprocessors
   int memory_megahertz = 0;      // likewise, of the memory
   int driver = 0, runtime = 0;   // versions of CUDA: 1000 major + 10 minor
+  bool emulated = false;         // then sizes are small and calls few
 };
 Machine this_machine();
 

@@ -22,13 +22,12 @@ constexpr const char* usage = R"(usage: cottention_bench_gpu [OPTION...]
   --json=FILE    write results to FILE
   --list         name the rows and stop
   --machine      describe the device as JSON and stop
-  --shrink       small sizes, a few calls: to run in the emulator
 )";
 
 struct Options {
   std::string rows = "", json = "";
   double seconds = 0.25;
-  bool variants = false, list = false, machine = false, shrink = false;
+  bool variants = false, list = false, machine = false;
 };
 
 bool parse(int argc, char** argv, Options& options) {
@@ -49,8 +48,6 @@ bool parse(int argc, char** argv, Options& options) {
       options.list = true;
     else if (argument == "--machine")
       options.machine = true;
-    else if (argument == "--shrink")
-      options.shrink = true;
     else
       return false;
   }
@@ -79,7 +76,7 @@ std::string machine_json(const Machine& m) {
 
 /// Bytes a second of copies within device memory, each byte counted where it is read and where it is written.
 double copy_bandwidth(const Conditions& conditions) {
-  const std::int64_t bytes = conditions.shrink ? 1 << 16 : std::int64_t{1} << 30;
+  const std::int64_t bytes = conditions.emulated ? 1 << 16 : std::int64_t{1} << 30;
   const Buffer<float> from = random_buffer<float>(bytes / 4, 99), to(bytes / 4);
   const Timing timing = time_calls(conditions.pace, 1, [&](int, cudaStream_t stream) {
     require_success(cudaMemcpyAsync(to.data(), from.data(), from.bytes(), cudaMemcpyDeviceToDevice, stream),
@@ -173,10 +170,10 @@ int run(const Options& options) {
   Conditions conditions;
   conditions.cache_bytes = machine.cache_bytes;
   conditions.memory_bytes = machine.memory_bytes;
-  conditions.shrink = options.shrink;
+  conditions.emulated = machine.emulated;
   // A row warms up, is replayed and then launched singly for a quarter as long.
   conditions.pace = {.warm_up = 1e6 * options.seconds / 8, .samples = 1e6 * options.seconds / 2};
-  if (options.shrink) conditions.pace = {.warm_up = 0, .sample = 0, .samples = 0, .fewest = 2, .most = 2};
+  if (machine.emulated) conditions.pace = {.warm_up = 0, .sample = 0, .samples = 0, .fewest = 2, .most = 2};
   const double before = copy_bandwidth(conditions);
   std::printf("%s: copies move %.3f TB/s\n\n%-72s %9s %9s %7s %9s\n", machine.name.c_str(), 1e-12 * before,
               "microseconds of a call", "median", "floor", "", "singly");

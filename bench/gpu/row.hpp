@@ -28,7 +28,7 @@ struct Conditions {
   Pace pace;
   std::int64_t cache_bytes = 0;   // of the device
   std::int64_t memory_bytes = 0;  // likewise
-  bool shrink = false;            // sizes for the emulator
+  bool emulated = false;          // small sizes, then
 };
 
 struct Result {

@@ -49,7 +49,7 @@ struct StepBuffers {
 template <AnyProblem P, Tiling... tiling>
 Result measure_step(const Conditions& conditions, Size s, double bytes) {
   using T = typename P::element;
-  if (conditions.shrink) s = {2, 2, s.seq, s.dim};
+  if (conditions.emulated) s = {2, 2, s.seq, s.dim};
   Result result;
   result.sets = sets_of(conditions, bytes);
   std::vector<StepBuffers<T>> buffers;

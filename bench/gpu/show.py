@@ -1,0 +1,67 @@
+#!/usr/bin/env python3
+"""Prints what runs on GPUs have found.
+
+usage: show.py FILE...
+
+One file: what its tests did, and each row's time and share of the floor. Several: their rows side by side, and the last
+one's times as multiples of the first one's.
+"""
+import json
+import pathlib
+import sys
+
+
+def rows_of(result):
+    """{name: row} of the rows that were measured."""
+    return {f"{row['row']}/{row['variant']}": row for row in (result.get("bench") or {}).get("rows", [])}
+
+
+def print_tests(result):
+    for part in ("tests", "sanitizer"):
+        for run in result.get(part, []):
+            report = run.get("report") or {}
+            said = run["ended"] if run.get("ended") else f"status {run['status']}, {run['last_line']}"
+            print(f"{part:10} {run['program']:28} {report.get('cases_passed', 0):4} passed {report.get('cases_failed', 0):3} failed"
+                  f"  {said}")
+            for name in report.get("failed", []):
+                print(f"{'':10} failed: {name}")
+
+
+def cell_of(row):
+    if row is None:
+        return f"{'-':>18}"
+    if "failed" in row:
+        return f"{'failed':>18}"
+    mark = "" if row["output_complete"] else "!"
+    return f"{row['microseconds']:10.2f} {100 * row['fraction_of_floor']:5.1f}%{mark:1}"
+
+
+def print_rows(results):
+    tables = [rows_of(result) for result in results]
+    names = list(dict.fromkeys(name for table in tables for name in table))
+    width = max((len(name) for name in names), default=0)
+    for name in names:
+        cells = [table.get(name) for table in tables]
+        line = f"{name:{width}} " + " ".join(map(cell_of, cells))
+        first, last = cells[0], cells[-1]
+        if len(cells) > 1 and all(cell and "microseconds" in cell for cell in (first, last)):
+            line += f"  x{last['microseconds'] / first['microseconds']:.3f}"
+        print(line)
+
+
+def main():
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-"):
+        sys.exit(__doc__)
+    results = [json.loads(pathlib.Path(file).read_text(encoding="utf-8")) for file in sys.argv[1:]]
+    for file, result in zip(sys.argv[1:], results):
+        build, copies = result.get("build") or {}, (result.get("bench") or {}).get("copy_bytes_per_second")
+        copied = f", copies {1e-12 * copies['before']:.3f} and {1e-12 * copies['after']:.3f} TB/s" if copies else ""
+        print(f"{pathlib.Path(file).name}: {result['machine']['name']}, driver {result['driver']}, commit "
+              f"{build.get('commit', 'unknown')[:10]}{' modified' if build.get('modified') else ''}{copied}")
+    if len(results) == 1:
+        print_tests(results[0])
+    print()
+    print_rows(results)
+
+
+main()
