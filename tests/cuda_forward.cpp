@@ -1,5 +1,6 @@
 // The CUDA forward pass against the reference: in the emulator, or on a GPU. Compiled once for each element
 // type, COTTENTION_TEST_ELEMENT.
+#include <algorithm>
 #include <cstdint>
 #include <limits>
 #include <vector>
@@ -101,9 +102,35 @@ TEST_CASE("States go in and come out, in place too") {
     check_all(cases::states(), {.final_state = final_state});
 }
 
+TEST_CASE("A state may be updated in place by a sequence in pieces") {
+  const std::vector<Case> some{{.shape = {1, 1100, 1100, 2, 1, 0, 0}, .initial_state = Presence::present},
+                               {.shape = {.heads_q = 1, .heads_kv = 1},
+                                .lengths_q = {600, 3, 0, 900},
+                                .initial_state = Presence::present}};
+  check_all(cases::of_every_kind(some), {.split = {4}, .final_state = FinalState::in_place});
+}
+
+TEST_CASE("Without query heads the state is right") {
+  const std::vector<Case> some{{.shape = {2, 600, 600, 0, 2, 0, 0}, .initial_state = Presence::present}};
+  for (const int pieces : {1, 2}) check_all(cases::of_every_kind(some), {.split = {pieces}});
+}
+
 TEST_CASE("Cross-attention is right") { check_all(cases::cross_attention()); }
 
 TEST_CASE("Tiny, huge, zero and correlated rows are right") { check_all(cases::magnitudes()); }
+
+TEST_CASE("Rows of zeros add nothing and get 0") {
+  for_each_kind<odd>([]<class P>() {
+    const Case c{.mask = P::mask, .scale = P::scale, .shape = {1, 70, 70, 1, 1, odd.qk, odd.v}};
+    Inputs<T> inputs(c);
+    for (const std::int64_t position : {0, 5, 6, 69}) {
+      std::fill_n(inputs.q().row(position + (position == 5 ? 2 : 0), 0), odd.qk, from_double<T>(0));
+      std::fill_n(inputs.k().row(position, 0), odd.qk, from_double<T>(0));
+    }
+    INFO(describe<T>(c));
+    check_output(inputs, run_cuda_forward<P>(inputs.forward()));
+  });
+}
 
 TEST_CASE("Sequences in pieces are right, however many") {
   std::vector<Case> some;

@@ -3,6 +3,10 @@
 #include <string>
 #include <vector>
 
+#if __has_include(<emulation.hpp>)
+#include <emulation.hpp>
+#endif
+
 #include "support/catch.hpp"
 #include "support/cuda_forward.hpp"
 #include "support/part.hpp"
@@ -174,3 +178,39 @@ TEST_CASE("Under the batch-invariant plan a sequence alone has the bits that it 
   check.operator()<P>();
   check.operator()<Everything>();
 }
+
+TEST_CASE("Under the batch-invariant plan a packed sequence has the bits that it has alone") {
+  const auto check = []<class Q>() {
+    const Case c{.mask = Q::mask,
+                 .shape = {.heads_q = 2, .heads_kv = 1, .dim_qk = 16, .dim_v = 24},
+                 .lengths_q = {300, 1000, 5, 1700, 0, 512},
+                 .initial_state = Presence::present};
+    const Inputs<float> inputs(c);
+    auto args = inputs.forward();
+    args.plan = Plan::batch_invariant;
+    const Output together = run_cuda_forward<Q>(args);
+    for (std::int64_t b = 0; b < inputs.shape().batch; ++b) {
+      const Output alone = run_cuda_forward<Q>(sequence(args, b)), inside = sequence_of(together, inputs, b);
+      INFO(describe<float>(c) << ", sequence " << b);
+      CHECK(alone.o == inside.o);
+      CHECK(alone.h == inside.h);
+    }
+  };
+  check.operator()<P>();
+  check.operator()<Everything>();
+}
+
+#if __has_include(<emulation.hpp>)
+TEST_CASE("A state is updated in place by a sequence in pieces, whatever the order of blocks") {
+  const Case c{.shape = {1, 1100, 1100, 1, 1, 16, 24}, .initial_state = Presence::present};
+  const Inputs<float> inputs(c);
+  const Output expected = run_cuda_forward<P>(inputs.forward(), {.split = {4}});
+  cottention::emulation::for_each_schedule([&](const cottention::emulation::Options& options) {
+    INFO(cottention::emulation::describe(options));
+    const Output got =
+        run_cuda_forward<P>(inputs.forward(), {.split = {4}, .final_state = FinalState::in_place});
+    CHECK(got.o == expected.o);
+    CHECK(got.h == expected.h);
+  });
+}
+#endif

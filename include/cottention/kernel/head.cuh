@@ -39,7 +39,7 @@ struct Head {
       : params(p),
         batch(device::block_x() / p.heads_kv),
         kv_head(device::block_x() % p.heads_kv),
-        group(p.heads_q / p.heads_kv),
+        group(p.heads_q > 0 ? p.heads_q / p.heads_kv : 1),
         piece(device::block_y()),
         column(device::block_z() * tiling.columns),
         queries(p.offsets_q, p.query_mask, batch, p.seq_q),
@@ -47,7 +47,9 @@ struct Head {
         pieces(keys.length, p.pieces, p.shortest, tiling.chunk),
         first(pieces.first(piece)),
         last(pieces.last(piece, keys.length)),
-        state_offset(std::int64_t{device::block_x()} * P::head_dim.qk * P::head_dim.v) {}
+        state_offset(std::int64_t{device::block_x()} * P::head_dim.qk * P::head_dim.v) {
+    if (p.heads_q == 0) queries.length = 0;  // the state alone is wanted: one query head, without queries
+  }
 
   __device__ __forceinline__ tile::Rows<const T> q(int member) const {
     return queries.rows(params.q, batch, kv_head * group + member);

@@ -40,7 +40,9 @@ __device__ __forceinline__ void start_state(const Head<P, tiling>& head, tile::S
     state.set_zero();
 }
 
-/// Sums each piece apart, into its image. Causal: but for the last, whose sum nobody needs.
+/// Sums each piece apart, into its image. Causal: but for the last, whose sum nobody needs. Its image gets a
+/// copy of the caller's initial state, for the first piece of Walk: there the last piece writes the final
+/// state, maybe to the same memory, and blocks run in any order.
 template <AnyProblem P, Tiling tiling>
 struct Reduce {
   using Part = tile::Partition<P, tiling>;
@@ -52,11 +54,16 @@ struct Reduce {
 
   static __device__ void run(const Params& params, Storage& storage) {
     const Head<P, tiling> head(params);
-    if (head.piece >= head.pieces.count - (P::mask == Mask::causal ? 1 : 0)) return;
-    ChunkWeights<P, tiling> weights(params, head, storage.factors);
+    if (head.piece >= head.pieces.count) return;
     tile::State<P, tiling> state;
-    start_state(head, state);
-    reduce_piece(head, weights, state, storage);
+    if (P::mask == Mask::causal && head.piece == head.pieces.count - 1) {
+      if (params.initial_h == nullptr) return;
+      state.load(params.initial_h + head.state_offset, head.column);
+    } else {
+      ChunkWeights<P, tiling> weights(params, head, storage.factors);
+      start_state(head, state);
+      reduce_piece(head, weights, state, storage);
+    }
     state.store_image(head.image(head.piece));
   }
 };

@@ -64,17 +64,19 @@ struct Side {
   }
 };
 
-/// A sequence in pieces of `rows` that are summed apart. They follow from its length and the two limits
-/// alone, so the rest of the batch has no say in a sequence's bits.
+/// A sequence in pieces of `rows` that are summed apart: `most`, or as many as have room at `shortest` rows
+/// each. The whole batch's length limits `most`, but never to less than a sequence of it has room for; so the
+/// rest of a batch has no say in a sequence's bits.
 struct Pieces {
   int rows = 0;
   int count = 1;  // at least 1: an empty sequence has one empty piece
 
   __device__ __forceinline__ Pieces(int length, int most, int shortest, int chunk) {
-    rows = length / most + (length % most != 0 ? 1 : 0);
-    if (rows < shortest) rows = shortest;
-    rows = (rows + chunk - 1) / chunk * chunk;
-    count = length == 0 ? 1 : (length + rows - 1) / rows;
+    if (length == 0) return;
+    int wanted = most;
+    if (most > 1 && length / shortest < most) wanted = length < shortest ? 1 : length / shortest;
+    rows = ((length - 1) / wanted / chunk + 1) * chunk;
+    count = (length - 1) / rows + 1;
   }
   __device__ __forceinline__ int first(int piece) const { return piece * rows; }
   __device__ __forceinline__ int last(int piece, int length) const {

@@ -33,14 +33,16 @@ struct Walk {
     if (head.piece >= head.pieces.count) return;
     ChunkWeights<P, tiling> weights(params, head, storage.factors);
     tile::State<P, tiling> state;
-    if (head.piece > 0)
-      state.load_image(head.image(head.piece - 1));
+    // The sum up to the piece before; for the first, the initial state that Reduce left with the last.
+    if (head.piece > 0 || (params.images != nullptr && params.initial_h != nullptr))
+      state.load_image(head.image((head.piece > 0 ? head.piece : head.pieces.count) - 1));
     else
       start_state(head, state);
 
     const auto copy = [&](const auto& at) {
       if (at.member == 0) copy_keys(head, at.row, storage.kv[at.key_stage]);
-      tile::copy_rows_async<threads>(head.q(at.member), at.row, 0, P::head_dim.qk, storage.q[at.stage]);
+      if (head.queries.length > 0)
+        tile::copy_rows_async<threads>(head.q(at.member), at.row, 0, P::head_dim.qk, storage.q[at.stage]);
     };
     const auto prepare = [&](const auto& at) {
       if (at.member == 0) weights.begin_chunk(at.row);

@@ -186,7 +186,8 @@ __device__ __forceinline__ void measure_rows(Tile<T, tile_rows, tile_columns>& t
       if (extreme && largest > A{0} && device::is_finite(largest)) exponent = device::exponent_of(largest);
       squares = reader.rescale(exponent);
     }
-    if (Reader::part() == 0) write(row, detail::inverse_norm(squares, exponent));
+    // A row of zeros is its own norm(x). 1 keeps what the factor multiplies in half's range, 1e12 does not.
+    if (Reader::part() == 0) write(row, squares == A{0} ? A{1} : detail::inverse_norm(squares, exponent));
   }
 }
 
