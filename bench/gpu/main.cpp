@@ -1,8 +1,12 @@
 // cottention_bench_gpu: times the CUDA calls on the current device, as fractions of what its memory allows.
+#include <algorithm>
+#include <chrono>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
 #include <regex>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -19,6 +23,7 @@ constexpr const char* usage = R"(usage: cottention_bench_gpu [OPTION...]
   --rows=REGEX   only rows whose name, call/element/shape/variant, contains a match
   --variants     tilings and splits beside the library's choice too
   --seconds=S    of measuring, for each row; default 0.25
+  --limit=S      seconds after which no row is begun
   --json=FILE    write results to FILE
   --list         name the rows and stop
   --machine      describe the device as JSON and stop
@@ -26,7 +31,7 @@ constexpr const char* usage = R"(usage: cottention_bench_gpu [OPTION...]
 
 struct Options {
   std::string rows = "", json = "";
-  double seconds = 0.25;
+  double seconds = 0.25, limit = 1e9;
   bool variants = false, list = false, machine = false;
 };
 
@@ -42,6 +47,8 @@ bool parse(int argc, char** argv, Options& options) {
       options.json = json;
     else if (const char* seconds = value_of("--seconds="))
       options.seconds = std::atof(seconds);
+    else if (const char* limit = value_of("--limit="))
+      options.limit = std::atof(limit);
     else if (argument == "--variants")
       options.variants = true;
     else if (argument == "--list")
@@ -82,7 +89,7 @@ double copy_bandwidth(const Conditions& conditions) {
     require_success(cudaMemcpyAsync(to.data(), from.data(), from.bytes(), cudaMemcpyDeviceToDevice, stream),
                     "cudaMemcpyAsync");
   });
-  return 2.0 * static_cast<double>(bytes) / (1e-6 * timing.median);
+  return 2.0 * static_cast<double>(bytes) / (1e-6 * std::min(timing.median, timing.launched));
 }
 
 struct Measured {
@@ -143,7 +150,11 @@ bool write_json(const std::string& path, const Machine& machine, const std::vect
   return std::fclose(file) == 0;
 }
 
-int run(const Options& options) {
+double seconds_since(std::chrono::steady_clock::time_point start) {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+}
+
+std::vector<Row> selected_rows(const Options& options) {
   const std::regex wanted(options.rows);
   std::vector<Row> rows;
   for (const auto add :
@@ -153,6 +164,41 @@ int run(const Options& options) {
     return (!options.variants && row.variant != default_variant) ||
            !std::regex_search(row.name + "/" + row.variant, wanted);
   });
+  return rows;
+}
+
+Conditions conditions_for(const Options& options, const Machine& machine) {
+  Conditions conditions;
+  conditions.cache_bytes = machine.cache_bytes;
+  conditions.memory_bytes = machine.memory_bytes;
+  conditions.emulated = machine.emulated;
+  // A row warms up, is replayed, and then launched singly for a quarter as long.
+  conditions.pace = {.warm_up = 1e6 * options.seconds / 8, .samples = 1e6 * options.seconds / 2};
+  if (machine.emulated) conditions.pace = {.warm_up = 0, .sample = 0, .samples = 0, .fewest = 2, .most = 2};
+  return conditions;
+}
+
+/// Measures and prints every row; after one that fails, too.
+std::vector<Measured> measure(const std::vector<Row>& rows, const Conditions& conditions, double limit,
+                              double bandwidth) {
+  const auto started = std::chrono::steady_clock::now();
+  std::vector<Measured> measured;
+  for (const Row& row : rows) {
+    Measured m{&row, {}, ""};
+    try {
+      if (seconds_since(started) > limit) throw std::runtime_error("not begun: out of time");
+      m.result = row.measure(conditions);
+    } catch (const std::exception& error) {
+      m.failure = error.what();
+    }
+    print(m, bandwidth);
+    measured.push_back(std::move(m));
+  }
+  return measured;
+}
+
+int run(const Options& options) {
+  const std::vector<Row> rows = selected_rows(options);
   if (options.list) {
     for (const Row& row : rows) std::printf("%s/%s\n", row.name.c_str(), row.variant.c_str());
     return 0;
@@ -167,31 +213,20 @@ int run(const Options& options) {
     return 1;
   }
 
-  Conditions conditions;
-  conditions.cache_bytes = machine.cache_bytes;
-  conditions.memory_bytes = machine.memory_bytes;
-  conditions.emulated = machine.emulated;
-  // A row warms up, is replayed and then launched singly for a quarter as long.
-  conditions.pace = {.warm_up = 1e6 * options.seconds / 8, .samples = 1e6 * options.seconds / 2};
-  if (machine.emulated) conditions.pace = {.warm_up = 0, .sample = 0, .samples = 0, .fewest = 2, .most = 2};
+  const Conditions conditions = conditions_for(options, machine);
   const double before = copy_bandwidth(conditions);
   std::printf("%s: copies move %.3f TB/s\n\n%-72s %9s %9s %7s %9s\n", machine.name.c_str(), 1e-12 * before,
               "microseconds of a call", "median", "floor", "", "singly");
-  std::vector<Measured> measured;
+  const std::vector<Measured> measured = measure(rows, conditions, options.limit, before);
   bool sound = true;
-  for (const Row& row : rows) {
-    Measured m{&row, {}, ""};
-    try {
-      m.result = row.measure(conditions);
-    } catch (const std::exception& error) {
-      m.failure = error.what();
-    }
-    sound = sound && m.failure.empty() && m.result.complete;
-    print(m, before);
-    measured.push_back(std::move(m));
+  for (const Measured& m : measured) sound = sound && m.failure.empty() && m.result.complete;
+  double after = 0;
+  try {  // after some failures the device can do nothing more
+    after = copy_bandwidth(conditions);
+    std::printf("\ncopies at the end: %.3f TB/s\n", 1e-12 * after);
+  } catch (const std::exception& error) {
+    std::printf("\ncopies at the end: %s\n", error.what());
   }
-  const double after = copy_bandwidth(conditions);
-  std::printf("\ncopies at the end: %.3f TB/s\n", 1e-12 * after);
   if (!options.json.empty() && !write_json(options.json, machine, measured, before, after)) return 1;
   return sound ? 0 : 1;
 }

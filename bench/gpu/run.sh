@@ -170,7 +170,8 @@ run_sanitizer() {
 
 run_bench() {
   printf '\n==> bench\n'
-  timeout $bench_limit "$bench" "${rows[@]}" "--json=$work/bench" || failed=1
+  # A row takes seconds at most.
+  timeout $bench_limit "$bench" "${rows[@]}" "--limit=$((bench_limit - 20))" "--json=$work/bench" || failed=1
 }
 
 write_results() {
