@@ -1,14 +1,16 @@
-# The target gpu_package: one folder with all that a machine with a GPU needs to run our tests and benchmarks, where there
-# may be a driver and nothing else. bench/gpu/README.md
+# The target gpu_package: one folder with all that a machine with a GPU needs to run our tests and benchmark, where there may
+# be a driver and nothing else; gpu_package_bench does without the tests. bench/gpu/README.md
 set(cottention_gpu_package ${PROJECT_BINARY_DIR}/package)
 
 add_custom_target(
-  gpu_package
+  gpu_package_bench
   COMMAND ${CMAKE_COMMAND} -DFILE=${cottention_gpu_package}/build.json -DSOURCE=${PROJECT_SOURCE_DIR}
           "-DARCHITECTURES=${CMAKE_CUDA_ARCHITECTURES}" -DNVCC=${CMAKE_CUDA_COMPILER_VERSION}
           "-DHOST=${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}" -P ${PROJECT_SOURCE_DIR}/cmake/gpu_build_facts.cmake
   COMMAND ${CMAKE_COMMAND} -E copy_if_different ${PROJECT_SOURCE_DIR}/bench/gpu/run.sh ${cottention_gpu_package}
   VERBATIM)
+add_custom_target(gpu_package)
+add_dependencies(gpu_package gpu_package_bench)
 
 # Adds a program at PATH in the package.
 function(cottention_add_to_package target path)
