@@ -132,6 +132,17 @@ TEST_CASE("Rows of zeros add nothing and get 0") {
   });
 }
 
+TEST_CASE("Small values keep their accuracy") {
+  Case c{.shape = {1, 200, 200, 2, 1, 24, 40}};
+  Inputs<T> inputs(c);
+  for (std::int64_t position = 0; position < 200; ++position)
+    for (std::int64_t d = 0; d < 40; ++d) {
+      auto& v = inputs.v().row(position, 0)[d];
+      v = from_double<T>(cottention::to_double(v) * 0x1p-10);
+    }
+  check_output(inputs, run_cuda_forward<ByKey<24, 40>>(inputs.forward(), {.split = {1}}));
+}
+
 TEST_CASE("Sequences in pieces are right, however many") {
   std::vector<Case> some;
   some.push_back({.shape = {1, 1000, 1000, 2, 1, 0, 0}, .initial_state = Presence::present});

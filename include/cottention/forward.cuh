@@ -91,10 +91,6 @@ template <AnyProblem P, Tiling tiling>
 Status forward_on(const device::Properties& device, const ForwardArguments<typename P::element>& args,
                   Workspace workspace, cudaStream_t stream, Split split) {
   const ForwardPlan plan = plan_forward<P, tiling>(args, split, device.multiprocessors);
-  if (plan.units > most_blocks)
-    return Status::failure(StatusCode::bad_shape,
-                           "shape.batch * shape.heads_kv = %lld: must be at most %lld, the blocks of a grid",
-                           static_cast<long long>(plan.units), static_cast<long long>(most_blocks));
   if (Status status = validate_workspace(workspace, plan.image_bytes); !status) return status;
 
   const Shape& s = args.shape;
@@ -116,26 +112,40 @@ Status forward_on(const device::Properties& device, const ForwardArguments<typen
   return launches.status();
 }
 
-/// Kernels count the rows of a sequence in 32 bits, and to the end of its last chunks.
-inline constexpr std::int64_t longest_sequence = (std::int64_t{1} << 31) - 65'536;
+/// Kernels count rows, heads and sequences in 32 bits, rows to the end of the last chunks.
+inline constexpr std::int64_t longest_axis = (std::int64_t{1} << 31) - 65'536;
 
 inline Status validate_length(const char* name, std::int64_t length) {
-  if (length <= longest_sequence) return {};
+  if (length <= longest_axis) return {};
   return Status::failure(StatusCode::bad_shape, "shape.%s = %lld: must be at most %lld on a device", name,
-                         static_cast<long long>(length), static_cast<long long>(longest_sequence));
+                         static_cast<long long>(length), static_cast<long long>(longest_axis));
+}
+
+/// What workspace_bytes rests on.
+template <AnyProblem P>
+Status validate_extents(const ForwardArguments<typename P::element>& args, Split split) {
+  if (Status status = cottention::detail::validate_shape<P>(args.shape); !status) return status;
+  if (Status status = validate_length("seq_q", args.shape.seq_q); !status) return status;
+  if (Status status = validate_length("seq_k", args.shape.seq_k); !status) return status;
+  if (Status status = validate_length("batch", args.shape.batch); !status) return status;
+  if (Status status = validate_length("heads_q", args.shape.heads_q); !status) return status;
+  if (split.pieces < 0 || split.pieces > most_pieces)
+    return Status::failure(StatusCode::bad_option, "split.pieces = %d: must be at least 0 and at most %d",
+                           split.pieces, most_pieces);
+  if (args.shape.batch * args.shape.heads_kv > most_blocks)
+    return Status::failure(StatusCode::bad_shape,
+                           "shape.batch * shape.heads_kv = %lld: must be at most %lld, the blocks of a grid",
+                           static_cast<long long>(args.shape.batch * args.shape.heads_kv),
+                           static_cast<long long>(most_blocks));
+  return {};
 }
 
 /// All that can be told without the device.
 template <AnyProblem P>
 Status validate_forward(const ForwardArguments<typename P::element>& args, Split split) {
-  if (Status status = validate_length("seq_q", args.shape.seq_q); !status) return status;
-  if (Status status = validate_length("seq_k", args.shape.seq_k); !status) return status;
+  if (Status status = validate_extents<P>(args, split); !status) return status;
   if (Status status = validate<P>(args); !status) return status;
-  if (Status status = validate_for_device<P>(args); !status) return status;
-  if (split.pieces < 0 || split.pieces > most_pieces)
-    return Status::failure(StatusCode::bad_option, "split.pieces = %d: must be at least 0 and at most %d",
-                           split.pieces, most_pieces);
-  return {};
+  return validate_for_device<P>(args);
 }
 
 }  // namespace host
@@ -145,7 +155,7 @@ Status validate_forward(const ForwardArguments<typename P::element>& args, Split
 template <AnyProblem P, Tiling tiling>
 std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args, Split split = {}) {
   device::Properties device;
-  if (!detail::validate_shape<P>(args.shape) || !device::current_device(device)) return 0;
+  if (!host::validate_extents<P>(args, split) || !device::current_device(device)) return 0;
   return host::plan_forward<P, tiling>(args, split, device.multiprocessors).image_bytes;
 }
 template <AnyProblem P>
@@ -164,8 +174,8 @@ std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args, S
 /// ForwardArguments; what CUDA asks beside: host/device_arguments.hpp. `workspace` holds at least
 /// workspace_bytes<P>(args, split) bytes, aligned to 256, and is in use until the stream is past the call.
 /// Allocates nothing, waits for nothing, and may be captured in a graph. Equal calls give equal bits; under
-/// Plan::batch_invariant the bits of a sequence depend neither on the rest of the batch nor on the device's
-/// size.
+/// Plan::batch_invariant the bits of a sequence depend neither on the rest of the batch nor on the number of
+/// multiprocessors.
 ///
 /// Anything but ok names the argument, its value and the rule; then nothing has been launched, unless the
 /// code is cuda_error.

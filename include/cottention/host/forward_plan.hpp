@@ -26,7 +26,7 @@ struct ForwardPlan {
   std::int64_t units = 0;  // batch * heads_kv
   int column_blocks = 1;
   int pieces = 1;               // most that a sequence has; 1: no images
-  int shortest = 0;    // rows of a piece, at least
+  int shortest = 0;             // rows of a piece, at least
   int query_parts = 1;          // of a bidirectional head
   std::size_t image_bytes = 0;  // of all pieces
 };

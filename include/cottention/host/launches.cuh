@@ -24,7 +24,7 @@ class Launches {
           "device: has %d bytes of shared memory for a thread block, and this tiling's kernels need %d",
           device_.shared_bytes_per_block, bytes);
     else
-      status_ = device::status_of(device::prepare<Kernel>(), "cudaFuncGetAttributes");
+      status_ = device::status_of(device::prepare<Kernel>(), "kernel preparation");
   }
 
   template <class Kernel>

@@ -229,8 +229,8 @@ __device__ __forceinline__ void store_output(const Head<P, tiling>& head, int me
     weights.output_factors(16 * i, factors);
 #pragma unroll
     for (int m = 0; m < Part::warp_column_blocks; ++m)
-      tile::store_rows < Part::chunk<16 ? 8 : 16>(o, row + 16 * i, head.column + Part::warp_column() + 16 * m,
-                                                  P::head_dim.v, out.sums[i][m], factors, keep);
+      tile::store_rows<Part::block_rows>(o, row + 16 * i, head.column + Part::warp_column() + 16 * m,
+                                         P::head_dim.v, out.sums[i][m], factors, keep);
   }
 }
 

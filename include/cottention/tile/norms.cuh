@@ -53,9 +53,9 @@ __device__ __forceinline__ bool in_range(Accumulate<T> squares) {
   if constexpr (std::same_as<T, half>)
     return false;
   else if constexpr (std::same_as<T, double>)
-    return squares >= 0x1p-800 && squares <= 0x1p800;
+    return squares >= 0x1p-400 && squares <= 0x1p400;
   else
-    return squares >= 0x1p-80f && squares <= 0x1p80f;
+    return squares >= 0x1p-40f && squares <= 0x1p40f;
 }
 
 /// 1 / max(||x||, eps) where x = 2^exponent y, times 2^exponent: what turns y into norm(x). NaN stays.

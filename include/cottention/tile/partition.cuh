@@ -54,6 +54,7 @@ struct Partition {
   using ValueTile = Tile<T, chunk, columns>;  // of v
   using ScoreTile = Tile<T, chunk, chunk>;
 
+  static constexpr int block_rows = chunk < 16 ? chunk : 16;
   static constexpr int row_blocks = round_up(chunk, 16) / 16;  // a chunk of 8 fills half of one
   static constexpr int warp_column_blocks = warp_columns / block_width;
   static constexpr int term_blocks = chunk / terms<T>;  // of sums over a chunk

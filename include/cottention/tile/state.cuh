@@ -93,9 +93,15 @@ class State {
     const Lane lane = Lane::afresh();
     using Scaled = decltype(scaled_left(c.blocks[0][0], TermFactors<T>{}));
     Scaled left[Part::warp_column_blocks][Part::term_blocks];
+    const int exponent = values_exponent(c);
+    const A up = device::times_power_of_two(A{1}, -exponent);
+    if constexpr (std::same_as<T, half>) weight = device::times_power_of_two(weight, exponent);
 #pragma unroll
     for (int j = 0; j < Part::term_blocks; ++j) {
-      const TermFactors<T> factors = load_factors<T>(factor_shared + j * terms<T>, lane);
+      TermFactors<T> factors = load_factors<T>(factor_shared + j * terms<T>, lane);
+      if constexpr (std::same_as<T, half>)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) factors.f[e / 2][e % 2] *= up;
 #pragma unroll
       for (int m = 0; m < Part::warp_column_blocks; ++m) left[m][j] = scaled_left(c.blocks[m][j], factors);
     }
@@ -183,14 +189,40 @@ class State {
             const float x = device::magnitude(h_[m][n].values[e]);
             largest = x > largest ? x : largest;
           }
-#pragma unroll
-      for (int distance = 1; distance < device::warp_size; distance *= 2) {
-        const float other = device::shuffle_xor(largest, distance);
-        largest = other > largest ? other : largest;
-      }
-      if (!device::is_finite(largest) || largest < 0x1p-100f) return 0;
-      return device::exponent_of(largest) - 14;
+      return exponent_for_half(largest);
     }
+  }
+
+  /// Likewise for v: small values would lose what the low part is for.
+  static __device__ __forceinline__ int values_exponent([[maybe_unused]] const typename Part::Values& c) {
+    if constexpr (!std::same_as<T, half>) {
+      return 0;
+    } else {
+      float largest = 0;
+#pragma unroll
+      for (int m = 0; m < Part::warp_column_blocks; ++m)
+#pragma unroll
+        for (int j = 0; j < Part::term_blocks; ++j)
+#pragma unroll
+          for (int e = 0; e < 4; ++e) {
+            const float low = device::magnitude(device::unpack_low<T>(c.blocks[m][j].r[e]));
+            const float high = device::magnitude(device::unpack_high<T>(c.blocks[m][j].r[e]));
+            largest = low > largest ? low : largest;
+            largest = high > largest ? high : largest;
+          }
+      return exponent_for_half(largest);
+    }
+  }
+
+  /// The exponent that brings the largest number of the warp into [2^14, 2^15).
+  static __device__ __forceinline__ int exponent_for_half(float largest) {
+#pragma unroll
+    for (int distance = 1; distance < device::warp_size; distance *= 2) {
+      const float other = device::shuffle_xor(largest, distance);
+      largest = other > largest ? other : largest;
+    }
+    if (!device::is_finite(largest) || largest < 0x1p-100f) return 0;
+    return device::exponent_of(largest) - 14;
   }
 
   Sums<A> h_[Part::warp_column_blocks][depth_blocks];
