@@ -46,6 +46,7 @@ constexpr Tiling forward_tiling(int bytes, HeadDim dim, int shared_bytes) {
   t.columns = tile::round_up((width + blocks_of_columns - 1) / blocks_of_columns, 16);
   t.warps = t.columns / 16 * deep;
   if (depth > 128 && t.chunk > 32) t.chunk = 32;  // registers
+  if (bytes == 4 && depth > 64) t.chunk = 16;     // registers
   if (bytes == 4 && depth > 256) t.chunk = 8;     // registers
   if (bytes == 2 && depth <= 64 && t.warps <= 4)
     t.blocks = 3;  // 168 registers a lane, as shared memory has room for
