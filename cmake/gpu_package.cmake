@@ -20,6 +20,6 @@ function(cottention_add_to_package target path)
   # Half the size. The folder is to stay below 64 MB.
   target_compile_options(${target} PRIVATE $<$<COMPILE_LANG_AND_ID:CUDA,NVIDIA>:--compress-mode=size>)
   # CUDA's runtime is static by CMake's default.
-  target_link_options(${target} PRIVATE -static-libstdc++ -static-libgcc -s)
+  target_link_options(${target} PRIVATE -static-libstdc++ -static-libgcc -Wl,--gc-sections -s)
   add_dependencies(gpu_package ${target})
 endfunction()
