@@ -78,6 +78,7 @@ selected_programs() {
   local path name
   for path in "$here"/tests/*; do
     name=${path##*/}
+    [ -x "$path" ] || continue # none, where only the benchmark was built
     [[ $name =~ $programs ]] || continue
     # Some instructions are newer than the oldest device that the rest runs on.
     if [[ $name =~ _sm([0-9]+)$ ]] && [ "$capability" -lt "${BASH_REMATCH[1]}" ]; then continue; fi
@@ -151,6 +152,7 @@ run_sanitizer() {
     return
   fi
   mapfile -t names < <(selected_programs)
+  [ ${#names[@]} -gt 0 ] || return
   left=$((2 * ${#names[@]}))
   for tool in racecheck memcheck; do
     options=(--tool "$tool" --error-exitcode 99)
