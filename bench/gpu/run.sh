@@ -131,6 +131,10 @@ not_started() {
 run_tests() {
   local deadline=$((SECONDS + tests_limit)) name
   printf '\n==> tests\n'
+  if [ -z "$(selected_programs)" ]; then
+    echo "no test program here matches $programs"
+    failed=1
+  fi
   for name in $(selected_programs); do
     if [ $SECONDS -ge $deadline ]; then
       not_started tests "$name"
