@@ -71,6 +71,17 @@ __device__ __forceinline__ void score(const typename Part::RowTile& a, const typ
 
 namespace detail {
 
+/// blocks[depth_index], `count` there are. Chosen and not indexed: registers have no index.
+template <class Part, class Block>
+__device__ __forceinline__ Block of_this_depth(const Block* blocks, int count) {
+  Block chosen = blocks[0];
+#pragma unroll
+  for (int d = 1; d < Part::warps_deep && d < count; ++d)
+#pragma unroll
+    for (int e = 0; e < 4; ++e) chosen.r[e] = Part::depth_index() == d ? blocks[d].r[e] : chosen.r[e];
+  return chosen;
+}
+
 /// out += scores v on the diagonal block i, term by term: a score of 0 above the diagonal must not meet an
 /// infinity or a NaN.
 template <AnyProblem P, Tiling tiling, class Part = Partition<P, tiling>>
@@ -111,14 +122,19 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
   const bool diagonal_apart = device::any_lane(!finite);
 #pragma unroll
   for (int i = 0; i < Part::row_blocks; ++i) {
+    constexpr int deep = Part::warps_deep;
+    const int terms_of_row =
+        (16 * i + 16) / terms<T> < Part::term_blocks ? (16 * i + 16) / terms<T> : Part::term_blocks;
 #pragma unroll
-    for (int j = 0; j < (16 * i + 16) / terms<T> && j < Part::term_blocks; ++j) {
-      if (Part::warps_deep > 1 && j % Part::warps_deep != Part::depth_index()) continue;
+    for (int first = 0; first < terms_of_row; first += deep) {
+      const int j = first + (deep > 1 ? Part::depth_index() : 0);
+      if (deep > 1 && j >= terms_of_row) continue;
       if (diagonal_apart && j * terms<T> >= 16 * i) continue;
       const auto left = operand(load_rows<Role::left>(scores, 16 * i, j * terms<T>, lane));
 #pragma unroll
       for (int m = 0; m < Part::warp_column_blocks; ++m)
-        multiply<T>(out.sums[i][m], left, operand(values.blocks[m][j]));
+        multiply<T>(out.sums[i][m], left,
+                    operand(detail::of_this_depth<Part>(&values.blocks[m][first], terms_of_row - first)));
     }
     if (diagonal_apart && Part::depth_index() == 0)
 #pragma unroll

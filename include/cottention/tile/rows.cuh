@@ -37,7 +37,7 @@ template <int threads, bool masked, Element T, int tile_rows, int tile_columns>
 __device__ __forceinline__ void copy_rows_async(const Rows<const T>& rows, int first, int column, int dim,
                                                 Tile<T, tile_rows, tile_columns>& tile) {
   using Target = Tile<T, tile_rows, tile_columns>;
-  constexpr int at_once = threads / Target::units;  // rows
+  constexpr int at_once = threads < Target::units ? tile_rows + 1 : threads / Target::units;  // rows
   if constexpr (threads % Target::units == 0 && tile_rows % at_once == 0) {
     // A thread's units lie below one another.
     const int r = device::thread_index() / Target::units;
