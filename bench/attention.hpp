@@ -7,6 +7,7 @@
 
 #include <cottention/cpu/tuning.hpp>
 
+#include "definition.hpp"
 #include "support.hpp"
 
 namespace bench {
@@ -47,6 +48,7 @@ void add_witness(benchmark::State& state, const char* name, const Buffer<T>& x, 
 
 template <class T>
 struct Attention {
+  using element = T;
   explicit Attention(const NamedShape& s)
       : shape(s),
         count(s.batch * s.seq * s.heads * s.dim),
@@ -114,7 +116,8 @@ inline constexpr int counted_chunk =
 
 template <class P>
 Work work(Walks walks, const NamedShape& s) {
-  return count_work(walks, s.batch, s.heads, s.seq, s.dim, s.dim, counted_chunk<P>);
+  return count_work(walks, s.batch, s.heads, s.seq, s.dim, s.dim, counted_chunk<P>,
+                    sizeof(typename P::element));
 }
 
 /// Calls row(problem, shape, "<shape>/<mask>/<element>/threads:<n>", n) for every thread count.
@@ -123,15 +126,14 @@ void add_rows(const NamedShape& shape, Row row) {
   using P = cottention::Problem<T, cottention::HeadDim{dim, dim}, mask, cottention::Scale::by_key>;
   for (const int threads : thread_counts())
     row(P{}, shape,
-        std::string(shape.name) + "/" + mask_name(mask) + "/" + cottention::element_name<T> +
-            threads_name(threads),
+        shape.name + "/" + mask_name(mask) + "/" + cottention::element_name<T> + threads_name(threads),
         threads);
 }
 
 /// Every shape in fp32, causal and bidirectional, and in bf16, causal; C in every element and bidirectional
 /// in bf16 too; the long single head in fp32, causal.
 template <class Row>
-void for_each_attention_row(Row row) {
+void add_standard_rows(Row row) {
   using enum cottention::Mask;
   for (const NamedShape& shape : shapes) {
     const auto add = [&]<int dim>(std::integral_constant<int, dim>) {
@@ -141,13 +143,67 @@ void for_each_attention_row(Row row) {
     };
     if (shape.dim == 64) add(std::integral_constant<int, 64>{});
     if (shape.dim == 128) add(std::integral_constant<int, 128>{});
-    if (std::string_view(shape.name) == "C") {
+    if (shape.name == "C") {
       add_rows<cottention::bfloat16, 64, bidirectional>(shape, row);
       add_rows<cottention::half, 64, causal>(shape, row);
       add_rows<double, 64, causal>(shape, row);
     }
   }
-  add_rows<float, 64, cottention::Mask::causal>(long_shape, row);
+  add_rows<float, 64, causal>(long_shape, row);
+}
+
+/// Length from 128 to 131,072 with 16 heads, and to 1,048,576 with one; dim from 32 to 256 in every element;
+/// from one head to 4,096, sharing 65,536 tokens.
+template <class Row>
+void add_sweep_rows(Row row) {
+  using enum cottention::Mask;
+  for (std::int64_t seq = 128; seq <= 131072; seq *= 2) {
+    add_rows<float, 64, causal>(spelled(1, 16, seq, 64), row);
+    add_rows<cottention::bfloat16, 64, causal>(spelled(1, 16, seq, 64), row);
+  }
+  add_rows<float, 64, causal>(spelled(1, 1, 1048576, 64), row);
+  const auto add_dim = [&]<int dim>(std::integral_constant<int, dim>) {
+    const NamedShape shape = spelled(2, 8, 2048, dim);
+    add_rows<float, dim, causal>(shape, row);
+    add_rows<float, dim, bidirectional>(shape, row);
+    add_rows<double, dim, causal>(shape, row);
+    add_rows<cottention::half, dim, causal>(shape, row);
+    add_rows<cottention::bfloat16, dim, causal>(shape, row);
+  };
+  add_dim(std::integral_constant<int, 32>{});
+  add_dim(std::integral_constant<int, 64>{});
+  add_dim(std::integral_constant<int, 128>{});
+  add_dim(std::integral_constant<int, 256>{});
+  for (const NamedShape& shape :
+       {spelled(1, 1, 65536, 64), spelled(1, 4, 16384, 64), spelled(4, 4, 4096, 64), spelled(16, 4, 1024, 64),
+        spelled(16, 16, 256, 64), spelled(256, 16, 16, 64)})
+    add_rows<float, 64, causal>(shape, row);
+}
+
+/// 16 heads and a batch of one: length 128 to 16,384, width 1,024 to 16,384; and a batch of 32 of 512 tokens.
+template <class Row>
+void add_authors_rows(Row row) {
+  using enum cottention::Mask;
+  const auto add_width = [&]<int dim>(std::integral_constant<int, dim>) {
+    for (std::int64_t seq = 128; seq <= 16384; seq *= 2) {
+      add_rows<float, dim, causal>(spelled(1, 16, seq, dim), row);
+      add_rows<cottention::bfloat16, dim, causal>(spelled(1, 16, seq, dim), row);
+    }
+  };
+  add_width(std::integral_constant<int, 64>{});
+  add_width(std::integral_constant<int, 128>{});
+  add_width(std::integral_constant<int, 256>{});
+  add_width(std::integral_constant<int, 512>{});
+  add_width(std::integral_constant<int, 1024>{});
+  add_rows<float, 128, causal>(spelled(32, 16, 512, 128), row);
+  add_rows<cottention::bfloat16, 128, causal>(spelled(32, 16, 512, 128), row);
+}
+
+template <class Row>
+void for_each_attention_row(Row row) {
+  if (wanted(Preset::standard)) add_standard_rows(row);
+  if (wanted(Preset::sweep)) add_sweep_rows(row);
+  if (wanted(Preset::authors)) add_authors_rows(row);
 }
 
 }  // namespace bench

@@ -8,7 +8,8 @@ namespace {
 enum class Calls { backward, forward_and_backward };
 
 template <class P>
-void backward(benchmark::State& state, const NamedShape& shape, int threads, Calls calls) {
+void backward(benchmark::State& state, const std::string& row, const NamedShape& shape, int threads,
+              Calls calls) {
   const Attention<typename P::element> data(shape);
   const Gradients<typename P::element> gradients(shape);
   const auto forward_arguments = data.forward_arguments();
@@ -33,17 +34,17 @@ void backward(benchmark::State& state, const NamedShape& shape, int threads, Cal
   set_counters(state,
                work<P>(calls == Calls::backward ? Walks::backward : Walks::forward_and_backward, shape));
   gradients.set_witness(state);
+  set_error(state, row, [&] { return gradient_error(data, gradients, first_and_last(shape), P::mask); });
 }
 
 }  // namespace
 
 void register_backward() {
   for_each_attention_row([]<class P>(P, const NamedShape& shape, const std::string& suffix, int threads) {
-    add_row("backward/" + suffix,
-            [&shape, threads](benchmark::State& s) { backward<P>(s, shape, threads, Calls::backward); });
-    add_row("forward_backward/" + suffix, [&shape, threads](benchmark::State& s) {
-      backward<P>(s, shape, threads, Calls::forward_and_backward);
-    });
+    const std::string alone = "backward/" + suffix, both = "forward_backward/" + suffix;
+    add_row(alone, [=](benchmark::State& s) { backward<P>(s, alone, shape, threads, Calls::backward); });
+    add_row(both,
+            [=](benchmark::State& s) { backward<P>(s, both, shape, threads, Calls::forward_and_backward); });
   });
 }
 

@@ -10,7 +10,7 @@ namespace {
 
 constexpr std::int64_t step_heads = 16;
 constexpr int step_dim = 64;
-constexpr std::int64_t step_batches[] = {1, 16, 256};
+constexpr std::int64_t step_batches[] = {1, 4, 16, 64, 256};
 
 template <class T>
 struct Pool {
@@ -22,6 +22,37 @@ struct Pool {
   Buffer<A> h;
   Buffer<std::int64_t> count;
 };
+
+/// Of o after one step from the states h, for the first and the last sequence: in fp64 by the recurrence.
+template <class T>
+double step_error(const Attention<T>& data, const Buffer<cottention::Accumulate<T>>& h,
+                  const Buffer<std::int64_t>& count) {
+  const NamedShape& s = data.shape;
+  Error error;
+  for (const std::int64_t b : {std::int64_t{0}, s.batch - 1})
+    for (std::int64_t head = 0; head < s.heads; ++head) {
+      const auto row = [&](const Buffer<T>& tensor) {
+        std::vector<double> values;
+        Rows<T>{&tensor, s.heads, s.dim, head}.read(b, values);
+        return values;
+      };
+      std::vector<double> q = row(data.q), k = row(data.k), v = row(data.v);
+      normalise(q);
+      normalise(k);
+      const double weight =
+          std::pow(static_cast<double>(count[b] + 1), -1.0 / (1.0 + std::exp(-data.m[head])));
+      const double own = weight * dot(q, k);
+      std::vector<double> o(v.size());
+      for (std::size_t e = 0; e < o.size(); ++e) {
+        o[e] = own * v[e];
+        for (std::size_t d = 0; d < q.size(); ++d)
+          o[e] += q[d] * static_cast<double>(h[static_cast<std::int64_t>(
+                             (static_cast<std::size_t>(b * s.heads + head) * q.size() + d) * o.size() + e)]);
+      }
+      error.add(o, Rows<T>{&data.o, s.heads, s.dim, head}(b));
+    }
+  return error.relative();
+}
 
 template <class P>
 void step(benchmark::State& state, std::int64_t batch, int threads) {
@@ -45,6 +76,9 @@ void step(benchmark::State& state, std::int64_t batch, int threads) {
   const cottention::cpu::Execution execution{.threads = threads};
   arguments.pool = {.h = pools[0].h.data(), .count = pools[0].count.data()};
   const Scratch scratch(cottention::cpu::workspace_bytes<P>(arguments, execution));
+  const cottention::Status first = cottention::cpu::step<P>(arguments, scratch.workspace(), execution);
+  if (!first.ok()) return state.SkipWithError(first.reason);
+  const double error = step_error(data, Pool<T>(batch).h, Pool<T>(batch).count);
   std::size_t turn = 0;
   for (auto _ : state) {
     const Pool<T>& pool = pools[turn++ % pools.size()];
@@ -58,8 +92,9 @@ void step(benchmark::State& state, std::int64_t batch, int threads) {
   state.counters["bytes"] = Counter(bytes, Counter::kIsIterationInvariantRate);
   state.counters["tokens"] = Counter(static_cast<double>(batch), Counter::kIsIterationInvariantRate);
   state.counters["useful_flop"] =
-      Counter(count_work(Walks::forward, batch, step_heads, 1, step_dim, step_dim, 0).useful_flop,
+      Counter(count_work(Walks::forward, batch, step_heads, 1, step_dim, step_dim, 0, sizeof(T)).useful_flop,
               Counter::kIsIterationInvariantRate);
+  state.counters["error"] = error;
   state.counters["pools"] = static_cast<double>(pools.size());
 }
 
@@ -75,6 +110,7 @@ void register_element(std::int64_t batch) {
 }  // namespace
 
 void register_step() {
+  if (!wanted(Preset::standard)) return;
   for (const std::int64_t batch : step_batches) {
     register_element<float>(batch);
     register_element<cottention::bfloat16>(batch);

@@ -1,4 +1,5 @@
-// How useful floating-point operations are counted, a multiply-add as two: in this file and nowhere else.
+// How useful floating-point operations, a multiply-add as two, and bytes are counted: in this file and
+// nowhere else.
 //
 // Every pass of the library is a *walk* over the tokens of a head, with three roles a, b and c. The forward
 // pass is the walk q, k, v -> o; the backward pass is three walks with the roles exchanged, g, v, k -> dq, v,
@@ -18,6 +19,9 @@
 //
 // A larger chunk counts more useful operations for the same result. The chunk-free count, 4 dim_qk dim_v for
 // causal and bidirectional walks alike, is therefore shown beside it: it depends on the problem alone.
+//
+// Bytes are those of moving each tensor once: q, k, v and o in the forward pass, q, k, v, g, dq, dk and dv in
+// the backward pass.
 #pragma once
 
 #include <cstdint>
@@ -28,18 +32,26 @@ struct Work {
   double useful_flop;      ///< counted with the tuned chunk
   double chunk_free_flop;  ///< counted without it
   double tokens;           ///< positions of all sequences, whatever the number of heads
+  double bytes;            ///< that must move at least
 };
 
 enum class Walks { forward = 1, backward = 3, forward_and_backward = 4 };
 
 /// `chunk` = 0: bidirectional.
 constexpr Work count_work(Walks walks, std::int64_t batch, std::int64_t heads, std::int64_t seq,
-                          std::int64_t dim_qk, std::int64_t dim_v, int chunk) {
+                          std::int64_t dim_qk, std::int64_t dim_v, int chunk, std::size_t element_bytes) {
   const auto tokens = static_cast<double>(batch * seq);
   const double rows = tokens * static_cast<double>(heads) * static_cast<double>(static_cast<int>(walks));
   const auto between = static_cast<double>(4 * dim_qk * dim_v);
   const double inside = chunk == 0 ? 0.0 : static_cast<double>((chunk + 1) * (dim_qk + dim_v));
-  return {.useful_flop = rows * (inside + between), .chunk_free_flop = rows * between, .tokens = tokens};
+  const double tensors = walks == Walks::forward    ? 2
+                         : walks == Walks::backward ? 3.5
+                                                    : 5.5;  // each dim_qk + dim_v
+  return {.useful_flop = rows * (inside + between),
+          .chunk_free_flop = rows * between,
+          .tokens = tokens,
+          .bytes = tokens * static_cast<double>(heads * (dim_qk + dim_v)) * tensors *
+                   static_cast<double>(element_bytes)};
 }
 
 /// Bytes that a decoding step must move at least: every state read once and written once.

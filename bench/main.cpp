@@ -1,9 +1,11 @@
-// cottention_bench: Google Benchmark's flags, and --threads=1,2 for the thread counts of the rows.
+// cottention_bench: Google Benchmark's flags, --threads=1,2 for the thread counts of the rows, and
+// --preset=all|standard|sweep|authors for which rows there are.
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "support.hpp"
@@ -13,6 +15,11 @@ namespace bench {
 std::vector<int>& thread_counts() {
   static std::vector<int> counts = {1, 2};
   return counts;
+}
+
+Preset& preset() {
+  static Preset rows = Preset::all;
+  return rows;
 }
 
 // sysfs through Google Benchmark; sysconf counts the caches of cores that a virtual machine does not have.
@@ -41,6 +48,18 @@ bool parse_threads(const char* text, std::vector<int>& counts) {
   }
 }
 
+bool parse_preset(std::string_view text, bench::Preset& preset) {
+  using enum bench::Preset;
+  constexpr std::pair<std::string_view, bench::Preset> known[] = {
+      {"all", all}, {"standard", standard}, {"sweep", sweep}, {"authors", authors}};
+  for (const auto& [name, value] : known)
+    if (name == text) {
+      preset = value;
+      return true;
+    }
+  return false;
+}
+
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -50,14 +69,20 @@ int main(int argc, char** argv) {
   static char min_time[] = "--benchmark_min_time=0.1";
   static char aggregates[] = "--benchmark_display_aggregates_only=true";
   std::vector<char*> arguments = {argv[0], repetitions, min_time, aggregates};
-  constexpr std::string_view threads_flag = "--threads=";
+  constexpr std::string_view threads_flag = "--threads=", preset_flag = "--preset=";
   for (int i = 1; i < argc; ++i) {
-    if (std::string_view(argv[i]).substr(0, threads_flag.size()) != threads_flag) {
-      arguments.push_back(argv[i]);
-    } else if (!parse_threads(argv[i] + threads_flag.size(), bench::thread_counts())) {
+    const std::string_view argument = argv[i];
+    if (argument.substr(0, threads_flag.size()) == threads_flag) {
+      if (parse_threads(argv[i] + threads_flag.size(), bench::thread_counts())) continue;
       std::fprintf(stderr, "%s: expected --threads=N[,N...] with each N from 1 to 1024\n", argv[i]);
       return 1;
     }
+    if (argument.substr(0, preset_flag.size()) == preset_flag) {
+      if (parse_preset(argument.substr(preset_flag.size()), bench::preset())) continue;
+      std::fprintf(stderr, "%s: expected --preset=all, standard, sweep or authors\n", argv[i]);
+      return 1;
+    }
+    arguments.push_back(argv[i]);
   }
   int count = static_cast<int>(arguments.size());
   arguments.push_back(nullptr);
@@ -74,6 +99,8 @@ int main(int argc, char** argv) {
 #endif
   bench::register_machine();
   bench::register_forward();
+  bench::register_packed();
+  bench::register_prefill();
   bench::register_backward();
   bench::register_step();
   bench::register_memory();

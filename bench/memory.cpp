@@ -89,9 +89,10 @@ void memory(benchmark::State& state, Call which, std::int64_t heads, std::int64_
 }  // namespace
 
 void register_memory() {
+  if (!wanted(Preset::standard)) return;
   for (const int threads : thread_counts())
     for (const std::int64_t heads : {1, 16})
-      for (const std::int64_t tokens : {1024, 131072}) {
+      for (const std::int64_t tokens : {1024, 4096, 16384, 131072}) {
         const std::string suffix =
             "/heads:" + std::to_string(heads) + "/tokens:" + std::to_string(tokens) + threads_name(threads);
         add_row("memory/forward" + suffix, [=](benchmark::State& s) {

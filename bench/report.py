@@ -1,6 +1,9 @@
 """From the results of a run to its table, its ratios and its goals."""
+import re
 import statistics
 
+SHAPES = {"A": (1, 12, 512, 64), "B": (1, 16, 1024, 64), "C": (1, 16, 4096, 64), "D": (1, 16, 16384, 64),
+          "E": (2, 8, 2048, 128), "long": (1, 1, 131072, 64)}  # batch, heads, length, dim
 RATES = ("useful_flop", "chunk_free_flop", "tokens", "bytes", "flop")  # counters that Google Benchmark gives per second
 PEER_COLUMNS = ("quadratic", "bidirectional", "recurrent", "chunked", "softmax", "step")
 ELEMENT_TOLERANCE = {"fp64": 1e-5, "fp32": 1e-5, "fp16": 5e-3, "bf16": 2e-2}  # of witnesses, against an fp32 peer
@@ -12,14 +15,25 @@ def median(passes):
     return statistics.median([seconds for one in passes for seconds in one])
 
 
+def is_spelled(shape):
+    return re.fullmatch(r"\d+x\d+x\d+x\d+", shape) is not None
+
+
+def size_of(shape):
+    """batch, heads, length and dim of a shape, by its name or spelled as 1x16x4096x64."""
+    return tuple(int(n) for n in shape.split("x")) if is_spelled(shape) else SHAPES[shape]
+
+
 def split(name):
-    """call, shape, mask, element, threads of a row of attention or decoding; None for others."""
+    """call, shape, mask, element, threads of a row of attention or decoding; None for others. The call is what peers do
+    too: a sequence in pieces or with its heads first is a forward pass."""
     parts = name.split("/")
     if parts[0] == "step":
         return parts[0], parts[1], None, parts[2], int(parts[3].split(":")[1])
-    if parts[0] in ("forward", "forward_bhsd", "backward", "forward_backward"):
-        return (parts[0].removesuffix("_bhsd"), *parts[1:4], int(parts[4].split(":")[1]))
-    return None
+    call = re.fullmatch(r"(forward|backward|forward_backward)(_packed)?|(forward)_bhsd|(prefill)_\d+", parts[0])
+    if call is None:
+        return None
+    return ("forward" if call[3] or call[4] else parts[0], *parts[1:4], int(parts[4].split(":")[1]))
 
 
 def peak(results, name, counter):
@@ -41,9 +55,26 @@ def fraction_of_peak(results, name, row):
     return (row["counters"][counter] / row["median"] / ceiling, what) if ceiling else (None, what)
 
 
+def floor(results, name, row):
+    """(seconds, what sets them): the longer of the time for the useful operations at the FMA peak and the time for the bytes
+    at the bandwidth of memory, both measured in the same run: triad's, and for decoding that of an update in place.
+    (None, None) without those, and where states stay in the cache from step to step."""
+    call, _, _, element, threads = split(name)
+    if call == "step" and row["counters"].get("pools", 2) < 2:
+        return None, None
+    kind = "fp64" if element == "fp64" else "fp32"
+    memory = "update" if call == "step" else "triad"
+    ceilings = {"FMA": (peak(results, f"machine/fma/{kind}/threads:{threads}", "flop"), "useful_flop"),
+                "memory": (peak(results, f"machine/{memory}/threads:{threads}", "bytes"), "bytes")}
+    times = {what: row["counters"][counter] / rate for what, (rate, counter) in ceilings.items()
+             if rate and counter in row["counters"]}
+    what = max(times, key=times.get, default=None)
+    return (times[what], what) if len(times) == len(ceilings) else (None, None)
+
+
 def peers_of(results, name):
     """{form: result} of the peers that do what the row does: same pass, shape and mask, the same number of threads."""
-    call, shape, mask, _, threads = split(name)
+    call, shape, mask, element, threads = split(name)
     if threads != results["threads"]:
         return {}
     if call == "step":
@@ -51,6 +82,8 @@ def peers_of(results, name):
     else:
         forms = ("bidirectional",) if mask == "bidirectional" else ("quadratic", "recurrent", "chunked", "softmax")
         found = {form: results["peers"].get(f"{form}/{call}/{shape}") for form in forms}
+        if element == "bf16" and f"chunked/{call}/{shape}/bf16" in results["peers"]:
+            found["chunked"] = results["peers"][f"chunked/{call}/{shape}/bf16"]
     return {form: peer for form, peer in found.items() if peer and "seconds" in peer}
 
 
@@ -90,6 +123,8 @@ def summarise(results):
         if split(name) is None or "median" not in row:
             continue
         row["fraction_of_peak"], row["peak"] = fraction_of_peak(results, name, row)
+        row["floor_seconds"], row["bound"] = floor(results, name, row)
+        row["fraction_of_floor"] = row["floor_seconds"] / row["median"] if row["floor_seconds"] else None
         row["ratios"] = {form: peer["median"] / row["median"] for form, peer in peers_of(results, name).items()}
         compared, wrong = compare_witnesses(results, name, row)
         results["comparisons"] += compared
@@ -182,6 +217,25 @@ def print_table(header, lines):
         print(text(line))
 
 
+def rate_text(work, counter, seconds):
+    return f"{work[counter] / seconds / 1e9:.1f}" if counter in work else ""
+
+
+def peer_line(name, peer, columns):
+    """A peer's time, and tokens per second where it says for how many."""
+    line = [f"PyTorch {name} ({peer['variant']})" if "variant" in peer else f"PyTorch {name}"] + [""] * 8
+    if "median" in peer:
+        line[1] = time_text(peer["median"])
+        if peer.get("shape"):
+            line[2] = count_text(peer["shape"][0] * peer["shape"][2] / peer["median"])
+        line[7] = f"{peer['error']:.0e}" if "error" in peer else ""
+    elif "peak_growth_bytes" in peer:
+        line[8] = f"{peer['peak_growth_bytes']:,} bytes"
+    else:
+        line[1] = "-"
+    return line + [""] * columns
+
+
 def attention_table(results):
     columns = [form for form in PEER_COLUMNS
                if any(form in row.get("ratios", {}) for row in results["rows"].values())]
@@ -190,21 +244,18 @@ def attention_table(results):
         if split(name) is None:
             continue
         if "median" not in row:
-            lines.append([name, row.get("failed", "")[:60]] + [""] * (4 + len(columns)))
+            lines.append([name, row.get("failed", "")[:60]] + [""] * (7 + len(columns)))
             continue
-        work = row["counters"]
-        call, seconds = name.split("/")[0], row["median"]
-        rate = f"{work['bytes'] / seconds / 1e9:.1f} GB/s" if call == "step" else f"{work['useful_flop'] / seconds / 1e9:.1f}"
-        free = "" if call == "step" else f"{work['chunk_free_flop'] / seconds / 1e9:.1f}"
-        part = "" if row["fraction_of_peak"] is None else f"{row['fraction_of_peak']:.0%} {row['peak']}"
-        lines.append([name, time_text(seconds), count_text(work["tokens"] / seconds), rate, free, part]
+        work, seconds = row["counters"], row["median"]
+        step = name.startswith("step/")
+        part = "" if row.get("fraction_of_floor") is None else f"{row['fraction_of_floor']:.0%} {row['bound']}"
+        lines.append([name, time_text(seconds), count_text(work["tokens"] / seconds), rate_text(work, "bytes", seconds),
+                      "" if step else rate_text(work, "useful_flop", seconds),
+                      "" if step else rate_text(work, "chunk_free_flop", seconds),
+                      time_text(row["floor_seconds"]) if part else "", f"{work['error']:.0e}" if "error" in work else "", part]
                      + [f"{row['ratios'][form]:.1f}x" if form in row["ratios"] else "" for form in columns])
-    for name, peer in results["peers"].items():
-        text = [f"PyTorch {name}", "-"]
-        if "median" in peer:
-            text = [f"PyTorch {name} ({peer['variant']})", time_text(peer["median"])]
-        lines.append(text + [""] * (4 + len(columns)))
-    print_table(["row", "time", "tokens/s", "useful GFLOP/s", "chunk-free", "of peak"]
+    lines += [peer_line(name, peer, len(columns)) for name, peer in results["peers"].items()]
+    print_table(["row", "time", "tokens/s", "GB/s", "useful GFLOP/s", "chunk-free", "floor", "error", "of floor"]
                 + [f"x {form}" for form in columns], lines)
 
 
@@ -227,7 +278,8 @@ def show(results):
               f"{torch['cpu_capability']}; {changed}")
     elif "missing" in torch:
         print(f"No peers: {torch['missing']}")
-    print("\nUseful FLOPs: bench/flops.hpp. Ratios: the peer's time over ours, fp32 peers.\n")
+    print("\nUseful FLOPs and bytes: bench/flops.hpp. Floor: their time at the FMA peak or at the bandwidth of memory, the longer.\n"
+          "Error: relative RMS against fp64. Ratios: the peer's time over ours; fp32 peers, chunked ones in bf16 beside bf16.\n")
     attention_table(results)
     for name, row in results["rows"].items():
         if name.startswith("memory/") and row["passes"]:

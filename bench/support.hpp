@@ -22,19 +22,26 @@ namespace bench {
 
 /// Sizes of one attention layer; dim_qk = dim_v = dim.
 struct NamedShape {
-  const char* name;
+  std::string name;
   std::int64_t batch, heads, seq;
   int dim;
 };
 
-inline constexpr NamedShape shapes[] = {
+inline const NamedShape shapes[] = {
     {"A", 1, 12, 512, 64},   {"B", 1, 16, 1024, 64}, {"C", 1, 16, 4096, 64},
     {"D", 1, 16, 16384, 64}, {"E", 2, 8, 2048, 128},
 };
 /// One head: only cutting the sequence up can keep several threads busy.
-inline constexpr NamedShape long_shape = {"long", 1, 1, 131072, 64};
+inline const NamedShape long_shape = {"long", 1, 1, 131072, 64};
 
-constexpr cottention::Shape extents(const NamedShape& s) {
+/// A shape under the name batch x heads x length x dim.
+inline NamedShape spelled(std::int64_t batch, std::int64_t heads, std::int64_t seq, int dim) {
+  return {std::to_string(batch) + "x" + std::to_string(heads) + "x" + std::to_string(seq) + "x" +
+              std::to_string(dim),
+          batch, heads, seq, dim};
+}
+
+inline cottention::Shape extents(const NamedShape& s) {
   return {.batch = s.batch,
           .seq_q = s.seq,
           .seq_k = s.seq,
@@ -115,6 +122,14 @@ bool all_finite(const Buffer<T>& buffer) {
 /// The thread counts of the rows; set by --threads before anything is registered.
 std::vector<int>& thread_counts();
 
+/// Which rows there are, set by --preset: the named shapes and decoding, sweeps over length, dim and heads,
+/// the sizes that the authors time.
+enum class Preset { all, standard, sweep, authors };
+Preset& preset();
+inline bool wanted(Preset rows) {
+  return preset() == rows || (preset() == Preset::all && rows != Preset::authors);
+}
+
 /// Bytes of the last-level cache, for what must not fit in it.
 std::int64_t last_level_cache_bytes();
 
@@ -123,6 +138,7 @@ inline void set_counters(benchmark::State& state, const Work& work) {
   state.counters["useful_flop"] = Counter(work.useful_flop, Counter::kIsIterationInvariantRate);
   state.counters["chunk_free_flop"] = Counter(work.chunk_free_flop, Counter::kIsIterationInvariantRate);
   state.counters["tokens"] = Counter(work.tokens, Counter::kIsIterationInvariantRate);
+  state.counters["bytes"] = Counter(work.bytes, Counter::kIsIterationInvariantRate);
 }
 
 /// Registers `function(state)` as a row measured in wall-clock time.
@@ -139,6 +155,8 @@ constexpr const char* mask_name(cottention::Mask mask) {
 
 void register_machine();
 void register_forward();
+void register_packed();
+void register_prefill();
 void register_backward();
 void register_step();
 void register_memory();

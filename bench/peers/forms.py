@@ -21,11 +21,11 @@ def random_values(seed, count):
     return (x >> 8).to(torch.float32) * 2.0**-23 - 1.0
 
 
-def make_inputs(shape):
-    """q, k, v, dL/do as [batch, heads, seq, dim] and m as [heads, 1, 1]."""
+def make_inputs(shape, dtype=torch.float32):
+    """q, k, v, dL/do as [batch, heads, seq, dim] and m as [heads, 1, 1], which is fp32 always."""
     batch, heads, seq, dim = shape
     rows = [random_values(SEEDS[name], batch * seq * heads * dim).view(batch, seq, heads, dim)
-            .permute(0, 2, 1, 3).contiguous() for name in ("q", "k", "v", "dout")]
+            .permute(0, 2, 1, 3).to(dtype).contiguous() for name in ("q", "k", "v", "dout")]
     m = 0.5 + 0.1 * random_values(SEEDS["scale"], heads)
     return rows[0], rows[1], rows[2], rows[3], m.view(heads, 1, 1)
 
@@ -63,28 +63,28 @@ def recurrent(q, k, v, m):
 
 
 def chunked_at_once(q, k, v, m, n, chunk):
-    """Every chunk in one batch of products; the states before each chunk by a running sum."""
+    """Every chunk in one batch of products; the states before each chunk by a running sum, in fp32."""
     batch, heads, seq, dim = q.shape
     q = F.normalize(q, dim=-1).view(batch, heads, seq // chunk, chunk, dim)
     k = F.normalize(k, dim=-1).view(batch, heads, seq // chunk, chunk, dim)
-    v = (v / n ** torch.sigmoid(m)).view(batch, heads, seq // chunk, chunk, -1)
-    states = (k.transpose(-1, -2) @ v).cumsum(dim=2)
+    v = (v / n ** torch.sigmoid(m)).to(q.dtype).view(batch, heads, seq // chunk, chunk, -1)
+    states = (k.transpose(-1, -2) @ v).float().cumsum(dim=2).to(q.dtype)
     states = F.pad(states[:, :, :-1], (0, 0, 0, 0, 1, 0))
     o = (q @ k.transpose(-1, -2)).tril() @ v + q @ states
     return o.view(batch, heads, seq, -1)
 
 
 def chunked_in_turn(q, k, v, m, n, chunk):
-    """Chunk after chunk, carrying the state."""
+    """Chunk after chunk, carrying the state, in fp32."""
     seq = q.shape[-2]
     q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
-    v = v / n ** torch.sigmoid(m)
+    v = (v / n ** torch.sigmoid(m)).to(q.dtype)
     state, pieces = 0.0, []
     for start in range(0, seq, chunk):
         a, b, c = (x[:, :, start:start + chunk] for x in (q, k, v))
         inside = (a @ b.transpose(-1, -2)).tril() @ c
-        pieces.append(inside if start == 0 else inside + a @ state)
-        state = state + b.transpose(-1, -2) @ c
+        pieces.append(inside if start == 0 else inside + a @ state.to(q.dtype))
+        state = state + (b.transpose(-1, -2) @ c).float()
     return torch.cat(pieces, dim=2)
 
 
@@ -106,18 +106,28 @@ def head_by_head(function):
     return run
 
 
+def with_mask(make_mask, form):
+    """The form with a mask of [seq, seq], made when it is first called: where the form is refused, it would not fit."""
+    made = []
+
+    def run(q, k, v, m):
+        if not made:
+            made.append(make_mask(q.shape[-2]))
+        return form(q, k, v, m, made[0])
+    return run
+
+
 def variants(form, shape):
     """{name: function} of the ways to write a form, and the score matrices each holds at once: forward, training."""
     batch, heads, seq, _ = shape
     n = counts(seq, torch.float32)
     if form == "quadratic":
-        visible = torch.ones(seq, seq, dtype=torch.bool).tril()
-        whole = lambda q, k, v, m: quadratic(q, k, v, m, n, visible)
+        whole = with_mask(lambda length: torch.ones(length, length, dtype=torch.bool).tril(),
+                          lambda q, k, v, m, visible: quadratic(q, k, v, m, n[:q.shape[-2]], visible))
     elif form == "softmax" and hasattr(F, "scaled_dot_product_attention"):
         return {"scaled_dot_product_attention": (softmax_sdpa, 0)}
     elif form == "softmax":
-        hidden = torch.full((seq, seq), -math.inf).triu(1)
-        whole = lambda q, k, v, m: softmax_plain(q, k, v, m, hidden)
+        whole = with_mask(lambda length: torch.full((length, length), -math.inf).triu(1), softmax_plain)
     elif form == "bidirectional":
         return {"K^T V": (bidirectional, 0)}
     elif form == "recurrent":
@@ -126,8 +136,9 @@ def variants(form, shape):
         return {f"chunk {c}, {how}": (lambda q, k, v, m, f=function, c=c: f(q, k, v, m, n, c), 0)
                 for c in (64, 128) if seq % c == 0
                 for how, function in (("all at once", chunked_at_once), ("in turn", chunked_in_turn))}
+    mask = seq * seq * 4 // 3  # beside the scores, of which `needs` counts three or more
     scores = batch * heads * seq * seq * 4
-    return {"all heads at once": (whole, scores), "head by head": (head_by_head(whole), scores // heads)}
+    return {"all heads at once": (whole, scores + mask), "head by head": (head_by_head(whole), scores // heads + mask)}
 
 
 FORMS = ("quadratic", "bidirectional", "recurrent", "chunked", "softmax")
@@ -173,22 +184,65 @@ def check_definition():
             raise SystemExit(f"the definition of '{form}' disagrees with the values computed by hand by {error:.1e}")
 
 
+def through_norm(gradient, x):
+    """The gradient with respect to x, from the one with respect to x / |x|."""
+    length = x.norm(dim=-1, keepdim=True)
+    unit = x / length
+    return (gradient - (gradient * unit).sum(dim=-1, keepdim=True) * unit) / length
+
+
+def gradient_rows(form, q, k, v, g, m, rows):
+    """Rows `rows` of dq, dk and dv in fp64, by explicit sums; g is dL/do."""
+    q, k, v, g, m = (x.double() for x in (q, k, v, g, m))
+    at = torch.arange(q.shape[-2])
+    n = torch.full_like(at, q.shape[-2]) if form == "bidirectional" else at + 1
+    weight = n.double() ** -torch.sigmoid(m[..., 0])  # [heads, seq]
+    before = (at[None, :] <= rows[:, None]) | (form == "bidirectional")
+    after = (at[None, :] >= rows[:, None]) | (form == "bidirectional")
+    unit_q, unit_k = q / q.norm(dim=-1, keepdim=True), k / k.norm(dim=-1, keepdim=True)
+
+    def sums(a, b, visible, c):
+        return ((a[:, :, rows] @ b.transpose(-1, -2)) * visible) @ c
+    own = weight[:, rows, None]
+    return (through_norm(sums(g, v, before, weight[..., None] * unit_k), q[:, :, rows]),
+            through_norm(own * sums(v, g, after, unit_q), k[:, :, rows]), own * sums(unit_k, unit_q, after, g))
+
+
 def relative_error(x, reference):
     """Relative RMS error; infinite where anything is not a number."""
     error = ((x.double() - reference).norm() / reference.norm()).item()
     return error if math.isfinite(error) else math.inf
 
 
+BOUND = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # of a peer's error; what is further off computes something else
+
+
+def compared(q):
+    """Heads and rows that are compared with the definition, those of definition.hpp."""
+    heads, seq = q.shape[1], q.shape[-2]
+    return (sorted({0, min(1, heads - 1), heads - 1}),
+            torch.tensor(sorted({i for i in (0, 1, seq // 3, seq // 2, seq - 2, seq - 1) if 0 <= i < seq})))
+
+
 def check_output(form, o, inputs):
     """Some rows of the first, second and last head against the definition."""
     q, k, v, _, m = inputs
-    heads = sorted({0, min(1, q.shape[1] - 1), q.shape[1] - 1})
-    seq = q.shape[-2]
-    rows = torch.tensor(sorted({0, 1, seq // 3, seq // 2, seq - 2, seq - 1}))
+    heads, rows = compared(q)
     reference = definition(form, q[:, heads], k[:, heads], v[:, heads], m[heads], rows)
     error = relative_error(o[:, heads][:, :, rows], reference)
-    if not error < 1e-5:
+    if not error < BOUND[q.dtype]:
         raise ArithmeticError(f"'{form}' is off by {error:.1e} from the definition in fp64")
+    return error
+
+
+def check_gradient_rows(form, gradients, inputs):
+    """Likewise for dq, dk and dv: the largest of the three errors."""
+    q, k, v, g, m = inputs
+    heads, rows = compared(q)
+    references = gradient_rows(form, *(x[:, heads] for x in (q, k, v, g)), m[heads], rows)
+    error = max(relative_error(x[:, heads][:, :, rows], y) for x, y in zip(gradients, references))
+    if not error < 3 * BOUND[q.dtype]:
+        raise ArithmeticError(f"gradients of '{form}' are off by {error:.1e} from the definition in fp64")
     return error
 
 

@@ -31,8 +31,8 @@ import time
 import torch
 import torch.nn.functional as F
 
-from forms import (FORMS, SEEDS, TRAINABLE, check_definition, check_gradients, check_output, make_inputs, random_values,
-                   relative_error, variants)
+from forms import (FORMS, SEEDS, TRAINABLE, check_definition, check_gradient_rows, check_gradients, check_output, make_inputs,
+                   random_values, relative_error, variants)
 
 SHAPES = {  # batch, heads, length, dim
     "A": (1, 12, 512, 64),
@@ -42,6 +42,8 @@ SHAPES = {  # batch, heads, length, dim
     "E": (2, 8, 2048, 128),
 }
 SLOW_SECONDS = 20.0  # a form slower than this is measured once
+TOO_SLOW_SECONDS = 60.0  # one that would be slower than this is not begun
+ELEMENTS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 # Timing.
@@ -98,11 +100,22 @@ def witness(x):
     return {"sum": rows.sum().item(), "magnitude": rows.abs().sum().item()}
 
 
-def time_form(form, which, shape, repetitions):
+def expected_seconds(form, which, shape):
+    """About how long a form takes, from below: quadratic ones at a good speed for PyTorch on a few cores, loops by their tokens."""
+    batch, heads, seq, dim = shape
+    forward = {"quadratic": 4.0 * batch * heads * seq * seq * dim / 1e11, "softmax": 4.0 * batch * heads * seq * seq * dim / 1e11,
+               "recurrent": 4e-5 * seq}.get(form, 0.0)
+    return forward * (1 if which == "forward" else 3)
+
+
+def time_form(form, which, shape, repetitions, element="fp32"):
     """Times one form at one shape; `which` is 'forward' or 'forward_backward'."""
+    expected = expected_seconds(form, which, shape)
+    if expected > TOO_SLOW_SECONDS:
+        return {"skipped": f"would take {expected:.0f} s or more a call"}
     needs = 3 if which == "forward" else 6  # score matrices alive at the peak, about
     calls, refused, errors = {}, {}, []
-    inputs = make_inputs(shape)
+    inputs = make_inputs(shape, ELEMENTS[element])
     q, k, v, dout, m = inputs
     small = (shape[0], 2, 256, shape[3])
     checked = variants(form, small)
@@ -116,15 +129,19 @@ def time_form(form, which, shape, repetitions):
                     return f(q, k, v, m)
             errors.append(check_output(form, call(), inputs))
         else:
-            errors.append(check_gradients(form, checked[name][0], small))
+            check_gradients(form, checked[name][0], small)  # m's too
             def call(f=function):
                 return train(f, q, k, v, m, dout, form)
+            if form != "softmax":
+                errors.append(check_gradient_rows(form, call(), inputs))
         calls[name] = call
     if not calls:
-        return {"skipped": "; ".join(f"{name}: {why}" for name, why in refused.items())}
+        return {"skipped": "; ".join(f"{name}: {why}" for name, why in refused.items()) or f"no variant for length {shape[2]}"}
     best, times, trials = measure(calls, repetitions)
-    result = {"variant": best, "seconds": times, "trials": trials, "refused": refused, "error": max(errors)}
-    if form != "softmax":
+    result = {"variant": best, "seconds": times, "trials": trials, "refused": refused}
+    if errors:
+        result["error"] = max(errors)
+    if form != "softmax" and element == "fp32":
         out = calls[best]()
         named = {"o": out} if which == "forward" else dict(zip(("dq", "dk", "dv"), out))
         result["witness"] = {name: witness(x) for name, x in named.items()}
@@ -164,6 +181,40 @@ def time_step(batch, heads, dim, repetitions):
         calls[name] = call
     best, times, trials = measure(calls, repetitions)
     return {"variant": best, "seconds": times, "trials": trials, "refused": {}, "error": max(errors)}
+
+
+# Memory.
+
+
+def resident_bytes(key):
+    with open("/proc/self/status") as lines:
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(key + ":"))
+
+
+def forward_memory(form, shape):
+    """How far resident memory rises during one forward call beside inputs and output, for the variant that needs least."""
+    inputs = make_inputs(shape)
+    q, k, v, _, m = inputs
+    output = q.numel() * q.element_size()
+    grown, refused = {}, {}
+    with torch.no_grad():
+        for name, (function, _) in variants(form, (1, 2, 256, shape[3])).items():
+            function(q[:, :2, :256], k[:, :2, :256], v[:, :2, :256], m[:2])  # starts threads and touches the code
+        for name, (function, scores) in variants(form, shape).items():
+            if 3 * scores > 0.8 * available_bytes() or expected_seconds(form, "forward", shape) > TOO_SLOW_SECONDS:
+                refused[name] = "too large or too slow"
+                continue
+            gc.collect()
+            ctypes.CDLL(None).malloc_trim(0)  # what others have freed would not count as growth
+            with open("/proc/self/clear_refs", "w") as peak:
+                peak.write("5")
+            before = resident_bytes("VmRSS")
+            function(q, k, v, m)
+            grown[name] = max(0, resident_bytes("VmHWM") - before - output)
+    if not grown:
+        return {"skipped": "; ".join(f"{name}: {why}" for name, why in refused.items())}
+    best = min(grown, key=grown.get)
+    return {"shape": list(shape), "variant": best, "peak_growth_bytes": grown[best], "trials": grown, "refused": refused}
 
 
 # About this PyTorch.
@@ -217,7 +268,8 @@ def answer(request):
     if operation == "step":
         return time_step(request["batch"], request["heads"], request["dim"], request["repetitions"])
     if operation == "time":
-        return time_form(request["form"], request["pass"], tuple(request["shape"]), request["repetitions"])
+        return time_form(request["form"], request["pass"], tuple(request["shape"]), request["repetitions"],
+                         request.get("element", "fp32"))
     raise ValueError(f"unknown operation '{operation}'")
 
 
@@ -254,6 +306,8 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--check", action="store_true")
+    parser.add_argument("--memory", metavar="FORM", help="only tell what a forward call of FORM takes beside inputs and output")
+    parser.add_argument("--shape", default="1x16x4096x64", help="for --memory")
     parser.add_argument("--probe", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--serve", action="store_true")
     options = parser.parse_args()
@@ -261,6 +315,8 @@ def main():
     check_definition()
     if options.probe:
         return print(json.dumps(probe()))
+    if options.memory:
+        return print(json.dumps(forward_memory(options.memory, tuple(int(n) for n in options.shape.split("x")))))
     if options.serve:
         return serve()
     if options.check:
