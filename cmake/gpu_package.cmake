@@ -8,6 +8,10 @@ add_custom_target(
           "-DARCHITECTURES=${CMAKE_CUDA_ARCHITECTURES}" -DNVCC=${CMAKE_CUDA_COMPILER_VERSION}
           "-DHOST=${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}" -P ${PROJECT_SOURCE_DIR}/cmake/gpu_build_facts.cmake
   COMMAND ${CMAKE_COMMAND} -E copy_if_different ${PROJECT_SOURCE_DIR}/bench/gpu/run.sh ${cottention_gpu_package}
+  COMMAND ${CMAKE_COMMAND} -E make_directory ${cottention_gpu_package}/peers
+  COMMAND ${CMAKE_COMMAND} -E copy_if_different ${PROJECT_SOURCE_DIR}/bench/gpu/peers/peers.py
+          ${PROJECT_SOURCE_DIR}/bench/gpu/peers/worker.py ${PROJECT_SOURCE_DIR}/bench/gpu/peers/variants.py
+          ${PROJECT_SOURCE_DIR}/bench/peers/forms.py ${cottention_gpu_package}/peers
   VERBATIM)
 add_custom_target(gpu_package)
 add_dependencies(gpu_package gpu_package_bench)

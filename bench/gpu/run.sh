@@ -9,7 +9,9 @@ usage: ./run.sh [PART...] [OPTION...]
   tests       the test programs
   sanitizer   some of the tests under compute-sanitizer, where that is on the PATH: memcheck and racecheck
   bench       timings, as fractions of what copies in device memory reach in the same run
-              Without a PART: all three, in under eight minutes.
+  peers       the same rows computed by flash-linear-attention, torch's scaled_dot_product_attention and plain PyTorch, where
+              python3 has PyTorch for the GPU
+              Without a PART: all four, in under eight minutes; peers alone may take five of them.
 
   --programs REGEX   only test programs whose name matches: device, step, forward_bf16, ...
   --cases SPEC       only test cases that Catch2's test specification selects
@@ -36,8 +38,9 @@ out=${OUT:-$here/results}
 list=no
 # Seconds that each part may take. What has not ended by then is stopped, and recorded as that.
 tests_limit=150
-sanitizer_limit=200
+sanitizer_limit=110
 bench_limit=110
+peers_limit=100
 
 while [ $# -gt 0 ]; do
   case $1 in
@@ -54,7 +57,7 @@ while [ $# -gt 0 ]; do
       ;;
     --variants) rows+=(--variants) ;;
     --list) list=yes ;;
-    tests | sanitizer | bench) parts+=" $1" ;;
+    tests | sanitizer | bench | peers) parts+=" $1" ;;
     -h | --help | help)
       usage
       exit 0
@@ -66,7 +69,8 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-[ -n "$parts" ] || parts="tests sanitizer bench"
+[ -n "$parts" ] || parts="tests sanitizer bench peers"
+[[ $parts == *tests* || $parts == *sanitizer* ]] || peers_limit=300
 
 wants() { [[ " $parts " == *" $1 "* ]]; }
 # JSON's string of one line of text.
@@ -180,6 +184,24 @@ run_bench() {
   timeout $bench_limit "$bench" "${rows[@]}" "--limit=$((bench_limit - 20))" "--json=$work/bench" || failed=1
 }
 
+# On the rows that the benchmark has.
+run_peers() {
+  local own=("$here/peers/peers.py" "--json=$work/peers" "--limit=$((peers_limit - 20))" --patience 60) option
+  printf '\n==> peers\n'
+  if ! command -v python3 >/dev/null; then
+    echo "there is no python3"
+    echo '{"missing": "there is no python3"}' >"$work/peers"
+    return
+  fi
+  "$bench" --list >"$work/rows"
+  own+=("--rows-from=$work/rows")
+  for option in "${rows[@]}"; do
+    case $option in --rows=* | --seconds=*) own+=("$option") ;; esac
+  done
+  # Ended by their own limits: what comes after it is there for a worker that does not end.
+  timeout $((peers_limit + 60)) python3 "${own[@]}"
+}
+
 write_results() {
   local slug number=1 file
   slug=$(printf '%s' "$gpu" | tr '[:upper:]' '[:lower:]' | tr -cs '[:lower:][:digit:]' '-' | sed 's/^-//; s/-$//')
@@ -195,7 +217,8 @@ write_results() {
       "$(cat "$here/build.json" 2>/dev/null || echo null)"
     printf '"tests": [%s],\n' "$(listed <"$work/tests")"
     printf '"sanitizer": [%s],\n' "$(listed <"$work/sanitizer")"
-    printf '"bench": %s}\n' "$([ -s "$work/bench" ] && cat "$work/bench" || echo null)"
+    printf '"bench": %s,\n' "$([ -s "$work/bench" ] && cat "$work/bench" || echo null)"
+    printf '"peers": %s}\n' "$([ -s "$work/peers" ] && cat "$work/peers" || echo null)"
   } >"$file"
   printf '\nResults: %s\n' "$file"
 }
@@ -217,5 +240,6 @@ failed=0
 if wants tests; then run_tests; fi
 if wants sanitizer; then run_sanitizer; fi
 if wants bench; then run_bench; fi
+if wants peers; then run_peers; fi
 write_results
 exit $failed

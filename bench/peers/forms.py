@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 SEEDS = {"q": 1, "k": 2, "v": 3, "dout": 4, "scale": 5, "state": 6}
+DEVICE = torch.device("cpu")  # of everything that is made here; bench/gpu/peers/worker.py sets another
 
 
 # Inputs: the numbers of random_value() in support.hpp.
@@ -12,7 +13,7 @@ SEEDS = {"q": 1, "k": 2, "v": 3, "dout": 4, "scale": 5, "state": 6}
 
 def random_values(seed, count):
     mask = 0xFFFFFFFF
-    x = (torch.arange(count, dtype=torch.int64) + seed * 0x9E3779B9) & mask
+    x = (torch.arange(count, dtype=torch.int64, device=DEVICE) + seed * 0x9E3779B9) & mask
     x ^= x >> 16
     x = (x * 0x85EBCA6B) & mask
     x ^= x >> 13
@@ -34,28 +35,28 @@ def make_inputs(shape, dtype=torch.float32):
 
 
 def counts(seq, dtype):
-    return torch.arange(1, seq + 1, dtype=dtype).view(seq, 1)
+    return torch.arange(1, seq + 1, dtype=dtype, device=DEVICE).view(seq, 1)
 
 
 def quadratic(q, k, v, m, n, visible):
     q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
-    v = v / n ** torch.sigmoid(m)
-    scores = torch.where(visible, q @ k.transpose(-1, -2), torch.zeros((), dtype=q.dtype))
+    v = (v / n ** torch.sigmoid(m)).to(q.dtype)
+    scores = torch.where(visible, q @ k.transpose(-1, -2), torch.zeros((), dtype=q.dtype, device=DEVICE))
     return scores @ v
 
 
 def bidirectional(q, k, v, m):
     q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
-    v = v / float(q.shape[-2]) ** torch.sigmoid(m)
+    v = (v / float(q.shape[-2]) ** torch.sigmoid(m)).to(q.dtype)
     return q @ (k.transpose(-1, -2) @ v)
 
 
 def recurrent(q, k, v, m):
     batch, heads, seq, dim = q.shape
     q, k = F.normalize(q, dim=-1).double(), F.normalize(k, dim=-1).double()
-    v = (v / counts(seq, q.dtype) ** torch.sigmoid(m)).double()
-    state = torch.zeros(batch, heads, v.shape[-1], dim, dtype=torch.float64)  # [dim_v, dim_qk], as theirs
-    o = torch.empty(batch, heads, seq, v.shape[-1])
+    v = (v / counts(seq, m.dtype) ** torch.sigmoid(m)).double()
+    state = torch.zeros(batch, heads, v.shape[-1], dim, dtype=torch.float64, device=DEVICE)  # [dim_v, dim_qk], as theirs
+    o = torch.empty(batch, heads, seq, v.shape[-1], dtype=m.dtype, device=DEVICE)
     for t in range(seq):
         state += v[:, :, t, :, None] * k[:, :, t, None, :]
         o[:, :, t] = (state @ q[:, :, t, :, None])[..., 0]
@@ -122,12 +123,12 @@ def variants(form, shape):
     batch, heads, seq, _ = shape
     n = counts(seq, torch.float32)
     if form == "quadratic":
-        whole = with_mask(lambda length: torch.ones(length, length, dtype=torch.bool).tril(),
+        whole = with_mask(lambda length: torch.ones(length, length, dtype=torch.bool, device=DEVICE).tril(),
                           lambda q, k, v, m, visible: quadratic(q, k, v, m, n[:q.shape[-2]], visible))
     elif form == "softmax" and hasattr(F, "scaled_dot_product_attention"):
         return {"scaled_dot_product_attention": (softmax_sdpa, 0)}
     elif form == "softmax":
-        whole = with_mask(lambda length: torch.full((length, length), -math.inf).triu(1), softmax_plain)
+        whole = with_mask(lambda length: torch.full((length, length), -math.inf, device=DEVICE).triu(1), softmax_plain)
     elif form == "bidirectional":
         return {"K^T V": (bidirectional, 0)}
     elif form == "recurrent":
@@ -152,18 +153,20 @@ def definition(form, q, k, v, m, rows=None):
     """Output rows `rows` (all when None) in fp64: o_i = sum over visible j of (norm q_i . norm k_j) n_j^-sigmoid(m) v_j."""
     q, k, v, m = (x.double() for x in (q, k, v, m))
     seq = q.shape[-2]
-    rows = torch.arange(seq) if rows is None else rows
-    visible = torch.arange(seq)[None, :] <= rows[:, None]
-    if form == "softmax":
+    at = torch.arange(seq, device=q.device)
+    rows = at if rows is None else rows
+    visible = at[None, :] <= rows[:, None]
+    if form.endswith("softmax"):
         scores = torch.einsum("bhid,bhjd->bhij", q[:, :, rows], k) / math.sqrt(q.shape[-1])
-        weights = torch.where(visible, scores, torch.full_like(scores, -math.inf)).softmax(dim=-1)
-        return torch.einsum("bhij,bhje->bhie", weights, v)
+        if form == "softmax":  # the other one is bidirectional
+            scores = torch.where(visible, scores, torch.full_like(scores, -math.inf))
+        return torch.einsum("bhij,bhje->bhie", scores.softmax(dim=-1), v)
     cosines = torch.einsum("bhid,bhjd->bhij", q[:, :, rows] / q[:, :, rows].norm(dim=-1, keepdim=True),
                            k / k.norm(dim=-1, keepdim=True))
     if form == "bidirectional":
-        weight = torch.full((seq,), float(seq), dtype=torch.float64) ** -torch.sigmoid(m[..., 0])
+        weight = torch.full_like(at, seq, dtype=torch.float64) ** -torch.sigmoid(m[..., 0])
     else:
-        weight = torch.arange(1, seq + 1, dtype=torch.float64) ** -torch.sigmoid(m[..., 0])  # [heads, seq]
+        weight = (at + 1).double() ** -torch.sigmoid(m[..., 0])  # [heads, seq]
         cosines = cosines * visible
     return torch.einsum("bhij,hj,bhje->bhie", cosines, weight, v)
 
@@ -194,7 +197,7 @@ def through_norm(gradient, x):
 def gradient_rows(form, q, k, v, g, m, rows):
     """Rows `rows` of dq, dk and dv in fp64, by explicit sums; g is dL/do."""
     q, k, v, g, m = (x.double() for x in (q, k, v, g, m))
-    at = torch.arange(q.shape[-2])
+    at = torch.arange(q.shape[-2], device=q.device)
     n = torch.full_like(at, q.shape[-2]) if form == "bidirectional" else at + 1
     weight = n.double() ** -torch.sigmoid(m[..., 0])  # [heads, seq]
     before = (at[None, :] <= rows[:, None]) | (form == "bidirectional")
@@ -221,7 +224,7 @@ def compared(q):
     """Heads and rows that are compared with the definition, those of definition.hpp."""
     heads, seq = q.shape[1], q.shape[-2]
     return (sorted({0, min(1, heads - 1), heads - 1}),
-            torch.tensor(sorted({i for i in (0, 1, seq // 3, seq // 2, seq - 2, seq - 1) if 0 <= i < seq})))
+            torch.tensor(sorted({i for i in (0, 1, seq // 3, seq // 2, seq - 2, seq - 1) if 0 <= i < seq}), device=q.device))
 
 
 def check_output(form, o, inputs):
