@@ -45,7 +45,7 @@ constexpr int shortest_chunk = sizeof(T) == 2 ? 16 : 8;
 
 /// Whether any device has the shared memory that the tiling takes.
 template <cottention::AnyProblem P, cottention::Tiling tiling>
-constexpr bool fits_devices = sizeof(typename cottention::kernel::Walk<P, tiling>::Storage) <= 227 * 1024;
+constexpr bool fits_devices = sizeof(typename cottention::kernel::Walk<cottention::host::ForwardRoles<P>, tiling>::Storage) <= 227 * 1024;
 
 // By numbers, and not by a HeadDim: nvcc 13.0 loses the name of such an argument of an alias.
 template <int qk, int v>

@@ -1,109 +1,58 @@
 // Cosine attention on NVIDIA GPUs: the forward pass over whole sequences.
 #pragma once
 
-#include <concepts>
-#include <type_traits>
-
 #include <cottention/host/device_arguments.hpp>
-#include <cottention/host/forward_plan.hpp>
 #include <cottention/host/launches.cuh>
-#include <cottention/kernel/apply.cuh>
+#include <cottention/host/recurrence.cuh>
 #include <cottention/kernel/count.cuh>
-#include <cottention/kernel/prefix.cuh>
-#include <cottention/kernel/walk.cuh>
-#include <cottention/tuning/forward.cuh>
 #include <cottention/validation.hpp>
 
 namespace cottention {
 namespace host {
 
+template <AnyProblem P>
+using ForwardRoles = kernel::Roles<P, kernel::Output::o>;
+
 template <AnyProblem P, Tiling tiling>
-ForwardPlan plan_forward(const ForwardArguments<typename P::element>& args, Split split,
-                         int multiprocessors) {
-  using T = typename P::element;
-  constexpr std::int64_t most_chunks = 1024;  // docs/tuning.md, "Long sequences"
-  const BlockSize block{
-      .columns = tiling.columns,
-      .image_bytes = tile::State<P, tiling>::image_elements * sizeof(Accumulate<T>),
-      .longest_piece = std::same_as<T, float> ? most_chunks * tiling.chunk : 0,
-  };
-  return plan_forward(args.shape, args.plan, split, block, multiprocessors);
+RecurrencePlan plan_forward(const ForwardArguments<typename P::element>& args, Split split,
+                            int multiprocessors) {
+  return plan_recurrence<ForwardRoles<P>, tiling>(args.shape, args.plan, split, multiprocessors);
 }
 
 template <AnyProblem P>
-kernel::ForwardParams<typename P::element> forward_params(const ForwardArguments<typename P::element>& args,
-                                                          const ForwardPlan& plan, void* workspace) {
+kernel::RecurrenceParams<typename P::element> forward_params(
+    const ForwardArguments<typename P::element>& args, const RecurrencePlan& plan, void* workspace) {
   const Shape& s = args.shape;
-  kernel::ForwardParams<typename P::element> p;
-  p.q = kernel::view(args.q, s.seq_q, s.heads_q, s.dim_qk);
-  p.k = kernel::view(args.k, s.seq_k, s.heads_kv, s.dim_qk);
-  p.v = kernel::view(args.v, s.seq_k, s.heads_kv, s.dim_v);
-  p.o = kernel::view(args.o, s.seq_q, s.heads_q, s.dim_v);
-  p.scale_logit = args.scale_logit;
-  p.query_mask = args.query_mask;
-  p.key_mask = args.key_mask;
-  p.offsets_q = kernel::view(args.cu_seqlens_q);
-  p.offsets_k = kernel::view(args.cu_seqlens_k);
+  auto p = recurrence_params<ForwardRoles<P>>(args, plan);
+  p.a = kernel::view(args.q, s.seq_q, s.heads_q, s.dim_qk);
+  p.b = kernel::view(args.k, s.seq_k, s.heads_kv, s.dim_qk);
+  p.c = kernel::view(args.v, s.seq_k, s.heads_kv, s.dim_v);
+  p.out = kernel::view(args.o, s.seq_q, s.heads_q, s.dim_v);
   p.initial_h = args.initial_state.h;
-  p.initial_count = args.initial_state.count;
   p.final_h = args.final_state.h;
   p.images = plan.pieces > 1 ? static_cast<Accumulate<typename P::element>*>(workspace) : nullptr;
-  p.seq_q = s.seq_q;
-  p.seq_k = s.seq_k;
-  p.heads_q = static_cast<int>(s.heads_q);
-  p.heads_kv = static_cast<int>(s.heads_kv);
-  p.pieces = plan.pieces;
-  p.shortest = plan.shortest;
-  p.query_parts = plan.query_parts;
   return p;
-}
-
-/// The kernels over heads, in their order: `each` is called with a kernel and its grid.
-template <AnyProblem P, Tiling tiling, class Each>
-void forward_kernels(const ForwardPlan& plan, Each each) {
-  using kernel::Apply, kernel::Prefix, kernel::Reduce, kernel::Sum, kernel::Walk;
-  const device::Grid pieces{plan.units, plan.pieces, plan.column_blocks};
-  const device::Grid queries{plan.units, plan.query_parts, plan.column_blocks};
-  if (plan.pieces > 1) {
-    each.template operator()<Reduce<P, tiling>>(pieces);
-    each.template operator()<Prefix<P, tiling>>({plan.units, Prefix<P, tiling>::parts, plan.column_blocks});
-  }
-  if constexpr (P::mask == Mask::causal)
-    each.template operator()<Walk<P, tiling>>(pieces);
-  else if (plan.pieces > 1)
-    each.template operator()<Apply<P, tiling, Sum::from_images>>(queries);
-  else
-    each.template operator()<Apply<P, tiling, Sum::own>>(queries);
-}
-
-/// Calls `f` with the Tiling that is best on a device with so much shared memory, as a
-/// std::integral_constant.
-template <AnyProblem P, class F>
-auto with_forward_tiling(const device::Properties& device, F f) {
-  constexpr Tiling large = tuned_forward<P>, compact = compact_forward<P>;
-  if constexpr (large != compact)
-    if (device.shared_bytes_per_block < shared_bytes_of_large_devices)
-      return f(std::integral_constant<Tiling, compact>{});
-  return f(std::integral_constant<Tiling, large>{});
 }
 
 template <AnyProblem P, Tiling tiling>
 Status forward_on(const device::Properties& device, const ForwardArguments<typename P::element>& args,
                   Workspace workspace, cudaStream_t stream, Split split) {
-  const ForwardPlan plan = plan_forward<P, tiling>(args, split, device.multiprocessors);
+  const RecurrencePlan plan = plan_forward<P, tiling>(args, split, device.multiprocessors);
   if (Status status = validate_workspace(workspace, plan.image_bytes); !status) return status;
 
   const Shape& s = args.shape;
   const bool any = plan.units > 0 && ((s.seq_q > 0 && s.heads_q > 0) || args.final_state.h != nullptr);
   const bool counts = s.batch > 0 && args.final_state.count != nullptr;
   Launches launches(device, stream);
-  if (any) forward_kernels<P, tiling>(plan, [&]<class Kernel>(device::Grid) { launches.prepare<Kernel>(); });
+  if (any)
+    recurrence_kernels<ForwardRoles<P>, tiling>(
+        plan, [&]<class Kernel>(device::Grid) { launches.prepare<Kernel>(); });
   if (counts) launches.prepare<kernel::Count>();
   if (!launches.status()) return launches.status();
 
   if (any) {
     const auto params = forward_params<P>(args, plan, workspace.data);
-    forward_kernels<P, tiling>(
+    recurrence_kernels<ForwardRoles<P>, tiling>(
         plan, [&]<class Kernel>(device::Grid grid) { launches.launch<Kernel>(grid, params); });
   }
   if (counts)
@@ -162,7 +111,7 @@ template <AnyProblem P>
 std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args, Split split = {}) {
   device::Properties device;
   if (!device::current_device(device)) return 0;
-  return host::with_forward_tiling<P>(
+  return host::with_tiling<host::ForwardRoles<P>>(
       device, [&](auto tiling) { return workspace_bytes<P, decltype(tiling)::value>(args, split); });
 }
 
@@ -185,7 +134,7 @@ template <AnyProblem P>
   if (Status status = host::validate_forward<P>(args, split); !status) return status;
   device::Properties device;
   if (Status status = device::current_device(device); !status) return status;
-  return host::with_forward_tiling<P>(device, [&](auto tiling) {
+  return host::with_tiling<host::ForwardRoles<P>>(device, [&](auto tiling) {
     return host::forward_on<P, decltype(tiling)::value>(device, args, workspace, stream, split);
   });
 }

@@ -1,6 +1,7 @@
-// Bidirectional attention of one head: o_i = norm(q_i) H with H the sum over the whole sequence.
+// The bidirectional recurrence of one head: out_i = a_i H with H the sum over the whole sequence.
 #pragma once
 
+#include <cottention/kernel/epilogue.cuh>
 #include <cottention/kernel/reduce.cuh>
 
 namespace cottention::kernel {
@@ -9,66 +10,66 @@ namespace cottention::kernel {
 /// sequence to itself.
 enum class Sum { from_images, own };
 
-/// Blocks: y = part of the queries, x and z as in ForwardParams.
-template <AnyProblem P, Tiling tiling, Sum sum>
+/// Blocks: y = part of the rows, x and z as in RecurrenceParams.
+template <AnyRoles R, Tiling tiling, Sum sum>
 struct Apply {
-  using Part = tile::Partition<P, tiling>;
-  using T = typename Part::T;
-  using A = typename Part::A;
+  using Part = PartOf<R, tiling>;
+  using T = typename R::element;
   static constexpr int threads = Part::threads;
   static constexpr int blocks_per_multiprocessor = tiling.blocks;
 
-  using Params = ForwardParams<T>;
-  struct QueryStorage {
-    typename Part::RowTile q[Part::stages];
-    tile::PartialOutput<Part> partial;
+  using Params = RecurrenceParams<T>;
+  struct RowStorage {
+    RowTiles<R, tiling> rows[Part::stages];
     Factors<Part> factors;
+    EpilogueStorage<R, tiling> epilogue;
   };
   union Storage {
-    ReduceStorage<P, tiling> reduce;
-    QueryStorage apply;
+    ReduceStorage<R, tiling> reduce;
+    RowStorage apply;
   };
 
   static __device__ void run(const Params& params, Storage& storage) {
-    Head<P, tiling> head(params);
-    const int query_part = head.piece;
-    tile::State<P, tiling> state;
+    const Head<R, tiling> head(params);
+    const int part = device::block_y();
+    StateOf<R, tiling> state;
     if constexpr (sum == Sum::own) {
-      ChunkWeights<P, tiling> weights(params, head, storage.reduce.factors);
+      ChunkFactors<R, tiling> factors(head, storage.reduce.factors);
       start_state(head, state);
-      reduce_piece(head, weights, state, storage.reduce);
-      device::sync_block();  // tiles of keys are read; their memory is used again
+      reduce_piece(head, factors, state, storage.reduce);
+      device::sync_block();  // tiles of terms are read; their memory is used again
     } else {
       state.load_image(head.image(head.pieces.count - 1));
     }
-    if (params.final_h != nullptr && query_part == 0)
-      state.store(params.final_h + head.state_offset, head.column);
-    ChunkWeights<P, tiling> weights(params, head, storage.apply.factors);
-    const Pieces parts(head.queries.length, params.query_parts, 1, Part::chunk);
-    if (query_part < parts.count)
-      answer(head, weights, state, parts.first(query_part), parts.last(query_part, head.queries.length),
+    if (part == 0) store_final_state(head, state);
+    ChunkFactors<R, tiling> factors(head, storage.apply.factors);
+    Epilogue<R, tiling> epilogue(head, storage.apply.epilogue);
+    const Pieces parts(head.rows.length, params.row_parts, 1, Part::chunk);
+    if (part < parts.count)
+      answer(head, factors, epilogue, state, parts.first(part), parts.last(part, head.rows.length),
              storage.apply);
+    epilogue.store_log_sum(params.row_parts, storage.apply.factors.scratch);
   }
 
  private:
-  static __device__ __forceinline__ void answer(const Head<P, tiling>& head, ChunkWeights<P, tiling>& weights,
-                                                const tile::State<P, tiling>& state, int first, int last,
-                                                QueryStorage& storage) {
-    const auto copy = [&](const auto& at) {
-      tile::copy_rows_async<threads>(head.q(at.member), at.row, 0, P::head_dim.qk, storage.q[at.stage]);
-    };
+  static __device__ __forceinline__ void answer(const Head<R, tiling>& head, ChunkFactors<R, tiling>& factors,
+                                                Epilogue<R, tiling>& epilogue,
+                                                const StateOf<R, tiling>& state, int first, int last,
+                                                RowStorage& storage) {
+    const auto copy = [&](const auto& at) { copy_rows(head, at.member, at.row, storage.rows[at.stage]); };
     const auto compute = [&](const auto& at) {
-      typename Part::RowTile& q = storage.q[at.stage];
-      weights.measure_queries(q);
+      RowTiles<R, tiling>& rows = storage.rows[at.stage];
+      factors.measure_rows(rows.a);
+      epilogue.measure(rows);
       device::sync_block();  // factors are written, rows of extreme length rescaled
       typename Part::Output out;
-      state.apply(q, out);
-      tile::combine<Part>(out, storage.partial);
-      weights.scale_answer(out);
-      store_output(head, at.member, at.row, weights, out);
+      state.apply(rows.a, out);
+      factors.scale_answer(out);
+      epilogue.store(at.member, at.row, rows, factors, out);
     };
-    tile::for_each_step<Part::stages, Part::chunk>(
-        first, last, head.group, copy, [](const auto&) {}, compute);
+    const int members = R::rows_are_queries ? head.group : 1;
+    tile::for_each_step<Part::stages, Part::chunk, tile::Direction::forward>(
+        first, last, members, copy, [](const auto&) {}, compute);
   }
 };
 

@@ -1,237 +1,150 @@
-// What the kernels over heads share: which rows a block works on, and what its chunks' rows are multiplied
-// by.
+// Which rows a block works on.
 #pragma once
 
+#include <cottention/kernel/roles.cuh>
 #include <cottention/kernel/sequence.cuh>
-#include <cottention/tile/combine.cuh>
-#include <cottention/tile/counts.cuh>
-#include <cottention/tile/norms.cuh>
 #include <cottention/tile/pipeline.cuh>
 #include <cottention/tile/state.cuh>
 
 namespace cottention::kernel {
 
+template <AnyRoles R, Tiling tiling>
+using PartOf = tile::Partition<typename R::Recurrence, tiling>;
+template <AnyRoles R, Tiling tiling>
+using StateOf = tile::State<typename R::Recurrence, tiling>;
+
+/// Blocks that share the columns of c and the output.
+template <AnyRoles R, Tiling tiling>
+inline constexpr int column_blocks = (R::dims.v + tiling.columns - 1) / tiling.columns;
+
 /// The state of a piece, of block x's head and a block of columns.
-template <AnyProblem P, Tiling tiling>
-__device__ __forceinline__ Accumulate<typename P::element>* image_of(
-    const ForwardParams<typename P::element>& params, int column_block, int piece) {
-  constexpr int column_blocks = (P::head_dim.v + tiling.columns - 1) / tiling.columns;
-  const std::int64_t unit = std::int64_t{device::block_x()} * column_blocks + column_block;
-  return params.images + (unit * params.pieces + piece) * tile::State<P, tiling>::image_elements;
+template <AnyRoles R, Tiling tiling>
+__device__ __forceinline__ Accumulate<typename R::element>* image_of(
+    const RecurrenceParams<typename R::element>& params, int column_block, int piece) {
+  const std::int64_t unit = std::int64_t{device::block_x()} * column_blocks<R, tiling> + column_block;
+  return params.images + (unit * params.pieces + piece) * StateOf<R, tiling>::image_elements;
 }
 
-/// The block's part of one key/value head of one sequence.
-template <AnyProblem P, Tiling tiling>
+/// The block's part of one key/value head of one sequence. Members are the query heads of the head's group.
+template <AnyRoles R, Tiling tiling>
 struct Head {
-  using T = typename P::element;
+  using T = typename R::element;
   using A = Accumulate<T>;
-  using State = tile::State<P, tiling>;
 
-  const ForwardParams<T>& params;
+  const RecurrenceParams<T>& params;
   std::int64_t batch;
-  int kv_head, group, piece, column;
-  Side queries, keys;
-  Pieces pieces;    // of the keys
-  int first, last;  // rows of this piece
+  int kv_head, group, column;
+  Side rows, terms;
+  Pieces pieces;    // of the sequence of terms
+  int rank;         // of this block's piece, in the order of the walk
+  int first, last;  // positions of the piece
   std::int64_t state_offset;
 
-  explicit __device__ __forceinline__ Head(const ForwardParams<T>& p)
+  explicit __device__ __forceinline__ Head(const RecurrenceParams<T>& p)
       : params(p),
         batch(device::block_x() / p.heads_kv),
         kv_head(device::block_x() % p.heads_kv),
-        group(p.heads_q > 0 ? p.heads_q / p.heads_kv : 1),
-        piece(device::block_y()),
+        group(R::rows_are_queries ? p.row_group : p.term_group),
         column(device::block_z() * tiling.columns),
-        queries(p.offsets_q, p.query_mask, batch, p.seq_q),
-        keys(p.offsets_k, p.key_mask, batch, p.seq_k),
-        pieces(keys.length, p.pieces, p.shortest, tiling.chunk),
-        first(pieces.first(piece)),
-        last(pieces.last(piece, keys.length)),
-        state_offset(std::int64_t{device::block_x()} * P::head_dim.qk * P::head_dim.v) {
-    if (p.heads_q == 0) queries.length = 0;  // the state alone is wanted: one query head, without queries
+        rows(p.row_offsets, p.row_mask, batch, p.seq_rows),
+        terms(p.term_offsets, p.term_mask, batch, p.seq_terms),
+        pieces(walked(), p.pieces, p.shortest, tiling.chunk),
+        rank(device::block_y()),
+        first(pieces.first(piece())),
+        last(pieces.last(piece(), walked())),
+        state_offset(std::int64_t{device::block_x()} * R::dims.qk * R::dims.v) {}
+
+  /// By its place in the sequence.
+  __device__ __forceinline__ int piece() const {
+    return R::direction == tile::Direction::forward ? rank : pieces.count - 1 - rank;
   }
 
-  __device__ __forceinline__ tile::Rows<const T> q(int member) const {
-    return queries.rows(params.q, batch, kv_head * group + member);
+  __device__ __forceinline__ tile::Rows<const T> a(int member) const { return on_rows(params.a, member); }
+  __device__ __forceinline__ tile::Rows<const T> projected(int member) const {
+    return on_rows(params.projected, member);
   }
-  __device__ __forceinline__ tile::Rows<T> o(int member) const {
-    return queries.rows(params.o, batch, kv_head * group + member);
+  __device__ __forceinline__ tile::Rows<T> out(int member) const { return on_rows(params.out, member); }
+  __device__ __forceinline__ tile::Rows<A> unprojected(int member) const {
+    return on_rows(params.unprojected, member);
   }
-  __device__ __forceinline__ tile::Rows<const T> k() const { return keys.rows(params.k, batch, kv_head); }
-  __device__ __forceinline__ tile::Rows<const T> v() const { return keys.rows(params.v, batch, kv_head); }
+  __device__ __forceinline__ tile::Rows<const T> b(int member) const { return on_terms(params.b, member); }
+  __device__ __forceinline__ tile::Rows<const T> c(int member) const { return on_terms(params.c, member); }
 
-  /// The state of a piece of this sequence, of this block's columns.
-  __device__ __forceinline__ A* image(int of_piece) const {
-    return image_of<P, tiling>(params, device::block_z(), of_piece);
-  }
-};
+  /// The side that counts and weights follow from.
+  __device__ __forceinline__ const Side& keys() const { return R::rows_are_queries ? terms : rows; }
 
-/// k and v of a chunk.
-template <class Part>
-struct KeyTiles {
-  typename Part::RowTile k;
-  typename Part::ValueTile v;
-};
-
-template <AnyProblem P, Tiling tiling>
-__device__ __forceinline__ void copy_keys(const Head<P, tiling>& head, int row,
-                                          KeyTiles<tile::Partition<P, tiling>>& kv) {
-  constexpr int threads = tile::Partition<P, tiling>::threads;
-  tile::copy_rows_async<threads>(head.k(), row, 0, P::head_dim.qk, kv.k);
-  tile::copy_rows_async<threads>(head.v(), row, head.column, P::head_dim.v, kv.v);
-}
-
-/// What rows of a chunk are multiplied by, in shared memory.
-template <class Part>
-struct Factors {
-  using A = typename Part::A;
-  alignas(16) A query[Part::chunk];  // norm(q) = query q
-  alignas(16) A key[Part::chunk];  // norm(k) = key k; scaled by key, times the weight relative to the chunk's
-  alignas(16) A output[Part::chunk];  // scaled by query: weights of the rows
-  tile::ChunkTable<A> table;
-  std::int64_t scratch[Part::warps];
-};
-
-/// Norms and weights of the current chunk. With w the weight at the chunk's first key, scaled by key,
-///
-///     o_i = query_i q_i H + w sum over j of (query_i q_i . k_j key_j) v_j          H += w sum of k_j (key_j
-///     v_j)^T
-///
-/// so that what is rounded to the element type lies near 1 wherever the chunk lies in its sequence.
-template <AnyProblem P, Tiling tiling>
-class ChunkWeights {
- public:
-  using Part = tile::Partition<P, tiling>;
-  using A = typename Part::A;
-
-  /// By the whole block.
-  __device__ __forceinline__ ChunkWeights(const ForwardParams<typename Part::T>& params,
-                                          const Head<P, tiling>& head, Factors<Part>& factors)
-      : factors_(factors), mask_(head.keys.mask), length_(head.keys.length), first_(head.first) {
-    scaled_ = P::scale != Scale::none && params.scale_logit != nullptr;
-    if (!scaled_) return;
-    exponent_ = tile::sigmoid(device::load_global(params.scale_logit + head.kv_head));
-    before_table_ =
-        params.initial_count != nullptr ? device::load_global(params.initial_count + head.batch) : 0;
-    const auto sync = [] { device::sync_block(); };  // the warps' counts are written; they are read
-    if constexpr (P::mask == Mask::causal) {
-      before_table_ += tile::count_present<Part::warps>(mask_, 0, first_, factors.scratch, sync);
-    } else {
-      const std::int64_t n =
-          before_table_ + tile::count_present<Part::warps>(mask_, 0, length_, factors.scratch, sync);
-      weight_ = static_cast<A>(tile::weight(n, exponent_));
-    }
-  }
-
-  /// Before the barrier that starts a chunk at `row`.
-  __device__ __forceinline__ void begin_chunk(int row) {
-    if (!scaled_ || P::mask != Mask::causal) return;
-    entry_ = (row - first_) / Part::chunk % device::warp_size;
-    if (entry_ == 0 && device::warp_index() == 0)
-      before_table_ = factors_.table.fill(mask_, row, length_, Part::chunk, before_table_, exponent_);
-    presence_ = tile::Presence<Part::chunk>::load(mask_, row, length_);
-  }
-
-  /// After it, once a chunk; what is written is there for all after the next barrier.
-  __device__ __forceinline__ void measure_keys(typename Part::RowTile& k) {
-    if (scaled_ && P::mask == Mask::causal) {
-      before_ = device::load_shared(factors_.table.before + entry_);
-      weight_ = device::load_shared(factors_.table.weight + entry_);
-    }
-    tile::measure_rows<Part::threads>(k, [this](int row, A inverse) {
-      const A weight = P::scale == Scale::by_key ? relative_weight(row) : A{1};
-      device::store_shared(factors_.key + row, inverse * weight);
-    });
-  }
-  __device__ __forceinline__ void measure_queries(typename Part::RowTile& q) {
-    tile::measure_rows<Part::threads>(q, [this](int row, A inverse) {
-      device::store_shared(factors_.query + row, inverse);
-      if (P::scale == Scale::by_query && scaled_ && P::mask == Mask::causal)
-        device::store_shared(factors_.output + row, weight_ * relative_weight(row));
-    });
-  }
-
-  /// What the chunk's sum is multiplied by when it joins the state.
-  __device__ __forceinline__ A of_state() const {
-    return P::scale == Scale::by_key && scaled_ ? weight_ : A{1};
-  }
-
-  /// out from raw q to the scale at which scores times v are added to it.
-  __device__ __forceinline__ void scale_prefix(typename Part::Output& out) const {
-    scale_rows(out, device::quotient(A{1}, of_state()));
-  }
-
-  /// Likewise, where nothing else is added.
-  __device__ __forceinline__ void scale_answer(typename Part::Output& out) const { scale_rows(out, A{1}); }
-
-  /// What rows row, ..., row + 15 of out are multiplied by in the end.
-  __device__ __forceinline__ void output_factors(int row, A (&factors)[2]) const {
-    const bool by_query = P::scale == Scale::by_query && scaled_;
-    if (P::mask == Mask::bidirectional)
-      factors[0] = factors[1] = by_query ? weight_ : A{1};  // scaled by key, the state has the weight
-    else if (by_query)
-      row_factors(factors_.output, row, factors);
-    else
-      factors[0] = factors[1] = of_state();
+  /// The state of the piece of this rank in this sequence, of this block's columns.
+  __device__ __forceinline__ A* image(int of_rank) const {
+    return image_of<R, tiling>(params, device::block_z(), of_rank);
   }
 
  private:
-  __device__ __forceinline__ void scale_rows(typename Part::Output& out, A scale) const {
-#pragma unroll
-    for (int i = 0; i < Part::row_blocks; ++i) {
-      A factors[2];
-      row_factors(factors_.query, 16 * i, factors);
-      factors[0] *= scale;
-      factors[1] *= scale;
-#pragma unroll
-      for (int m = 0; m < Part::warp_column_blocks; ++m)
-#pragma unroll
-        for (int e = 0; e < 8; ++e) out.sums[i][m][e / 4].values[e % 4] *= factors[e / 2 % 2];
-    }
+  /// Without query heads one side has no positions, but a causal walk still meets the other.
+  __device__ __forceinline__ int walked() const {
+    return R::mask == Mask::causal && terms.length == 0 ? rows.length : terms.length;
   }
-  static __device__ __forceinline__ void row_factors(const A* factors_shared, int row, A (&factors)[2]) {
-    const int g = device::lane_index() / 4;
-    factors[0] = device::load_shared(factors_shared + row + g);
-    factors[1] = device::load_shared(factors_shared + (row + g + 8) % Part::chunk);
+  template <class E>
+  __device__ __forceinline__ tile::Rows<E> on_rows(const View<E>& view, int member) const {
+    return rows.rows(view, batch, R::rows_are_queries ? kv_head * group + member : kv_head);
   }
-  __device__ __forceinline__ A relative_weight(int row) const {
-    if (!scaled_ || P::mask != Mask::causal) return A{1};
-    return tile::relative_weight<A>(before_ + 1, presence_.up_to(row) - 1, exponent_);
+  template <class E>
+  __device__ __forceinline__ tile::Rows<E> on_terms(const View<E>& view, int member) const {
+    return terms.rows(view, batch, R::rows_are_queries ? kv_head : kv_head * group + member);
   }
-
-  Factors<Part>& factors_;
-  const std::uint8_t* mask_;
-  int length_, first_;
-  bool scaled_ = false;
-  double exponent_ = 0;
-  std::int64_t before_table_ = 0;  // unmasked keys before the next 32 chunks; warp 0 keeps it up
-  std::int64_t before_ = 0;
-  int entry_ = 0;
-  A weight_{1};
-  tile::Presence<Part::chunk> presence_{};
 };
 
-/// Rows row, ... of a query head of the group, from the warps that combine() left the sums with.
-template <AnyProblem P, Tiling tiling>
-__device__ __forceinline__ void store_output(const Head<P, tiling>& head, int member, int row,
-                                             const ChunkWeights<P, tiling>& weights,
-                                             const typename tile::Partition<P, tiling>::Output& out) {
-  using Part = tile::Partition<P, tiling>;
-  using T = typename P::element;
-  if (Part::depth_index() != 0) return;
-  const tile::Rows<T> o = head.o(member);
-  const auto present = tile::Presence<Part::chunk>::load(o.mask, row, o.length);
-  const int g = device::lane_index() / 4;
-#pragma unroll
-  for (int i = 0; i < Part::row_blocks; ++i) {
-    const bool keep[2] = {present.contains(16 * i + g), present.contains(16 * i + g + 8)};
-    Accumulate<T> factors[2];
-    weights.output_factors(16 * i, factors);
-#pragma unroll
-    for (int m = 0; m < Part::warp_column_blocks; ++m)
-      tile::store_rows<Part::block_rows>(o, row + 16 * i, head.column + Part::warp_column() + 16 * m,
-                                         P::head_dim.v, out.sums[i][m], factors, keep);
-  }
+/// The first in the order of the walk starts from the caller's initial state, the others from zero.
+template <AnyRoles R, Tiling tiling>
+__device__ __forceinline__ void start_state(const Head<R, tiling>& head, StateOf<R, tiling>& state) {
+  if (head.rank == 0 && head.params.initial_h != nullptr)
+    state.load(head.params.initial_h + head.state_offset, head.params.layout, head.column);
+  else
+    state.set_zero();
+}
+template <AnyRoles R, Tiling tiling>
+__device__ __forceinline__ void store_final_state(const Head<R, tiling>& head, StateOf<R, tiling>& state) {
+  if (head.params.final_h != nullptr)
+    state.store(head.params.final_h + head.state_offset, head.params.layout, head.column);
+}
+
+// ---- tiles of a chunk
+
+/// Whether a block holds the rows whole that it projects. Otherwise Project does that afterwards.
+template <AnyRoles R, Tiling tiling>
+inline constexpr bool projects_itself = R::projects&& column_blocks<R, tiling> == 1;
+
+/// a, and the rows that the output is projected with.
+template <AnyRoles R, Tiling tiling, bool = projects_itself<R, tiling>>
+struct RowTiles {
+  typename PartOf<R, tiling>::RowTile a;
+};
+template <AnyRoles R, Tiling tiling>
+struct RowTiles<R, tiling, true> {
+  typename PartOf<R, tiling>::RowTile a;
+  typename PartOf<R, tiling>::ValueTile projected;
+};
+/// b and c.
+template <AnyRoles R, Tiling tiling>
+struct TermTiles {
+  typename PartOf<R, tiling>::RowTile b;
+  typename PartOf<R, tiling>::ValueTile c;
+};
+
+template <AnyRoles R, Tiling tiling>
+__device__ __forceinline__ void copy_rows(const Head<R, tiling>& head, int member, int row,
+                                          RowTiles<R, tiling>& tiles) {
+  if (head.rows.length == 0) return;
+  constexpr int threads = PartOf<R, tiling>::threads;
+  tile::copy_rows_async<threads>(head.a(member), row, 0, R::dims.qk, tiles.a);
+  if constexpr (projects_itself<R, tiling>)
+    tile::copy_rows_async<threads>(head.projected(member), row, 0, R::dims.v, tiles.projected);
+}
+template <AnyRoles R, Tiling tiling>
+__device__ __forceinline__ void copy_terms(const Head<R, tiling>& head, int member, int row,
+                                           TermTiles<R, tiling>& tiles) {
+  constexpr int threads = PartOf<R, tiling>::threads;
+  tile::copy_rows_async<threads>(head.b(member), row, 0, R::dims.qk, tiles.b);
+  tile::copy_rows_async<threads>(head.c(member), row, head.column, R::dims.v, tiles.c);
 }
 
 }  // namespace cottention::kernel

@@ -6,6 +6,7 @@
 #include <cottention/arguments.hpp>
 #include <cottention/device/memory.cuh>
 #include <cottention/tile/rows.cuh>
+#include <cottention/tile/state.cuh>
 
 namespace cottention::kernel {
 
@@ -84,25 +85,30 @@ struct Pieces {
   }
 };
 
-/// What the kernels of `forward` are given. Blocks: x = batch index * heads_kv + key/value head, y = piece,
-/// z = block of columns of v and o.
+/// What the kernels over heads are given, in the words of kernel/roles.cuh. Blocks: x = batch index *
+/// heads_kv + key/value head, y = piece, z = block of columns of c and the output.
 template <Element T>
-struct ForwardParams {
+struct RecurrenceParams {
   using A = Accumulate<T>;
-  View<const T> q, k, v;
-  View<T> o;
+  View<const T> a, b, c;
+  View<const T> projected;             // the rows whose norm the output goes through, beside those of a
+  View<T> out;                         // null: not wanted, only what is summed on the way
   const float* scale_logit = nullptr;  // null: unscaled
-  const std::uint8_t *query_mask = nullptr, *key_mask = nullptr;
-  OffsetsView offsets_q, offsets_k;
+  const std::uint8_t *row_mask = nullptr, *term_mask = nullptr;
+  OffsetsView row_offsets, term_offsets;
   const A* initial_h = nullptr;
   const std::int64_t* initial_count = nullptr;
   A* final_h = nullptr;
+  tile::StateLayout layout = tile::StateLayout::as_is;  // of both
   A* images = nullptr;  // states of pieces, [unit][column block][piece][image]; null: sequences are not cut
-  std::int64_t seq_q = 0, seq_k = 0;
-  int heads_q = 0, heads_kv = 0;
-  int pieces = 1;       // most that a sequence may have
-  int shortest = 0;     // rows of a piece, at least
-  int query_parts = 1;  // blocks that share the queries of a bidirectional head
+  View<A> unprojected;  // rows that blocks of columns leave to Project; null: they hold whole rows
+  double* log_sums = nullptr;  // [unit][piece or part], for the gradient of scale_logit; null: not wanted
+  std::int64_t seq_rows = 0, seq_terms = 0;
+  int row_group = 1, term_group = 1;  // heads for each of heads_kv
+  int heads_kv = 0;
+  int pieces = 1;     // most that a sequence may have
+  int shortest = 0;   // rows of a piece, at least
+  int row_parts = 1;  // blocks that share the rows of a bidirectional head
 };
 
 }  // namespace cottention::kernel

@@ -1,74 +1,101 @@
-// Causal attention of one head, chunk by chunk:
+// The causal recurrence of one head, chunk by chunk:
 //
-//     o_i = norm(q_i) H + sum over j <= i in the chunk of (norm(q_i) . norm(k_j)) w_j v_j
-//     H  += sum over j in the chunk of norm(k_j) (w_j v_j)^T
+//     out_i = a_i H + sum over visible j of the chunk of (a_i . b_j) c_j
+//     H    += sum over j of the chunk of b_j c_j^T
 //
-// A block walks one piece of a sequence, from the state before it. q and k stay as they are in memory; what
-// their norms and the weights change is multiplied into scores and sums.
+// A block walks one piece of a sequence, from the state before it. Rows stay as they are in memory; what
+// their norms and weights change is multiplied into scores and sums. A group of query heads takes turns in
+// each chunk: as rows, each with an output of its own; as terms, which all enter the one output of their key.
 #pragma once
 
+#include <cottention/kernel/epilogue.cuh>
 #include <cottention/kernel/reduce.cuh>
 
 namespace cottention::kernel {
 
-template <AnyProblem P, Tiling tiling>
+template <AnyRoles R, Tiling tiling>
 struct Walk {
-  using Part = tile::Partition<P, tiling>;
-  using T = typename Part::T;
-  using A = typename Part::A;
+  using Recurrence = typename R::Recurrence;
+  using Part = PartOf<R, tiling>;
+  using T = typename R::element;
   static constexpr int threads = Part::threads;
   static constexpr int blocks_per_multiprocessor = tiling.blocks;
 
-  using Params = ForwardParams<T>;
+  using Params = RecurrenceParams<T>;
   struct Storage {
-    typename Part::RowTile q[Part::stages];
-    KeyTiles<Part> kv[Part::stages];
+    RowTiles<R, tiling> rows[Part::stages];
+    TermTiles<R, tiling> terms[Part::stages];
     typename Part::ScoreTile scores;
     Factors<Part> factors;
-    tile::PartialOutput<Part> partial;
+    EpilogueStorage<R, tiling> epilogue;
   };
 
   static __device__ void run(const Params& params, Storage& storage) {
-    const Head<P, tiling> head(params);
-    if (head.piece >= head.pieces.count) return;
-    ChunkWeights<P, tiling> weights(params, head, storage.factors);
-    tile::State<P, tiling> state;
+    const Head<R, tiling> head(params);
+    Epilogue<R, tiling> epilogue(head, storage.epilogue);
+    if (head.rank < head.pieces.count) walk(head, epilogue, storage);
+    epilogue.store_log_sum(params.pieces, storage.factors.scratch);
+  }
+
+ private:
+  static __device__ __forceinline__ void walk(const Head<R, tiling>& head, Epilogue<R, tiling>& epilogue,
+                                              Storage& storage) {
+    constexpr tile::Direction direction = R::direction;
+    ChunkFactors<R, tiling> factors(head, storage.factors);
+    StateOf<R, tiling> state;
     // The sum up to the piece before; for the first, the initial state that Reduce left with the last.
-    if (head.piece > 0 || (params.images != nullptr && params.initial_h != nullptr))
-      state.load_image(head.image((head.piece > 0 ? head.piece : head.pieces.count) - 1));
+    if (head.rank > 0 || (head.params.images != nullptr && head.params.initial_h != nullptr))
+      state.load_image(head.image((head.rank > 0 ? head.rank : head.pieces.count) - 1));
     else
       start_state(head, state);
 
+    const auto row_tiles = [&](const auto& at) -> auto& {
+      return storage.rows[R::rows_are_queries ? at.stage : at.shared_stage];
+    };
+    const auto term_tiles = [&](const auto& at) -> auto& {
+      return storage.terms[R::rows_are_queries ? at.shared_stage : at.stage];
+    };
     const auto copy = [&](const auto& at) {
-      if (at.member == 0) copy_keys(head, at.row, storage.kv[at.key_stage]);
-      if (head.queries.length > 0)
-        tile::copy_rows_async<threads>(head.q(at.member), at.row, 0, P::head_dim.qk, storage.q[at.stage]);
+      if (!R::rows_are_queries || at.member == 0) copy_terms(head, at.member, at.row, term_tiles(at));
+      if (R::rows_are_queries || at.member == 0) copy_rows(head, at.member, at.row, row_tiles(at));
     };
     const auto prepare = [&](const auto& at) {
-      if (at.member == 0) weights.begin_chunk(at.row);
+      if (at.member == 0) factors.begin_chunk(at.row);
     };
+    typename Part::Output out;
     const auto compute = [&](const auto& at) {
-      typename Part::RowTile& q = storage.q[at.stage];
-      KeyTiles<Part>& kv = storage.kv[at.key_stage];
-      if (at.member == 0) weights.measure_keys(kv.k);
-      weights.measure_queries(q);
+      RowTiles<R, tiling>& rows = row_tiles(at);
+      TermTiles<R, tiling>& terms = term_tiles(at);
+      const bool new_rows = R::rows_are_queries || at.member == 0;
+      const bool last_terms = R::rows_are_queries || at.member == head.group - 1;
+      if (!R::rows_are_queries || at.member == 0) factors.measure_terms(head, at.member, at.row, terms);
+      if (new_rows) {
+        factors.measure_rows(rows.a);
+        epilogue.measure(rows);
+      }
       device::sync_block();  // factors are written, rows of extreme length rescaled
 
-      tile::score<P, tiling>(q, kv.k, storage.factors.query, storage.factors.key, storage.scores);
-      typename Part::Output out;
-      state.apply(q, out);
-      weights.scale_prefix(out);
-      const typename Part::Values values = tile::load_values<P, tiling>(kv.v);
+      const int exponent_before = factors.term_exponent();
+      factors.bound_terms();
+      tile::score<Recurrence, tiling, direction>(rows.a, terms.b, storage.factors.row, storage.factors.term,
+                                                 factors.score_scale(), storage.scores);
+      if (new_rows) {
+        state.apply(rows.a, out);
+        factors.scale_prefix(out);
+      } else {
+        factors.rescale(out, exponent_before);
+      }
+      const typename Part::Values values = tile::load_values<Recurrence, tiling>(terms.c);
       device::sync_block();  // scores are written
 
-      tile::attend<P, tiling>(storage.scores, kv.v, values, out);
-      tile::combine<Part>(out, storage.partial);
-      store_output(head, at.member, at.row, weights, out);
-      if (at.member == head.group - 1) state.absorb(kv.k, values, storage.factors.key, weights.of_state());
+      tile::attend<Recurrence, tiling, direction>(storage.scores, terms.c, values, out);
+      if (last_terms) epilogue.store(R::rows_are_queries ? at.member : 0, at.row, rows, factors, out);
+      if (!R::rows_are_queries || at.member == head.group - 1)
+        state.absorb(terms.b, values, storage.factors.term, factors.term_exponent(), factors.of_state());
     };
-    tile::for_each_step<Part::stages, Part::chunk>(head.first, head.last, head.group, copy, prepare, compute);
-    if (params.final_h != nullptr && head.piece == head.pieces.count - 1)
-      state.store(params.final_h + head.state_offset, head.column);
+    tile::for_each_step<Part::stages, Part::chunk, direction>(head.first, head.last, head.group, copy,
+                                                              prepare, compute);
+    if (head.rank == head.pieces.count - 1) store_final_state(head, state);
   }
 };
 

@@ -1,8 +1,12 @@
-// Attention within a chunk: o += tril(a b^T) c with rows and columns of the scores weighted.
+// The recurrence within a chunk: out += tril(a b^T) c, or triu in reverse, rows and columns of the scores
+// weighted.
 #pragma once
+
+#include <concepts>
 
 #include <cottention/device/warp.cuh>
 #include <cottention/tile/partition.cuh>
+#include <cottention/tile/pipeline.cuh>
 
 namespace cottention::tile {
 
@@ -20,12 +24,19 @@ __device__ __forceinline__ typename Part::Values load_values(const typename Part
   return values;
 }
 
-/// scores(i, j) = row_factor_i (a_i . b_j) column_factor_j where j <= i, else 0. 16 x 16 blocks on and below
-/// the diagonal go round the warps; those above are neither written nor read.
-template <AnyProblem P, Tiling tiling, class Part = Partition<P, tiling>>
+/// Whether a row sees a term: in reverse, terms at its own position and later ones.
+template <Direction direction>
+__device__ __forceinline__ bool sees(int row, int term) {
+  return direction == Direction::forward ? term <= row : term >= row;
+}
+
+/// scores(i, j) = scale row_factor_i (a_i . b_j) term_factor_j where i sees j, else 0. Blocks of 16 x 16 that
+/// have such go round the warps; the others are neither written nor read.
+template <AnyProblem P, Tiling tiling, Direction direction, class Part = Partition<P, tiling>>
 __device__ __forceinline__ void score(const typename Part::RowTile& a, const typename Part::RowTile& b,
                                       const typename Part::A* row_factor_shared,
-                                      const typename Part::A* column_factor_shared,
+                                      const typename Part::A* term_factor_shared,
+                                      [[maybe_unused]] typename Part::A scale,
                                       typename Part::ScoreTile& scores) {
   using T = typename Part::T;
   using A = typename Part::A;
@@ -33,9 +44,11 @@ __device__ __forceinline__ void score(const typename Part::RowTile& a, const typ
   constexpr int blocks = Part::row_blocks * (Part::row_blocks + 1) / 2;
   const Lane lane = Lane::afresh();
   const int g = lane.g(), t = lane.t();
-  int i = 0, j = device::warp_index();
-  for (int block = device::warp_index(); block < blocks; block += Part::warps, j += Part::warps) {
-    while (j > i) j -= ++i;  // row i of the triangle has i + 1 blocks
+  int longer = 0, shorter = device::warp_index();  // row and column of a lower triangle
+  for (int block = device::warp_index(); block < blocks; block += Part::warps, shorter += Part::warps) {
+    while (shorter > longer) shorter -= ++longer;  // row i of the triangle has i + 1 blocks
+    const int i = direction == Direction::forward ? longer : shorter;
+    const int j = direction == Direction::forward ? shorter : longer;
     Sums<A> sums[2];
     clear(sums[0]);
     clear(sums[1]);
@@ -47,7 +60,8 @@ __device__ __forceinline__ void score(const typename Part::RowTile& a, const typ
     for (int m = 0; m < 2; ++m) {
       const int row = 16 * i + g + 8 * m;
       if (row >= Part::chunk) continue;  // a repeated row
-      const A row_factor = device::load_shared(row_factor_shared + row);
+      A row_factor = device::load_shared(row_factor_shared + row);
+      if constexpr (std::same_as<T, half>) row_factor *= scale;
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
         const int column = 16 * j + 8 * n + 2 * t;
@@ -55,9 +69,10 @@ __device__ __forceinline__ void score(const typename Part::RowTile& a, const typ
         A x[2];
 #pragma unroll
         for (int e = 0; e < 2; ++e)
-          x[e] = j < i || column + e <= row ? sums[n].values[2 * m + e] * row_factor *
-                                                  device::load_shared(column_factor_shared + column + e)
-                                            : A{0};
+          x[e] = i != j || sees<direction>(row, column + e)
+                     ? sums[n].values[2 * m + e] * row_factor *
+                           device::load_shared(term_factor_shared + column + e)
+                     : A{0};
         Pair pair;
         if constexpr (sizeof(T) == 2)
           pair = device::bits_as<Pair>(device::pack<T>(x[0], x[1]));
@@ -82,9 +97,9 @@ __device__ __forceinline__ Block of_this_depth(const Block* blocks, int count) {
   return chosen;
 }
 
-/// out += scores v on the diagonal block i, term by term: a score of 0 above the diagonal must not meet an
-/// infinity or a NaN.
-template <AnyProblem P, Tiling tiling, class Part = Partition<P, tiling>>
+/// out += scores v on the diagonal block i, term by term: the score 0 of a term that is not seen must not
+/// meet an infinity or a NaN.
+template <AnyProblem P, Tiling tiling, Direction direction, class Part = Partition<P, tiling>>
 __device__ __forceinline__ void attend_diagonal(const typename Part::ScoreTile& scores,
                                                 const typename Part::ValueTile& values, int i, int column,
                                                 Sums<typename Part::A> (&out)[2]) {
@@ -98,7 +113,7 @@ __device__ __forceinline__ void attend_diagonal(const typename Part::ScoreTile& 
     for (int e = 0; e < 8; ++e) {
       const int row = 16 * i + g + e / 2 % 2 * 8, c = column + e / 4 * 8 + 2 * t + e % 2;
       A& sum = out[e / 4].values[e % 4];
-      if (j <= row)
+      if (sees<direction>(row, j))
         sum = device::fused(device::widen<T>(device::load_shared(scores.at(row, j))),
                             device::widen<T>(device::load_shared(values.at(j, c))), sum);
     }
@@ -108,7 +123,7 @@ __device__ __forceinline__ void attend_diagonal(const typename Part::ScoreTile& 
 }  // namespace detail
 
 /// out += scores v. Warps that share columns take every so-manieth term.
-template <AnyProblem P, Tiling tiling, class Part = Partition<P, tiling>>
+template <AnyProblem P, Tiling tiling, Direction direction, class Part = Partition<P, tiling>>
 __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
                                        const typename Part::ValueTile& tile,
                                        const typename Part::Values& values, typename Part::Output& out) {
@@ -123,23 +138,26 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
 #pragma unroll
   for (int i = 0; i < Part::row_blocks; ++i) {
     constexpr int deep = Part::warps_deep;
-    const int terms_of_row =
-        (16 * i + 16) / terms<T> < Part::term_blocks ? (16 * i + 16) / terms<T> : Part::term_blocks;
+    constexpr bool forward = direction == Direction::forward;
+    const int begin = forward ? 0 : 16 * i / terms<T>;
+    const int end = forward && (16 * i + 16) / terms<T> < Part::term_blocks ? (16 * i + 16) / terms<T>
+                                                                            : Part::term_blocks;
 #pragma unroll
-    for (int first = 0; first < terms_of_row; first += deep) {
+    for (int first = begin; first < end; first += deep) {
       const int j = first + (deep > 1 ? Part::depth_index() : 0);
-      if (deep > 1 && j >= terms_of_row) continue;
-      if (diagonal_apart && j * terms<T> >= 16 * i) continue;
+      if (deep > 1 && j >= end) continue;
+      if (diagonal_apart && (forward ? j * terms<T> >= 16 * i : j * terms<T> < 16 * i + 16)) continue;
       const auto left = operand(load_rows<Role::left>(scores, 16 * i, j * terms<T>, lane));
 #pragma unroll
       for (int m = 0; m < Part::warp_column_blocks; ++m)
         multiply<T>(out.sums[i][m], left,
-                    operand(detail::of_this_depth<Part>(&values.blocks[m][first], terms_of_row - first)));
+                    operand(detail::of_this_depth<Part>(&values.blocks[m][first], end - first)));
     }
     if (diagonal_apart && Part::depth_index() == 0)
 #pragma unroll
       for (int m = 0; m < Part::warp_column_blocks; ++m)
-        detail::attend_diagonal<P, tiling>(scores, tile, i, Part::warp_column() + 16 * m, out.sums[i][m]);
+        detail::attend_diagonal<P, tiling, direction>(scores, tile, i, Part::warp_column() + 16 * m,
+                                                      out.sums[i][m]);
   }
 }
 

@@ -6,6 +6,7 @@
 #include <cottention/device/memory.cuh>
 #include <cottention/device/thread.cuh>
 #include <cottention/device/warp.cuh>
+#include <cottention/tile/pipeline.cuh>
 #include <cottention/tile/weights.cuh>
 
 namespace cottention::tile {
@@ -70,17 +71,19 @@ struct Presence {
   }
 };
 
-/// Counts and weights at the starts of the next 32 chunks: 32 at a time, because a weight takes one lane
+/// Counts and weights at the starts of 32 neighbouring chunks: 32 at a time, because a weight takes one lane
 /// about as long as a whole warp.
 template <class A>
 struct ChunkTable {
   std::int64_t before[device::warp_size];  // unmasked keys before the chunk, the initial state's included
   A weight[device::warp_size];             // at the chunk's first key
+  A logarithm[device::warp_size];          // of the count there
 
-  /// By one warp. `before_first` counts keys before row `first`, the first of the 32 chunks. Returns the
-  /// count before the chunk that follows them.
+  /// By one warp. Row `first` starts the first of the 32 chunks. `anchor` counts the keys before it, or, in
+  /// reverse, those before the row where the 32 end. Returns the anchor of the 32 that are next.
+  template <Direction direction>
   __device__ __forceinline__ std::int64_t fill(const std::uint8_t* mask, int first, int length, int chunk,
-                                               std::int64_t before_first, double exponent) {
+                                               std::int64_t anchor, double exponent) {
     const int lane = device::lane_index();
     const int begin = first + lane * chunk;
     const int rows = begin >= length ? 0 : length - begin < chunk ? length - begin : chunk;
@@ -93,10 +96,13 @@ struct ChunkTable {
       const std::int64_t left = device::shuffle(up_to_here, lane >= distance ? lane - distance : lane);
       if (lane >= distance) up_to_here += left;
     }
-    const std::int64_t n = before_first + up_to_here - own;
+    const std::int64_t total = device::shuffle(up_to_here, device::warp_size - 1);
+    const std::int64_t n = (direction == Direction::reverse ? anchor - total : anchor) + up_to_here - own;
+    const double log = log_count(n + 1);
     device::store_shared(before + lane, n);
-    device::store_shared(weight + lane, static_cast<A>(tile::weight(n + 1, exponent)));
-    return before_first + device::shuffle(up_to_here, device::warp_size - 1);
+    device::store_shared(weight + lane, static_cast<A>(weight_of(log, exponent)));
+    device::store_shared(logarithm + lane, static_cast<A>(log));
+    return direction == Direction::reverse ? anchor - total : anchor + total;
   }
 };
 

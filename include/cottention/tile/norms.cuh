@@ -11,8 +11,43 @@
 #include <cottention/device/warp.cuh>
 #include <cottention/problem.hpp>
 #include <cottention/tile/layout.cuh>
+#include <cottention/tile/rows.cuh>
 
 namespace cottention::tile {
+
+/// The length of a row x that is kept as y = 2^-exponent x. NaN stays.
+template <class A>
+struct Length {
+  A squares;  // of y
+  int exponent;
+
+  /// norm(x) = unit() y = x / max(||x||, eps).
+  __device__ __forceinline__ A unit() const {
+    // A row of zeros is its own norm(x). 1 keeps what the factor multiplies in half's range, 1e12 does not.
+    return squares == A{0} ? A{1} : device::quotient(A{1}, divisor());
+  }
+  /// 1 / max(||x||, eps).
+  __device__ __forceinline__ A inverse() const {
+    return device::times_power_of_two(device::quotient(A{1}, divisor()), -exponent);
+  }
+  /// ||x|| <= eps, where norm(x) is linear.
+  __device__ __forceinline__ bool at_floor() const { return device::square_root(squares) <= floor(); }
+
+ private:
+  __device__ __forceinline__ A floor() const {
+    return device::times_power_of_two(static_cast<A>(norm_epsilon), -exponent);
+  }
+  __device__ __forceinline__ A divisor() const { return at_floor() ? floor() : device::square_root(squares); }
+};
+
+/// The same in all lanes.
+template <class A>
+__device__ __forceinline__ A sum_over_warp(A x) {
+#pragma unroll
+  for (int distance = 1; distance < device::warp_size; distance *= 2) x += device::shuffle_xor(x, distance);
+  return x;
+}
+
 namespace detail {
 
 /// 16 bytes of a row.
@@ -58,14 +93,6 @@ __device__ __forceinline__ bool in_range(Accumulate<T> squares) {
     return squares >= 0x1p-40f && squares <= 0x1p40f;
 }
 
-/// 1 / max(||x||, eps) where x = 2^exponent y, times 2^exponent: what turns y into norm(x). NaN stays.
-template <class A>
-__device__ __forceinline__ A inverse_norm(A squares_of_y, int exponent) {
-  const A floor = device::times_power_of_two(static_cast<A>(norm_epsilon), -exponent);
-  const A norm = device::square_root(squares_of_y);
-  return device::quotient(A{1}, norm <= floor ? floor : norm);
-}
-
 /// How a block's lanes share the rows of a tile: `sharing` neighbours a row, so that warps come in whole or
 /// not at all.
 template <int threads, Element T, int tile_rows, int tile_columns>
@@ -75,7 +102,10 @@ struct RowReader {
   static constexpr int whole = threads / tile_rows < 1 ? 1 : threads / tile_rows;
   static constexpr int sharing = power_of_two_below(whole < 32 ? whole : 32);
   static constexpr int at_once = threads / sharing;
-  static_assert(tile_rows * sharing % 32 == 0 && at_once * sharing % 32 == 0);
+  static_assert(
+      tile_rows * sharing % 32 == 0 && at_once * sharing % 32 == 0,
+      "cottention: warps measure rows whole. Remedy: chunk and warps that are powers of two, or leave the "
+      "tiling to the library.");
 
   static constexpr int units_in_rounds = round_up(Source::units, sharing < 8 ? 8 : sharing);
   static constexpr int rounds = units_in_rounds / sharing;
@@ -167,7 +197,7 @@ struct RowReader {
 
 }  // namespace detail
 
-/// For each row x of `tile`, `write(row, f)` once, with f such that f x = norm(x) = x / max(||x||, 1e-12).
+/// For each row of `tile`, `write(row, length)` once, by the same thread whatever the columns of the tile.
 ///
 /// Rows that fp32 could not square, or half's range not hold, are first scaled in place by a power of two,
 /// which is exact but for elements 2^-14 of the largest (half) or smaller still. So the tile may change:
@@ -186,8 +216,74 @@ __device__ __forceinline__ void measure_rows(Tile<T, tile_rows, tile_columns>& t
       if (extreme && largest > A{0} && device::is_finite(largest)) exponent = device::exponent_of(largest);
       squares = reader.rescale(exponent);
     }
-    // A row of zeros is its own norm(x). 1 keeps what the factor multiplies in half's range, 1e12 does not.
-    if (Reader::part() == 0) write(row, squares == A{0} ? A{1} : detail::inverse_norm(squares, exponent));
+    if (Reader::part() == 0) write(row, Length<A>{squares, exponent});
+  }
+}
+
+/// Calls f with the units of a row of memory, `width` long, that fall to a lane, and their columns. By a
+/// whole warp.
+template <class Unit, class T, class F>
+__device__ __forceinline__ void for_each_unit(const T* row, int width, F f) {
+  constexpr int unit = static_cast<int>(sizeof(Unit) / sizeof(T));
+  for (int c = device::lane_index() * unit; c < width; c += device::warp_size * unit)
+    f(device::load_global(reinterpret_cast<const Unit*>(row + c)), c);
+}
+
+/// The length of a row of memory; the same in all lanes of the warp.
+template <Element T>
+__device__ __forceinline__ Length<Accumulate<T>> measure_in_memory(const T* row, int width) {
+  using A = Accumulate<T>;
+  using Unit = detail::Unit<T>;
+  constexpr int unit = 16 / static_cast<int>(sizeof(T));
+  const auto over_row = [&](A start, auto take) {
+    for_each_unit<Unit>(row, width, [&](const Unit& x, int) {
+#pragma unroll
+      for (int e = 0; e < unit; ++e) start = take(start, detail::element<T>(x, e));
+    });
+    return start;
+  };
+  const A squares = sum_over_warp(over_row(A{}, [](A sum, A x) { return device::fused(x, x, sum); }));
+  if (detail::in_range<T>(squares)) return {squares, 0};
+  A largest = over_row(A{}, [](A most, A x) {
+    const A size = device::magnitude(x);
+    return !device::is_finite(size) ? detail::infinity<A>() : size > most ? size : most;
+  });
+#pragma unroll
+  for (int distance = 1; distance < device::warp_size; distance *= 2) {
+    const A other = device::shuffle_xor(largest, distance);
+    largest = largest < other ? other : largest;
+  }
+  const int exponent = largest > A{0} && device::is_finite(largest) ? device::exponent_of(largest) : 0;
+  return {sum_over_warp(over_row(A{},
+                                 [exponent](A sum, A x) {
+                                   const A y = device::times_power_of_two(x, -exponent);
+                                   return device::fused(y, y, sum);
+                                 })),
+          exponent};
+}
+
+/// Likewise for rows that the tile holds only some columns of: rows first, ... of `rows`, `width` long, each
+/// read whole from memory by a warp. A row that is scaled is so in the tile.
+template <int threads, Element T, int tile_rows, int tile_columns, class Write>
+__device__ __forceinline__ void measure_rows_in_memory(const Rows<const T>& rows, int first, int width,
+                                                       Tile<T, tile_rows, tile_columns>& tile, Write write) {
+  using A = Accumulate<T>;
+  using Unit = detail::Unit<T>;
+  using Target = Tile<T, tile_rows, tile_columns>;
+  for (int row = device::warp_index(); row < tile_rows; row += threads / device::warp_size) {
+    Length<A> length{};
+    if (rows.contains(first + row)) length = measure_in_memory(rows.row(first + row), width);
+    if (length.exponent != 0)
+      for (int c = device::lane_index() * Target::unit; c < Target::units * Target::unit;
+           c += device::warp_size * Target::unit) {
+        Unit* at = reinterpret_cast<Unit*>(tile.at(row, c));
+        Unit x = device::load_shared(at);
+#pragma unroll
+        for (int e = 0; e < Target::unit; ++e)
+          x[e] = device::narrow<T>(device::times_power_of_two(device::widen<T>(x[e]), -length.exponent));
+        device::store_shared(at, x);
+      }
+    if (device::lane_index() == 0) write(row, length);
   }
 }
 

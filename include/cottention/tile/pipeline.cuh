@@ -6,21 +6,31 @@
 
 namespace cottention::tile {
 
+/// The order in which a sequence is walked.
+enum class Direction { forward, reverse };
+
 /// A position in the order of work: chunk by chunk, and in each chunk one query head of the group after the
 /// other.
-template <int stages, int chunk>
+template <int stages, int chunk, Direction direction>
 struct Cursor {
-  int row;            // first of the chunk
-  int member = 0;     // query head of the group
-  int stage = 0;      // buffer of its queries
-  int key_stage = 0;  // buffer of the chunk's keys
+  int row;               // first of the chunk
+  int member = 0;        // query head of the group
+  int stage = 0;         // buffer of its rows
+  int shared_stage = 0;  // buffer of the chunk's rows that the group shares
+
+  /// Chunks count from row `first`, so that the last may be short.
+  static __device__ __forceinline__ Cursor start(int first, int last) {
+    return {direction == Direction::forward || last <= first ? first
+                                                             : first + (last - 1 - first) / chunk * chunk};
+  }
+  __device__ __forceinline__ bool within(int first, int last) const { return row >= first && row < last; }
 
   __device__ __forceinline__ void advance(int group) {
     stage = next(stage);
     if (++member < group) return;
     member = 0;
-    row += chunk;
-    key_stage = next(key_stage);
+    row += direction == Direction::forward ? chunk : -chunk;
+    shared_stage = next(shared_stage);
   }
 
  private:
@@ -30,12 +40,13 @@ struct Cursor {
 /// Calls `copy(cursor)`, which starts copies, `stages` - 1 steps ahead of `compute(cursor)`. Before the
 /// barrier that ends the wait for a step's copies, every warp calls `prepare(cursor)`. By the whole block;
 /// ends with no copy in flight.
-template <int stages, int chunk, class Copy, class Prepare, class Compute>
+template <int stages, int chunk, Direction direction, class Copy, class Prepare, class Compute>
 __device__ __forceinline__ void for_each_step(int first, int last, int group, Copy copy, Prepare prepare,
                                               Compute compute) {
-  Cursor<stages, chunk> ahead{first};
+  using Position = Cursor<stages, chunk, direction>;
+  Position ahead = Position::start(first, last);
   const auto copy_next = [&] {
-    if (ahead.row < last) {
+    if (ahead.within(first, last)) {
       copy(ahead);
       ahead.advance(group);
     }
@@ -44,7 +55,7 @@ __device__ __forceinline__ void for_each_step(int first, int last, int group, Co
 #pragma unroll 1
   for (int s = 0; s < stages - 1; ++s) copy_next();
 #pragma unroll 1
-  for (Cursor<stages, chunk> now{first}; now.row < last; now.advance(group)) {
+  for (Position now = Position::start(first, last); now.within(first, last); now.advance(group)) {
     if constexpr (stages == 1) {
       device::sync_block();  // the last step's readers are done with the only buffer
       copy_next();

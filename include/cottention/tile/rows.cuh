@@ -21,6 +21,9 @@ struct Rows {
   const std::uint8_t* mask = nullptr;  // one byte a row, in global memory; null: all present
 
   __device__ __forceinline__ T* row(int r) const { return data + r * stride; }
+  __device__ __forceinline__ bool contains(int r) const {
+    return r < length && (mask == nullptr || device::load_global(mask + r) != 0);
+  }
 };
 
 namespace detail {
@@ -73,11 +76,10 @@ __device__ __forceinline__ void copy_rows_async(const Rows<const T>& rows, int f
 }
 
 /// Writes 16 x 16 sums, or the upper 8 x 16, to columns `column`, ... of rows first, ..., those that exist
-/// and lie below `dim`. Row factors (g) and (g + 8) multiply; a row that is not to be kept becomes 0.
+/// and lie below `dim`. Of rows (g) and (g + 8), one that is not to be kept becomes 0.
 template <int block_rows, Element T>
 __device__ __forceinline__ void store_rows(const Rows<T>& rows, int first, int column, int dim,
-                                           const Sums<Accumulate<T>> (&sums)[2],
-                                           const Accumulate<T> (&factors)[2], const bool (&keep)[2]) {
+                                           const Sums<Accumulate<T>> (&sums)[2], const bool (&keep)[2]) {
   const int lane = device::lane_index(), g = lane / 4, t = lane % 4;
 #pragma unroll
   for (int m = 0; m < block_rows / 8; ++m) {
@@ -86,8 +88,7 @@ __device__ __forceinline__ void store_rows(const Rows<T>& rows, int first, int c
     T* to = rows.row(row) + column;
     Accumulate<T> x[2][2];
 #pragma unroll
-    for (int e = 0; e < 4; ++e)
-      x[e / 2][e % 2] = keep[m] ? sums[e / 2].values[2 * m + e % 2] * factors[m] : 0;
+    for (int e = 0; e < 4; ++e) x[e / 2][e % 2] = keep[m] ? sums[e / 2].values[2 * m + e % 2] : 0;
     if constexpr (sizeof(T) == 2) {
       // Neighbouring lanes swap halves, so that a lane has four neighbours and four lanes fill a 32-byte
       // sector.

@@ -1,4 +1,6 @@
-// The state of a head in the registers of a block: H^T (columns, dim_qk), fp32, or fp64 for fp64 elements.
+// The state of a recurrence, H = sum of b_j c_j^T, in the registers of a block: H^T (columns of c, columns of
+// b), fp32, or fp64 for fp64 elements. Its Problem has b's columns for dim_qk and c's for dim_v, whoever
+// plays.
 #pragma once
 
 #include <concepts>
@@ -9,6 +11,9 @@
 #include <cottention/tile/partition.cuh>
 
 namespace cottention::tile {
+
+/// (dim_qk, dim_v) in memory, or (dim_v, dim_qk): the same state with b and c exchanged.
+enum class StateLayout { as_is, transposed };
 
 template <AnyProblem P, Tiling tiling>
 class State {
@@ -21,22 +26,20 @@ class State {
     for_each([](Sums<A>& sums, int, int) { clear(sums); });
   }
 
-  // ---- in the caller's layout, (dim_qk, dim_v), from column `column` on
-  // ----------------------------------------------
+  // ---- in the caller's memory, from column `column` of c on
 
-  __device__ __forceinline__ void load(const A* h, int column) {
-    for_each_element(column, [h](A& x, std::int64_t offset, bool exists) {
+  __device__ __forceinline__ void load(const A* h, StateLayout layout, int column) {
+    for_each_element(layout, column, [h](A& x, std::int64_t offset, bool exists) {
       x = exists ? device::load_global(h + offset) : A{0};
     });
   }
-  __device__ __forceinline__ void store(A* h, int column) {
-    for_each_element(column, [h](A& x, std::int64_t offset, bool exists) {
+  __device__ __forceinline__ void store(A* h, StateLayout layout, int column) {
+    for_each_element(layout, column, [h](A& x, std::int64_t offset, bool exists) {
       if (exists) device::store_global(h + offset, x);
     });
   }
 
   // ---- as an image: the block's registers one after the other, for passing states between kernels
-  // --------------------
 
   static constexpr std::int64_t image_elements = std::int64_t{Part::columns} * Part::depth;
 
@@ -52,7 +55,6 @@ class State {
   }
 
   // ---- arithmetic
-  // ----------------------------------------------------------------------------------------------------
 
   /// out = a H over this warp's part of dim_qk, rows of `a` (chunk, dim_qk) as they are in the tile. H is
   /// split into what the operand's type holds and the rest, so that it enters with fp32's precision.
@@ -88,12 +90,14 @@ class State {
 
   /// H += weight sum over j of b_j (factor_j c_j)^T, rows b_j of `b` (chunk, dim_qk), c_j in registers. The
   /// sum over the chunk starts from zero and is added rounded: a running sum in the tensor cores would drift.
+  /// For half, 2^factor_exponent bounds the factors.
   __device__ __forceinline__ void absorb(const typename Part::RowTile& b, const typename Part::Values& c,
-                                         const A* factor_shared, A weight) {
+                                         const A* factor_shared, [[maybe_unused]] int factor_exponent,
+                                         A weight) {
     const Lane lane = Lane::afresh();
     using Scaled = decltype(scaled_left(c.blocks[0][0], TermFactors<T>{}));
     Scaled left[Part::warp_column_blocks][Part::term_blocks];
-    const int exponent = values_exponent(c);
+    const int exponent = std::same_as<T, half> ? values_exponent(c) + factor_exponent : 0;
     const A up = device::times_power_of_two(A{1}, -exponent);
     if constexpr (std::same_as<T, half>) weight = device::times_power_of_two(weight, exponent);
 #pragma unroll
@@ -144,14 +148,17 @@ class State {
   }
 
   template <class F>
-  __device__ __forceinline__ void for_each_element(int column, F f) {
+  __device__ __forceinline__ void for_each_element(StateLayout layout, int column, F f) {
+    constexpr int rows = P::head_dim.qk, columns = P::head_dim.v;
+    const std::int64_t row_stride = layout == StateLayout::as_is ? columns : 1;
+    const std::int64_t column_stride = layout == StateLayout::as_is ? 1 : rows;
     const int g = device::lane_index() / 4, t = device::lane_index() % 4;
     for_each([&](Sums<A>& sums, int m, int n) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const int c = column + Part::warp_column() + 16 * m + g + e / 2 * 8;
         const int r = Part::warp_row() + 8 * n + 2 * t + e % 2;
-        f(sums.values[e], std::int64_t{r} * P::head_dim.v + c, c < P::head_dim.v && r < P::head_dim.qk);
+        f(sums.values[e], r * row_stride + c * column_stride, c < columns && r < rows);
       }
     });
   }

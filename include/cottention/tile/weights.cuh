@@ -13,19 +13,31 @@ __device__ __forceinline__ double sigmoid(float m) {
   return device::quotient(1.0, 1.0 + device::exponential(-static_cast<double>(m)));
 }
 
-/// w(count) for one position. Takes about a hundred fp64 instructions: meant for one lane a chunk or token.
+/// ln(max(count, 1)). About a hundred fp64 instructions: meant for one lane a chunk or token.
+__device__ __forceinline__ double log_count(std::int64_t count) {
+  return count <= 1 ? 0.0 : device::logarithm(static_cast<double>(count));
+}
+
+/// w(count) from log_count(count), at a like cost.
+__device__ __forceinline__ double weight_of(double log, double exponent) {
+  return log == 0.0 ? 1.0 : device::exponential(-exponent * log);
+}
 __device__ __forceinline__ double weight(std::int64_t count, double exponent) {
-  if (count <= 1) return 1.0;
-  return device::exponential(-exponent * device::logarithm(static_cast<double>(count)));
+  return weight_of(log_count(count), exponent);
+}
+
+/// ln(max(reference + further, 1)) - ln(reference) for reference >= 1 and -1 <= further < 2^24.
+template <class A>
+__device__ __forceinline__ A relative_log(std::int64_t reference, int further) {
+  if (reference + further < 1) return A{0};  // counts 0 and 1 weigh the same
+  return device::log1p_of(device::quotient(static_cast<A>(further), static_cast<A>(reference)));
 }
 
 /// w(reference + further) / w(reference) for reference >= 1 and -1 <= further < 2^24. Near 1 where a chunk is
 /// far from the start of its sequence, so that fp32 holds it to one rounding.
 template <class A>
 __device__ __forceinline__ A relative_weight(std::int64_t reference, int further, double exponent) {
-  if (reference + further < 1) return A{1};  // counts 0 and 1 weigh the same
-  const A grown = device::quotient(static_cast<A>(further), static_cast<A>(reference));
-  return device::exponential(-static_cast<A>(exponent) * device::log1p_of(grown));
+  return device::exponential(-static_cast<A>(exponent) * relative_log<A>(reference, further));
 }
 
 }  // namespace cottention::tile

@@ -1,4 +1,4 @@
-// How a forward call is cut up for the device, and what memory that takes.
+// How a recurrence over whole sequences is cut up for the device, and what memory that takes.
 #pragma once
 
 #include <algorithm>
@@ -21,31 +21,36 @@ inline constexpr int most_pieces = 64;
 /// Shortest piece: walking it costs as much as moving three states of dimension 128 to memory and back.
 inline constexpr int shortest_piece = 256;
 
-/// Blocks and pieces of a forward call.
-struct ForwardPlan {
+/// Blocks and pieces of one recurrence.
+struct RecurrencePlan {
   std::int64_t units = 0;  // batch * heads_kv
   int column_blocks = 1;
   int pieces = 1;               // most that a sequence has; 1: no images
   int shortest = 0;             // rows of a piece, at least
-  int query_parts = 1;          // of a bidirectional head
+  int row_parts = 1;            // of a bidirectional head
   std::size_t image_bytes = 0;  // of all pieces
 };
 
-/// What the plan has to know of a Problem and its Tiling.
+/// What the plan has to know of the call.
+struct RecurrenceExtent {
+  std::int64_t units = 0, rows = 0, terms = 0;
+};
+
+/// And of the kernels.
 struct BlockSize {
-  int columns = 0;                 // of a block
-  std::size_t image_bytes = 0;     // of its state
-  std::int64_t longest_piece = 0;  // rows that may be summed one chunk after the other; 0: any number
+  int column_blocks = 1;
+  std::size_t image_bytes = 0;     // of a block's state
+  std::int64_t longest_piece = 0;  // terms that may be summed one chunk after the other; 0: any number
 };
 
 /// `multiprocessors` counts only under Plan::automatic.
-inline ForwardPlan plan_forward(const Shape& s, Plan plan, Split split, const BlockSize& block,
-                                int multiprocessors) {
-  ForwardPlan p;
-  p.units = s.batch * s.heads_kv;
-  p.column_blocks = static_cast<int>((s.dim_v + block.columns - 1) / block.columns);
+inline RecurrencePlan plan_recurrence(const RecurrenceExtent& extent, Plan plan, Split split,
+                                      const BlockSize& block, int multiprocessors) {
+  RecurrencePlan p;
+  p.units = extent.units;
+  p.column_blocks = block.column_blocks;
   const std::int64_t blocks = p.units * p.column_blocks;
-  const std::int64_t longest = std::max<std::int64_t>(1, s.seq_k / shortest_piece);
+  const std::int64_t longest = std::max<std::int64_t>(1, extent.terms / shortest_piece);
   std::int64_t wanted = 1;
   if (split.pieces > 0)
     wanted = split.pieces;
@@ -54,13 +59,13 @@ inline ForwardPlan plan_forward(const Shape& s, Plan plan, Split split, const Bl
   else if (blocks > 0 && 10 * blocks < 9 * static_cast<std::int64_t>(multiprocessors))
     wanted = (2 * static_cast<std::int64_t>(multiprocessors) + blocks - 1) / blocks;
   if (block.longest_piece > 0)
-    wanted = std::max(wanted, (s.seq_k + block.longest_piece - 1) / block.longest_piece);
+    wanted = std::max(wanted, (extent.terms + block.longest_piece - 1) / block.longest_piece);
   p.pieces = static_cast<int>(std::min({wanted, longest, std::int64_t{most_pieces}}));
   if (p.pieces > 1) {
     p.shortest = shortest_piece;
     p.image_bytes = block.image_bytes * static_cast<std::size_t>(blocks * p.pieces);
-    const std::int64_t rows = std::max<std::int64_t>(1, s.seq_q / shortest_piece);
-    p.query_parts = static_cast<int>(std::min({wanted, rows, std::int64_t{most_pieces}}));
+    const std::int64_t rows = std::max<std::int64_t>(1, extent.rows / shortest_piece);
+    p.row_parts = static_cast<int>(std::min({wanted, rows, std::int64_t{most_pieces}}));
   }
   return p;
 }

@@ -1,10 +1,11 @@
-// Which Tiling a Problem's forward kernels get.
+// Which Tiling the kernels of a recurrence get: those of forward, and of each gradient.
 //
 // Registers come first: a warp's 16 columns of the state take dim_qk / 2 of a lane's, twice that for fp64,
 // and nothing may spill (cmake/spill_check.py holds the rows to that). Then shared memory: the longest chunk,
 // and two stages where they fit.
 #pragma once
 
+#include <cottention/kernel/roles.cuh>
 #include <cottention/problem.hpp>
 #include <cottention/tile/layout.cuh>
 #include <cottention/tiling.hpp>
@@ -18,22 +19,24 @@ inline constexpr int shared_bytes_of_all_devices = 99 * 1024;
 
 namespace detail {
 
-/// Shared memory of kernel::Walk, which has the most. An upper bound.
-constexpr int forward_shared_bytes(int bytes, HeadDim dim, Tiling t, int warps_deep) {
+/// Shared memory of kernel::Walk, which has the most. An upper bound. `dim` as in Roles::dims.
+constexpr int recurrence_shared_bytes(int bytes, HeadDim dim, bool projects, Tiling t, int warps_deep) {
   const auto pitch = [bytes](int columns) {
     return tile::round_up(tile::round_up(columns, 16) * bytes, 128);
   };
   const int sums = bytes == 8 ? 8 : 4;
-  const int stage = t.chunk * (2 * pitch(tile::round_up(dim.qk, 16 * warps_deep)) + pitch(t.columns));
+  const bool holds_projected = projects && t.columns >= dim.v;
+  const int stage = t.chunk * (2 * pitch(tile::round_up(dim.qk, 16 * warps_deep)) +
+                               (holds_projected ? 2 : 1) * pitch(t.columns));
+  const int projection = holds_projected ? (3 + t.columns / 16) * t.chunk * sums : 0;
   const int partial = warps_deep > 1 ? t.warps * tile::round_up(t.chunk, 16) * 16 * sums : 0;
-  return t.stages * stage + t.chunk * pitch(t.chunk) + partial + 3 * t.chunk * sums + 1536;
+  return t.stages * stage + t.chunk * pitch(t.chunk) + partial + projection + 3 * t.chunk * sums + 2048;
 }
 
 }  // namespace detail
 
-/// The tiling of forward's kernels for head dimensions `dim` of `bytes`-byte elements, within `shared_bytes`
-/// where any tiling is.
-constexpr Tiling forward_tiling(int bytes, HeadDim dim, int shared_bytes) {
+/// The tiling for head dimensions `dim` of `bytes`-byte elements, within `shared_bytes` where any tiling is.
+constexpr Tiling recurrence_tiling(int bytes, HeadDim dim, bool projects, int shared_bytes) {
   const int width = tile::round_up(dim.v, 16);
   // Several warps share columns where one has no room for dim_qk.
   const int warp_depth = bytes == 8 && dim.qk <= 512 ? 64 : 128;
@@ -50,7 +53,7 @@ constexpr Tiling forward_tiling(int bytes, HeadDim dim, int shared_bytes) {
   if (bytes == 4 && depth > 256) t.chunk = 8;     // registers
   if (bytes == 2 && depth <= 64 && t.warps <= 4)
     t.blocks = 3;  // 168 registers a lane, as shared memory has room for
-  while (detail::forward_shared_bytes(bytes, dim, t, deep) > shared_bytes &&
+  while (detail::recurrence_shared_bytes(bytes, dim, projects, t, deep) > shared_bytes &&
          (t.stages > 1 || t.chunk > (bytes == 2 ? 16 : 8))) {
     if (t.chunk > 16)
       t.chunk /= 2;
@@ -64,11 +67,16 @@ constexpr Tiling forward_tiling(int bytes, HeadDim dim, int shared_bytes) {
 
 /// The row for devices with much shared memory, and the one that every device has room for where it has for
 /// any.
+template <kernel::AnyRoles R>
+inline constexpr Tiling tuned_recurrence = recurrence_tiling(sizeof(typename R::element), R::dims,
+                                                             R::projects, shared_bytes_of_large_devices);
+template <kernel::AnyRoles R>
+inline constexpr Tiling compact_recurrence = recurrence_tiling(sizeof(typename R::element), R::dims,
+                                                               R::projects, shared_bytes_of_all_devices);
+
 template <AnyProblem P>
-inline constexpr Tiling tuned_forward = forward_tiling(sizeof(typename P::element), P::head_dim,
-                                                       shared_bytes_of_large_devices);
+inline constexpr Tiling tuned_forward = tuned_recurrence<kernel::Roles<P, kernel::Output::o>>;
 template <AnyProblem P>
-inline constexpr Tiling compact_forward = forward_tiling(sizeof(typename P::element), P::head_dim,
-                                                         shared_bytes_of_all_devices);
+inline constexpr Tiling compact_forward = compact_recurrence<kernel::Roles<P, kernel::Output::o>>;
 
 }  // namespace cottention

@@ -1,0 +1,90 @@
+// One recurrence of a call: its plan, its kernels, and what they are given.
+#pragma once
+
+#include <concepts>
+#include <type_traits>
+
+#include <cottention/device/launch.cuh>
+#include <cottention/device/runtime.cuh>
+#include <cottention/host/recurrence_plan.hpp>
+#include <cottention/kernel/apply.cuh>
+#include <cottention/kernel/prefix.cuh>
+#include <cottention/kernel/project.cuh>
+#include <cottention/kernel/walk.cuh>
+#include <cottention/tuning/recurrence.cuh>
+
+namespace cottention::host {
+
+template <kernel::AnyRoles R, Tiling tiling>
+RecurrencePlan plan_recurrence(const Shape& s, Plan plan, Split split, int multiprocessors) {
+  using T = typename R::element;
+  constexpr std::int64_t most_chunks = 1024;  // docs/tuning.md, "Long sequences"
+  const BlockSize block{
+      .column_blocks = kernel::column_blocks<R, tiling>,
+      .image_bytes = kernel::StateOf<R, tiling>::image_elements * sizeof(Accumulate<T>),
+      .longest_piece = std::same_as<T, float> ? most_chunks * tiling.chunk : 0,
+  };
+  const RecurrenceExtent extent{.units = s.batch * s.heads_kv,
+                                .rows = R::rows_are_queries ? s.seq_q : s.seq_k,
+                                .terms = R::rows_are_queries ? s.seq_k : s.seq_q};
+  return plan_recurrence(extent, plan, split, block, multiprocessors);
+}
+
+/// The kernels over heads, in their order: `each` is called with a kernel and its grid.
+template <kernel::AnyRoles R, Tiling tiling, class Each>
+void recurrence_kernels(const RecurrencePlan& plan, Each each) {
+  using kernel::Apply, kernel::Prefix, kernel::Project, kernel::Reduce, kernel::Sum, kernel::Walk;
+  const device::Grid pieces{plan.units, plan.pieces, plan.column_blocks};
+  const device::Grid parts{plan.units, plan.row_parts, plan.column_blocks};
+  if (plan.pieces > 1) {
+    each.template operator()<Reduce<R, tiling>>(pieces);
+    each.template operator()<Prefix<R, tiling>>({plan.units, Prefix<R, tiling>::parts, plan.column_blocks});
+  }
+  if constexpr (R::mask == Mask::causal)
+    each.template operator()<Walk<R, tiling>>(pieces);
+  else if (plan.pieces > 1)
+    each.template operator()<Apply<R, tiling, Sum::from_images>>(parts);
+  else
+    each.template operator()<Apply<R, tiling, Sum::own>>(parts);
+  if constexpr (R::projects && !kernel::projects_itself<R, tiling>)
+    each.template operator()<Project<R, tiling>>(
+        {plan.units, R::mask == Mask::causal ? plan.pieces : plan.row_parts});
+}
+
+/// All but the tensors and states.
+template <kernel::AnyRoles R, class Arguments>
+kernel::RecurrenceParams<typename R::element> recurrence_params(const Arguments& args,
+                                                                const RecurrencePlan& plan) {
+  const Shape& s = args.shape;
+  const int group = s.heads_q > 0 ? static_cast<int>(s.heads_q / s.heads_kv) : 1;
+  const std::int64_t seq_q = s.heads_q > 0 ? s.seq_q : 0;  // without heads there are no positions
+  kernel::RecurrenceParams<typename R::element> p;
+  p.scale_logit = args.scale_logit;
+  p.row_mask = R::rows_are_queries ? args.query_mask : args.key_mask;
+  p.term_mask = R::rows_are_queries ? args.key_mask : args.query_mask;
+  p.row_offsets = kernel::view(R::rows_are_queries ? args.cu_seqlens_q : args.cu_seqlens_k);
+  p.term_offsets = kernel::view(R::rows_are_queries ? args.cu_seqlens_k : args.cu_seqlens_q);
+  p.initial_count = args.initial_state.count;
+  p.seq_rows = R::rows_are_queries ? seq_q : s.seq_k;
+  p.seq_terms = R::rows_are_queries ? s.seq_k : seq_q;
+  p.row_group = R::rows_are_queries ? group : 1;
+  p.term_group = R::rows_are_queries ? 1 : group;
+  p.heads_kv = static_cast<int>(s.heads_kv);
+  p.pieces = plan.pieces;
+  p.shortest = plan.shortest;
+  p.row_parts = plan.row_parts;
+  return p;
+}
+
+/// Calls `f` with the Tiling that is best on a device with so much shared memory, as a
+/// std::integral_constant.
+template <kernel::AnyRoles R, class F>
+auto with_tiling(const device::Properties& device, F f) {
+  constexpr Tiling large = tuned_recurrence<R>, compact = compact_recurrence<R>;
+  if constexpr (large != compact)
+    if (device.shared_bytes_per_block < shared_bytes_of_large_devices)
+      return f(std::integral_constant<Tiling, compact>{});
+  return f(std::integral_constant<Tiling, large>{});
+}
+
+}  // namespace cottention::host

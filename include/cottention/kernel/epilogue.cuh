@@ -1,0 +1,105 @@
+// From the sums of a recurrence to rows of the output.
+#pragma once
+
+#include <cottention/kernel/factors.cuh>
+#include <cottention/kernel/log_sum.cuh>
+#include <cottention/tile/combine.cuh>
+#include <cottention/tile/projection.cuh>
+
+namespace cottention::kernel {
+
+template <AnyRoles R, Tiling tiling, bool = projects_itself<R, tiling>>
+struct EpilogueStorage {
+  tile::PartialOutput<PartOf<R, tiling>> partial;
+};
+template <AnyRoles R, Tiling tiling>
+struct EpilogueStorage<R, tiling, true> {
+  tile::PartialOutput<PartOf<R, tiling>> partial;
+  tile::Projection<PartOf<R, tiling>> projection;
+};
+
+/// By the whole block.
+template <AnyRoles R, Tiling tiling>
+class Epilogue {
+ public:
+  using Part = PartOf<R, tiling>;
+  using T = typename R::element;
+  using A = typename Part::A;
+
+  __device__ __forceinline__ Epilogue(const Head<R, tiling>& head, EpilogueStorage<R, tiling>& storage)
+      : head_(head), storage_(storage) {}
+
+  /// Before a barrier that precedes store().
+  __device__ __forceinline__ void measure(RowTiles<R, tiling>& tiles) {
+    if constexpr (projects_itself<R, tiling>) storage_.projection.measure(tiles.projected);
+  }
+
+  /// Writes rows row, ... of a member from `out`, in which each warp has its part of the sums.
+  __device__ __forceinline__ void store(int member, int row, const RowTiles<R, tiling>& tiles,
+                                        const ChunkFactors<R, tiling>& factors, typename Part::Output& out) {
+    tile::combine<Part>(out, storage_.partial);
+    const auto present = tile::Presence<Part::chunk>::load(head_.rows.mask, row, head_.rows.length);
+    if constexpr (projects_itself<R, tiling>) {
+      scale(factors, out);
+      if (Part::depth_index() == 0) storage_.projection.multiply(tiles.projected, out);
+      device::sync_block();  // products of the warps' columns are written
+      if (head_.params.log_sums != nullptr)
+        for (int r = device::thread_index(); r < Part::chunk; r += Part::threads)
+          if (present.contains(r))
+            log_sum_ +=
+                static_cast<double>(factors.log_count(r)) * static_cast<double>(storage_.projection.along(r));
+      if (head_.params.out.data == nullptr || Part::depth_index() != 0) return;
+      storage_.projection.project(tiles.projected, out);
+      write(head_.out(member), row, present, out);
+    } else if constexpr (R::projects) {
+      if (Part::depth_index() != 0) return;
+      scale(factors, out);
+      write(head_.unprojected(member), row, present, out);
+    } else {
+      if (head_.params.out.data == nullptr || Part::depth_index() != 0) return;
+      scale(factors, out);
+      write(head_.out(member), row, present, out);
+    }
+  }
+
+  /// Leaves what the block has summed for the gradient of scale_logit, in place y of its unit.
+  __device__ __forceinline__ void store_log_sum(int places, std::int64_t* scratch_shared) const {
+    if constexpr (projects_itself<R, tiling>)
+      if (head_.params.log_sums != nullptr)
+        kernel::store_log_sum<Part::warps>(head_.params.log_sums, places, log_sum_, scratch_shared);
+  }
+
+ private:
+  static __device__ __forceinline__ void scale(const ChunkFactors<R, tiling>& factors,
+                                               typename Part::Output& out) {
+#pragma unroll
+    for (int i = 0; i < Part::row_blocks; ++i) {
+      A f[2];
+      factors.output_factors(16 * i, f);
+#pragma unroll
+      for (int m = 0; m < Part::warp_column_blocks; ++m)
+#pragma unroll
+        for (int e = 0; e < 8; ++e) out.sums[i][m][e / 4].values[e % 4] *= f[e / 2 % 2];
+    }
+  }
+  template <class E>
+  __device__ __forceinline__ void write(const tile::Rows<E>& rows, int row,
+                                        const tile::Presence<Part::chunk>& present,
+                                        const typename Part::Output& out) const {
+    const int g = device::lane_index() / 4;
+#pragma unroll
+    for (int i = 0; i < Part::row_blocks; ++i) {
+      const bool keep[2] = {present.contains(16 * i + g), present.contains(16 * i + g + 8)};
+#pragma unroll
+      for (int m = 0; m < Part::warp_column_blocks; ++m)
+        tile::store_rows<Part::block_rows>(rows, row + 16 * i, head_.column + Part::warp_column() + 16 * m,
+                                           R::dims.v, out.sums[i][m], keep);
+    }
+  }
+
+  const Head<R, tiling>& head_;
+  EpilogueStorage<R, tiling>& storage_;
+  double log_sum_ = 0;  // of the rows that this thread adds up
+};
+
+}  // namespace cottention::kernel

@@ -1,0 +1,59 @@
+// Who plays a, b and c. With norms and weights folded into its operands, every output of attention and of its
+// gradient is one recurrence over rows i and terms j, where g is the gradient with respect to o:
+//
+//     out_i = a_i H + sum over visible j of (a_i . b_j) c_j          H = sum of b_j c_j^T
+//
+//     output   a   b   c   rows      causal order   then
+//     o        q   k   v   queries   forward
+//     dq       g   v   k   queries   forward        through the norm of q
+//     dk       v   g   q   keys      reverse        through the norm of k
+//     dv       k   q   g   keys      reverse
+//
+// q and k are normalised wherever they play; scaled by key, v has the weight of its position and dv is
+// multiplied by it; scaled by query, g has it and o is multiplied by it.
+#pragma once
+
+#include <concepts>
+
+#include <cottention/problem.hpp>
+#include <cottention/tile/pipeline.cuh>
+
+namespace cottention::kernel {
+
+enum class Output { o, dq, dk, dv };
+
+/// Which side of a recurrence has the weights of positions.
+enum class Weighted { nothing, rows, terms };
+
+template <AnyProblem P, Output output_>
+struct Roles {
+  using problem = P;
+  using element = typename P::element;
+  static constexpr Output output = output_;
+  static constexpr Mask mask = P::mask;
+
+  static constexpr bool rows_are_queries = output == Output::o || output == Output::dq;
+  /// Whether the output goes through the norm of q or k.
+  static constexpr bool projects = output == Output::dq || output == Output::dk;
+  static constexpr tile::Direction direction =
+      mask == Mask::causal && !rows_are_queries ? tile::Direction::reverse : tile::Direction::forward;
+  static constexpr Weighted weighted = P::scale == Scale::none                           ? Weighted::nothing
+                                       : (P::scale == Scale::by_key) == rows_are_queries ? Weighted::terms
+                                                                                         : Weighted::rows;
+  /// Half's range is narrow: rows of g and v, which no norm tames, are brought to a length near 1 too.
+  static constexpr bool tames_all = projects && std::same_as<element, half>;
+
+  /// Columns of a and b, and of c and the output: what H and its tiles follow from, whoever plays.
+  static constexpr HeadDim dims = projects ? HeadDim{P::head_dim.v, P::head_dim.qk} : P::head_dim;
+  using Recurrence = Problem<element, dims, mask, Scale::none>;
+};
+
+template <class R>
+inline constexpr bool is_roles = false;
+template <AnyProblem P, Output output>
+inline constexpr bool is_roles<Roles<P, output>> = true;
+
+template <class R>
+concept AnyRoles = is_roles<R>;
+
+}  // namespace cottention::kernel
