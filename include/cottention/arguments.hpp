@@ -106,6 +106,9 @@ struct BackwardArguments {
   Offsets cu_seqlens_q{};
   Offsets cu_seqlens_k{};
   ConstState<Accumulate<T>> initial_state{};    ///< as in the forward call
+  const Accumulate<T>* final_h = nullptr;       ///< [batch, heads_kv, dim_qk, dim_v], final_state.h of the
+                                                ///< forward call; null: not kept. Spares a CUDA call work;
+                                                ///< the CPU needs none
   const Accumulate<T>* dfinal_state = nullptr;  ///< [batch, heads_kv, dim_qk, dim_v]; null: zero
   Accumulate<T>* dinitial_state = nullptr;      ///< [batch, heads_kv, dim_qk, dim_v]
   Plan plan = Plan::automatic;

@@ -1,6 +1,7 @@
 // Everything for CUDA.
 #pragma once
 
+#include <cottention/backward.cuh>
 #include <cottention/forward.cuh>
 #include <cottention/host/dispatch.hpp>
 #include <cottention/step.cuh>

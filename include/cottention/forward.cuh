@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cottention/host/device_arguments.hpp>
+#include <cottention/host/extents.hpp>
 #include <cottention/host/launches.cuh>
 #include <cottention/host/recurrence.cuh>
 #include <cottention/kernel/count.cuh>
@@ -61,38 +62,10 @@ Status forward_on(const device::Properties& device, const ForwardArguments<typen
   return launches.status();
 }
 
-/// Kernels count rows, heads and sequences in 32 bits, rows to the end of the last chunks.
-inline constexpr std::int64_t longest_axis = (std::int64_t{1} << 31) - 65'536;
-
-inline Status validate_length(const char* name, std::int64_t length) {
-  if (length <= longest_axis) return {};
-  return Status::failure(StatusCode::bad_shape, "shape.%s = %lld: must be at most %lld on a device", name,
-                         static_cast<long long>(length), static_cast<long long>(longest_axis));
-}
-
-/// What workspace_bytes rests on.
-template <AnyProblem P>
-Status validate_extents(const ForwardArguments<typename P::element>& args, Split split) {
-  if (Status status = cottention::detail::validate_shape<P>(args.shape); !status) return status;
-  if (Status status = validate_length("seq_q", args.shape.seq_q); !status) return status;
-  if (Status status = validate_length("seq_k", args.shape.seq_k); !status) return status;
-  if (Status status = validate_length("batch", args.shape.batch); !status) return status;
-  if (Status status = validate_length("heads_q", args.shape.heads_q); !status) return status;
-  if (split.pieces < 0 || split.pieces > most_pieces)
-    return Status::failure(StatusCode::bad_option, "split.pieces = %d: must be at least 0 and at most %d",
-                           split.pieces, most_pieces);
-  if (args.shape.batch * args.shape.heads_kv > most_blocks)
-    return Status::failure(StatusCode::bad_shape,
-                           "shape.batch * shape.heads_kv = %lld: must be at most %lld, the blocks of a grid",
-                           static_cast<long long>(args.shape.batch * args.shape.heads_kv),
-                           static_cast<long long>(most_blocks));
-  return {};
-}
-
 /// All that can be told without the device.
 template <AnyProblem P>
 Status validate_forward(const ForwardArguments<typename P::element>& args, Split split) {
-  if (Status status = validate_extents<P>(args, split); !status) return status;
+  if (Status status = validate_extents<P>(args.shape, split); !status) return status;
   if (Status status = validate<P>(args); !status) return status;
   return validate_for_device<P>(args);
 }
@@ -104,7 +77,7 @@ Status validate_forward(const ForwardArguments<typename P::element>& args, Split
 template <AnyProblem P, Tiling tiling>
 std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args, Split split = {}) {
   device::Properties device;
-  if (!host::validate_extents<P>(args, split) || !device::current_device(device)) return 0;
+  if (!host::validate_extents<P>(args.shape, split) || !device::current_device(device)) return 0;
   return host::plan_forward<P, tiling>(args, split, device.multiprocessors).image_bytes;
 }
 template <AnyProblem P>

@@ -211,6 +211,7 @@ Status validate(const BackwardArguments<typename P::element>& args) {
   operands.array("dscale_logit", args.dscale_logit, s.heads_kv);
   operands.array("initial_state.h", args.initial_state.h, Need::optional, h_extents);
   operands.array("initial_state.count", args.initial_state.count, s.batch);
+  operands.array("final_h", args.final_h, Need::optional, h_extents);
   operands.array("dfinal_state", args.dfinal_state, Need::optional, h_extents);
   operands.array("dinitial_state", args.dinitial_state, Need::optional, h_extents);
   return operands.check();

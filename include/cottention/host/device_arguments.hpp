@@ -103,6 +103,33 @@ Status validate_for_device(const ForwardArguments<typename P::element>& args) {
   return detail::validate_aligned("final_state", ".h", args.final_state.h);
 }
 
+/// Likewise for `backward`.
+template <AnyProblem P>
+Status validate_for_device(const BackwardArguments<typename P::element>& args) {
+  require_device_problem<P>();
+  const Shape& s = args.shape;
+  const std::int64_t batch = args.cu_seqlens_q.given() ? (s.batch > 0 ? 1 : 0) : s.batch;
+  if (Status status = detail::validate_tensors(args, batch); !status) return status;
+  if (Status status = detail::validate_tensor("dout", args.dout, {batch, s.seq_q, s.heads_q, s.dim_v});
+      !status)
+    return status;
+  if (Status status = detail::validate_tensor("dq", args.dq, {batch, s.seq_q, s.heads_q, s.dim_qk}); !status)
+    return status;
+  if (Status status = detail::validate_tensor("dk", args.dk, {batch, s.seq_k, s.heads_kv, s.dim_qk}); !status)
+    return status;
+  if (Status status = detail::validate_tensor("dv", args.dv, {batch, s.seq_k, s.heads_kv, s.dim_v}); !status)
+    return status;
+  struct State {
+    const char* name;
+    const void* data;
+  };
+  for (const State& state :
+       {State{"initial_state.h", args.initial_state.h}, State{"final_h", args.final_h},
+        State{"dfinal_state", args.dfinal_state}, State{"dinitial_state", args.dinitial_state}})
+    if (Status status = detail::validate_aligned(state.name, "", state.data); !status) return status;
+  return {};
+}
+
 /// Likewise for `step`.
 template <AnyProblem P>
 Status validate_for_device(const StepArguments<typename P::element>& args) {

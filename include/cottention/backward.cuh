@@ -1,0 +1,62 @@
+// Cosine attention on NVIDIA GPUs: all gradients.
+#pragma once
+
+#include <cstddef>
+
+#include <cottention/host/extents.hpp>
+#include <cottention/host/gradients.cuh>
+
+namespace cottention {
+namespace host {
+
+/// All that can be told without the device.
+template <AnyProblem P>
+Status validate_backward(const BackwardArguments<typename P::element>& args, Split split) {
+  if (Status status = validate_extents<P>(args.shape, split); !status) return status;
+  if (Status status = validate<P>(args); !status) return status;
+  return validate_for_device<P>(args);
+}
+
+}  // namespace host
+
+/// Bytes of scratch that `backward` needs on the calling thread's current device; pointers need not be set
+/// yet. 0 for arguments that will be refused. With a Tiling: that of the call.
+template <AnyProblem P, Tiling tiling>
+std::size_t workspace_bytes(const BackwardArguments<typename P::element>& args, Split split = {}) {
+  device::Properties device;
+  if (!host::validate_extents<P>(args.shape, split) || !device::current_device(device)) return 0;
+  return host::Gradients<P, host::GivenTiling<tiling>>(args, split, device).workspace_bytes();
+}
+template <AnyProblem P>
+std::size_t workspace_bytes(const BackwardArguments<typename P::element>& args, Split split = {}) {
+  device::Properties device;
+  if (!host::validate_extents<P>(args.shape, split) || !device::current_device(device)) return 0;
+  return host::Gradients<P, host::TunedTiling>(args, split, device).workspace_bytes();
+}
+
+/// Gradients of a loss with respect to q, k, v, scale_logit and the initial state, from those with respect to
+/// o and the final state (docs/math.md), enqueued on `stream` of the current device. Needs nothing that the
+/// forward call would have to keep.
+///
+/// Shapes, layouts and optional arguments: BackwardArguments; all else as for `forward`.
+template <AnyProblem P>
+[[nodiscard]] Status backward(const BackwardArguments<typename P::element>& args, Workspace workspace,
+                              cudaStream_t stream, Split split = {}) {
+  if (Status status = host::validate_backward<P>(args, split); !status) return status;
+  device::Properties device;
+  if (Status status = device::current_device(device); !status) return status;
+  return host::Gradients<P, host::TunedTiling>(args, split, device).run(workspace, stream);
+}
+
+/// The same with a Tiling of the caller's, for the kernels of all gradients. It changes the speed, and by the
+/// order of sums the last bits.
+template <AnyProblem P, Tiling tiling>
+[[nodiscard]] Status backward(const BackwardArguments<typename P::element>& args, Workspace workspace,
+                              cudaStream_t stream, Split split = {}) {
+  if (Status status = host::validate_backward<P>(args, split); !status) return status;
+  device::Properties device;
+  if (Status status = device::current_device(device); !status) return status;
+  return host::Gradients<P, host::GivenTiling<tiling>>(args, split, device).run(workspace, stream);
+}
+
+}  // namespace cottention

@@ -1,0 +1,40 @@
+// How large a call over whole sequences may be on a device.
+#pragma once
+
+#include <cstdint>
+
+#include <cottention/host/device_arguments.hpp>
+#include <cottention/host/recurrence_plan.hpp>
+#include <cottention/validation.hpp>
+
+namespace cottention::host {
+
+/// Kernels count rows, heads and sequences in 32 bits, rows to the end of the last chunks.
+inline constexpr std::int64_t longest_axis = (std::int64_t{1} << 31) - 65'536;
+
+inline Status validate_length(const char* name, std::int64_t length) {
+  if (length <= longest_axis) return {};
+  return Status::failure(StatusCode::bad_shape, "shape.%s = %lld: must be at most %lld on a device", name,
+                         static_cast<long long>(length), static_cast<long long>(longest_axis));
+}
+
+/// What workspace_bytes rests on.
+template <AnyProblem P>
+Status validate_extents(const Shape& shape, Split split) {
+  if (Status status = cottention::detail::validate_shape<P>(shape); !status) return status;
+  if (Status status = validate_length("seq_q", shape.seq_q); !status) return status;
+  if (Status status = validate_length("seq_k", shape.seq_k); !status) return status;
+  if (Status status = validate_length("batch", shape.batch); !status) return status;
+  if (Status status = validate_length("heads_q", shape.heads_q); !status) return status;
+  if (split.pieces < 0 || split.pieces > most_pieces)
+    return Status::failure(StatusCode::bad_option, "split.pieces = %d: must be at least 0 and at most %d",
+                           split.pieces, most_pieces);
+  if (shape.batch * shape.heads_kv > most_blocks)
+    return Status::failure(StatusCode::bad_shape,
+                           "shape.batch * shape.heads_kv = %lld: must be at most %lld, the blocks of a grid",
+                           static_cast<long long>(shape.batch * shape.heads_kv),
+                           static_cast<long long>(most_blocks));
+  return {};
+}
+
+}  // namespace cottention::host

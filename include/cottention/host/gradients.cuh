@@ -1,0 +1,198 @@
+// The recurrences of a backward call, one for each gradient.
+#pragma once
+
+#include <algorithm>
+#include <cstddef>
+#include <type_traits>
+
+#include <cottention/host/device_arguments.hpp>
+#include <cottention/host/launches.cuh>
+#include <cottention/host/recurrence.cuh>
+#include <cottention/kernel/log_sum.cuh>
+
+namespace cottention::host {
+
+/// How each recurrence comes by its Tiling.
+struct TunedTiling {
+  template <kernel::AnyRoles R, class F>
+  static auto with(const device::Properties& device, F f) {
+    return with_tiling<R>(device, f);
+  }
+};
+template <Tiling tiling>
+struct GivenTiling {
+  template <kernel::AnyRoles R, class F>
+  static auto with(const device::Properties&, F f) {
+    return f(std::integral_constant<Tiling, tiling>{});
+  }
+};
+
+/// Scratch memory of one call. The recurrences run one after the other and use the same.
+struct GradientLayout {
+  std::size_t images = 0, unprojected = 0, log_sums = 0;  // bytes of each
+  std::size_t bytes() const { return images + unprojected + log_sums; }
+};
+
+template <AnyProblem P, class Tilings>
+class Gradients {
+ public:
+  using T = typename P::element;
+  using A = Accumulate<T>;
+  using Output = kernel::Output;
+
+  Gradients(const BackwardArguments<T>& args, Split split, const device::Properties& device)
+      : args_(args), split_(split), device_(device) {
+    for_each_output([this]<class R, Tiling tiling>() { make_room<R, tiling>(); });
+  }
+
+  /// Whichever outputs are wanted.
+  std::size_t workspace_bytes() const { return layout_.bytes(); }
+
+  Status run(Workspace workspace, cudaStream_t stream) {
+    if (wanted<Output::dq>() || wanted<Output::dk>() || wanted<Output::dv>())
+      if (Status status = validate_workspace(workspace, layout_.bytes()); !status) return status;
+    workspace_ = static_cast<unsigned char*>(workspace.data);
+    const bool scale = args_.dscale_logit != nullptr && args_.shape.heads_kv > 0;
+    Launches launches(device_, stream);
+    for_each_output([&]<class R, Tiling tiling>() {
+      if (wanted<R::output>())
+        recurrence_kernels<R, tiling>(
+            plan<R, tiling>(), [&]<class Kernel>(device::Grid) { launches.template prepare<Kernel>(); });
+    });
+    if (scale) launches.template prepare<kernel::LogSum<T>>();
+    if (!launches.status()) return launches.status();
+
+    for_each_output([&]<class R, Tiling tiling>() {
+      if (!wanted<R::output>()) return;
+      const RecurrencePlan p = plan<R, tiling>();
+      const auto given = params<R, tiling>(p);
+      recurrence_kernels<R, tiling>(
+          p, [&]<class Kernel>(device::Grid grid) { launches.template launch<Kernel>(grid, given); });
+    });
+    if (scale)
+      launches.template launch<kernel::LogSum<T>>({args_.shape.heads_kv},
+                                                  {.log_sums = sums_logs() && wanted<log_output>() ? log_sums() : nullptr,
+                                                   .scale_logit = args_.scale_logit,
+                                                   .dscale_logit = args_.dscale_logit,
+                                                   .batch = args_.shape.batch,
+                                                   .heads_kv = static_cast<int>(args_.shape.heads_kv),
+                                                   .places = log_places_});
+    return launches.status();
+  }
+
+ private:
+  static constexpr std::size_t alignment = device_workspace_alignment;
+  /// Whose rows have weights, and with them the gradient of scale_logit.
+  static constexpr Output log_output = P::scale == Scale::by_query ? Output::dq : Output::dk;
+
+  template <class F>
+  void for_each_output(F f) const {
+    const auto with = [&]<Output output>() {
+      using R = kernel::Roles<P, output>;
+      Tilings::template with<R>(device_,
+                                [&](auto tiling) { f.template operator()<R, decltype(tiling)::value>(); });
+    };
+    with.template operator()<Output::dq>();
+    with.template operator()<Output::dk>();
+    with.template operator()<Output::dv>();
+  }
+
+  template <kernel::AnyRoles R, Tiling tiling>
+  RecurrencePlan plan() const {
+    return plan_recurrence<R, tiling>(args_.shape, args_.plan, split_, device_.multiprocessors);
+  }
+
+  static std::size_t aligned(std::size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
+
+  template <kernel::AnyRoles R, Tiling tiling>
+  void make_room() {
+    const RecurrencePlan p = plan<R, tiling>();
+    layout_.images = std::max(layout_.images, aligned(p.image_bytes));
+    if constexpr (R::projects && !kernel::projects_itself<R, tiling>) {
+      const Shape& s = args_.shape;
+      const std::int64_t rows = (R::rows_are_queries ? s.seq_q * s.heads_q : s.seq_k * s.heads_kv) *
+                                (args_.cu_seqlens_q.given() ? 1 : s.batch);
+      layout_.unprojected =
+          std::max(layout_.unprojected, aligned(static_cast<std::size_t>(rows * R::dims.v) * sizeof(A)));
+    }
+    if constexpr (P::scale != Scale::none && R::output == log_output) {
+      log_places_ = P::mask == Mask::causal ? p.pieces : p.row_parts;
+      layout_.log_sums = aligned(static_cast<std::size_t>(p.units * log_places_) * sizeof(double));
+    }
+  }
+
+  double* log_sums() const {
+    return reinterpret_cast<double*>(workspace_ + layout_.images + layout_.unprojected);
+  }
+  bool sums_logs() const {
+    return P::scale != Scale::none && args_.dscale_logit != nullptr && args_.scale_logit != nullptr;
+  }
+
+  /// Whether there is anything for a recurrence to do.
+  template <Output output>
+  bool wanted() const {
+    const Shape& s = args_.shape;
+    if (s.batch == 0 || s.heads_kv == 0) return false;
+    if (output == Output::dv && args_.dinitial_state != nullptr) return true;
+    if (output == Output::dq ? s.seq_q == 0 || s.heads_q == 0 : s.seq_k == 0) return false;
+    if (output == log_output && sums_logs()) return true;
+    return (output == Output::dq   ? args_.dq.data
+            : output == Output::dk ? args_.dk.data
+                                   : args_.dv.data) != nullptr;
+  }
+
+  template <kernel::AnyRoles R, Tiling tiling>
+  kernel::RecurrenceParams<T> params(const RecurrencePlan& plan) const {
+    using kernel::view;
+    const Shape& s = args_.shape;
+    const auto q = view(args_.q, s.seq_q, s.heads_q, s.dim_qk);
+    const auto k = view(args_.k, s.seq_k, s.heads_kv, s.dim_qk);
+    const auto v = view(args_.v, s.seq_k, s.heads_kv, s.dim_v);
+    const auto g = view(args_.dout, s.seq_q, s.heads_q, s.dim_v);
+    kernel::RecurrenceParams<T> p = recurrence_params<R>(args_, plan);
+    if constexpr (R::projects) p.layout = tile::StateLayout::transposed;
+    if constexpr (R::output == Output::dq) {
+      p.a = g;
+      p.b = v;
+      p.c = k;
+      p.projected = q;
+      p.out = view(args_.dq, s.seq_q, s.heads_q, s.dim_qk);
+      p.initial_h = args_.initial_state.h;
+    } else if constexpr (R::output == Output::dk) {
+      p.a = v;
+      p.b = g;
+      p.c = q;
+      p.projected = k;
+      p.out = view(args_.dk, s.seq_k, s.heads_kv, s.dim_qk);
+      p.initial_h = args_.dfinal_state;
+    } else {
+      p.a = k;
+      p.b = q;
+      p.c = g;
+      p.out = view(args_.dv, s.seq_k, s.heads_kv, s.dim_v);
+      p.initial_h = args_.dfinal_state;
+      p.final_h = args_.dinitial_state;
+    }
+    if (plan.pieces > 1) p.images = reinterpret_cast<A*>(workspace_);
+    if constexpr (R::projects && !kernel::projects_itself<R, tiling>)
+      p.unprojected = view(Tensor<A>{reinterpret_cast<A*>(workspace_ + layout_.images)},
+                           R::rows_are_queries ? s.seq_q : s.seq_k,
+                           R::rows_are_queries ? s.heads_q : s.heads_kv, R::dims.v);
+    if (R::output == log_output && sums_logs()) p.log_sums = log_sums();
+    if (!R::rows_are_queries &&
+        s.heads_q == 0) {  // no terms; zeros are copied from nowhere, but not from null
+      p.b.data = p.a.data;
+      p.c.data = p.a.data;
+    }
+    return p;
+  }
+
+  const BackwardArguments<T>& args_;
+  Split split_;
+  const device::Properties& device_;
+  GradientLayout layout_;
+  int log_places_ = 0;
+  unsigned char* workspace_ = nullptr;
+};
+
+}  // namespace cottention::host
