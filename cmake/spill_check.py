@@ -43,8 +43,10 @@ def kernel_of(entry):
 
 
 def short_name(kernel):
-    """A kernel's name without its Problem and its Tiling."""
+    """A kernel's name without its Problem and its Tiling, but with the output that it is for."""
     name = re.sub(r"cottention::(Problem<(?:[^<>]|<[^<>]*>)*>|Tiling\{[^{}]*\})(, )?", "", kernel)
+    name = re.sub(r"cottention::kernel::Roles<\(cottention::kernel::Output\)(\d)>(, )?",
+                  lambda found: ("o", "dq", "dk", "dv")[int(found[1])] + " ", name)
     return re.sub(r"\(?cottention::(\w+::)*|\)|<>|\W*$", "", name).replace("<", " ")
 
 

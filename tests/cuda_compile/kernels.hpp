@@ -7,6 +7,7 @@
 #include <typeinfo>
 #include <utility>
 
+#include <cottention/backward.cuh>
 #include <cottention/forward.cuh>
 #include <cottention/host/dispatch.hpp>
 #include <cottention/step.cuh>
@@ -29,13 +30,21 @@ void list_kernel() {
   list_kernel<Kernel>(cottention::detail::ProblemText(runtime_problem<P>).text, tiling);
 }
 
-template <AnyProblem P, Tiling t>
-void list_forward_tiling() {
+template <kernel::AnyRoles R, Tiling t>
+void list_recurrence_tiling() {
   for (const int pieces : {1, 2}) {
-    host::ForwardPlan plan;
+    host::RecurrencePlan plan;
     plan.pieces = pieces;
-    host::forward_kernels<P, t>(plan, [&]<class Kernel>(device::Grid) { list_kernel<P, t, Kernel>(); });
+    host::recurrence_kernels<R, t>(
+        plan, [&]<class Kernel>(device::Grid) { list_kernel<typename R::problem, t, Kernel>(); });
   }
+}
+
+template <AnyProblem P, kernel::Output output>
+void list_recurrence() {
+  using R = kernel::Roles<P, output>;
+  list_recurrence_tiling<R, tuned_recurrence<R>>();
+  if constexpr (compact_recurrence<R> != tuned_recurrence<R>) list_recurrence_tiling<R, compact_recurrence<R>>();
 }
 
 /// Keeps a call, so that all of its kernels are compiled.
@@ -50,8 +59,17 @@ void list_forward() {
   using Call = Status (*)(const ForwardArguments<typename P::element>&, Workspace, cudaStream_t, Split);
   compile<Call>(&forward<P>);
   list_kernel<kernel::Count>("all", "");
-  list_forward_tiling<P, tuned_forward<P>>();
-  if constexpr (compact_forward<P> != tuned_forward<P>) list_forward_tiling<P, compact_forward<P>>();
+  list_recurrence<P, kernel::Output::o>();
+}
+
+template <AnyProblem P>
+void list_backward() {
+  using Call = Status (*)(const BackwardArguments<typename P::element>&, Workspace, cudaStream_t, Split);
+  compile<Call>(&backward<P>);
+  list_kernel<kernel::LogSum<typename P::element>>("all", "");
+  list_recurrence<P, kernel::Output::dq>();
+  list_recurrence<P, kernel::Output::dk>();
+  list_recurrence<P, kernel::Output::dv>();
 }
 
 template <AnyProblem P>

@@ -11,5 +11,7 @@ using Bidirectional = Problem<COTTENTION_ELEMENT, HeadDim{COTTENTION_DIM_QK, COT
 int main() {
   cuda_compile::list_forward<Causal>();
   cuda_compile::list_forward<Bidirectional>();
+  cuda_compile::list_backward<Causal>();
+  cuda_compile::list_backward<Bidirectional>();
   cuda_compile::list_step<Causal>();
 }

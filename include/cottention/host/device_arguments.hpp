@@ -119,15 +119,11 @@ Status validate_for_device(const BackwardArguments<typename P::element>& args) {
     return status;
   if (Status status = detail::validate_tensor("dv", args.dv, {batch, s.seq_k, s.heads_kv, s.dim_v}); !status)
     return status;
-  struct State {
-    const char* name;
-    const void* data;
-  };
-  for (const State& state :
-       {State{"initial_state.h", args.initial_state.h}, State{"final_h", args.final_h},
-        State{"dfinal_state", args.dfinal_state}, State{"dinitial_state", args.dinitial_state}})
-    if (Status status = detail::validate_aligned(state.name, "", state.data); !status) return status;
-  return {};
+  if (Status status = detail::validate_aligned("initial_state", ".h", args.initial_state.h); !status)
+    return status;
+  if (Status status = detail::validate_aligned("final_h", "", args.final_h); !status) return status;
+  if (Status status = detail::validate_aligned("dfinal_state", "", args.dfinal_state); !status) return status;
+  return detail::validate_aligned("dinitial_state", "", args.dinitial_state);
 }
 
 /// Likewise for `step`.

@@ -1,0 +1,7 @@
+#include "kernels.hpp"
+
+using namespace cottention;
+
+int main() {
+  cuda_compile::list_backward<Problem<double, HeadDim{64, 64}, Mask::causal, Scale::by_key>>();
+}
