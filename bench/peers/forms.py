@@ -77,14 +77,12 @@ def chunked_at_once(q, k, v, m, n, chunk):
 
 def chunked_in_turn(q, k, v, m, n, chunk):
     """Chunk after chunk, carrying the state, in fp32."""
-    seq = q.shape[-2]
     q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
     v = (v / n ** torch.sigmoid(m)).to(q.dtype)
     state, pieces = 0.0, []
-    for start in range(0, seq, chunk):
-        a, b, c = (x[:, :, start:start + chunk] for x in (q, k, v))
+    for a, b, c in zip(*(x.split(chunk, dim=2) for x in (q, k, v))):  # the gradient of a slice would be a whole tensor
         inside = (a @ b.transpose(-1, -2)).tril() @ c
-        pieces.append(inside if start == 0 else inside + a @ state.to(q.dtype))
+        pieces.append(inside + a @ state.to(q.dtype) if pieces else inside)
         state = state + (b.transpose(-1, -2) @ c).float()
     return torch.cat(pieces, dim=2)
 
