@@ -105,6 +105,8 @@ def faults_of_cpu(results):
 
 def faults_of(results):
     """What is wrong with a result file, as sentences."""
+    if "benchmarks" in results:  # what Google Benchmark itself writes
+        return [f"{row.get('name')} has no time" for row in results["benchmarks"] if not isinstance(row.get("real_time"), NUMBER)]
     if "machine" not in results:
         return faults_of_cpu(results)
     faults = missing("the file", results, GPU_KEYS)

@@ -73,17 +73,19 @@ def floor(results, name, row):
 
 
 def peers_of(results, name):
-    """{form: result} of the peers that do what the row does: same pass, shape and mask, the same number of threads."""
+    """{form: result} of the peers that do what the row does: same pass, shape, mask and precision, as many threads."""
     call, shape, mask, element, threads = split(name)
     if threads != results["threads"]:
         return {}
-    if call == "step":
+    if element == "bf16":
+        found = {"chunked": results["peers"].get(f"chunked/{call}/{shape}/bf16")}
+    elif element != "fp32":
+        found = {}
+    elif call == "step":
         found = {"step": results["peers"].get(f"step/{shape}")}
     else:
         forms = ("bidirectional",) if mask == "bidirectional" else ("quadratic", "recurrent", "chunked", "softmax")
         found = {form: results["peers"].get(f"{form}/{call}/{shape}") for form in forms}
-        if element == "bf16" and f"chunked/{call}/{shape}/bf16" in results["peers"]:
-            found["chunked"] = results["peers"][f"chunked/{call}/{shape}/bf16"]
     return {form: peer for form, peer in found.items() if peer and "seconds" in peer}
 
 
@@ -279,7 +281,7 @@ def show(results):
     elif "missing" in torch:
         print(f"No peers: {torch['missing']}")
     print("\nUseful FLOPs and bytes: bench/flops.hpp. Floor: their time at the FMA peak or at the bandwidth of memory, the longer.\n"
-          "Error: relative RMS against fp64. Ratios: the peer's time over ours; fp32 peers, chunked ones in bf16 beside bf16.\n")
+          "Error: relative RMS against fp64. Ratios: the peer's time over ours, in the same precision.\n")
     attention_table(results)
     for name, row in results["rows"].items():
         if name.startswith("memory/") and row["passes"]:

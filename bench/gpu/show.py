@@ -3,8 +3,8 @@
 
 usage: show.py FILE...
 
-One file: what its tests did, and each row's time and share of the floor. Several: their rows side by side, and the last
-one's times as multiples of the first one's.
+One file: what its tests did, and the time and share of the floor of each row, ours and the peers'. Several: their rows side by
+side, and the last one's times as multiples of the first one's.
 """
 import json
 import pathlib
@@ -12,8 +12,20 @@ import sys
 
 
 def rows_of(result):
-    """{name: row} of the rows that were measured."""
-    return {f"{row['row']}/{row['variant']}": row for row in (result.get("bench") or {}).get("rows", [])}
+    """{name: row} of our rows and of those of peers that ran, a shape's together."""
+    rows = [row for part in ("bench", "peers") for row in (result.get(part) or {}).get("rows", []) if "skipped" not in row]
+    order = list(dict.fromkeys(row["row"] for row in rows))
+    return {f"{row['row']}/{row['variant']}": row for row in sorted(rows, key=lambda row: order.index(row["row"]))}
+
+
+def print_absent(result):
+    """The peers that did not run, by reason."""
+    reasons = {}
+    for row in (result.get("peers") or {}).get("rows", []):
+        if "skipped" in row:
+            reasons.setdefault((row["variant"], row["skipped"]), []).append(row["row"])
+    for (variant, reason), rows in reasons.items():
+        print(f"{variant:40} not run at {len(rows)} rows: {reason}")
 
 
 def print_tests(result):
@@ -32,7 +44,7 @@ def cell_of(row):
         return f"{'-':>18}"
     if "failed" in row:
         return f"{'failed':>18}"
-    mark = "" if row["output_complete"] else "!"
+    mark = "" if row.get("output_complete", True) else "!"
     return f"{row['microseconds']:10.2f} {100 * row['fraction_of_floor']:5.1f}%{mark:1}"
 
 
@@ -62,6 +74,8 @@ def main():
         print_tests(results[0])
     print()
     print_rows(results)
+    if len(results) == 1:
+        print_absent(results[0])
 
 
 main()

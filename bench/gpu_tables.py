@@ -1,0 +1,104 @@
+"""The documentation's tables on GPUs: what was measured, once there is a result file, and what arithmetic says until then."""
+import re
+import sys
+
+import sources
+from sources import ROOT
+
+sys.path.insert(0, str(ROOT / "bench" / "gpu" / "peers"))
+import peers  # noqa: E402
+
+ASSUMED_BYTES_PER_SECOND = 3.0e12  # an assumption of the table of floors, not a measurement
+# Of one multiprocessor of compute capability 9.0: CUDA C++ Programming Guide, table of technical specifications. Each block
+# takes 1 KiB of shared memory for the system; registers are given to warps in units of 256.
+REGISTERS, SHARED_KIB, WARPS = 65536, 228, 64
+
+
+def table(header, lines):
+    rows = [header, ["---"] + ["---:"] * (len(header) - 1), *lines]
+    return "\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
+
+
+def floors(page):
+    lines = []
+    for row in peers.ROWS:
+        count = peers.floor_bytes(row)
+        lines.append([f"`{row}`", f"{count / 2**20:,.1f}", f"{1e6 * count / ASSUMED_BYTES_PER_SECOND:,.1f}"])
+    return table(["row", "MiB that must move", "microseconds at 3.0 TB/s (arithmetic)"], lines)
+
+
+def tuning_rows():
+    """elements, dim, chunk, warps, columns, stages, registers, KiB of each row of the table in docs/tuning.md."""
+    lines = (ROOT / "docs" / "tuning.md").read_text(encoding="utf-8").splitlines()
+    rows, elements, dim = [], "", ""
+    for line in lines:
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) != 8 or not re.fullmatch(r"\d+ KiB", cells[7]):
+            continue
+        elements, dim = cells[0] or elements, cells[1] or dim
+        rows.append([elements, dim, *cells[2:7], int(cells[7].split()[0])])
+    return rows
+
+
+def occupancy(page):
+    lines = []
+    for elements, dim, chunk, warps, columns, stages, registers, shared in tuning_rows():
+        warps, rounded = int(warps), -(-int(registers) // 8) * 8
+        by_registers = REGISTERS // (rounded * 32 * warps)
+        by_shared = SHARED_KIB // (shared + 1)
+        blocks = min(by_registers, by_shared, WARPS // warps)
+        limit = "registers" if by_registers < by_shared else "shared memory" if by_shared < by_registers else "both"
+        lines.append([f"{elements}, {dim}", f"{chunk} x {columns}", f"{registers}", f"{shared} KiB", str(by_registers), str(by_shared),
+                      f"{blocks} ({blocks * warps} warps)", limit])
+    return table(["elements, dim", "chunk x columns", "registers", "shared memory", "blocks by registers", "by shared memory",
+                  "blocks", "limited by"], lines)
+
+
+def rows_of(results):
+    """{row: {variant: row}} of ours and of the peers', those that were measured."""
+    found = {}
+    for part in ("bench", "peers"):
+        for row in (results.get(part) or {}).get("rows", []):
+            if "microseconds" in row:
+                found.setdefault(row["row"], {})[row["variant"]] = row
+    return found
+
+
+def best(variants, prefix, definition=None):
+    """The fastest of the variants of a family; (name, row) or None."""
+    family = [(row["microseconds"], name) for name, row in variants.items() if name.startswith(prefix)]
+    if not family:
+        return None
+    name = min(family)[1]
+    return name, variants[name]
+
+
+def measured(page, name=None):
+    name = name or sources.GPU
+    if name is None:
+        return "\nNo result file of a GPU has been committed: nothing here has been timed on one.\n"
+    results = sources.load(name)
+    copies = results["bench"]["copy_bytes_per_second"]
+    said = (f"\n{results['machine']['name']}, driver {results['driver']}, copies {max(copies.values()) / 1e12:.2f} TB/s; "
+            f"{sources.link(name, page)}.\n")
+    lines = []
+    for row, variants in rows_of(results).items():
+        ours = variants.get("default")
+        if ours is None:
+            continue
+        line = [f"`{row}`", f"{ours['microseconds']:,.1f}", f"{ours['floor']:,.1f}", f"{100 * ours['fraction_of_floor']:.0f}%"]
+        for prefix in ("fla.", "torch.sdpa.", "torch."):
+            found = best({key: entry for key, entry in variants.items() if prefix != "torch." or "sdpa" not in key}, prefix)
+            line.append("" if found is None else f"{found[1]['microseconds']:,.1f} ({found[0].removeprefix(prefix)})")
+            line.append("" if found is None or found[1].get("error") is None else f"{found[1]['error']:.1e}")
+        lines.append(line)
+    absent = {}
+    for row in (results.get("peers") or {}).get("rows", []):
+        reason = row.get("skipped") or row.get("failed")
+        if reason:
+            absent.setdefault((row["variant"], reason), []).append(row["row"])
+    text = said + table(["row", "cottention, us", "floor, us", "of the floor", "flash-linear-attention, us", "error",
+                         "torch softmax, us", "error", "authors' formulas, us", "error"], lines)
+    for (variant, reason), rows in absent.items():
+        text += f"- `{variant}` did not run at {len(rows)} rows: {reason}\n"
+    return text

@@ -1,0 +1,93 @@
+"""That the documentation says what the committed result files hold. Needs no matplotlib."""
+import pathlib
+import re
+import subprocess
+import sys
+import unittest
+
+ROOT = pathlib.Path(__file__).resolve().parents[2]
+sys.path.insert(0, str(ROOT / "bench"))
+import figures  # noqa: E402
+import files  # noqa: E402
+import gpu_tables  # noqa: E402
+import sources  # noqa: E402
+import tables  # noqa: E402
+
+RESULTS = sorted((ROOT / "bench" / "results").glob("*.json"))
+
+
+class Published(unittest.TestCase):
+    def test_tables_and_numbers_agree_with_the_result_files(self):
+        done = subprocess.run([sys.executable, ROOT / "bench" / "tables.py", "--check"], capture_output=True, text=True)
+        self.assertEqual((done.returncode, done.stdout + done.stderr), (0, ""))
+
+    def test_a_number_that_was_changed_by_hand_is_found(self):
+        page = "docs/performance.md"
+        text = (ROOT / page).read_text(encoding="utf-8")
+        self.assertEqual(tables.rewritten(text, page), text)
+        for name in ("cpu-peers", "time-per-token"):
+            begin = text.index(f"<!-- {name} -->")
+            digit = re.compile(r"[0-9](?=[^>]*<)").search(text, begin + len(name) + 9)
+            changed = text[:digit.start()] + str((int(digit[0]) + 1) % 10) + text[digit.end():]
+            self.assertNotEqual(changed, text)
+            self.assertEqual(tables.rewritten(changed, page), text)
+
+    def test_a_block_that_nothing_fills_is_refused(self):
+        with self.assertRaises(SystemExit):
+            tables.rewritten("<!-- nothing -->1<!-- /nothing -->", "README.md")
+
+    def test_every_plot_was_drawn_from_the_result_files_as_they_are(self):
+        for name, figure in figures.figures().items():
+            drawing = (ROOT / "docs" / "figures" / f"{name}.svg").read_text(encoding="utf-8")
+            self.assertIn(figures.digest(figure), drawing, f"docs/figures/{name}.svg is not of these results; ./run plots")
+
+    def test_no_plot_is_empty(self):
+        for name, figure in figures.figures().items():
+            for panel in figure["panels"]:
+                self.assertTrue(panel["series"], f"{name}: {panel['title']}")
+                for label, points in panel["series"].items():
+                    self.assertGreater(len(points), 1, f"{name}: {panel['title']}: {label}")
+
+    def test_plots_are_shown_and_those_shown_are_there(self):
+        shown = set()
+        for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+            for path in re.findall(r"!\[[^]]*\]\(([^)]+)\)", page.read_text(encoding="utf-8")):
+                self.assertTrue((page.parent / path).exists(), f"{page.name} shows {path}")
+                shown.add((page.parent / path).resolve())
+        self.assertLessEqual(set((ROOT / "docs" / "figures").glob("*.svg")), shown)
+
+    def test_every_committed_result_file_is_sound(self):
+        self.assertTrue(RESULTS)
+        for path in RESULTS:
+            self.assertEqual(files.faults_of(files.load(path)), [], path.name)
+
+    def test_result_files_tell_of_no_folder_of_the_machine(self):
+        for path in RESULTS:
+            text = path.read_text(encoding="utf-8")
+            self.assertEqual(re.findall(r'"/(?:home|root|tmp|work|usr|mnt)[^"]*"', text), [], path.name)
+
+    def test_a_gpu_table_has_ours_and_the_best_of_each_family_and_names_the_absent(self):
+        def row(variant, microseconds=None, **more):
+            base = {"row": "forward_causal/bf16/8x16x2048x64", "variant": variant, **more}
+            return base if microseconds is None else {**base, "microseconds": microseconds, "fastest": microseconds,
+                                                      "slowest": microseconds}
+        results = {"machine": {"name": "a device"}, "driver": "1.2",
+                   "bench": {"copy_bytes_per_second": {"before": 3e12, "after": 2.9e12},
+                             "rows": [row("default", 50.0, floor=44.7, fraction_of_floor=0.894)]},
+                   "peers": {"rows": [row("fla.chunk_linear_attn", 120.0, error=2e-3), row("fla.fused_chunk_linear_attn", 110.0, error=3e-3),
+                                      row("torch.sdpa.flash", 200.0, error=1e-3), row("torch.chunked.64", 900.0, error=4e-3),
+                                      row("torch.sdpa.cudnn", skipped="no kernel")]}}
+        original = sources.load
+        sources.load = lambda name: results
+        try:
+            text = gpu_tables.measured("docs/performance.md", "made-up.json")
+        finally:
+            sources.load = original
+        self.assertIn("a device, driver 1.2, copies 3.00 TB/s", text)
+        self.assertIn("| 50.0 | 44.7 | 89% | 110.0 (fused_chunk_linear_attn) | 3.0e-03 | 200.0 (flash) | 1.0e-03 | "
+                      "900.0 (chunked.64) | 4.0e-03 |", text)
+        self.assertIn("- `torch.sdpa.cudnn` did not run at 1 rows: no kernel", text)
+
+
+if __name__ == "__main__":
+    unittest.main()
