@@ -36,6 +36,10 @@ class Published(unittest.TestCase):
         with self.assertRaises(SystemExit):
             tables.rewritten("<!-- nothing -->1<!-- /nothing -->", "README.md")
 
+    def test_no_line_of_a_sentence_begins_with_a_comment(self):
+        for page in tables.PAGES:  # Markdown would show such a line as it is
+            self.assertEqual(re.findall(r"^<!-- [\w-]+ -->.+", (ROOT / page).read_text(encoding="utf-8"), re.MULTILINE), [], page)
+
     def test_every_plot_was_drawn_from_the_result_files_as_they_are(self):
         for name, figure in figures.figures().items():
             drawing = (ROOT / "docs" / "figures" / f"{name}.svg").read_text(encoding="utf-8")
