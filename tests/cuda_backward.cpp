@@ -1,0 +1,390 @@
+// The CUDA backward pass against the reference: in the emulator, or on a GPU. Compiled once for each element
+// type, COTTENTION_TEST_ELEMENT.
+//
+// Products with many tokens take the emulator long, so lengths, masks, scales, layouts and the rest are tried
+// in turn rather than all with all.
+#include <algorithm>
+#include <array>
+#include <cmath>
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#if __has_include(<emulation.hpp>)
+#include <emulation.hpp>
+#endif
+
+#include "support/catch.hpp"
+#include "support/cuda_backward.hpp"
+
+using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale, cottention::Split;
+using namespace support;
+
+namespace {
+
+using T = COTTENTION_TEST_ELEMENT;
+
+constexpr HeadDim odd{24, 40};
+
+template <int qk, int v, Mask mask, Scale scale = Scale::by_key>
+using Of = Problem<T, HeadDim{qk, v}, mask, scale>;
+
+/// For lengths that would take wider heads long.
+using Narrow = Of<8, 8, Mask::causal>;
+using NarrowBidirectional = Of<8, 8, Mask::bidirectional>;
+
+/// Calls `f` with a Problem of every mask and scale.
+template <HeadDim D, class F>
+void for_each_kind(F f) {
+  f.template operator()<Of<D.qk, D.v, Mask::causal, Scale::none>>();
+  f.template operator()<Of<D.qk, D.v, Mask::causal, Scale::by_key>>();
+  f.template operator()<Of<D.qk, D.v, Mask::causal, Scale::by_query>>();
+  f.template operator()<Of<D.qk, D.v, Mask::bidirectional, Scale::none>>();
+  f.template operator()<Of<D.qk, D.v, Mask::bidirectional, Scale::by_key>>();
+  f.template operator()<Of<D.qk, D.v, Mask::bidirectional, Scale::by_query>>();
+}
+
+constexpr Scale scales[] = {Scale::none, Scale::by_key, Scale::by_query};
+
+/// Calls `f<P>(c)` with the Problem of the case's mask and scale and the head dims of `odd`.
+template <class F>
+void with_kind(Case c, F f) {
+  c.shape.dim_qk = odd.qk;
+  c.shape.dim_v = odd.v;
+  for_each_kind<odd>([&]<class P>() {
+    if (c.mask == P::mask && c.scale == P::scale) f.template operator()<P>(c);
+  });
+}
+
+/// Every case with both masks where it may be causal, with the scales in turn; with and without the final
+/// state.
+template <class F>
+void for_each_in_turn(const std::vector<Case>& some, F f) {
+  std::size_t turn = 0;
+  for (Case c : some)
+    for (const Mask mask : {Mask::causal, Mask::bidirectional}) {
+      if (mask == Mask::causal && (c.shape.seq_q != c.shape.seq_k || !c.lengths_k.empty())) continue;
+      c.mask = mask;
+      c.scale = scales[turn % 3];
+      const Presence final_h = turn / 2 % 2 == 0 ? Presence::present : Presence::absent;
+      ++turn;
+      with_kind(c, [&]<class P>(const Case& of_kind) { f.template operator()<P>(of_kind, final_h); });
+    }
+}
+
+void check_in_turn(const std::vector<Case>& some, const BackwardManner& manner = {}) {
+  for_each_in_turn(some, [&]<class P>(const Case& c, Presence final_h) {
+    BackwardManner with_state = manner;
+    with_state.final_h = final_h;
+    check_cuda_backward<P>(c, with_state);
+  });
+}
+
+Case of_length(std::int64_t n) { return {.shape = {1, n, n, 1, 1, odd.qk, odd.v}}; }
+
+}  // namespace
+
+TEST_CASE("Backward: every length is right") {
+  std::vector<Case> some;
+  for (const std::int64_t n : {0, 1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 129})
+    some.push_back(of_length(n));
+  check_in_turn(some);
+}
+
+TEST_CASE("Backward: every pair of head dims is right") {
+  const auto check = []<HeadDim D>(std::int64_t n) {
+    const Case c{.shape = {1, n, n, 2, 1, D.qk, D.v}, .initial_state = Presence::present};
+    check_cuda_backward<Of<D.qk, D.v, Mask::causal>>(c);
+    check_cuda_backward<Of<D.qk, D.v, Mask::causal>>(c, {.final_h = Presence::present});
+    check_cuda_backward<Of<D.qk, D.v, Mask::bidirectional>>(c, {.final_h = Presence::present});
+  };
+  check.operator()<HeadDim{8, 8}>(70);
+  check.operator()<HeadDim{16, 16}>(70);
+  check.operator()<HeadDim{40, 72}>(40);
+  check.operator()<HeadDim{64, 64}>(40);
+}
+
+TEST_CASE("Backward: wide heads are right") {
+  const auto check = []<HeadDim D>() {
+    const Case c{.shape = {1, 20, 20, 1, 1, D.qk, D.v}, .initial_state = Presence::present};
+    check_cuda_backward<Of<D.qk, D.v, Mask::causal>>(c);
+    check_cuda_backward<Of<D.qk, D.v, Mask::causal>>(c, {.final_h = Presence::present});
+    check_cuda_backward<Of<D.qk, D.v, Mask::bidirectional>>(c);
+  };
+  check.operator()<HeadDim{64, 128}>();
+  check.operator()<HeadDim{128, 128}>();
+  check.operator()<HeadDim{256, 256}>();
+}
+
+TEST_CASE("Backward: masked positions get exactly 0 and add nothing") {
+  std::vector<Case> some;
+  for (const Padding padding : {Padding::left, Padding::right, Padding::middle, Padding::unrelated})
+    for (const std::int64_t n : {1, 40})
+      some.push_back(
+          {.shape = {3, n, n, 2, 1, 0, 0}, .padding = padding, .initial_state = Presence::present});
+  check_in_turn(some);
+}
+
+TEST_CASE("Backward: packed sequences are right, empty ones included") {
+  const cottention::Shape heads{.heads_q = 2, .heads_kv = 1};
+  check_in_turn({{.shape = heads,
+                  .lengths_q = {33, 0, 1, 64, 0},
+                  .offset_type = OffsetType::int32,
+                  .initial_state = Presence::present},
+                 {.shape = heads, .lengths_q = {0, 1, 1, 30}, .padding = Padding::middle},
+                 {.shape = heads, .lengths_q = {5, 16, 17, 0}, .layout = Layout::aligned_gaps},
+                 {.shape = heads,
+                  .lengths_q = {0, 5, 20, 3, 0},
+                  .lengths_k = {7, 0, 40, 33, 0},
+                  .initial_state = Presence::present},
+                 {.shape = heads, .lengths_q = {0, 0}, .initial_state = Presence::present}});
+}
+
+TEST_CASE("Backward: strided tensors are right and gaps stay untouched") {
+  for (const Layout of_outputs : {Layout::bhsd, Layout::aligned_gaps}) {
+    std::vector<Case> some;
+    for (const Layout of_inputs : {Layout::bhsd, Layout::aligned_gaps})
+      some.push_back({.shape = {2, 21, 21, 4, 2, 0, 0}, .layout = of_inputs});
+    check_in_turn(some, {.layout = of_outputs});
+  }
+}
+
+TEST_CASE("Backward: grouped heads are right") {
+  std::vector<Case> some;
+  constexpr std::int64_t heads[][2] = {{3, 3}, {4, 1}, {6, 2}};
+  for (const auto& [heads_q, heads_kv] : heads)
+    some.push_back({.shape = {1, 35, 35, heads_q, heads_kv, 0, 0}, .initial_state = Presence::present});
+  check_in_turn(some);
+}
+
+TEST_CASE("Backward: gradients pass through states") {
+  std::vector<Case> some;
+  for (const std::int64_t n : {0, 1, 40})
+    for (const Presence scale_logit : {Presence::present, Presence::absent})
+      some.push_back(
+          {.shape = {2, n, n, 2, 1, 0, 0}, .initial_state = Presence::present, .scale_logit = scale_logit});
+  check_in_turn(some);
+}
+
+TEST_CASE("Backward: cross-attention is right") {
+  constexpr std::int64_t lengths[][2] = {{1, 40}, {40, 1}, {33, 70}, {70, 20}, {0, 20}, {20, 0}};
+  std::vector<Case> some;
+  for (const auto& [seq_q, seq_k] : lengths)
+    some.push_back({.shape = {1, seq_q, seq_k, 2, 1, 0, 0},
+                    .padding = seq_k % 20 == 0 ? Padding::right : Padding::none,
+                    .initial_state = Presence::present});
+  check_in_turn(some);
+}
+
+TEST_CASE("Backward: tiny, huge, zero and correlated rows are right") {
+  std::vector<Case> some;
+  for (const Rows rows : {Rows::correlated, Rows::small, Rows::tiny, Rows::huge, Rows::mixed})
+    some.push_back({.shape = {1, 40, 40, 1, 1, 0, 0},
+                    .padding = rows == Rows::small ? Padding::middle : Padding::none,
+                    .rows = rows});
+  check_in_turn(some);
+}
+
+TEST_CASE("Backward: rows of the least and greatest lengths are right") {
+  // v and dout are such that the gradients are within T's range, too. In fp16, rows of subnormal numbers and
+  // of numbers up to 60,000.
+  struct End {
+    double row, v, dout;
+  };
+  constexpr bool narrow = std::same_as<T, cottention::half>;
+  constexpr End least = narrow ? End{0x1p-21, 1, 0x1p-9} : End{1e-20, 1, 1},
+                greatest = narrow ? End{20'000, 0x1p8, 0x1p8} : End{1e10, 1, 1};
+  const auto multiply = [](TensorBuffer<T>& x, double factor) {
+    for (std::int64_t row = 0; row < x.positions() * x.heads(); ++row)
+      for (std::int64_t d = 0; d < x.dim(); ++d) {
+        T& value = x.row(row / x.heads(), row % x.heads())[d];
+        const double product = cottention::to_double(value) * factor;
+        value = from_double<T>(narrow ? std::clamp(product, -6e4, 6e4) : product);
+      }
+  };
+  for (const End& end : {least, greatest})
+    for_each_in_turn({of_length(40)}, [&]<class P>(const Case& c, Presence final_h) {
+      Inputs<T> inputs(c);
+      INFO("rows of about " << end.row);
+      multiply(inputs.q(), end.row);
+      multiply(inputs.k(), end.row);
+      multiply(inputs.v(), end.v);
+      multiply(inputs.dout(), end.dout);
+      for (auto& value : inputs.dfinal_state()) value *= static_cast<cottention::Accumulate<T>>(end.dout);
+      check_cuda_backward<P>(inputs, {.final_h = final_h});
+    });
+}
+
+TEST_CASE("Backward: gradients of rows of zeros are those of norm(x) = x / epsilon") {
+  for_each_in_turn({of_length(40), of_length(33)}, []<class P>(const Case& c, Presence final_h) {
+    Inputs<T> inputs(c);
+    const std::int64_t n = c.shape.seq_q;
+    const double others =
+        std::same_as<T, cottention::half> ? 0 : 1;  // there they are past fp16's range, or 0
+    const auto fill = [](TensorBuffer<T>& x, std::int64_t position, double factor) {
+      for (std::int64_t d = 0; d < x.dim(); ++d)
+        x.row(position, 0)[d] = from_double<T>(factor * cottention::to_double(x.row(position, 0)[d]));
+    };
+    for (const std::int64_t position : {std::int64_t{0}, std::int64_t{5}, n - 1}) {
+      fill(inputs.q(), position, 0);
+      fill(inputs.dout(), position, others);
+      fill(inputs.k(), position == 5 ? 6 : position, 0);
+      fill(inputs.v(), position == 5 ? 6 : position, others);
+    }
+    INFO(describe<T>(c));
+    auto args = inputs.backward();
+    const auto final_state = final_h_of(inputs);
+    if (final_h == Presence::present) args.final_h = final_state.data();
+    Gradient got = run_cuda_backward<P>(args), expected = gradient(c.mask, c.scale, args);
+    for (Gradient* x : {&got, &expected}) {
+      level(x->dq, norms_of(inputs.q()), 1);
+      level(x->dk, norms_of(inputs.k()), 1);
+    }
+    check_gradient(inputs, got, expected);
+  });
+}
+
+TEST_CASE("Backward: sequences in pieces are right, however many") {
+  const Case plain{
+      .shape = {1, 800, 800, 1, 1, 0, 0}, .padding = Padding::middle, .initial_state = Presence::present};
+  const Case packed{.shape = {.heads_q = 1, .heads_kv = 1},
+                    .lengths_q = {3, 0, 530, 300},
+                    .initial_state = Presence::present};
+  for (const int pieces : {0, 1, 3}) {
+    check_cuda_backward<Narrow>(plain, {.split = {pieces}});
+    check_cuda_backward<NarrowBidirectional>(plain, {.split = {pieces}, .final_h = Presence::present});
+    check_cuda_backward<Narrow>(packed, {.split = {pieces}, .final_h = Presence::present});
+  }
+  check_cuda_backward<NarrowBidirectional>(
+      Case{.shape = {1, 300, 800, 2, 1, 0, 0}, .padding = Padding::right}, {.split = {3}});
+}
+
+TEST_CASE("Backward: the final state that forward wrote serves") {
+  for_each_in_turn({of_length(100)}, []<class P>(Case c, Presence) {
+    c.initial_state = Presence::present;
+    Inputs<T> inputs(c);
+    INFO(describe<T>(c));
+    std::vector<cottention::Accumulate<T>> final_h;
+    for (const double value : run_cuda_forward<P>(inputs.forward()).h)
+      final_h.push_back(static_cast<cottention::Accumulate<T>>(value));
+    auto args = inputs.backward();
+    args.final_h = final_h.data();
+    check_gradient(inputs, run_cuda_backward<P>(args));
+  });
+}
+
+TEST_CASE("Backward: each gradient may be wanted alone, and dfinal_state left out") {
+  for_each_in_turn({of_length(20), of_length(33), of_length(40)}, []<class P>(Case c, Presence final_h) {
+    c.shape.batch = 2;
+    c.padding = Padding::unrelated;
+    c.initial_state = Presence::present;
+    Inputs<T> inputs(c);
+    INFO(describe<T>(c));
+    auto args = inputs.backward();
+    const auto final_state = final_h_of(inputs);
+    if (final_h == Presence::present) args.final_h = final_state.data();
+    args.dfinal_state = nullptr;
+    const Gradient expected = gradient(c.mask, c.scale, args);
+    Gradient apart;
+    for (const Wanted wanted : every_gradient) {
+      const Gradient alone = run_cuda_backward<P>(args, {.wanted = std::array{wanted}});
+      switch (wanted) {
+        case Wanted::dq:
+          apart.dq = alone.dq;
+          break;
+        case Wanted::dk:
+          apart.dk = alone.dk;
+          break;
+        case Wanted::dv:
+          apart.dv = alone.dv;
+          break;
+        case Wanted::dscale_logit:
+          apart.dscale_logit = alone.dscale_logit;
+          break;
+        case Wanted::dinitial_state:
+          apart.dinitial_state = alone.dinitial_state;
+          break;
+      }
+    }
+    check_gradient(inputs, apart, expected);
+    run_cuda_backward<P>(args, {.wanted = {}});
+  });
+}
+
+TEST_CASE("Backward: NaN and infinity reach only the gradients that see them") {
+  const double nan = std::numeric_limits<double>::quiet_NaN(),
+               infinity = std::numeric_limits<double>::infinity();
+  const auto check = []<class P>(const Case& c, int operand, std::int64_t position, double value,
+                                 Presence final_h) {
+    Inputs<T> inputs(c);
+    INFO(describe<T>(c) << ", operand " << operand << ", position " << position << ", " << value
+                        << (final_h == Presence::present ? ", final_h given" : ""));
+    TensorBuffer<T>* const operands[] = {&inputs.q(), &inputs.k(), &inputs.v(), &inputs.dout()};
+    operands[operand]->row(position, 0)[operands[operand]->dim() / 2] = from_double<T>(value);
+    auto args = inputs.backward();
+    const auto final_state = final_h_of(inputs);
+    if (final_h == Presence::present) args.final_h = final_state.data();
+    const Gradient got = run_cuda_backward<P>(args), expected = gradient(c.mask, c.scale, args);
+    const double bound = bounds<T>.gradient;
+    check_spread(got.dq, expected.dq, c.shape.dim_qk, bound);
+    check_spread(got.dk, expected.dk, c.shape.dim_qk, bound);
+    check_spread(got.dv, expected.dv, c.shape.dim_v, bound);
+    const std::vector<double> size = size_of_dscale_logit(inputs, expected);
+    for (std::size_t h = 0; h < size.size(); ++h) {
+      CHECK(std::isfinite(got.dscale_logit[h]) == std::isfinite(expected.dscale_logit[h]));
+      if (std::isfinite(size[h]))
+        CHECK(std::fabs(got.dscale_logit[h] - expected.dscale_logit[h]) <= bound * size[h]);
+    }
+    check_spread(got.dinitial_state, expected.dinitial_state, c.shape.dim_qk * c.shape.dim_v, bound);
+  };
+  std::size_t turn = 0;
+  for (const int operand : {0, 1, 2, 3})
+    for (const std::int64_t position : {0, 17, 39})
+      for (const Mask mask : {Mask::causal, Mask::bidirectional}) {
+        const Case c{.mask = mask, .scale = scales[turn % 3], .shape = {2, 40, 40, 2, 2, 0, 0}};
+        const double value = turn / 2 % 2 == 0 ? nan : infinity;
+        const Presence final_h = turn / 4 % 2 == 0 ? Presence::absent : Presence::present;
+        ++turn;
+        with_kind(c, [&]<class P>(const Case& of_kind) {
+          check.template operator()<P>(of_kind, operand, position, value, final_h);
+        });
+      }
+}
+
+TEST_CASE("Backward: two calls give the same bits") {
+  Case c{.shape = {1, 100, 100, 2, 1, 0, 0}, .padding = Padding::middle, .initial_state = Presence::present};
+  for_each_in_turn({c}, []<class P>(const Case& of_kind, Presence) {
+    const Inputs<T> inputs(of_kind);
+    INFO(describe<T>(of_kind));
+    CHECK(same_bits(run_cuda_backward<P>(inputs.backward()), run_cuda_backward<P>(inputs.backward())));
+  });
+}
+
+#if __has_include(<emulation.hpp>)
+TEST_CASE("Backward: no schedule of threads and copies changes a bit") {
+  const auto check = []<class P>(const Case& c, Presence final_h, Split split) {
+    Inputs<T> inputs(c);
+    INFO(describe<T>(c) << ", pieces " << split.pieces);
+    auto args = inputs.backward();
+    const auto final_state = final_h_of(inputs);
+    if (final_h == Presence::present) args.final_h = final_state.data();
+    const Gradient expected = run_cuda_backward<P>(args, {.split = split});
+    check_gradient(inputs, expected);
+    cottention::emulation::for_each_schedule([&](const cottention::emulation::Options& options) {
+      INFO(cottention::emulation::describe(options));
+      CHECK(same_bits(run_cuda_backward<P>(args, {.split = split}), expected));
+    });
+  };
+  Case c{.shape = {1, 70, 70, 2, 1, 8, 8}, .padding = Padding::middle, .initial_state = Presence::present};
+  check.template operator()<Narrow>(c, Presence::absent, {1});
+  check.template operator()<Narrow>(c, Presence::present, {1});
+  c.mask = Mask::bidirectional;
+  check.template operator()<NarrowBidirectional>(c, Presence::present, {1});
+  c.shape.seq_q = c.shape.seq_k = 520;
+  check.template operator()<NarrowBidirectional>(c, Presence::absent, {2});
+  c.mask = Mask::causal;
+  check.template operator()<Narrow>(c, Presence::absent, {2});
+}
+#endif
