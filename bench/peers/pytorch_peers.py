@@ -42,7 +42,7 @@ SHAPES = {  # batch, heads, length, dim
     "E": (2, 8, 2048, 128),
 }
 SLOW_SECONDS = 20.0  # a form slower than this is measured once
-TOO_SLOW_SECONDS = 60.0  # one that would be slower than this is not begun
+TOO_SLOW_SECONDS = 30.0  # one that would be slower than this is not begun
 ELEMENTS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
@@ -101,10 +101,11 @@ def witness(x):
 
 
 def expected_seconds(form, which, shape):
-    """About how long a form takes, from below: quadratic ones at a good speed for PyTorch on a few cores, loops by their tokens."""
+    """About how long a form takes, from below: quadratic ones at a good speed for PyTorch on a few cores, loops by their tokens
+    or, where states are large, by moving those."""
     batch, heads, seq, dim = shape
     forward = {"quadratic": 4.0 * batch * heads * seq * seq * dim / 1e11, "softmax": 4.0 * batch * heads * seq * seq * dim / 1e11,
-               "recurrent": 6e-5 * seq}.get(form, 0.0)
+               "recurrent": seq * max(6e-5, batch * heads * dim * dim * 16 / 2e10)}.get(form, 0.0)
     return forward * (1 if which == "forward" else 3)
 
 
