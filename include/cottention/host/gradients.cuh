@@ -8,12 +8,14 @@
 #include <cottention/host/device_arguments.hpp>
 #include <cottention/host/launches.cuh>
 #include <cottention/host/recurrence.cuh>
+#include <cottention/kernel/gradient.cuh>
 #include <cottention/kernel/log_sum.cuh>
 
 namespace cottention::host {
 
 /// How each recurrence comes by its Tiling.
 struct TunedTiling {
+  static constexpr bool tuned = true;
   template <kernel::AnyRoles R, class F>
   static auto with(const device::Properties& device, F f) {
     return with_tiling<R>(device, f);
@@ -21,6 +23,7 @@ struct TunedTiling {
 };
 template <Tiling tiling>
 struct GivenTiling {
+  static constexpr bool tuned = false;
   template <kernel::AnyRoles R, class F>
   static auto with(const device::Properties&, F f) {
     return f(std::integral_constant<Tiling, tiling>{});
@@ -29,8 +32,8 @@ struct GivenTiling {
 
 /// Scratch memory of one call. The recurrences run one after the other and use the same.
 struct GradientLayout {
-  std::size_t images = 0, unprojected = 0, log_sums = 0;  // bytes of each
-  std::size_t bytes() const { return images + unprojected + log_sums; }
+  std::size_t images = 0, unprojected = 0, log_sums = 0, marks = 0;  // bytes of each
+  std::size_t bytes() const { return images + unprojected + log_sums + marks; }
 };
 
 template <AnyProblem P, class Tilings>
@@ -52,31 +55,38 @@ class Gradients {
     if (wanted<Output::dq>() || wanted<Output::dk>() || wanted<Output::dv>())
       if (Status status = validate_workspace(workspace, layout_.bytes()); !status) return status;
     workspace_ = static_cast<unsigned char*>(workspace.data);
+    const bool joint = goes_jointly();
     const bool scale = args_.dscale_logit != nullptr && args_.shape.heads_kv > 0;
     Launches launches(device_, stream);
+    if constexpr (kernel::has_joint_gradient<P>)
+      if (joint) launches.template prepare<JointGradient>();
     for_each_output([&]<class R, Tiling tiling>() {
-      if (wanted<R::output>())
+      if (joint ? R::output == Output::dq && wanted<Output::dq>() : wanted<R::output>())
         recurrence_kernels<R, tiling>(
             plan<R, tiling>(), [&]<class Kernel>(device::Grid) { launches.template prepare<Kernel>(); });
     });
     if (scale) launches.template prepare<kernel::LogSum<T>>();
     if (!launches.status()) return launches.status();
 
+    if constexpr (kernel::has_joint_gradient<P>)
+      if (joint)
+        launches.template launch<JointGradient>({args_.shape.batch * args_.shape.heads_kv}, joint_params());
     for_each_output([&]<class R, Tiling tiling>() {
-      if (!wanted<R::output>()) return;
+      if (joint ? R::output != Output::dq || !wanted<Output::dq>() : !wanted<R::output>()) return;
       const RecurrencePlan p = plan<R, tiling>();
-      const auto given = params<R, tiling>(p);
+      auto given = params<R, tiling>(p);
+      if (joint) given.marks = marks();
       recurrence_kernels<R, tiling>(
           p, [&]<class Kernel>(device::Grid grid) { launches.template launch<Kernel>(grid, given); });
     });
     if (scale)
-      launches.template launch<kernel::LogSum<T>>({args_.shape.heads_kv},
-                                                  {.log_sums = sums_logs() && wanted<log_output>() ? log_sums() : nullptr,
-                                                   .scale_logit = args_.scale_logit,
-                                                   .dscale_logit = args_.dscale_logit,
-                                                   .batch = args_.shape.batch,
-                                                   .heads_kv = static_cast<int>(args_.shape.heads_kv),
-                                                   .places = log_places_});
+      launches.template launch<kernel::LogSum<T>>(
+          {args_.shape.heads_kv}, {.log_sums = sums_logs() && wanted<log_output>() ? log_sums() : nullptr,
+                                   .scale_logit = args_.scale_logit,
+                                   .dscale_logit = args_.dscale_logit,
+                                   .batch = args_.shape.batch,
+                                   .heads_kv = static_cast<int>(args_.shape.heads_kv),
+                                   .places = log_places_});
     return launches.status();
   }
 
@@ -108,6 +118,9 @@ class Gradients {
   void make_room() {
     const RecurrencePlan p = plan<R, tiling>();
     layout_.images = std::max(layout_.images, aligned(p.image_bytes));
+    if (p.pieces > 1) allows_joint_ = false;
+    if constexpr (kernel::has_joint_gradient<P>)
+      layout_.marks = aligned(static_cast<std::size_t>(p.units) * sizeof(int));
     if constexpr (R::projects && !kernel::projects_itself<R, tiling>) {
       const Shape& s = args_.shape;
       const std::int64_t rows = (R::rows_are_queries ? s.seq_q * s.heads_q : s.seq_k * s.heads_kv) *
@@ -126,6 +139,35 @@ class Gradients {
   }
   bool sums_logs() const {
     return P::scale != Scale::none && args_.dscale_logit != nullptr && args_.scale_logit != nullptr;
+  }
+
+  int* marks() const {
+    return reinterpret_cast<int*>(workspace_ + layout_.images + layout_.unprojected + layout_.log_sums);
+  }
+
+  // ---- all gradients together
+
+  using JointGradient = kernel::Gradient<P, tuned_joint_gradient<P>>;
+
+  /// Whether one kernel makes them all: worth while for two or more.
+  bool goes_jointly() const {
+    if constexpr (kernel::has_joint_gradient<P> && P::mask == Mask::causal) {
+      const Shape& s = args_.shape;
+      if (!allows_joint_ || s.heads_q != s.heads_kv || s.seq_q == 0) return false;
+      return wanted<Output::dq>() + wanted<Output::dk>() + wanted<Output::dv>() >= 2;
+    } else {
+      return false;
+    }
+  }
+  kernel::GradientParams<P> joint_params() const {
+    kernel::GradientParams<P> p;
+    for_each_output([&]<class R, Tiling tiling>() {
+      auto& part = R::output == Output::dq ? p.dq : R::output == Output::dk ? p.dk : p.dv;
+      part = params<R, tiling>(plan<R, tiling>());
+    });
+    p.final_h = args_.final_h;
+    p.marks = marks();
+    return p;
   }
 
   /// Whether there is anything for a recurrence to do.
@@ -192,6 +234,7 @@ class Gradients {
   const device::Properties& device_;
   GradientLayout layout_;
   int log_places_ = 0;
+  bool allows_joint_ = Tilings::tuned;  // no sequence is cut
   unsigned char* workspace_ = nullptr;
 };
 

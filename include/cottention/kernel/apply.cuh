@@ -48,7 +48,7 @@ struct Apply {
     if (part < parts.count)
       answer(head, factors, epilogue, state, parts.first(part), parts.last(part, head.rows.length),
              storage.apply);
-    epilogue.store_log_sum(params.row_parts, storage.apply.factors.scratch);
+    epilogue.store_log_sum(params.row_parts, storage.apply.factors.counts.scratch);
   }
 
  private:

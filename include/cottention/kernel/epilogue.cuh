@@ -31,7 +31,8 @@ class Epilogue {
 
   /// Before a barrier that precedes store().
   __device__ __forceinline__ void measure(RowTiles<R, tiling>& tiles) {
-    if constexpr (projects_itself<R, tiling>) storage_.projection.measure(tiles.projected);
+    if constexpr (projects_itself<R, tiling>)
+      storage_.projection.measure(tiles.projected, [](int, const tile::Length<A>&) {});
   }
 
   /// Writes rows row, ... of a member from `out`, in which each warp has its part of the sums.
@@ -40,7 +41,7 @@ class Epilogue {
     tile::combine<Part>(out, storage_.partial);
     const auto present = tile::Presence<Part::chunk>::load(head_.rows.mask, row, head_.rows.length);
     if constexpr (projects_itself<R, tiling>) {
-      scale(factors, out);
+      factors.scale_output(out);
       if (Part::depth_index() == 0) storage_.projection.multiply(tiles.projected, out);
       device::sync_block();  // products of the warps' columns are written
       if (head_.params.log_sums != nullptr)
@@ -53,11 +54,11 @@ class Epilogue {
       write(head_.out(member), row, present, out);
     } else if constexpr (R::projects) {
       if (Part::depth_index() != 0) return;
-      scale(factors, out);
+      factors.scale_output(out);
       write(head_.unprojected(member), row, present, out);
     } else {
       if (head_.params.out.data == nullptr || Part::depth_index() != 0) return;
-      scale(factors, out);
+      factors.scale_output(out);
       write(head_.out(member), row, present, out);
     }
   }
@@ -70,31 +71,11 @@ class Epilogue {
   }
 
  private:
-  static __device__ __forceinline__ void scale(const ChunkFactors<R, tiling>& factors,
-                                               typename Part::Output& out) {
-#pragma unroll
-    for (int i = 0; i < Part::row_blocks; ++i) {
-      A f[2];
-      factors.output_factors(16 * i, f);
-#pragma unroll
-      for (int m = 0; m < Part::warp_column_blocks; ++m)
-#pragma unroll
-        for (int e = 0; e < 8; ++e) out.sums[i][m][e / 4].values[e % 4] *= f[e / 2 % 2];
-    }
-  }
   template <class E>
   __device__ __forceinline__ void write(const tile::Rows<E>& rows, int row,
                                         const tile::Presence<Part::chunk>& present,
                                         const typename Part::Output& out) const {
-    const int g = device::lane_index() / 4;
-#pragma unroll
-    for (int i = 0; i < Part::row_blocks; ++i) {
-      const bool keep[2] = {present.contains(16 * i + g), present.contains(16 * i + g + 8)};
-#pragma unroll
-      for (int m = 0; m < Part::warp_column_blocks; ++m)
-        tile::store_rows<Part::block_rows>(rows, row + 16 * i, head_.column + Part::warp_column() + 16 * m,
-                                           R::dims.v, out.sums[i][m], keep);
-    }
+    tile::store_output<Part>(rows, row, head_.column, R::dims.v, present, out);
   }
 
   const Head<R, tiling>& head_;

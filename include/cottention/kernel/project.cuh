@@ -49,7 +49,7 @@ struct Project {
     }
     if (params.log_sums != nullptr)
       store_log_sum<Part::warps>(params.log_sums, causal ? params.pieces : params.row_parts, log_sum,
-                                 storage.factors.scratch);
+                                 storage.factors.counts.scratch);
   }
 
  private:

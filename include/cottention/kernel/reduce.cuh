@@ -25,6 +25,7 @@ __device__ __forceinline__ void reduce_piece(const Head<R, tiling>& head, ChunkF
   };
   const auto compute = [&](const auto& at) {
     TermTiles<R, tiling>& terms = storage.terms[at.stage];
+    factors.enter_chunk();
     factors.measure_terms(head, at.member, at.row, terms);
     device::sync_block();  // factors are written, rows of extreme length rescaled
     factors.bound_terms();

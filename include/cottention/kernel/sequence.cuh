@@ -103,6 +103,7 @@ struct RecurrenceParams {
   A* images = nullptr;  // states of pieces, [unit][column block][piece][image]; null: sequences are not cut
   View<A> unprojected;  // rows that blocks of columns leave to Project; null: they hold whole rows
   double* log_sums = nullptr;  // [unit][piece or part], for the gradient of scale_logit; null: not wanted
+  const int* marks = nullptr;  // [unit], which units Walk is to do; null: all
   std::int64_t seq_rows = 0, seq_terms = 0;
   int row_group = 1, term_group = 1;  // heads for each of heads_kv
   int heads_kv = 0;

@@ -31,10 +31,11 @@ struct Walk {
   };
 
   static __device__ void run(const Params& params, Storage& storage) {
+    if (params.marks != nullptr && device::load_global(params.marks + device::block_x()) == 0) return;
     const Head<R, tiling> head(params);
     Epilogue<R, tiling> epilogue(head, storage.epilogue);
     if (head.rank < head.pieces.count) walk(head, epilogue, storage);
-    epilogue.store_log_sum(params.pieces, storage.factors.scratch);
+    epilogue.store_log_sum(params.pieces, storage.factors.counts.scratch);
   }
 
  private:
@@ -66,6 +67,7 @@ struct Walk {
     const auto compute = [&](const auto& at) {
       RowTiles<R, tiling>& rows = row_tiles(at);
       TermTiles<R, tiling>& terms = term_tiles(at);
+      factors.enter_chunk();
       const bool new_rows = R::rows_are_queries || at.member == 0;
       const bool last_terms = R::rows_are_queries || at.member == head.group - 1;
       if (!R::rows_are_queries || at.member == 0) factors.measure_terms(head, at.member, at.row, terms);

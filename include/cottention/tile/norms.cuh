@@ -30,6 +30,10 @@ struct Length {
   __device__ __forceinline__ A inverse() const {
     return device::times_power_of_two(device::quotient(A{1}, divisor()), -exponent);
   }
+  /// ||x||, or anything for a row of zeros.
+  __device__ __forceinline__ A length() const {
+    return device::times_power_of_two(device::square_root(squares), exponent);
+  }
   /// ||x|| <= eps, where norm(x) is linear.
   __device__ __forceinline__ bool at_floor() const { return device::square_root(squares) <= floor(); }
 

@@ -130,6 +130,16 @@ class State {
     }
   }
 
+  /// The sum of the squares of this lane's elements.
+  __device__ __forceinline__ A squares() {
+    A sum{};
+    for_each([&sum](Sums<A>& sums, int, int) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sum = device::fused(sums.values[e], sums.values[e], sum);
+    });
+    return sum;
+  }
+
  private:
   using Piece = device::Vector<A, 16 / static_cast<int>(sizeof(A))>;
   static constexpr int depth_blocks = Part::warp_depth / 8;

@@ -73,8 +73,8 @@ constexpr Tiling recurrence_tiling(int bytes, HeadDim dim, kernel::Output output
 /// The row for devices with much shared memory, and the one that every device has room for where it has for
 /// any.
 template <kernel::AnyRoles R>
-inline constexpr Tiling tuned_recurrence = recurrence_tiling(sizeof(typename R::element), R::dims,
-                                                             R::output, shared_bytes_of_large_devices);
+inline constexpr Tiling tuned_recurrence = recurrence_tiling(sizeof(typename R::element), R::dims, R::output,
+                                                             shared_bytes_of_large_devices);
 template <kernel::AnyRoles R>
 inline constexpr Tiling compact_recurrence = recurrence_tiling(sizeof(typename R::element), R::dims,
                                                                R::output, shared_bytes_of_all_devices);
@@ -83,5 +83,15 @@ template <AnyProblem P>
 inline constexpr Tiling tuned_forward = tuned_recurrence<kernel::Roles<P, kernel::Output::o>>;
 template <AnyProblem P>
 inline constexpr Tiling compact_forward = compact_recurrence<kernel::Roles<P, kernel::Output::o>>;
+
+/// The row of the kernels that make all gradients together, where there are such: three states a lane, and
+/// registers for two blocks.
+template <AnyProblem P>
+inline constexpr Tiling tuned_joint_gradient = {.chunk = 32,
+                                                .warps = tile::round_up(P::head_dim.v, 16) / 16,
+                                                .stages = 2,
+                                                .columns = tile::round_up(P::head_dim.v, 16),
+                                                .blocks = 2,
+                                                .arch = Arch::sm_80};
 
 }  // namespace cottention

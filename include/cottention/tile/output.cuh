@@ -1,0 +1,60 @@
+// What happens to rows of sums on their way out.
+#pragma once
+
+#include <cottention/tile/counts.cuh>
+#include <cottention/tile/partition.cuh>
+#include <cottention/tile/rows.cuh>
+
+namespace cottention::tile {
+
+/// f(sum, i, lower): a sum of row 16 i + g + 8 lower.
+template <class Part, class F>
+__device__ __forceinline__ void for_each_sum(typename Part::Output& out, F f) {
+#pragma unroll
+  for (int i = 0; i < Part::row_blocks; ++i)
+#pragma unroll
+    for (int m = 0; m < Part::warp_column_blocks; ++m)
+#pragma unroll
+      for (int e = 0; e < 8; ++e) f(out.sums[i][m][e / 4].values[e % 4], i, e / 2 % 2);
+}
+
+/// Factors of rows row + g and row + g + 8 of a chunk.
+template <int chunk, class A>
+__device__ __forceinline__ void load_row_factors(const A* factors_shared, int row, A (&factors)[2]) {
+  const int g = device::lane_index() / 4;
+  factors[0] = device::load_shared(factors_shared + row + g);
+  factors[1] = device::load_shared(factors_shared + (row + g + 8) % chunk);
+}
+
+/// Multiplies each row by scale and its factor.
+template <class Part>
+__device__ __forceinline__ void scale_rows(typename Part::Output& out, const typename Part::A* factors_shared,
+                                           typename Part::A scale) {
+  typename Part::A factors[Part::row_blocks][2];
+#pragma unroll
+  for (int i = 0; i < Part::row_blocks; ++i) {
+    load_row_factors<Part::chunk>(factors_shared, 16 * i, factors[i]);
+    factors[i][0] *= scale;
+    factors[i][1] *= scale;
+  }
+  for_each_sum<Part>(out, [&factors](typename Part::A& sum, int i, int lower) { sum *= factors[i][lower]; });
+}
+
+/// Writes the warp's columns of rows row, ... that exist, the first of the block's being `column`, below
+/// `dim`. Rows that are not present become 0.
+template <class Part, class E>
+__device__ __forceinline__ void store_output(const Rows<E>& rows, int row, int column, int dim,
+                                             const Presence<Part::chunk>& present,
+                                             const typename Part::Output& out) {
+  const int g = device::lane_index() / 4;
+#pragma unroll
+  for (int i = 0; i < Part::row_blocks; ++i) {
+    const bool keep[2] = {present.contains(16 * i + g), present.contains(16 * i + g + 8)};
+#pragma unroll
+    for (int m = 0; m < Part::warp_column_blocks; ++m)
+      store_rows<Part::block_rows>(rows, row + 16 * i, column + Part::warp_column() + 16 * m, dim,
+                                   out.sums[i][m], keep);
+  }
+}
+
+}  // namespace cottention::tile
