@@ -71,12 +71,19 @@ struct Gradient {
   struct ChunkTiles {
     typename Roles::Tile q, k, v, g;
   };
+  /// Row 0 of each tensor: lanes have no room to keep them.
+  struct Rows {
+    const T *q, *k, *v, *g;
+    T *dq, *dk, *dv;
+  };
   struct WalkStorage {
+    Rows rows;
     ChunkTiles chunk[Part::stages];
     typename Part::ScoreTile dq_scores, dk_scores, dv_scores;
     GradientFactors<Part> factors;
     tile::Projection<Part> q, k;
     CountStorage<A, Part::warps> counts;
+    alignas(16) double log_sums[Part::chunk];  // of each row of all chunks; lanes have no room for them
   };
   union Storage {
     ReduceStorage<typename Roles::Dq, tiling> reduce;
@@ -111,9 +118,7 @@ struct Gradient {
     WalkStorage& storage;
     State d_by_v, d_by_q;  // (dim_v, dim_qk) for dk and (dim_qk, dim_v) for dv: what comes after the chunk
     PositionWeights<P, reverse, Part::chunk, Part::warps> weights;
-    double log_sum = 0;
     float s_squares = 0, g_squares = 0, dq_squares = 0;  // of this lane, for the bound on dq
-    int chunks = 0;
 
     __device__ __forceinline__ Block(const Params& p, const Head<typename Roles::Dq, tiling>& q,
                                      const Head<typename Roles::Dk, tiling>& k, State& state,
@@ -135,17 +140,29 @@ struct Gradient {
       for (int row = device::thread_index(); row < Part::chunk; row += Part::threads) {
         device::store_shared(memory.factors.g + row, A{1});
         device::store_shared(memory.factors.v + row, A{1});
+        device::store_shared(memory.log_sums + row, 0.0);
+      }
+      if (device::thread_index() == 0) {
+        Rows& rows = memory.rows;
+        device::store_shared(&rows.q, q.projected(0).data);
+        device::store_shared(&rows.k, k.projected(0).data);
+        device::store_shared(&rows.v, k.a(0).data);
+        device::store_shared(&rows.g, q.a(0).data);
+        device::store_shared(&rows.dq, q.out(0).data);
+        device::store_shared(&rows.dk, k.out(0).data);
+        device::store_shared(&rows.dv, k.rows.rows(p.dv.out, k.batch, k.kv_head).data);
       }
       observe_state();
+      device::sync_block();  // addresses are written
     }
 
     __device__ __forceinline__ void walk() {
       const auto copy = [&](const auto& at) {
         ChunkTiles& to = storage.chunk[at.stage];
-        tile::copy_rows_async<threads>(queries.projected(0), at.row, 0, P::head_dim.qk, to.q);
-        tile::copy_rows_async<threads>(keys.projected(0), at.row, 0, P::head_dim.qk, to.k);
-        tile::copy_rows_async<threads>(keys.a(0), at.row, 0, P::head_dim.v, to.v);
-        tile::copy_rows_async<threads>(queries.a(0), at.row, 0, P::head_dim.v, to.g);
+        copy_rows(queries.rows, storage.rows.q, params.dq.projected.seq, at.row, to.q);
+        copy_rows(keys.rows, storage.rows.k, params.dk.projected.seq, at.row, to.k);
+        copy_rows(keys.rows, storage.rows.v, params.dk.a.seq, at.row, to.v);
+        copy_rows(queries.rows, storage.rows.g, params.dq.a.seq, at.row, to.g);
       };
       const auto prepare = [&](const auto& at) { weights.begin_chunk(at.row); };
       const auto compute = [&](const auto& at) { step(at.row, storage.chunk[at.stage]); };
@@ -153,10 +170,13 @@ struct Gradient {
                                                               compute);
       if (params.dv.final_h != nullptr)
         d_by_q.store(params.dv.final_h + keys.state_offset, tile::StateLayout::as_is, 0);
-      const double* log_sums = weighs_keys ? params.dk.log_sums : params.dq.log_sums;
-      if (log_sums != nullptr)
-        store_log_sum<Part::warps>(weighs_keys ? params.dk.log_sums : params.dq.log_sums, 1, log_sum,
-                                   storage.counts.scratch);
+      double* const log_sums = weighs_keys ? params.dk.log_sums : params.dq.log_sums;
+      if (log_sums != nullptr) {
+        double sum = 0;  // a row has had the same thread all along
+        for (int r = device::thread_index(); r < Part::chunk; r += Part::threads)
+          sum += device::load_shared(storage.log_sums + r);
+        store_log_sum<Part::warps>(log_sums, 1, sum, storage.counts.scratch);
+      }
       mark();
     }
 
@@ -190,7 +210,8 @@ struct Gradient {
         attend<forward>(storage.dq_scores, chunk.k, k, out);
         tile::scale_rows<Part>(out, factors.dq, to_keys);
         observe(out);
-        project(queries, row, chunk.q, storage.q, weighs_queries && params.dq.log_sums != nullptr, out);
+        project(queries.rows, params.dq.out, storage.rows.dq, row, chunk.q, storage.q,
+                weighs_queries && params.dq.log_sums != nullptr, out);
       }
       {  // dk
         const typename Part::Values q = load(chunk.q);
@@ -198,20 +219,19 @@ struct Gradient {
         tile::scale_rows<Part>(out, factors.v, device::quotient(A{1}, to_queries));
         attend<reverse>(storage.dk_scores, chunk.q, q, out);
         tile::scale_rows<Part>(out, factors.dk, to_queries);
-        project(keys, row, chunk.k, storage.k, weighs_keys && params.dk.log_sums != nullptr, out);
+        project(keys.rows, params.dk.out, storage.rows.dk, row, chunk.k, storage.k,
+                weighs_keys && params.dk.log_sums != nullptr, out);
         d_by_v.absorb(chunk.g, q, factors.query_term, query_exponent, query_weight);
       }
       {  // dv
         const typename Part::Values g = load(chunk.g);
-        observe(g, query_weight);
         d_by_q.apply(chunk.k, out);
         tile::scale_rows<Part>(out, storage.k.unit, device::quotient(A{1}, to_queries));
         attend<reverse>(storage.dv_scores, chunk.g, g, out);
         tile::scale_rows<Part>(out, factors.dv, to_queries);
         if (params.dv.out.data != nullptr)
-          tile::store_output<Part>(
-              keys.rows.rows(params.dv.out, keys.batch, keys.kv_head), row, 0, P::head_dim.v,
-              tile::Presence<Part::chunk>::load(keys.rows.mask, row, keys.rows.length), out);
+          store(keys.rows, storage.rows.dv, params.dv.out.seq, row, P::head_dim.v,
+                tile::Presence<Part::chunk>::load(keys.rows.mask, row, keys.rows.length), out);
         d_by_q.absorb(chunk.q, g, factors.query_term, query_exponent, query_weight);
       }
     }
@@ -248,23 +268,40 @@ struct Gradient {
         [[maybe_unused]] float v_squares = 0;
         tame(chunk.g, factors.g, factors.query_term, factors.dq, g_squares);
         tame(chunk.v, factors.v, factors.key_term, factors.dk, v_squares);
+      } else {
+        const float weight = weighs_queries && weights.scaled() ? weights.weight() : A{1};
+        g_squares = device::fused(tile::lane_squares<threads>(chunk.g), weight * weight, g_squares);
       }
     }
 
-    template <class Side>
-    __device__ __forceinline__ void project(const Side& side, int row, const typename Roles::Tile& x,
+    static __device__ __forceinline__ void copy_rows(const Side& side, const T* const& data_shared,
+                                                     std::int64_t stride, int row, typename Roles::Tile& to) {
+      const tile::Rows<const T> rows{device::load_shared(&data_shared), stride, side.length, side.mask};
+      tile::copy_rows_async<threads>(rows, row, 0, P::head_dim.v, to);
+    }
+    static __device__ __forceinline__ void store(const Side& side, T* const& data_shared, std::int64_t stride,
+                                                 int row, int dim, const tile::Presence<Part::chunk>& present,
+                                                 const typename Part::Output& out) {
+      const tile::Rows<T> rows{device::load_shared(&data_shared), stride, side.length, side.mask};
+      tile::store_output<Part>(rows, row, 0, dim, present, out);
+    }
+
+    __device__ __forceinline__ void project(const Side& side, const View<T>& view, T* const& data_shared,
+                                            int row, const typename Roles::Tile& x,
                                             tile::Projection<Part>& projection, bool sums_logs,
                                             typename Part::Output& out) {
-      const auto present = tile::Presence<Part::chunk>::load(side.rows.mask, row, side.rows.length);
+      const auto present = tile::Presence<Part::chunk>::load(side.mask, row, side.length);
       projection.multiply(x, out);
       device::sync_block();  // products of the warps' columns are written
       if (sums_logs)
         for (int r = device::thread_index(); r < Part::chunk; r += Part::threads)
           if (present.contains(r))
-            log_sum += static_cast<double>(weights.log_count(r)) * static_cast<double>(projection.along(r));
-      if (side.params.out.data == nullptr) return;
+            device::store_shared(storage.log_sums + r, device::load_shared(storage.log_sums + r) +
+                                                           static_cast<double>(weights.log_count(r)) *
+                                                               static_cast<double>(projection.along(r)));
+      if (view.data == nullptr) return;
       projection.project(x, out);
-      tile::store_output<Part>(side.out(0), row, 0, P::head_dim.qk, present, out);
+      store(side, data_shared, view.seq, row, P::head_dim.qk, present, out);
     }
 
     // ---- the bound on dq: |E| times the length of all g, where E is what rounding has left in S. The terms
@@ -282,19 +319,8 @@ struct Gradient {
       const float x = s.squares();
       s_squares = x > s_squares || !device::is_finite(x) ? x : s_squares;
     }
-    __device__ __forceinline__ void observe(const typename Part::Values& g, A weight) {
-      if constexpr (!Roles::tames_all) {
-        float squares = 0;
-#pragma unroll
-        for (int m = 0; m < Part::warp_column_blocks; ++m)
-#pragma unroll
-          for (int j = 0; j < Part::term_blocks; ++j) squares += tile::sum_of_squares(g.blocks[m][j]);
-        g_squares = device::fused(squares, weight * weight, g_squares);
-      }
-    }
     __device__ __forceinline__ void observe(typename Part::Output& out) {
       tile::for_each_sum<Part>(out, [this](A& x, int, int) { dq_squares = device::fused(x, x, dq_squares); });
-      ++chunks;
     }
 
     /// Marks the head unless the bound is within what is allowed; whatever is not finite is not.
@@ -303,6 +329,7 @@ struct Gradient {
       const double g_total = sum_over_block<Part::warps>(g_squares, storage.counts.scratch);
       const double dq_total = sum_over_block<Part::warps>(dq_squares, storage.counts.scratch);
       if (device::thread_index() != 0) return;
+      const int chunks = (keys.last - keys.first + Part::chunk - 1) / Part::chunk;
       const double error = term_error * term_error + chunks * (sum_error * sum_error);
       const bool fine = error * s_total * g_total <= allowed_error * allowed_error * dq_total;
       device::store_global(params.marks + device::block_x(), fine ? 0 : 1);

@@ -304,17 +304,4 @@ __device__ __forceinline__ bool is_finite(const Block<T, role>& block) {
   return finite;
 }
 
-/// Of this lane's elements.
-template <Element T, Role role>
-__device__ __forceinline__ float sum_of_squares(const Block<T, role>& block) {
-  static_assert(sizeof(T) == 2);
-  float sum = 0;
-#pragma unroll
-  for (int e = 0; e < 4; ++e) {
-    const float low = device::unpack_low<T>(block.r[e]), high = device::unpack_high<T>(block.r[e]);
-    sum = device::fused(high, high, device::fused(low, low, sum));
-  }
-  return sum;
-}
-
 }  // namespace cottention::tile

@@ -224,6 +224,22 @@ __device__ __forceinline__ void measure_rows(Tile<T, tile_rows, tile_columns>& t
   }
 }
 
+/// The sum of the squares of a tile's elements, those that fall to this lane.
+template <int threads, Element T, int tile_rows, int tile_columns>
+__device__ __forceinline__ Accumulate<T> lane_squares(const Tile<T, tile_rows, tile_columns>& tile) {
+  using Source = Tile<T, tile_rows, tile_columns>;
+  using Unit = detail::Unit<T>;
+  Accumulate<T> sum{};
+  for (int i = device::thread_index(); i < tile_rows * Source::units; i += threads) {
+    const Unit x = device::load_shared(
+        reinterpret_cast<const Unit*>(tile.at(i / Source::units, i % Source::units * Source::unit)));
+#pragma unroll
+    for (int e = 0; e < Source::unit; ++e)
+      sum = device::fused(detail::element<T>(x, e), detail::element<T>(x, e), sum);
+  }
+  return sum;
+}
+
 /// Calls f with the units of a row of memory, `width` long, that fall to a lane, and their columns. By a
 /// whole warp.
 template <class Unit, class T, class F>

@@ -1,0 +1,46 @@
+// What backward's kernels move, counted by the emulator.
+#include <cstdint>
+
+#include <emulation.hpp>
+
+#include "support/catch.hpp"
+#include "support/cuda_backward.hpp"
+
+using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale;
+using namespace support;
+
+namespace {
+
+/// Global bytes of a call for dq, dk and dv, over those of reading q, k, v and dout and writing dq, dk and dv
+/// once.
+template <cottention::AnyProblem P>
+double traffic(const cottention::Shape& shape, Presence final_h) {
+  using T = typename P::element;
+  const Inputs<T> inputs(Case{.mask = P::mask, .scale = P::scale, .shape = shape});
+  auto args = inputs.backward();
+  const auto h = final_h_of(inputs);
+  if (final_h == Presence::present) args.final_h = h.data();
+  constexpr Wanted wanted[] = {Wanted::dq, Wanted::dk, Wanted::dv};
+  cottention::emulation::clear_statistics();
+  (void)run_cuda_backward<P>(args, {.split = {1}, .wanted = wanted});
+  const auto counted = cottention::emulation::statistics();
+  const std::int64_t query_side = shape.seq_q * shape.heads_q * (2 * shape.dim_qk + shape.dim_v);
+  const std::int64_t key_side = shape.seq_k * shape.heads_kv * (2 * shape.dim_qk + 2 * shape.dim_v);
+  const double once =
+      static_cast<double>(shape.batch * (query_side + key_side)) * static_cast<double>(sizeof(T));
+  return static_cast<double>(counted.global_bytes_read + counted.global_bytes_written) / once;
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("Gradients together move each tensor once", "", cottention::half, cottention::bfloat16) {
+  const cottention::Shape shape{1, 2048, 2048, 2, 2, 64, 64};
+  CHECK(traffic<Problem<TestType, HeadDim{64, 64}, Mask::causal, Scale::by_key>>(shape, Presence::present) <=
+        1.05);
+}
+
+TEMPLATE_TEST_CASE("Without the final state they read k and v twice", "", cottention::bfloat16) {
+  const cottention::Shape shape{1, 2048, 2048, 2, 2, 64, 64};
+  CHECK(traffic<Problem<TestType, HeadDim{64, 64}, Mask::causal, Scale::by_key>>(shape, Presence::absent) <=
+        9.0 / 7 * 1.05);
+}
