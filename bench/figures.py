@@ -3,6 +3,7 @@ matplotlib compares its digest with the one that each drawing carries."""
 import hashlib
 import json
 
+import gpu_tables
 import report
 import sources
 from files import rounded
@@ -109,14 +110,31 @@ def error_of_length(results):
     return panel("relative RMS error of o against fp64", "tokens", "error", series)
 
 
+def gpu_fractions(results):
+    """Of every row that was measured on a GPU: what of the floor we reach, and the fastest of each family of peers."""
+    bars = {label: [] for label in ("cottention", *gpu_tables.FAMILIES)}
+    rows = [(row, variants) for row, variants in gpu_tables.rows_of(results).items() if "default" in variants]
+    for at, (_, variants) in enumerate(rows):
+        bars["cottention"].append((at, 100 * variants["default"]["fraction_of_floor"]))
+        for family in gpu_tables.FAMILIES:
+            found = gpu_tables.best(variants, family)
+            # Softmax computes something else: its bar is the time of the same call over the floor of ours.
+            if found:
+                bars[family].append((at, 100 * variants["default"]["floor"] / found[1]["microseconds"]))
+    return {"title": results["machine"]["name"], "x": "% of the floor", "rows": [row for row, _ in rows], "bars": bars}
+
+
 def figures():
     """{name of the drawing: {"panels": [...], "sources": [result files]}}"""
     length, shapes = sources.load(sources.LENGTH), sources.load(sources.SHAPES)
+    gpu = {} if sources.GPU is None else {
+        "gpu": {"panels": [gpu_fractions(sources.load(sources.GPU))], "sources": [sources.GPU]}}
     return {
         "length": {"panels": [time_of_length(length), memory_of_length(shapes)], "sources": [sources.LENGTH, sources.SHAPES]},
         "floor": {"panels": floor_of_shape(length, shapes), "sources": [sources.LENGTH, sources.SHAPES]},
         "decoding": {"panels": [decoding(shapes)], "sources": [sources.SHAPES]},
         "error": {"panels": [error_of_length(length)], "sources": [sources.LENGTH]},
+        **gpu,
     }
 
 

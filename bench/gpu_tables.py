@@ -64,13 +64,18 @@ def rows_of(results):
     return found
 
 
-def best(variants, prefix, definition=None):
-    """The fastest of the variants of a family; (name, row) or None."""
-    family = [(row["microseconds"], name) for name, row in variants.items() if name.startswith(prefix)]
+FAMILIES = {"flash-linear-attention": "fla.", "torch, softmax": "torch.sdpa.", "authors' formulas": "torch."}
+
+
+def best(variants, family):
+    """The fastest of the variants of a family; (name without that of the family, row) or None."""
+    prefix = FAMILIES[family]
+    family = [(row["microseconds"], name) for name, row in variants.items()
+              if name.startswith(prefix) and (prefix != "torch." or not name.startswith("torch.sdpa."))]
     if not family:
         return None
     name = min(family)[1]
-    return name, variants[name]
+    return name.removeprefix(prefix), variants[name]
 
 
 def measured(page, name=None):
@@ -78,8 +83,8 @@ def measured(page, name=None):
     if name is None:
         return "\nNo result file of a GPU has been committed: nothing here has been timed on one.\n"
     results = sources.load(name)
-    copies = results["bench"]["copy_bytes_per_second"]
-    said = (f"\n{results['machine']['name']}, driver {results['driver']}, copies {max(copies.values()) / 1e12:.2f} TB/s; "
+    copies = (results.get("bench") or {}).get("copy_bytes_per_second") or {}
+    said = (f"\n{results['machine']['name']}, driver {results['driver']}, copies {max(copies.values(), default=0) / 1e12:.2f} TB/s; "
             f"{sources.link(name, page)}.\n")
     lines = []
     for row, variants in rows_of(results).items():
@@ -87,9 +92,9 @@ def measured(page, name=None):
         if ours is None:
             continue
         line = [f"`{row}`", f"{ours['microseconds']:,.1f}", f"{ours['floor']:,.1f}", f"{100 * ours['fraction_of_floor']:.0f}%"]
-        for prefix in ("fla.", "torch.sdpa.", "torch."):
-            found = best({key: entry for key, entry in variants.items() if prefix != "torch." or "sdpa" not in key}, prefix)
-            line.append("" if found is None else f"{found[1]['microseconds']:,.1f} ({found[0].removeprefix(prefix)})")
+        for family in FAMILIES:
+            found = best(variants, family)
+            line.append("" if found is None else f"{found[1]['microseconds']:,.1f} ({found[0]})")
             line.append("" if found is None or found[1].get("error") is None else f"{found[1]['error']:.1e}")
         lines.append(line)
     absent = {}
@@ -97,8 +102,10 @@ def measured(page, name=None):
         reason = row.get("skipped") or row.get("failed")
         if reason:
             absent.setdefault((row["variant"], reason), []).append(row["row"])
-    text = said + table(["row", "cottention, us", "floor, us", "of the floor", "flash-linear-attention, us", "error",
-                         "torch softmax, us", "error", "authors' formulas, us", "error"], lines)
+    header = ["row", "cottention, us", "floor, us", "of the floor"]
+    for family in FAMILIES:
+        header += [f"{family}, us", "error"]
+    text = said + (table(header, lines) if lines else "")
     for (variant, reason), rows in absent.items():
         text += f"- `{variant}` did not run at {len(rows)} rows: {reason}\n"
     return text

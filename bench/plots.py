@@ -65,19 +65,49 @@ def draw(axes, panel):
     axes.tick_params(axis="x", labelrotation=30)
 
 
+GPU_FAMILIES = ("#0b5fa5", "#7d5ba6", "#c0392b", "#e08e2b")
+
+
+def draw_bars(axes, panel):
+    """A group of bars for each row, from above to below."""
+    height = 0.8 / len(panel["bars"])
+    for place, (label, points) in enumerate(panel["bars"].items()):
+        axes.barh([at + height * place for at, _ in points], [share for _, share in points], height, label=label,
+                  color=GPU_FAMILIES[place])
+    axes.set_yticks([at + 0.4 - height / 2 for at in range(len(panel["rows"]))], panel["rows"], fontsize=7)
+    axes.invert_yaxis()
+    axes.set_xlim(0, 100)
+    axes.set_title(panel["title"], fontsize=10)
+    axes.set_xlabel(panel["x"])
+
+
+def draw_gpu(figure):
+    panel = figure["panels"][0]
+    drawing, axes = plt.subplots(figsize=(9.5, 1 + 0.5 * len(panel["rows"])))
+    draw_bars(axes, panel)
+    drawing.tight_layout(rect=(0, 0.4 / drawing.get_figheight(), 1, 1))
+    drawing.legend(loc="lower center", ncol=4, fontsize=8)
+    return drawing
+
+
+def draw_lines(figure):
+    panels = figure["panels"]
+    drawing, axes = plt.subplots(1, len(panels), figsize=({1: 5.9, 2: 9.5, 3: 11.5}[len(panels)], 3.7), squeeze=False)
+    for place, panel in zip(axes[0], panels):
+        draw(place, panel)
+    lines = {line.get_label(): line for place in axes[0] for line in place.get_lines()}
+    columns = 3 if len(panels) == 1 else 6
+    rows = -(-len(lines) // columns)
+    drawing.tight_layout(rect=(0, 0.07 * rows, 1, 1))
+    drawing.legend(lines.values(), lines.keys(), loc="lower center", ncol=columns, fontsize=8)
+    return drawing
+
+
 def main():
     folder = ROOT / "docs" / "figures"
     folder.mkdir(exist_ok=True)
     for name, figure in figures.figures().items():
-        panels = figure["panels"]
-        drawing, axes = plt.subplots(1, len(panels), figsize=({1: 5.9, 2: 9.5, 3: 11.5}[len(panels)], 3.7), squeeze=False)
-        for place, panel in zip(axes[0], panels):
-            draw(place, panel)
-        lines = {line.get_label(): line for place in axes[0] for line in place.get_lines()}
-        columns = 3 if len(panels) == 1 else 6
-        rows = -(-len(lines) // columns)
-        drawing.tight_layout(rect=(0, 0.07 * rows, 1, 1))
-        drawing.legend(lines.values(), lines.keys(), loc="lower center", ncol=columns, fontsize=8)
+        drawing = draw_gpu(figure) if name == "gpu" else draw_lines(figure)
         drawing.savefig(folder / f"{name}.svg", metadata={
             "Date": None, "Creator": None, "Description": f"{' '.join(figure['sources'])} {figures.digest(figure)}"})
         plt.close(drawing)

@@ -14,6 +14,8 @@ LENGTH = "2026-11-23-amd-epyc-length.json"
 # ./run bench --filter '^forward/2x8x2048|^forward/(1x1x65536|1x4x16384|4x4x4096|16x4x1024|16x16x256|256x16x16)x64|
 #                       ^forward_backward/2x8x2048x\d+/causal|^step|packed|^prefill|memory/forward/heads:16'
 SHAPES = "2026-11-23-amd-epyc-shapes.json"
+# ./run bench --preset authors --filter '(forward|forward_backward)/(1x16x(128|1024)x(64|1024)|32x16x512)'
+AUTHORS = "2026-11-23-amd-epyc-authors.json"
 GPU = None  # the file that ./run gpu wrote, once there is one
 
 

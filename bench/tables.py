@@ -34,7 +34,7 @@ def percent(value):
 
 
 def two_digits(milliseconds):
-    return f"{milliseconds:.1f}" if milliseconds < 10 else f"{milliseconds:,.0f}"
+    return f"{milliseconds:.2f}" if milliseconds < 1 else f"{milliseconds:.1f}" if milliseconds < 10 else f"{milliseconds:,.0f}"
 
 
 def peer_times(results, form, call, shape):
@@ -61,7 +61,7 @@ def source(name):
 def cpu_machine(page):
     """The machine, and what it was measured to reach, of each run."""
     lines = []
-    for name in (sources.QUICK, sources.LENGTH, sources.SHAPES):
+    for name in (sources.QUICK, sources.LENGTH, sources.SHAPES, sources.AUTHORS):
         results = sources.load(name)
         threads = results["threads"]
         fma = report.peak(results, f"machine/fma/fp32/threads:{threads}", "flop")
@@ -94,6 +94,20 @@ def cpu_peers(page):
                              + [f"{row['ratios'][form]:.1f}x" if form in row["ratios"] else ""
                                 for form in ("chunked", "quadratic", "recurrent", "bidirectional", "softmax")])
     return table(header, lines)
+
+
+def authors(page):
+    """Rows of the authors' sizes with the peers' times over ours."""
+    results = sources.load(sources.AUTHORS)
+    lines = []
+    for name, row in results["rows"].items():
+        if report.split(name) is None:
+            continue
+        call, shape, _, element, _ = report.split(name)
+        ratios = {form: peer["median"] / row["median"] for form, peer in report.peers_of(results, name).items()}
+        lines.append([f"`{call}/{shape}/{element}`", f"{two_digits(1e3 * row['median'])}", percent(row["fraction_of_floor"])]
+                     + [f"{ratios[form]:.1f}x" if form in ratios else "" for form in ("chunked", "quadratic", "recurrent", "softmax")])
+    return table(["row", "cottention, ms", "of the floor", "chunked", "quadratic", "recurrent", "softmax"], lines)
 
 
 def row_cells(name, row):
@@ -133,7 +147,7 @@ def memory(page):
 def faster_peers(page):
     """Rows in which a peer takes less time than we do."""
     lines, compared = [], 0
-    for name in (sources.QUICK, sources.LENGTH, sources.SHAPES):
+    for name in (sources.QUICK, sources.LENGTH, sources.SHAPES, sources.AUTHORS):
         results = sources.load(name)
         for row_name, row in results["rows"].items():
             if report.split(row_name) is None or "median" not in row:
@@ -182,6 +196,8 @@ BLOCKS = {
     "time-per-token": scaling,
     "cpu-machine": cpu_machine,
     "cpu-peers": cpu_peers,
+    "source-authors": source("AUTHORS"),
+    "cpu-authors": authors,
     "cpu-dims": rows_table(r"forward/2x8x2048x\d+/\w+/\w+"),
     "cpu-heads": rows_table(r"forward/(1x1x65536|1x4x16384|4x4x4096|16x4x1024|16x16x256|256x16x16)x64/causal/fp32"),
     "cpu-others": rows_table(r"(forward_packed|forward_backward_packed|prefill_\d+)/.*"),

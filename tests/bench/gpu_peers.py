@@ -52,7 +52,7 @@ class GpuPeers(unittest.TestCase):
         self.assertTrue(results["dry_run"])
         listed = done.stdout.split()
         self.assertEqual(listed, [f"{row['row']}/{row['variant']}" for row in results["rows"]])
-        for call in ("forward", "backward", "forward_backward"):
+        for call in ("forward", "backward", "forward_and_backward"):
             for variant in ("fla.chunk_linear_attn", "fla.fused_chunk_linear_attn", "fla.fused_recurrent_linear_attn",
                             "fla.chunk_simple_gla", "torch.sdpa.flash", "torch.sdpa.cudnn", "torch.sdpa.efficient",
                             "torch.sdpa.math", "torch.quadratic"):
@@ -99,7 +99,7 @@ class GpuPeers(unittest.TestCase):
         units = 2 * 3 * 5 * 8  # batch, heads, length, dim
         self.assertEqual(peers.floor_bytes("forward_causal/bf16/2x3x5x8"), 4 * 2 * units)
         self.assertEqual(peers.floor_bytes("backward_causal/fp32/2x3x5x8"), 7 * 4 * units)
-        self.assertEqual(peers.floor_bytes("forward_backward_bidirectional/fp16/2x3x5x8"), 11 * 2 * units)
+        self.assertEqual(peers.floor_bytes("forward_and_backward_bidirectional/fp16/2x3x5x8"), 11 * 2 * units)
         self.assertEqual(peers.floor_bytes("step/bf16/2x3x1x8"), 2 * 3 * (2 * 8 * 8 * 4 + 4 * 8 * 2))
 
 

@@ -3,6 +3,7 @@ import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -48,8 +49,9 @@ class Published(unittest.TestCase):
     def test_no_plot_is_empty(self):
         for name, figure in figures.figures().items():
             for panel in figure["panels"]:
-                self.assertTrue(panel["series"], f"{name}: {panel['title']}")
-                for label, points in panel["series"].items():
+                lines = panel["bars"] if name == "gpu" else panel["series"]
+                self.assertTrue(lines, f"{name}: {panel['title']}")
+                for label, points in lines.items():
                     self.assertGreater(len(points), 1, f"{name}: {panel['title']}: {label}")
 
     def test_plots_are_shown_and_those_shown_are_there(self):
@@ -70,6 +72,14 @@ class Published(unittest.TestCase):
             text = path.read_text(encoding="utf-8")
             self.assertEqual(re.findall(r'"/(?:home|root|tmp|work|usr|mnt)[^"]*"', text), [], path.name)
 
+    def gpu_text(self, results):
+        original = sources.load
+        sources.load = lambda name: results
+        try:
+            return gpu_tables.measured("docs/performance.md", "made-up.json")
+        finally:
+            sources.load = original
+
     def test_a_gpu_table_has_ours_and_the_best_of_each_family_and_names_the_absent(self):
         def row(variant, microseconds=None, **more):
             base = {"row": "forward_causal/bf16/8x16x2048x64", "variant": variant, **more}
@@ -81,16 +91,28 @@ class Published(unittest.TestCase):
                    "peers": {"rows": [row("fla.chunk_linear_attn", 120.0, error=2e-3), row("fla.fused_chunk_linear_attn", 110.0, error=3e-3),
                                       row("torch.sdpa.flash", 200.0, error=1e-3), row("torch.chunked.64", 900.0, error=4e-3),
                                       row("torch.sdpa.cudnn", skipped="no kernel")]}}
-        original = sources.load
-        sources.load = lambda name: results
-        try:
-            text = gpu_tables.measured("docs/performance.md", "made-up.json")
-        finally:
-            sources.load = original
+        text = self.gpu_text(results)
         self.assertIn("a device, driver 1.2, copies 3.00 TB/s", text)
         self.assertIn("| 50.0 | 44.7 | 89% | 110.0 (fused_chunk_linear_attn) | 3.0e-03 | 200.0 (flash) | 1.0e-03 | "
                       "900.0 (chunked.64) | 4.0e-03 |", text)
         self.assertIn("- `torch.sdpa.cudnn` did not run at 1 rows: no kernel", text)
+        panel = figures.gpu_fractions(results)
+        self.assertEqual(panel["rows"], ["forward_causal/bf16/8x16x2048x64"])
+        for family, share in (("cottention", 89.4), ("flash-linear-attention", 100 * 44.7 / 110),
+                              ("torch, softmax", 100 * 44.7 / 200), ("authors' formulas", 100 * 44.7 / 900)):
+            self.assertEqual(len(panel["bars"][family]), 1)
+            self.assertAlmostEqual(panel["bars"][family][0][1], share)
+
+    def test_a_dry_run_on_a_machine_without_a_gpu_goes_through_the_tables(self):
+        with tempfile.TemporaryDirectory() as folder:
+            path = pathlib.Path(folder, "peers.json")
+            subprocess.run([sys.executable, ROOT / "bench" / "gpu" / "peers" / "peers.py", "--dry-run", "--json", path],
+                           check=True, stdout=subprocess.DEVNULL)
+            results = {"date": "2026-01-01", "machine": {"name": "no device"}, "driver": "none", "tests": [], "sanitizer": [],
+                       "bench": None, "peers": files.load(path)}
+        self.assertEqual(files.faults_of(results), [])
+        self.assertIn("`fla.chunk_linear_attn` did not run at 15 rows: a dry run", self.gpu_text(results))
+        self.assertEqual(figures.gpu_fractions(results)["rows"], [])
 
 
 if __name__ == "__main__":

@@ -28,7 +28,7 @@ HERE = pathlib.Path(__file__).resolve().parent
 ROWS = [f"{call}_{mask}/bf16/{size}" for mask, sizes in (
             ("causal", ("8x16x2048x64", "1x16x131072x64", "32x16x512x128", "4x32x8192x128", "8x8x1024x64")),
             ("bidirectional", ("8x16x2048x64", "1x16x131072x64", "4x32x8192x128")))
-        for size in sizes for call in ("forward", "backward", "forward_backward")]
+        for size in sizes for call in ("forward", "backward", "forward_and_backward")]
 ROWS += ["step/bf16/256x16x1x64", "step/bf16/256x32x1x128", "step/bf16/1x32x1x128"]
 FLA = ("fla.chunk_linear_attn", "fla.fused_chunk_linear_attn", "fla.fused_recurrent_linear_attn", "fla.chunk_simple_gla",
        "fla.fused_recurrent_simple_gla")
@@ -41,13 +41,13 @@ VARIANTS = {
     "bidirectional": ("torch.bidirectional",) + SDPA,
     "step": ("fla.fused_recurrent_linear_attn", "torch.step"),
 }
-TENSORS = {"forward": 4, "backward": 7, "forward_backward": 11}  # that must move, each of batch x length x heads x dim
+TENSORS = {"forward": 4, "backward": 7, "forward_and_backward": 11}  # that must move, each of batch x length x heads x dim
 BYTES = {"fp64": 8, "fp32": 4, "fp16": 2, "bf16": 2}
 
 
 def parse(row):
     """call, mask, element, (batch, heads, length, dim) of a row's name; None where it is none of ours."""
-    match = re.fullmatch(r"(?:(forward_backward|forward|backward)_(causal|bidirectional)|step)/(\w+)/(\d+)x(\d+)x(\d+)x(\d+)", row)
+    match = re.fullmatch(r"(?:(forward_and_backward|forward|backward)_(causal|bidirectional)|step)/(\w+)/(\d+)x(\d+)x(\d+)x(\d+)", row)
     if match is None or match[3] not in BYTES:
         return None
     return match[1] or "step", match[2] or "step", match[3], tuple(int(match[i]) for i in range(4, 8))
@@ -71,7 +71,7 @@ def wanted_rows(options):
         names = list(dict.fromkeys(line.rsplit("/", 1)[0] for line in lines))
     pairs = [(row, variant) for row in names if parse(row) for variant in VARIANTS[parse(row)[1]]]
     # What is asked for first comes first: time may run out.
-    order = ("forward", "step", "forward_backward", "backward")
+    order = ("forward", "step", "forward_and_backward", "backward")
     pairs.sort(key=lambda pair: order.index(parse(pair[0])[0]))
     return [pair for pair in pairs if re.search(options.rows, "/".join(pair))]
 

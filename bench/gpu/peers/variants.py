@@ -131,7 +131,7 @@ class Work:
         self.inputs = []
         for i in range(sets):
             self.inputs.append(self.step_inputs(dtype) if call == "step" else self.row_inputs(dtype, 4 * i))
-        self.error_of = "dq, dk, dv" if call in ("backward", "forward_backward") and not peer.prepared else "o"
+        self.error_of = "dq, dk, dv" if call in ("backward", "forward_and_backward") and not peer.prepared else "o"
         if call == "backward":
             self.outputs = [peer.function(*leaves, m) for leaves, m, _ in self.inputs]
 
