@@ -105,7 +105,8 @@ def measured(page, name=None):
     header = ["row", "cottention, us", "floor, us", "of the floor"]
     for family in FAMILIES:
         header += [f"{family}, us", "error"]
-    text = said + (table(header, lines) if lines else "")
+    plot = "\n![Fractions of the floor on a GPU](figures/gpu.svg)\n" if name == sources.GPU else ""
+    text = said + (table(header, lines) if lines else "") + plot + "\n"
     for (variant, reason), rows in absent.items():
         text += f"- `{variant}` did not run at {len(rows)} rows: {reason}\n"
     return text
