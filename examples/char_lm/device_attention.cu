@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include <cottention/backward.cuh>
 #include <cottention/forward.cuh>
 #include <cottention/host/dispatch.hpp>
 #include <cottention/step.cuh>
@@ -28,22 +29,25 @@ void check(const Status& status) {
   if (!status) throw std::runtime_error(status.reason);
 }
 
-/// q, k and v are uploaded for every call and its outputs fetched; only states stay.
+/// q, k and v are uploaded for every call and its outputs fetched; only states stay: those that steps go on
+/// from, and those that forward calls end with, which save their gradients half of the reading.
 template <cottention::AnyProblem P>
 class OnDevice final : public Attention<float> {
  public:
-  OnDevice(std::int64_t layers, std::int64_t heads, std::unique_ptr<Attention<float>> gradients)
-      : heads_(heads), gradients_(std::move(gradients)) {
+  OnDevice(std::int64_t layers, const AttentionShape& largest)
+      : heads_(largest.heads), final_h_of_layer_(largest.batch * state()) {
     check(stream_.create());
+    check(final_h_.reserve(static_cast<std::size_t>(layers * final_h_of_layer_)));
     check(h_.reserve(static_cast<std::size_t>(layers * state())));
     check(count_.reserve(static_cast<std::size_t>(layers)));
   }
 
-  void forward(const AttentionShape& shape, std::int64_t, const float* qkv, const float* scale_logit,
+  void forward(const AttentionShape& shape, std::int64_t layer, const float* qkv, const float* scale_logit,
                float* o) override {
     const std::int64_t rows = shape.batch * shape.seq;
     upload(rows, qkv, scale_logit);
-    const auto arguments = forward_arguments<float>(shape, qkv_.data(), scale_logit_.data(), o_.data());
+    auto arguments = forward_arguments<float>(shape, qkv_.data(), scale_logit_.data(), o_.data());
+    arguments.final_state.h = final_h(layer);
     const std::size_t bytes = cottention::workspace_bytes<P>(arguments);
     check(workspace_.reserve(bytes));
     check(cottention::forward<P>(arguments, {workspace_.data(), bytes}, stream_.get()));
@@ -51,8 +55,29 @@ class OnDevice final : public Attention<float> {
   }
 
   void backward(const AttentionShape& shape, std::int64_t layer, const float* qkv, const float* scale_logit,
-                const float* o, const float* dout, float* dqkv, float* dscale_logit) override {
-    gradients_->backward(shape, layer, qkv, scale_logit, o, dout, dqkv, dscale_logit);
+                const float*, const float* dout, float* dqkv, float* dscale_logit) override {
+    const std::int64_t rows = shape.batch * shape.seq;
+    upload(rows, qkv, scale_logit);
+    check(dout_.upload({dout, elements(rows)}, stream_));
+    check(dqkv_.reserve(3 * elements(rows)));
+    check(dscale_logit_.reserve(static_cast<std::size_t>(heads_)));
+    const cottention::BackwardArguments<float> arguments{.shape = extents(shape),
+                                                         .q = part<const float>(qkv_.data(), 0, shape),
+                                                         .k = part<const float>(qkv_.data(), 1, shape),
+                                                         .v = part<const float>(qkv_.data(), 2, shape),
+                                                         .dout = {dout_.data()},
+                                                         .dq = part(dqkv_.data(), 0, shape),
+                                                         .dk = part(dqkv_.data(), 1, shape),
+                                                         .dv = part(dqkv_.data(), 2, shape),
+                                                         .scale_logit = scale_logit_.data(),
+                                                         .dscale_logit = dscale_logit_.data(),
+                                                         .final_h = final_h(layer)};
+    const std::size_t bytes = cottention::workspace_bytes<P>(arguments);
+    check(workspace_.reserve(bytes));
+    check(cottention::backward<P>(arguments, {workspace_.data(), bytes}, stream_.get()));
+    check(dqkv_.download({dqkv, 3 * elements(rows)}, stream_));
+    check(dscale_logit_.download({dscale_logit, static_cast<std::size_t>(heads_)}, stream_));
+    check(stream_.wait());
   }
 
   void start(std::int64_t) override {
@@ -73,6 +98,7 @@ class OnDevice final : public Attention<float> {
   static constexpr std::int64_t head_dim = P::head_dim.v;
 
   std::int64_t state() const { return heads_ * head_dim * head_dim; }
+  float* final_h(std::int64_t layer) const { return final_h_.data() + layer * final_h_of_layer_; }
   std::size_t elements(std::int64_t rows) const { return static_cast<std::size_t>(rows * heads_ * head_dim); }
 
   void upload(std::int64_t rows, const float* qkv, const float* scale_logit) {
@@ -85,10 +111,10 @@ class OnDevice final : public Attention<float> {
     check(stream_.wait());
   }
 
-  std::int64_t heads_;
-  std::unique_ptr<Attention<float>> gradients_;
+  std::int64_t heads_, final_h_of_layer_;
   Stream stream_;
-  DeviceArray<float> qkv_, scale_logit_, o_;
+  DeviceArray<float> qkv_, scale_logit_, o_, dout_, dqkv_, dscale_logit_;
+  DeviceArray<float> final_h_;       // (layers, batch, heads, head_dim, head_dim)
   DeviceArray<float> h_;             // (layers, heads, head_dim, head_dim)
   DeviceArray<std::int64_t> count_;  // (layers)
   DeviceArray<std::byte> workspace_;
@@ -99,8 +125,10 @@ void try_out(Attention<float>& attention, const AttentionShape& largest) {
   const auto row = static_cast<std::size_t>(largest.heads * largest.head_dim);
   const auto rows = static_cast<std::size_t>(largest.batch * largest.seq);
   const std::vector<float> qkv(rows * 3 * row), scale_logit(static_cast<std::size_t>(largest.heads));
-  std::vector<float> o(rows * row);
+  std::vector<float> o(rows * row), dqkv(qkv), dscale_logit(scale_logit);
   attention.forward(largest, 0, qkv.data(), scale_logit.data(), o.data());
+  attention.backward(largest, 0, qkv.data(), scale_logit.data(), o.data(), o.data(), dqkv.data(),
+                     dscale_logit.data());
   attention.start(1);
   attention.step(0, qkv.data(), scale_logit.data(), o.data());
 }
@@ -115,7 +143,7 @@ std::string describe_device() {
 }  // namespace
 
 DeviceAttention make_device_attention(std::int64_t layers, const AttentionShape& largest,
-                                      std::unique_ptr<Attention<float>> gradients) {
+                                      std::unique_ptr<Attention<float>>) {
   std::unique_ptr<Attention<float>> attention;
   const cottention::RuntimeProblem wanted{.element = cottention::ElementType::fp32,
                                           .dim_qk = largest.head_dim,
@@ -125,7 +153,7 @@ DeviceAttention make_device_attention(std::int64_t layers, const AttentionShape&
   try {
     check(find_device());
     check(cottention::dispatch<Compiled>(wanted, [&]<class P>() {
-      attention = std::make_unique<OnDevice<P>>(layers, largest.heads, std::move(gradients));
+      attention = std::make_unique<OnDevice<P>>(layers, largest);
       return Status{};
     }));
     try_out(*attention, largest);

@@ -17,7 +17,7 @@ struct DeviceAttention {
 };
 
 /// On the current CUDA device, which has computed something by the time this returns. `largest` bounds the
-/// shapes of forward. Gradients, for which the library has no kernels yet, are left to `gradients`.
+/// shapes of forward and backward. The last argument is not used.
 DeviceAttention make_device_attention(std::int64_t layers, const AttentionShape& largest,
                                       std::unique_ptr<Attention<float>> gradients);
 

@@ -1,21 +1,24 @@
 // The language model of examples/char_lm with its attention on the emulated device, against the same model on
 // the CPU.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <memory>
 #include <random>
 #include <span>
+#include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include <cottention/reference.hpp>
 #include <emulation.hpp>
 
-#include "char_lm/cosine_attention.hpp"
 #include "char_lm/device_attention.hpp"
 #include "char_lm/generate.hpp"
 #include "char_lm/model.hpp"
 #include "char_lm/options.hpp"
+#include "char_lm/qkv.hpp"
 #include "char_lm/team.hpp"
 #include "char_lm/text.hpp"
 #include "char_lm/train.hpp"
@@ -36,18 +39,50 @@ Options small_model(std::int64_t head_dim) {
   return options;
 }
 
-DeviceAttention device_attention(const Options& options, Team& team) {
+DeviceAttention device_attention(const Options& options) {
   const Config& config = options.model;
-  return make_device_attention(
-      config.layers, {options.batch, options.context, config.heads, config.head_dim()},
-      std::make_unique<CosineAttention<float>>(team, config.layers, config.heads, config.head_dim()));
+  return make_device_attention(config.layers,
+                               {options.batch, options.context, config.heads, config.head_dim()}, nullptr);
 }
+
+/// Attention and its gradients by the definition in double.
+class ReferenceAttention final : public Attention<float> {
+ public:
+  void forward(const AttentionShape& shape, std::int64_t, const float* qkv, const float* scale_logit,
+               float* o) override {
+    const auto out =
+        cottention::reference::recurrence<P>(forward_arguments<float>(shape, qkv, scale_logit, o));
+    std::copy(out.o.begin(), out.o.end(), o);
+  }
+  void backward(const AttentionShape& shape, std::int64_t, const float* qkv, const float* scale_logit,
+                const float*, const float* dout, float* dqkv, float* dscale_logit) override {
+    const auto out = cottention::reference::backward<P>({.shape = extents(shape),
+                                                         .q = part(qkv, 0, shape),
+                                                         .k = part(qkv, 1, shape),
+                                                         .v = part(qkv, 2, shape),
+                                                         .dout = {dout},
+                                                         .scale_logit = scale_logit});
+    const std::int64_t row = shape.heads * shape.head_dim;
+    for (std::int64_t i = 0; i < shape.batch * shape.seq; ++i) {
+      std::copy_n(out.dq.begin() + i * row, row, dqkv + 3 * i * row);
+      std::copy_n(out.dk.begin() + i * row, row, dqkv + (3 * i + 1) * row);
+      std::copy_n(out.dv.begin() + i * row, row, dqkv + (3 * i + 2) * row);
+    }
+    std::copy(out.dscale_logit.begin(), out.dscale_logit.end(), dscale_logit);
+  }
+  void start(std::int64_t) override { throw std::logic_error("no steps"); }
+  void step(std::int64_t, const float*, const float*, float*) override { throw std::logic_error("no steps"); }
+
+ private:
+  using P = cottention::Problem<float, cottention::any_head_dim, cottention::Mask::causal,
+                                cottention::Scale::by_key>;
+};
 
 /// One model twice, with parameters from one seed.
 struct Twins {
   explicit Twins(const Options& options)
       : team(options.threads), text(CHAR_LM_TEXT, options.context), on_cpu(model(options, nullptr)) {
-    DeviceAttention attention = device_attention(options, team);
+    DeviceAttention attention = device_attention(options);
     INFO(attention.description);
     REQUIRE(attention.attention != nullptr);
     on_device = model(options, std::move(attention.attention));
@@ -102,7 +137,9 @@ TEST_CASE("Logits and gradients with attention on the device are the CPU's withi
   }
 }
 
-TEST_CASE("A model trained on the device learns and writes what it does on the CPU") {
+TEST_CASE(
+    "A model trained on the device learns and writes what it does on the CPU and by the definition in "
+    "double") {
   const Options options = small_model(16);
   INFO("seed " << options.seed);
   Twins twins(options);
@@ -111,6 +148,10 @@ TEST_CASE("A model trained on the device learns and writes what it does on the C
   CHECK(training.last_loss < training.first_loss);
   CHECK(std::abs(training.first_loss - expected.first_loss) <= agreement_bound * expected.first_loss);
   CHECK(std::abs(training.last_loss - expected.last_loss) <= agreement_bound * expected.last_loss);
+  const auto by_definition = twins.model(options, std::make_unique<ReferenceAttention>());
+  const Training defined = train(options, twins.text, twins.team, *by_definition);
+  CHECK(std::abs(training.first_loss - defined.first_loss) <= agreement_bound * defined.first_loss);
+  CHECK(std::abs(training.last_loss - defined.last_loss) <= agreement_bound * defined.last_loss);
 
   const std::string prompt = twins.text.prompt(), text = generate(options, prompt, *twins.on_device).text;
   CHECK(text.size() == prompt.size() + static_cast<std::size_t>(options.generate));
@@ -121,11 +162,10 @@ TEST_CASE("A model trained on the device learns and writes what it does on the C
 
 TEST_CASE("What the device cannot run is refused with the reason, and no memory stays behind") {
   using cottention::emulation::allocated_bytes;
-  Team team(1);
-  CHECK(device_attention(small_model(16), team).attention != nullptr);
+  CHECK(device_attention(small_model(16)).attention != nullptr);
   CHECK(allocated_bytes() == 0);
 
-  const DeviceAttention without_kernels = device_attention(small_model(12), team);
+  const DeviceAttention without_kernels = device_attention(small_model(12));
   CHECK(without_kernels.attention == nullptr);
   CHECK(without_kernels.description.find("fp32 12x12 causal by_key: must be one of") != std::string::npos);
 
@@ -134,7 +174,7 @@ TEST_CASE("What the device cannot run is refused with the reason, and no memory 
     ~Restored() { cottention::emulation::options() = before; }
   } restored;
   cottention::emulation::options().shared_bytes_per_block = 1024;
-  const DeviceAttention without_room = device_attention(small_model(16), team);
+  const DeviceAttention without_room = device_attention(small_model(16));
   CHECK(without_room.attention == nullptr);
   CHECK(without_room.description.find("has 1024 bytes of shared memory") != std::string::npos);
   CHECK(allocated_bytes() == 0);
