@@ -67,6 +67,13 @@ void list_backward() {
   using Call = Status (*)(const BackwardArguments<typename P::element>&, Workspace, cudaStream_t, Split);
   compile<Call>(&backward<P>);
   list_kernel<kernel::LogSum<typename P::element>>("all", "");
+  if constexpr (kernel::has_joint_gradient<P>) {
+    constexpr Tiling t = tuned_joint_gradient<P>;
+    if constexpr (P::mask == Mask::causal)
+      list_kernel<P, t, kernel::Gradient<P, t>>();
+    else
+      list_kernel<P, t, kernel::GradientApply<P, t>>();
+  }
   list_recurrence<P, kernel::Output::dq>();
   list_recurrence<P, kernel::Output::dk>();
   list_recurrence<P, kernel::Output::dv>();

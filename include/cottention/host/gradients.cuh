@@ -9,6 +9,7 @@
 #include <cottention/host/launches.cuh>
 #include <cottention/host/recurrence.cuh>
 #include <cottention/kernel/gradient.cuh>
+#include <cottention/kernel/gradient_apply.cuh>
 #include <cottention/kernel/log_sum.cuh>
 
 namespace cottention::host {
@@ -61,7 +62,7 @@ class Gradients {
     if constexpr (kernel::has_joint_gradient<P>)
       if (joint) launches.template prepare<JointGradient>();
     for_each_output([&]<class R, Tiling tiling>() {
-      if (joint ? R::output == Output::dq && wanted<Output::dq>() : wanted<R::output>())
+      if (joint ? R::output == Output::dq && repeats_dq() : wanted<R::output>())
         recurrence_kernels<R, tiling>(
             plan<R, tiling>(), [&]<class Kernel>(device::Grid) { launches.template prepare<Kernel>(); });
     });
@@ -72,7 +73,7 @@ class Gradients {
       if (joint)
         launches.template launch<JointGradient>({args_.shape.batch * args_.shape.heads_kv}, joint_params());
     for_each_output([&]<class R, Tiling tiling>() {
-      if (joint ? R::output != Output::dq || !wanted<Output::dq>() : !wanted<R::output>()) return;
+      if (joint ? R::output != Output::dq || !repeats_dq() : !wanted<R::output>()) return;
       const RecurrencePlan p = plan<R, tiling>();
       auto given = params<R, tiling>(p);
       if (joint) given.marks = marks();
@@ -147,18 +148,23 @@ class Gradients {
 
   // ---- all gradients together
 
-  using JointGradient = kernel::Gradient<P, tuned_joint_gradient<P>>;
+  using JointGradient =
+      std::conditional_t<P::mask == Mask::causal, kernel::Gradient<P, tuned_joint_gradient<P>>,
+                         kernel::GradientApply<P, tuned_joint_gradient<P>>>;
 
   /// Whether one kernel makes them all: worth while for two or more.
   bool goes_jointly() const {
-    if constexpr (kernel::has_joint_gradient<P> && P::mask == Mask::causal) {
+    if constexpr (kernel::has_joint_gradient<P>) {
       const Shape& s = args_.shape;
-      if (!allows_joint_ || s.heads_q != s.heads_kv || s.seq_q == 0) return false;
+      if (!allows_joint_ || s.seq_q == 0 || s.heads_q == 0) return false;
+      if (P::mask == Mask::causal && s.heads_q != s.heads_kv) return false;
       return wanted<Output::dq>() + wanted<Output::dk>() + wanted<Output::dv>() >= 2;
     } else {
       return false;
     }
   }
+  /// Whether dq may have to be done again, for heads that the joint kernel marks.
+  bool repeats_dq() const { return P::mask == Mask::causal && wanted<Output::dq>(); }
   kernel::GradientParams<P> joint_params() const {
     kernel::GradientParams<P> p;
     for_each_output([&]<class R, Tiling tiling>() {
