@@ -1,0 +1,38 @@
+// Backward's kernels on small shapes with everything that they synchronise over, as forward_races.cpp has
+// forward's.
+#include "support/catch.hpp"
+#include "support/cuda_backward.hpp"
+
+using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale;
+using namespace support;
+
+namespace {
+
+template <class T, int qk, int v, Mask mask, Scale scale = Scale::by_key>
+using P = Problem<T, HeadDim{qk, v}, mask, scale>;
+
+Case masked(std::int64_t heads_q) {
+  return {.shape = {1, 100, 100, heads_q, 1, 0, 0},
+          .padding = Padding::middle,
+          .initial_state = Presence::present};
+}
+const Case in_pieces{.shape = {1, 600, 600, 1, 1, 0, 0}};
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("No race in gradients made together", "", cottention::half, cottention::bfloat16) {
+  check_cuda_backward<P<TestType, 32, 32, Mask::causal>>(masked(1),
+                                                         {.split = {1}, .final_h = Presence::present});
+  check_cuda_backward<P<TestType, 32, 32, Mask::causal, Scale::by_query>>(masked(1), {.split = {1}});
+  check_cuda_backward<P<TestType, 32, 32, Mask::bidirectional>>(masked(2), {.split = {1}});
+}
+
+TEST_CASE("No race in gradients made one by one") {
+  check_cuda_backward<P<float, 24, 40, Mask::causal>>(masked(2), {.split = {1}});
+  check_cuda_backward<P<float, 24, 40, Mask::bidirectional, Scale::by_query>>(masked(2), {.split = {1}});
+  check_cuda_backward<P<cottention::half, 24, 40, Mask::causal>>(in_pieces, {.split = {2}});
+}
+
+TEST_CASE("No race in gradients of heads that blocks share") {
+  check_cuda_backward<P<cottention::half, 256, 24, Mask::causal>>(masked(2), {.split = {1}});
+}
