@@ -27,6 +27,10 @@ namespace {
 using T = COTTENTION_TEST_ELEMENT;
 
 constexpr HeadDim odd{24, 40};
+/// Gradients of 16-bit elements come from one kernel where dim_qk = dim_v; causal ones if heads are not in
+/// groups.
+constexpr HeadDim square{24, 24};
+constexpr bool has_joint_kernel = sizeof(T) == 2;
 
 template <int qk, int v, Mask mask, Scale scale = Scale::by_key>
 using Of = Problem<T, HeadDim{qk, v}, mask, scale>;
@@ -35,30 +39,39 @@ using Of = Problem<T, HeadDim{qk, v}, mask, scale>;
 using Narrow = Of<8, 8, Mask::causal>;
 using NarrowBidirectional = Of<8, 8, Mask::bidirectional>;
 
-/// Calls `f` with a Problem of every mask and scale.
-template <HeadDim D, class F>
-void for_each_kind(F f) {
-  f.template operator()<Of<D.qk, D.v, Mask::causal, Scale::none>>();
-  f.template operator()<Of<D.qk, D.v, Mask::causal, Scale::by_key>>();
-  f.template operator()<Of<D.qk, D.v, Mask::causal, Scale::by_query>>();
-  f.template operator()<Of<D.qk, D.v, Mask::bidirectional, Scale::none>>();
-  f.template operator()<Of<D.qk, D.v, Mask::bidirectional, Scale::by_key>>();
-  f.template operator()<Of<D.qk, D.v, Mask::bidirectional, Scale::by_query>>();
+using Square = Of<64, 64, Mask::causal>;
+using SquareBidirectional = Of<64, 64, Mask::bidirectional>;
+
+/// Calls `f` with a Problem of every scale.
+template <HeadDim D, Mask mask, class F>
+void for_each_scale(F f) {
+  f.template operator()<Of<D.qk, D.v, mask, Scale::none>>();
+  f.template operator()<Of<D.qk, D.v, mask, Scale::by_key>>();
+  f.template operator()<Of<D.qk, D.v, mask, Scale::by_query>>();
 }
 
 constexpr Scale scales[] = {Scale::none, Scale::by_key, Scale::by_query};
 
-/// Calls `f<P>(c)` with the Problem of the case's mask and scale and the head dims of `odd`.
+/// Calls `f<P>(c)` with the Problem of the case's mask and scale: with the head dims of `odd`, and where
+/// there is a joint kernel, so that this serves, too.
 template <class F>
 void with_kind(Case c, F f) {
   c.shape.dim_qk = odd.qk;
   c.shape.dim_v = odd.v;
-  for_each_kind<odd>([&]<class P>() {
+  const auto choose = [&]<class P>() {
     if (c.mask == P::mask && c.scale == P::scale) f.template operator()<P>(c);
-  });
+  };
+  for_each_scale<odd, Mask::causal>(choose);
+  for_each_scale<odd, Mask::bidirectional>(choose);
+  if constexpr (has_joint_kernel) {
+    c.shape.dim_v = square.v;
+    for_each_scale<square, Mask::bidirectional>(choose);
+    c.shape.heads_kv = c.shape.heads_q;
+    for_each_scale<square, Mask::causal>(choose);
+  }
 }
 
-/// Every case with both masks where it may be causal, with the scales in turn; with and without the final
+/// Every case with both masks where it may be causal, with the scales in turn; without and with the final
 /// state.
 template <class F>
 void for_each_in_turn(const std::vector<Case>& some, F f) {
@@ -67,10 +80,9 @@ void for_each_in_turn(const std::vector<Case>& some, F f) {
     for (const Mask mask : {Mask::causal, Mask::bidirectional}) {
       if (mask == Mask::causal && (c.shape.seq_q != c.shape.seq_k || !c.lengths_k.empty())) continue;
       c.mask = mask;
-      c.scale = scales[turn % 3];
-      const Presence final_h = turn / 2 % 2 == 0 ? Presence::present : Presence::absent;
-      ++turn;
-      with_kind(c, [&]<class P>(const Case& of_kind) { f.template operator()<P>(of_kind, final_h); });
+      c.scale = scales[turn++ % 3];
+      for (const Presence final_h : {Presence::absent, Presence::present})
+        with_kind(c, [&]<class P>(const Case& of_kind) { f.template operator()<P>(of_kind, final_h); });
     }
 }
 
@@ -95,8 +107,9 @@ TEST_CASE("Backward: every length is right") {
 
 TEST_CASE("Backward: every pair of head dims is right") {
   const auto check = []<HeadDim D>(std::int64_t n) {
-    const Case c{.shape = {1, n, n, 2, 1, D.qk, D.v}, .initial_state = Presence::present};
+    Case c{.shape = {1, n, n, 2, 1, D.qk, D.v}, .initial_state = Presence::present};
     check_cuda_backward<Of<D.qk, D.v, Mask::causal>>(c);
+    c.shape.heads_kv = 2;
     check_cuda_backward<Of<D.qk, D.v, Mask::causal>>(c, {.final_h = Presence::present});
     check_cuda_backward<Of<D.qk, D.v, Mask::bidirectional>>(c, {.final_h = Presence::present});
   };
@@ -116,6 +129,20 @@ TEST_CASE("Backward: wide heads are right") {
   check.operator()<HeadDim{64, 128}>();
   check.operator()<HeadDim{128, 128}>();
   check.operator()<HeadDim{256, 256}>();
+  check.operator()<HeadDim{512, 64}>();
+}
+
+TEST_CASE("Backward: rows of several blocks' columns are right, in pieces too") {
+  const auto check = []<HeadDim D>() {
+    Case c{
+        .shape = {1, 530, 530, 2, 1, 0, 0}, .padding = Padding::middle, .initial_state = Presence::present};
+    check_cuda_backward<Of<D.qk, D.v, Mask::causal>>(c, {.split = {2}});
+    check_cuda_backward<Of<D.qk, D.v, Mask::bidirectional>>(c, {.split = {2}});
+    c.shape.seq_q = c.shape.seq_k = 40;
+    check_cuda_backward<Of<D.qk, D.v, Mask::causal>>(c, {.final_h = Presence::present});
+  };
+  check.operator()<HeadDim{256, 8}>();
+  check.operator()<HeadDim{8, 256}>();
 }
 
 TEST_CASE("Backward: masked positions get exactly 0 and add nothing") {
@@ -246,6 +273,38 @@ TEST_CASE("Backward: gradients of rows of zeros are those of norm(x) = x / epsil
   });
 }
 
+TEST_CASE("Backward: a tiling of the caller's gives right results") {
+  using cottention::Tiling;
+  const auto check = []<Tiling tiling>() {
+    const Case c{.shape = {1, 70, 70, 2, 1, 0, 0}, .padding = Padding::middle};
+    check_cuda_backward<Square, tiling>(c);
+    check_cuda_backward<SquareBidirectional, tiling>(c, {.final_h = Presence::present});
+  };
+  check.operator()<Tiling{.chunk = 16, .warps = 2, .stages = 3, .columns = 32}>();
+  check.operator()<Tiling{.chunk = 32, .warps = 4, .stages = 1, .columns = 64}>();
+}
+
+TEST_CASE("Backward: what late tokens add does not blur the gradients of early ones") {
+  // A kernel that has the sum over all tokens and takes those after a query out of it is left with the
+  // rounding of the greatest terms. The lengths change between chunks of 64.
+  constexpr std::int64_t early = 64;
+  constexpr double ratio = std::same_as<T, cottention::half> ? 0x1p8 : 0x1p12;
+  for_each_in_turn({of_length(130), of_length(80), of_length(100)},
+                   [&]<class P>(const Case& c, Presence final_h) {
+                     if (P::mask == Mask::bidirectional) return;
+                     Inputs<T> inputs(c);
+                     for (std::int64_t position = 0; position < c.shape.seq_q; ++position)
+                       for (TensorBuffer<T>* x : {&inputs.v(), &inputs.dout()}) {
+                         const double factor = (position >= early) == (x == &inputs.v()) ? ratio : 1 / ratio;
+                         for (std::int64_t d = 0; d < x->dim(); ++d) {
+                           T& value = x->row(position, 0)[d];
+                           value = from_double<T>(factor * cottention::to_double(value));
+                         }
+                       }
+                     check_cuda_backward<P>(inputs, {.final_h = final_h});
+                   });
+}
+
 TEST_CASE("Backward: sequences in pieces are right, however many") {
   const Case plain{
       .shape = {1, 800, 800, 1, 1, 0, 0}, .padding = Padding::middle, .initial_state = Presence::present};
@@ -363,6 +422,22 @@ TEST_CASE("Backward: two calls give the same bits") {
 }
 
 #if __has_include(<emulation.hpp>)
+TEST_CASE("Backward: devices with little shared memory are right") {
+  struct Restored {
+    cottention::emulation::Options before = cottention::emulation::options();
+    ~Restored() { cottention::emulation::options() = before; }
+  } restored;
+  cottention::emulation::options().shared_bytes_per_block = 99 * 1024;  // compute capability 8.6
+  const auto check = []<HeadDim D>() {
+    const Case c{.shape = {1, 20, 20, 1, 1, D.qk, D.v}};
+    check_cuda_backward<Of<D.qk, D.v, Mask::causal>>(c);
+    check_cuda_backward<Of<D.qk, D.v, Mask::bidirectional>>(c, {.final_h = Presence::present});
+  };
+  check.operator()<HeadDim{64, 64}>();
+  check.operator()<HeadDim{128, 128}>();
+  check.operator()<HeadDim{256, 256}>();
+}
+
 TEST_CASE("Backward: no schedule of threads and copies changes a bit") {
   const auto check = []<class P>(const Case& c, Presence final_h, Split split) {
     Inputs<T> inputs(c);
@@ -379,7 +454,9 @@ TEST_CASE("Backward: no schedule of threads and copies changes a bit") {
   };
   Case c{.shape = {1, 70, 70, 2, 1, 8, 8}, .padding = Padding::middle, .initial_state = Presence::present};
   check.template operator()<Narrow>(c, Presence::absent, {1});
+  c.shape.heads_kv = 2;
   check.template operator()<Narrow>(c, Presence::present, {1});
+  c.shape.heads_kv = 1;
   c.mask = Mask::bidirectional;
   check.template operator()<NarrowBidirectional>(c, Presence::present, {1});
   c.shape.seq_q = c.shape.seq_k = 520;

@@ -233,20 +233,23 @@ TEST_CASE("Two calls of backward on sequences in pieces give the same bits") {
 TEST_CASE(
     "Under the batch-invariant plan a sequence's gradients alone have the bits that they have in a batch") {
   const auto check = []<class Q>(Case c, Presence final_h) {
+    using T = typename Q::element;
     c.mask = Q::mask;
-    const Inputs<float> inputs(c);
+    c.shape.dim_qk = Q::head_dim.qk;
+    c.shape.dim_v = Q::head_dim.v;
+    const Inputs<T> inputs(c);
     const std::vector<float> final_state = final_h_of(inputs);
     auto args = inputs.backward();
     args.plan = Plan::batch_invariant;
     const auto with_state = [&](auto of, std::int64_t b) {
-      const std::int64_t state = c.shape.heads_kv * c.shape.dim_qk * c.shape.dim_v;
+      const std::int64_t state = c.shape.heads_kv * Q::head_dim.qk * Q::head_dim.v;
       if (final_h == Presence::present) of.final_h = final_state.data() + b * state;
       return of;
     };
     const Gradient together = run_cuda_backward<Q>(with_state(args, 0));
     for (std::int64_t b = 0; b < inputs.shape().batch; ++b) {
       const Gradient alone = run_cuda_backward<Q>(with_state(sequence(args, b), b));
-      INFO(describe<float>(inputs.description()) << ", sequence " << b);
+      INFO(describe<T>(inputs.description()) << ", sequence " << b);
       CHECK(same_but_for_scale_logit(alone, sequence_of(together, inputs, b)));
     }
   };
@@ -257,6 +260,12 @@ TEST_CASE(
   check.operator()<P>(batch, Presence::absent);
   check.operator()<P>(batch, Presence::present);
   check.operator()<P>(packed, Presence::absent);
+  using Joint = Problem<cottention::bfloat16, HeadDim{16, 16}, Mask::causal, Scale::by_key>;
+  const Case brief{.shape = {3, 100, 100, 2, 2, 16, 16}, .initial_state = Presence::present};
+  for (const Presence final_h : {Presence::absent, Presence::present}) {
+    check.operator()<Joint>(brief, final_h);
+    check.operator()<Joint>(batch, final_h);
+  }
   check.operator()<Everything>(batch, Presence::present);
   check.operator()<Everything>(packed, Presence::absent);
 }
