@@ -158,7 +158,8 @@ std::vector<Row> selected_rows(const Options& options) {
   const std::regex wanted(options.rows);
   std::vector<Row> rows;
   for (const auto add :
-       {add_forward_bf16, add_forward_fp16, add_forward_fp32, add_forward_variants, add_step})
+       {add_forward_bf16, add_forward_fp16, add_forward_fp32, add_forward_variants, add_backward_bf16,
+        add_backward_fp16, add_backward_fp32, add_backward_variants, add_step})
     add(rows);
   std::erase_if(rows, [&](const Row& row) {
     return (!options.variants && row.variant != default_variant) ||

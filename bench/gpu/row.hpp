@@ -72,6 +72,10 @@ void add_forward_bf16(std::vector<Row>& rows);
 void add_forward_fp16(std::vector<Row>& rows);
 void add_forward_fp32(std::vector<Row>& rows);
 void add_forward_variants(std::vector<Row>& rows);
+void add_backward_bf16(std::vector<Row>& rows);
+void add_backward_fp16(std::vector<Row>& rows);
+void add_backward_fp32(std::vector<Row>& rows);
+void add_backward_variants(std::vector<Row>& rows);
 void add_step(std::vector<Row>& rows);
 
 }  // namespace bench

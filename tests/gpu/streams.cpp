@@ -6,6 +6,7 @@
 #include <thread>
 #include <vector>
 
+#include <cottention/backward.cuh>
 #include <cottention/forward.cuh>
 #include <cottention/step.cuh>
 
@@ -38,16 +39,21 @@ class Stream {
   cudaStream_t stream_ = nullptr;
 };
 
-/// A prompt, and then steps, of its first token again: everything in memory of its own.
+/// A prompt, its gradients, and then steps, of its first token again: everything in memory of its own.
 class Session {
  public:
-  explicit Session(std::uint32_t seed) : q_(inputs(seed)), k_(inputs(seed + 1)), v_(inputs(seed + 2)) {
+  explicit Session(std::uint32_t seed)
+      : q_(inputs(seed)), k_(inputs(seed + 1)), v_(inputs(seed + 2)), dout_(inputs(seed + 3)) {
     scratch_ = Buffer<unsigned char>(static_cast<std::int64_t>(workspace_bytes<P>(prompt(), split)));
+    backward_scratch_ =
+        Buffer<unsigned char>(static_cast<std::int64_t>(workspace_bytes<P>(gradients(), split)));
     bench::require_success(cudaDeviceSynchronize(), "cudaDeviceSynchronize");  // all of it is filled
   }
 
   void enqueue_prompt(cudaStream_t stream) const {
     require_ok(forward<P>(prompt(), {scratch_.data(), scratch_.bytes()}, stream, split));
+    require_ok(
+        backward<P>(gradients(), {backward_scratch_.data(), backward_scratch_.bytes()}, stream, split));
   }
   void enqueue_step(cudaStream_t stream) const {
     StepArguments<T> args;
@@ -62,7 +68,7 @@ class Session {
     require_ok(step<P>(args, {}, stream));
   }
 
-  bool is_split() const { return scratch_.bytes() > 0; }
+  bool is_split() const { return scratch_.bytes() > 0 && backward_scratch_.bytes() > 0; }
 
   /// The bits of everything that calls write.
   std::string bits() const {
@@ -70,7 +76,8 @@ class Session {
       const auto values = buffer.download();
       return std::string(reinterpret_cast<const char*>(values.data()), buffer.bytes());
     };
-    return text_of(o_) + text_of(step_o_) + text_of(h_) + text_of(count_);
+    return text_of(o_) + text_of(step_o_) + text_of(h_) + text_of(count_) + text_of(dq_) + text_of(dk_) +
+           text_of(dv_) + text_of(dm_);
   }
 
  private:
@@ -93,13 +100,32 @@ class Session {
     return args;
   }
 
-  Buffer<T> q_, k_, v_, o_{batch * seq * heads * dim}, step_o_{batch * heads * dim};
-  Buffer<float> m_ = bench::uploaded(std::vector<float>(heads, 0.5f)), h_{batch * heads * dim * dim};
+  /// With the final state that the prompt leaves, before steps go on from it.
+  BackwardArguments<T> gradients() const {
+    BackwardArguments<T> args;
+    args.shape = prompt().shape;
+    args.q = {q_.data()};
+    args.k = {k_.data()};
+    args.v = {v_.data()};
+    args.dout = {dout_.data()};
+    args.dq = {dq_.data()};
+    args.dk = {dk_.data()};
+    args.dv = {dv_.data()};
+    args.scale_logit = m_.data();
+    args.dscale_logit = dm_.data();
+    args.final_h = h_.data();
+    return args;
+  }
+
+  Buffer<T> q_, k_, v_, dout_, o_{batch * seq * heads * dim}, step_o_{batch * heads * dim};
+  Buffer<T> dq_{batch * seq * heads * dim}, dk_{batch * seq * heads * dim}, dv_{batch * seq * heads * dim};
+  Buffer<float> m_ = bench::uploaded(std::vector<float>(heads, 0.5f)), h_{batch * heads * dim * dim},
+                dm_{heads};
   Buffer<std::int64_t> count_{batch};
-  Buffer<unsigned char> scratch_;
+  Buffer<unsigned char> scratch_, backward_scratch_;
 };
 
-/// What a prompt and two steps leave.
+/// What a prompt, its gradients and two steps leave.
 std::string expected_bits(std::uint32_t seed) {
   const Session session(seed);
   const Stream stream;
