@@ -156,6 +156,8 @@ class Gradients {
   bool goes_jointly() const {
     if constexpr (kernel::has_joint_gradient<P>) {
       const Shape& s = args_.shape;
+      // Whether a sequence is cut may follow from the rest of its batch, and must not change its bits then.
+      if (args_.plan == Plan::batch_invariant) return false;
       if (!allows_joint_ || s.seq_q == 0 || s.heads_q == 0) return false;
       if (P::mask == Mask::causal && s.heads_q != s.heads_kv) return false;
       return wanted<Output::dq>() + wanted<Output::dk>() + wanted<Output::dv>() >= 2;
