@@ -266,6 +266,7 @@ TEST_CASE(
     check.operator()<Joint>(brief, final_h);
     check.operator()<Joint>(batch, final_h);
   }
+  check.operator()<Joint>(packed, Presence::absent);
   check.operator()<Everything>(batch, Presence::present);
   check.operator()<Everything>(packed, Presence::absent);
 }
