@@ -136,6 +136,9 @@ struct Gradient {
       tile::for_each_sum<Part>(out, [this](A& x, int, int) { dq_squares = device::fused(x, x, dq_squares); });
     }
 
+    /// Squares that add up to less may have been lost to fp32's range.
+    static constexpr double least_squares = 0x1p-100;
+
     /// Marks the head unless the bound is within what is allowed; whatever is not finite is not.
     __device__ __forceinline__ void mark() {
       const double s_total = sum_over_block<Part::warps>(s_squares, storage.joint.counts.scratch);
@@ -144,7 +147,8 @@ struct Gradient {
       if (device::thread_index() != 0) return;
       const int chunks = (block.keys.last - block.keys.first + Part::chunk - 1) / Part::chunk;
       const double error = term_error * term_error + chunks * (sum_error * sum_error);
-      const bool fine = error * s_total * g_total <= allowed_error * allowed_error * dq_total;
+      const bool fine =
+          g_total >= least_squares && error * s_total * g_total <= allowed_error * allowed_error * dq_total;
       device::store_global(block.params.marks + device::block_x(), fine ? 0 : 1);
     }
   };
