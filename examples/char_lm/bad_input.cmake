@@ -30,7 +30,7 @@ refuse("--top-p = '1.5': must be a number from 0 to 1" --top-p 1.5)
 refuse("--attention = 'linear': must be cosine or softmax" --attention linear)
 refuse("--device = 'tpu': must be cpu, gpu or auto" --device tpu)
 refuse("--device: needs a value" --device)
-refuse("--device = 'gpu': --self-test checks gradients, which the CPU computes" --device gpu --self-test)
+refuse("--device = 'gpu': --self-test checks gradients in double, on the CPU" --device gpu --self-test)
 refuse("--device = 'gpu': only cosine attention has kernels for GPUs" --device gpu --attention softmax)
 # Whatever the program and the machine have: there are no kernels for heads of 10.
 refuse("--device = 'gpu': " --device gpu --dim 30 --heads 3)

@@ -142,8 +142,7 @@ std::string describe_device() {
 
 }  // namespace
 
-DeviceAttention make_device_attention(std::int64_t layers, const AttentionShape& largest,
-                                      std::unique_ptr<Attention<float>>) {
+DeviceAttention make_device_attention(std::int64_t layers, const AttentionShape& largest) {
   std::unique_ptr<Attention<float>> attention;
   const cottention::RuntimeProblem wanted{.element = cottention::ElementType::fp32,
                                           .dim_qk = largest.head_dim,

@@ -17,8 +17,7 @@ struct DeviceAttention {
 };
 
 /// On the current CUDA device, which has computed something by the time this returns. `largest` bounds the
-/// shapes of forward and backward. The last argument is not used.
-DeviceAttention make_device_attention(std::int64_t layers, const AttentionShape& largest,
-                                      std::unique_ptr<Attention<float>> gradients);
+/// shapes of forward and backward.
+DeviceAttention make_device_attention(std::int64_t layers, const AttentionShape& largest);
 
 }  // namespace char_lm

@@ -9,7 +9,6 @@
 #include <string>
 #include <utility>
 
-#include "cosine_attention.hpp"
 #include "device_attention.hpp"
 #include "generate.hpp"
 #include "model.hpp"
@@ -65,14 +64,13 @@ void print_memory(const Config& config, const Generation& g) {
 }
 
 /// The attention that --device asks for: none where it is the CPU's.
-DeviceAttention choose_attention(const Options& options, Team& team) {
+DeviceAttention choose_attention(const Options& options) {
   const Config& config = options.model;
   if (options.device == Device::cpu) return {nullptr, "--device cpu"};
   DeviceAttention chosen{nullptr, "only cosine attention has kernels for GPUs"};
   if (config.attention == AttentionKind::cosine)
-    chosen = make_device_attention(
-        config.layers, {options.batch, options.context, config.heads, config.head_dim()},
-        std::make_unique<CosineAttention<float>>(team, config.layers, config.heads, config.head_dim()));
+    chosen = make_device_attention(config.layers,
+                                   {options.batch, options.context, config.heads, config.head_dim()});
   if (options.device == Device::gpu && chosen.attention == nullptr)
     throw BadInput("--device = 'gpu': " + chosen.description);
   return chosen;
@@ -83,7 +81,7 @@ int run(const Options& options) {
   std::optional<Stopwatch> stopwatch(seconds);
   const Text text(options.file.empty() ? CHAR_LM_TEXT : options.file, options.context);
   Team team(options.threads);
-  DeviceAttention on_device = choose_attention(options, team);
+  DeviceAttention on_device = choose_attention(options);
   const bool on_gpu = on_device.attention != nullptr;
   Model<float> model(options.model, team, options.batch, options.context, std::move(on_device.attention));
   model.parameters.initialise(options.seed);
@@ -96,7 +94,7 @@ int run(const Options& options) {
               to_string(config.attention), config.layers, config.dim, config.heads, config.head_dim(),
               grouped(static_cast<std::int64_t>(model.parameters.values.size())).c_str());
   std::printf("device             %s (%s)%s\n", on_gpu ? "GPU for attention" : "CPU",
-              on_device.description.c_str(), on_gpu ? ", CPU for its gradients and all else" : "");
+              on_device.description.c_str(), on_gpu ? ", CPU for all else" : "");
   std::printf("training           %" PRId64 " steps of %" PRId64 " x %" PRId64 " bytes, %d threads\n\n",
               options.steps, options.batch, options.context, team.threads());
 

@@ -2,8 +2,7 @@
 
 namespace char_lm {
 
-DeviceAttention make_device_attention(std::int64_t, const AttentionShape&,
-                                      std::unique_ptr<Attention<float>>) {
+DeviceAttention make_device_attention(std::int64_t, const AttentionShape&) {
   return {nullptr, "this program was built without CUDA"};
 }
 

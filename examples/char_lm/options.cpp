@@ -163,7 +163,7 @@ Options parse_options(int argc, char** argv) {
     throw BadInput("--dim = " + std::to_string(model.dim) +
                    ": must be a multiple of --heads = " + std::to_string(model.heads));
   if (options.device == Device::gpu && options.action == Action::self_test)
-    throw BadInput("--device = 'gpu': --self-test checks gradients, which the CPU computes");
+    throw BadInput("--device = 'gpu': --self-test checks gradients in double, on the CPU");
   return options;
 }
 
@@ -198,7 +198,7 @@ std::string usage(const std::string& program) {
          "  --attention KIND    cosine, or softmax for the same model with ordinary attention (cosine)\n"
          "  --device NAME       where attention is computed: cpu, gpu, or auto, on a GPU if that can be "
          "(auto).\n"
-         "                      Its gradients and the rest of the model are computed on the CPU anyway\n"
+         "                      The rest of the model is computed on the CPU anyway\n"
          "  --prompt TEXT       what generation begins with; without it, a line of the held-out text\n"
          "  --generate N        bytes to generate (" +
          number(d.generate) +

@@ -42,7 +42,7 @@ Options small_model(std::int64_t head_dim) {
 DeviceAttention device_attention(const Options& options) {
   const Config& config = options.model;
   return make_device_attention(config.layers,
-                               {options.batch, options.context, config.heads, config.head_dim()}, nullptr);
+                               {options.batch, options.context, config.heads, config.head_dim()});
 }
 
 /// Attention and its gradients by the definition in double.
