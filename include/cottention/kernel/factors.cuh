@@ -72,31 +72,38 @@ class ChunkFactors {
       const A weight = R::weighted == Weighted::terms ? weights_.relative(r) : A{1};
       device::store_shared(factors_.term + r, length.unit() * weight);
     };
-    if constexpr (!R::projects)
+    if constexpr (!R::projects) {
       tile::measure_rows<Part::threads>(tiles.b, write);
-    else if constexpr (column_blocks<R, tiling> == 1)
-      tile::measure_rows<Part::threads>(tiles.c, write);
-    else
-      tile::measure_rows_in_memory<Part::threads>(head.c(member), row, R::dims.v, tiles.c, write);
-    if constexpr (R::tames_all) {
-      // Rows fall to the same threads as above, but where c was measured in memory.
-      if constexpr (column_blocks < R, tiling >> 1) device::sync_block();  // the factors of c are written
-      tile::measure_rows<Part::threads>(tiles.b, [this](int r, const tile::Length<A>& length) {
-        const A c = device::load_shared(factors_.term + r);
-        device::store_shared(factors_.term + r, device::times_power_of_two(c, length.exponent));
-      });
+    } else if constexpr (column_blocks<R, tiling> == 1) {
+      if constexpr (R::tames_all)
+        tile::measure_pairs<Part::threads>(
+            tiles.b, tiles.c,
+            [&write](int r, const tile::Length<A>&, const tile::Length<A>& c) { write(r, c); });
+      else
+        tile::measure_rows<Part::threads>(tiles.c, write);
+    } else {
+      if constexpr (R::tames_all) {
+        tile::read_lengths<Part::threads>(tiles.b, [this](int r, const tile::Length<A>& b) {
+          device::store_shared(factors_.term + r, static_cast<A>(tile::half_exponent(b)));
+        });
+        device::sync_block();  // half the exponents of b are written
+      }
+      const auto shift = [this](int r) { return static_cast<int>(device::load_shared(factors_.term + r)); };
+      tile::measure_rows_in_memory<Part::threads>(head.c(member), row, R::dims.v, tiles.c, shift, write);
     }
   }
 
   /// Likewise for rows.
   __device__ __forceinline__ void measure_rows(typename Part::RowTile& a) {
-    if constexpr (!R::projects || R::tames_all) {
+    if constexpr (R::tames_all) {
+      tile::read_lengths<Part::threads>(a, [this](int r, const tile::Length<A>& length) {
+        device::store_shared(factors_.row + r, length.unit());
+        device::store_shared(factors_.output + r, length.length() * row_weight(r));
+      });
+    } else if constexpr (!R::projects) {
       tile::measure_rows<Part::threads>(a, [this](int r, const tile::Length<A>& length) {
         device::store_shared(factors_.row + r, length.unit());
-        if constexpr (R::tames_all)
-          device::store_shared(factors_.output + r, length.length() * row_weight(r));
-        else if (weighs_rows())
-          device::store_shared(factors_.output + r, row_weight(r));
+        if (weighs_rows()) device::store_shared(factors_.output + r, row_weight(r));
       });
     } else if (weighs_rows()) {
       for (int r = device::thread_index(); r < Part::chunk; r += Part::threads)
@@ -112,11 +119,6 @@ class ChunkFactors {
   }
   __device__ __forceinline__ int term_exponent() const { return R::tames_all ? term_exponent_ : 0; }
 
-  /// What scores are multiplied by beside the factors, and so `out` until it is stored.
-  __device__ __forceinline__ A score_scale() const {
-    return device::times_power_of_two(A{1}, -term_exponent());
-  }
-
   /// What the chunk's sum is multiplied by when it joins the state.
   __device__ __forceinline__ A of_state() const {
     return R::weighted == Weighted::terms && weights_.scaled() ? weights_.weight() : A{1};
@@ -124,16 +126,7 @@ class ChunkFactors {
 
   /// out from raw a to the scale at which scores times c are added to it.
   __device__ __forceinline__ void scale_prefix(typename Part::Output& out) const {
-    A scale = device::quotient(A{1}, of_state());
-    if constexpr (R::tames_all) scale *= score_scale();
-    tile::scale_rows<Part>(out, factors_.row, scale);
-  }
-  /// From the scale of one member's scores to that of the next, which has been bounded since.
-  __device__ __forceinline__ void rescale(typename Part::Output& out, int exponent_before) const {
-    if constexpr (R::tames_all) {
-      const A scale = device::times_power_of_two(A{1}, exponent_before - term_exponent());
-      tile::for_each_sum<Part>(out, [scale](A& sum, int, int) { sum *= scale; });
-    }
+    tile::scale_rows<Part>(out, factors_.row, device::quotient(A{1}, of_state()));
   }
   /// Likewise, where nothing else is added.
   __device__ __forceinline__ void scale_answer(typename Part::Output& out) const {
@@ -145,7 +138,6 @@ class ChunkFactors {
     const bool weighted_rows = R::weighted == Weighted::rows && weights_.scaled();
     A all{1};  // bidirectional, the state has the terms' weight already
     if (causal ? R::weighted == Weighted::terms : weighted_rows) all = weights_.weight();
-    if constexpr (R::tames_all && causal) all *= device::times_power_of_two(A{1}, term_exponent());
     if (R::tames_all || weighs_rows())
       tile::scale_rows<Part>(out, factors_.output, all);
     else

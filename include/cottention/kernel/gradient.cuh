@@ -73,43 +73,38 @@ struct Gradient {
       const GradientFactors<Part>& factors = storage.joint.factors;
       const int key_exponent = block.key_exponent(), query_exponent = block.query_exponent();
       const A key_weight = block.key_weight(), query_weight = block.query_weight();
-      const A from_keys = device::times_power_of_two(A{1}, -key_exponent);
-      const A from_queries = device::times_power_of_two(A{1}, -query_exponent);
-      const A to_keys = device::times_power_of_two(key_weight, key_exponent);
-      const A to_queries = device::times_power_of_two(query_weight, query_exponent);
 
-      score<forward>(chunk.g, chunk.v, factors.g, factors.key_term, from_keys, storage.dq_scores);
-      score<reverse>(chunk.v, chunk.g, factors.v, factors.query_term, from_queries, storage.dk_scores);
-      score<reverse>(chunk.k, chunk.q, storage.joint.k.unit, factors.query_term, from_queries,
-                     storage.dv_scores);
+      score<forward>(chunk.g, chunk.v, factors.g, factors.key_term, storage.dq_scores);
+      score<reverse>(chunk.v, chunk.g, factors.v, factors.query_term, storage.dk_scores);
+      score<reverse>(chunk.k, chunk.q, storage.joint.k.unit, factors.query_term, storage.dv_scores);
       typename Part::Output out;
       {  // dq
         const typename Part::Values k = Block::load(chunk.k);
         s.absorb(chunk.v, k, factors.key_term, key_exponent, -key_weight);  // taken out
         observe_state();
         s.apply(chunk.g, out);
-        tile::scale_rows<Part>(out, factors.g, device::quotient(A{1}, to_keys));
+        tile::scale_rows<Part>(out, factors.g, device::quotient(A{1}, key_weight));
         device::sync_block();  // scores are written
         attend<forward>(storage.dq_scores, chunk.k, k, out);
-        tile::scale_rows<Part>(out, factors.dq, to_keys);
+        tile::scale_rows<Part>(out, factors.dq, key_weight);
         observe(out);
         block.store_dq(0, row, chunk.q, out);
       }
       {  // dk
         const typename Part::Values q = Block::load(chunk.q);
         block.d_by_v.apply(chunk.v, out);
-        tile::scale_rows<Part>(out, factors.v, device::quotient(A{1}, to_queries));
+        tile::scale_rows<Part>(out, factors.v, device::quotient(A{1}, query_weight));
         attend<reverse>(storage.dk_scores, chunk.q, q, out);
-        tile::scale_rows<Part>(out, factors.dk, to_queries);
+        tile::scale_rows<Part>(out, factors.dk, query_weight);
         block.store_dk(row, chunk.k, out);
         block.d_by_v.absorb(chunk.g, q, factors.query_term, query_exponent, query_weight);
       }
       {  // dv
         const typename Part::Values g = Block::load(chunk.g);
         block.d_by_q.apply(chunk.k, out);
-        tile::scale_rows<Part>(out, storage.joint.k.unit, device::quotient(A{1}, to_queries));
+        tile::scale_rows<Part>(out, storage.joint.k.unit, device::quotient(A{1}, query_weight));
         attend<reverse>(storage.dv_scores, chunk.g, g, out);
-        tile::scale_rows<Part>(out, factors.dv, to_queries);
+        tile::scale_rows<Part>(out, factors.dv, query_weight);
         block.store_dv(row, out);
         block.d_by_q.absorb(chunk.q, g, factors.query_term, query_exponent, query_weight);
       }
@@ -155,8 +150,8 @@ struct Gradient {
 
   template <tile::Direction direction>
   static __device__ __forceinline__ void score(const Tile& a, const Tile& b, const A* row, const A* term,
-                                               A scale, typename Part::ScoreTile& scores) {
-    tile::score<typename Block::Roles::Recurrence, tiling, direction>(a, b, row, term, scale, scores);
+                                               typename Part::ScoreTile& scores) {
+    tile::score<typename Block::Roles::Recurrence, tiling, direction>(a, b, row, term, scores);
   }
   template <tile::Direction direction>
   static __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores, const Tile& tile,

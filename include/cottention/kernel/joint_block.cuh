@@ -38,7 +38,7 @@ struct JointRoles {
           std::same_as<Tile, typename Part::ValueTile>,
       "cottention: joint gradients hold all columns in a block. Remedy: a Tiling with columns = dim_qk "
       "rounded up to 16.");
-  /// Half's range is narrow, so rows of g and v are brought to lengths near 1 too.
+  /// Half's range is narrow, so factors bring rows of g and v to length 1 too.
   static constexpr bool tames_all = Dq::tames_all;
 };
 
@@ -46,7 +46,7 @@ struct JointRoles {
 template <class Part>
 struct GradientFactors {
   using A = typename Part::A;
-  alignas(16) A g[Part::chunk], v[Part::chunk];                     // to a length near 1, or 1
+  alignas(16) A g[Part::chunk], v[Part::chunk];                     // to length 1, or 1
   alignas(16) A query_term[Part::chunk], key_term[Part::chunk];     // of q g^T and of k v^T
   alignas(16) A dq[Part::chunk], dk[Part::chunk], dv[Part::chunk];  // of the outputs
 };
@@ -183,28 +183,42 @@ class JointBlock {
 
   __device__ __forceinline__ void measure_queries(Tile& q, Tile& g) {
     GradientFactors<Part>& factors = storage.factors;
-    storage.q.measure(q, [&](int r, const tile::Length<A>& length) {
+    const auto write = [&](int r, const tile::Length<A>& of_q, A of_g) {
       const A relative = weighs_queries ? weights.relative(r) : A{1};
-      device::store_shared(factors.query_term + r, length.unit() * relative);
-      device::store_shared(factors.dq + r, query_weight() * relative);
-    });
-    if constexpr (Roles::tames_all)
-      tame(g, factors.g, factors.query_term, factors.dq, g_squares);
-    else
+      storage.q.set(r, of_q);
+      device::store_shared(factors.query_term + r, of_q.unit() * relative);
+      device::store_shared(factors.dq + r, query_weight() * relative * of_g);
+      return query_weight() * relative * of_g;
+    };
+    if constexpr (Roles::tames_all) {
+      tile::measure_pairs<threads>(g, q,
+                                   [&](int r, const tile::Length<A>& of_g, const tile::Length<A>& of_q) {
+                                     device::store_shared(factors.g + r, of_g.unit());
+                                     const A weighted = write(r, of_q, of_g.length());
+                                     g_squares = device::fused(weighted, weighted, g_squares);
+                                   });
+    } else {
+      tile::measure_rows<threads>(q, [&](int r, const tile::Length<A>& of_q) { (void)write(r, of_q, A{1}); });
       g_squares = device::fused(tile::lane_squares<threads>(g), query_weight() * query_weight(), g_squares);
+    }
   }
   __device__ __forceinline__ void measure_keys(Tile& k, Tile& v) {
     GradientFactors<Part>& factors = storage.factors;
-    storage.k.measure(k, [&](int r, const tile::Length<A>& length) {
+    const auto write = [&](int r, const tile::Length<A>& of_k, A of_v) {
       const A relative = weighs_keys ? weights.relative(r) : A{1};
-      device::store_shared(factors.key_term + r, length.unit() * relative);
-      device::store_shared(factors.dk + r, key_weight() * relative);
+      storage.k.set(r, of_k);
+      device::store_shared(factors.key_term + r, of_k.unit() * relative);
+      device::store_shared(factors.dk + r, key_weight() * relative * of_v);
       device::store_shared(factors.dv + r, key_weight() * relative);
-    });
-    if constexpr (Roles::tames_all) {
-      [[maybe_unused]] float squares = 0;
-      tame(v, factors.v, factors.key_term, factors.dk, squares);
-    }
+    };
+    if constexpr (Roles::tames_all)
+      tile::measure_pairs<threads>(v, k,
+                                   [&](int r, const tile::Length<A>& of_v, const tile::Length<A>& of_k) {
+                                     device::store_shared(factors.v + r, of_v.unit());
+                                     write(r, of_k, of_v.length());
+                                   });
+    else
+      tile::measure_rows<threads>(k, [&](int r, const tile::Length<A>& of_k) { write(r, of_k, A{1}); });
   }
 
   /// At the chunk's first row; those of the other rows relative to it are in the factors.
@@ -227,17 +241,6 @@ class JointBlock {
   }
 
  private:
-  static __device__ __forceinline__ void tame(Tile& tile, A* row, A* term, A* output, float& squares) {
-    tile::measure_rows<threads>(tile, [=, &squares](int r, const tile::Length<A>& length) {
-      const A length_in_output = device::load_shared(output + r) * length.length();
-      device::store_shared(row + r, length.unit());
-      device::store_shared(term + r,
-                           device::times_power_of_two(device::load_shared(term + r), length.exponent));
-      device::store_shared(output + r, length_in_output);
-      squares = device::fused(length_in_output, length_in_output, squares);
-    });
-  }
-
   static __device__ __forceinline__ void copy(const Side& side, const T* const& data_shared,
                                               const View<const T>& view, int member, int row, Tile& to) {
     const tile::Rows<const T> rows{device::load_shared(&data_shared) + member * view.head, view.seq,

@@ -40,7 +40,7 @@ struct Roles {
   static constexpr Weighted weighted = P::scale == Scale::none                           ? Weighted::nothing
                                        : (P::scale == Scale::by_key) == rows_are_queries ? Weighted::terms
                                                                                          : Weighted::rows;
-  /// Half's range is narrow: rows of g and v, which no norm tames, are brought to a length near 1 too.
+  /// Half's range is narrow: rows of g and v, which no norm tames, get factors that do.
   static constexpr bool tames_all = projects && std::same_as<element, half>;
 
   /// Columns of a and b, and of c and the output: what H and its tiles follow from, whoever plays.

@@ -77,15 +77,12 @@ struct Walk {
       }
       device::sync_block();  // factors are written, rows of extreme length rescaled
 
-      const int exponent_before = factors.term_exponent();
       factors.bound_terms();
       tile::score<Recurrence, tiling, direction>(rows.a, terms.b, storage.factors.row, storage.factors.term,
-                                                 factors.score_scale(), storage.scores);
+                                                 storage.scores);
       if (new_rows) {
         state.apply(rows.a, out);
         factors.scale_prefix(out);
-      } else {
-        factors.rescale(out, exponent_before);
       }
       const typename Part::Values values = tile::load_values<Recurrence, tiling>(terms.c);
       device::sync_block();  // scores are written

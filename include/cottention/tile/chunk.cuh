@@ -2,8 +2,6 @@
 // weighted.
 #pragma once
 
-#include <concepts>
-
 #include <cottention/device/warp.cuh>
 #include <cottention/tile/partition.cuh>
 #include <cottention/tile/pipeline.cuh>
@@ -30,13 +28,12 @@ __device__ __forceinline__ bool sees(int row, int term) {
   return direction == Direction::forward ? term <= row : term >= row;
 }
 
-/// scores(i, j) = scale row_factor_i (a_i . b_j) term_factor_j where i sees j, else 0. Blocks of 16 x 16 that
+/// scores(i, j) = row_factor_i (a_i . b_j) term_factor_j where i sees j, else 0. Blocks of 16 x 16 that
 /// have such go round the warps; the others are neither written nor read.
 template <AnyProblem P, Tiling tiling, Direction direction, class Part = Partition<P, tiling>>
 __device__ __forceinline__ void score(const typename Part::RowTile& a, const typename Part::RowTile& b,
                                       const typename Part::A* row_factor_shared,
                                       const typename Part::A* term_factor_shared,
-                                      [[maybe_unused]] typename Part::A scale,
                                       typename Part::ScoreTile& scores) {
   using T = typename Part::T;
   using A = typename Part::A;
@@ -60,8 +57,7 @@ __device__ __forceinline__ void score(const typename Part::RowTile& a, const typ
     for (int m = 0; m < 2; ++m) {
       const int row = 16 * i + g + 8 * m;
       if (row >= Part::chunk) continue;  // a repeated row
-      A row_factor = device::load_shared(row_factor_shared + row);
-      if constexpr (std::same_as<T, half>) row_factor *= scale;
+      const A row_factor = device::load_shared(row_factor_shared + row);
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
         const int column = 16 * j + 8 * n + 2 * t;

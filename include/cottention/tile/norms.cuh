@@ -201,6 +201,27 @@ struct RowReader {
 
 }  // namespace detail
 
+namespace detail {
+
+/// Measures a row, and scales it in place by 2^-exponent where that is called for; then by 2^shift too. The
+/// same in all lanes that share the row.
+template <Element T, class Reader>
+__device__ __forceinline__ Length<Accumulate<T>> measure_row(const Reader& reader, int shift) {
+  using A = Accumulate<T>;
+  A squares = reader.squares();
+  int exponent = 0;
+  const bool extreme = !in_range<T>(squares);
+  if (device::any_lane(extreme)) {
+    const A largest = reader.largest();
+    if (extreme && largest > A{0} && device::is_finite(largest))
+      exponent = device::exponent_of(largest) - shift;
+    squares = reader.rescale(exponent);
+  }
+  return {squares, exponent};
+}
+
+}  // namespace detail
+
 /// For each row of `tile`, `write(row, length)` once, by the same thread whatever the columns of the tile.
 ///
 /// Rows that fp32 could not square, or half's range not hold, are first scaled in place by a power of two,
@@ -209,18 +230,40 @@ struct RowReader {
 template <int threads, Element T, int tile_rows, int tile_columns, class Write>
 __device__ __forceinline__ void measure_rows(Tile<T, tile_rows, tile_columns>& tile, Write write) {
   using Reader = detail::RowReader<threads, T, tile_rows, tile_columns>;
-  using A = Accumulate<T>;
   for (int row = device::thread_index() / Reader::sharing; row < tile_rows; row += Reader::at_once) {
-    const Reader reader{tile, row};
-    A squares = reader.squares();
-    int exponent = 0;
-    const bool extreme = !detail::in_range<T>(squares);
-    if (device::any_lane(extreme)) {
-      const A largest = reader.largest();
-      if (extreme && largest > A{0} && device::is_finite(largest)) exponent = device::exponent_of(largest);
-      squares = reader.rescale(exponent);
-    }
-    if (Reader::part() == 0) write(row, Length<A>{squares, exponent});
+    const auto length = detail::measure_row<T>(Reader{tile, row}, 0);
+    if (Reader::part() == 0) write(row, length);
+  }
+}
+
+/// Likewise, of rows that fp32 can square, which stay as they are.
+template <int threads, Element T, int tile_rows, int tile_columns, class Write>
+__device__ __forceinline__ void read_lengths(Tile<T, tile_rows, tile_columns>& tile, Write write) {
+  using Reader = detail::RowReader<threads, T, tile_rows, tile_columns>;
+  for (int row = device::thread_index() / Reader::sharing; row < tile_rows; row += Reader::at_once) {
+    const Length<Accumulate<T>> length{Reader{tile, row}.squares(), 0};
+    if (Reader::part() == 0) write(row, length);
+  }
+}
+
+/// In half: half the exponent of a row's length.
+__device__ __forceinline__ int half_exponent(const Length<float>& length) {
+  return length.squares > 0.0f && device::is_finite(length.squares) ? device::exponent_of(length.squares) / 4
+                                                                    : 0;
+}
+
+/// For rows of b and c that meet in products b c^T, in half: `write(row, length of b, length of c)`. b stays
+/// as it is, and c is scaled to half the exponent of b's length, so that neither c nor b's product with a row
+/// of length 1, over c's scale, leaves half's range.
+template <int threads, int tile_rows, int b_columns, int c_columns, class Write>
+__device__ __forceinline__ void measure_pairs(Tile<half, tile_rows, b_columns>& b,
+                                              Tile<half, tile_rows, c_columns>& c, Write write) {
+  using Reader = detail::RowReader<threads, half, tile_rows, b_columns>;
+  using OtherReader = detail::RowReader<threads, half, tile_rows, c_columns>;
+  for (int row = device::thread_index() / Reader::sharing; row < tile_rows; row += Reader::at_once) {
+    const Length<float> of_b{Reader{b, row}.squares(), 0};
+    const Length<float> of_c = detail::measure_row<half>(OtherReader{c, row}, half_exponent(of_b));
+    if (Reader::part() == 0) write(row, of_b, of_c);
   }
 }
 
@@ -283,16 +326,25 @@ __device__ __forceinline__ Length<Accumulate<T>> measure_in_memory(const T* row,
 }
 
 /// Likewise for rows that the tile holds only some columns of: rows first, ... of `rows`, `width` long, each
-/// read whole from memory by a warp. A row that is scaled is so in the tile.
-template <int threads, Element T, int tile_rows, int tile_columns, class Write>
+/// read whole from memory by a warp. A row that is scaled is so in the tile, for half by 2^shift(row) too.
+template <int threads, Element T, int tile_rows, int tile_columns, class Shift, class Write>
 __device__ __forceinline__ void measure_rows_in_memory(const Rows<const T>& rows, int first, int width,
-                                                       Tile<T, tile_rows, tile_columns>& tile, Write write) {
+                                                       Tile<T, tile_rows, tile_columns>& tile,
+                                                       [[maybe_unused]] Shift shift, Write write) {
   using A = Accumulate<T>;
   using Unit = detail::Unit<T>;
   using Target = Tile<T, tile_rows, tile_columns>;
   for (int row = device::warp_index(); row < tile_rows; row += threads / device::warp_size) {
     Length<A> length{};
     if (rows.contains(first + row)) length = measure_in_memory(rows.row(first + row), width);
+    if constexpr (std::same_as<T, half>) {
+      // Lane 0 alone reads what it may write over.
+      const int by = device::shuffle(device::lane_index() == 0 ? shift(row) : 0, 0);
+      if (length.squares > A{0}) {  // neither zero nor NaN
+        length.exponent -= by;
+        length.squares = device::times_power_of_two(length.squares, 2 * by);
+      }
+    }
     if (length.exponent != 0)
       for (int c = device::lane_index() * Target::unit; c < Target::units * Target::unit;
            c += device::warp_size * Target::unit) {

@@ -21,15 +21,11 @@ struct Projection {
   alignas(16) A removed[Part::chunk];  // the share of the part along x^ that goes: 1, or 0 where ||x|| <= eps
   alignas(16) A products[Part::warps_across][Part::chunk];  // x . d of each warp's columns
 
-  /// Rows of extreme length are scaled in place, as by measure_rows(); `also` is called as its `write`.
-  template <class Also>
-  __device__ __forceinline__ void measure(typename Part::ValueTile& x, Also also) {
-    measure_rows<Part::threads>(x, [&](int row, const Length<A>& length) {
-      also(row, length);
-      device::store_shared(unit + row, length.unit());
-      device::store_shared(inverse + row, length.inverse());
-      device::store_shared(removed + row, length.at_floor() ? A{0} : A{1});
-    });
+  /// What measuring x has found, row by row.
+  __device__ __forceinline__ void set(int row, const Length<A>& length) {
+    device::store_shared(unit + row, length.unit());
+    device::store_shared(inverse + row, length.inverse());
+    device::store_shared(removed + row, length.at_floor() ? A{0} : A{1});
   }
 
   /// After a barrier; by the warps that hold d.
