@@ -87,8 +87,8 @@ struct Gradient {
         device::sync_block();  // scores are written
         attend<forward>(storage.dq_scores, chunk.k, k, out);
         tile::scale_rows<Part>(out, factors.dq, key_weight);
-        observe(out);
         block.store_dq(0, row, chunk.q, out);
+        observe(out);
       }
       {  // dk
         const typename Part::Values q = Block::load(chunk.q);
@@ -110,8 +110,9 @@ struct Gradient {
       }
     }
 
-    // ---- the bound on dq: |E| times the length of all g, where E is what rounding has left in S. The terms
-    // of each chunk are taken out with a relative error of `term_error`, and the sum is rounded each time.
+    // ---- the bound on dq: E, what rounding has left in S, times g, with the weights and 1 / ||q|| that dq
+    // has. The terms of a chunk are taken out with a relative error of `term_error`, and the sum is rounded
+    // each time. Scaled by query, the gradient of m is made of q^ . dq^, and bounded likewise.
 
     static constexpr bool is_half = std::same_as<T, half>;
     /// Of the split operands, 2 x 9 bits or 2 x 11, and the rounded sum of a chunk.
@@ -131,20 +132,31 @@ struct Gradient {
       tile::for_each_sum<Part>(out, [this](A& x, int, int) { dq_squares = device::fused(x, x, dq_squares); });
     }
 
-    /// Squares that add up to less may have been lost to fp32's range.
-    static constexpr double least_squares = 0x1p-100;
+    /// Sums of squares outside may have lost some to fp32's range.
+    static constexpr double least_squares = 0x1p-100, most_squares = 0x1p100;
 
-    /// Marks the head unless the bound is within what is allowed; whatever is not finite is not.
+    /// Marks the head unless its bounds are within what is allowed.
     __device__ __forceinline__ void mark() {
-      const double s_total = sum_over_block<Part::warps>(s_squares, storage.joint.counts.scratch);
-      const double g_total = sum_over_block<Part::warps>(block.g_squares, storage.joint.counts.scratch);
-      const double dq_total = sum_over_block<Part::warps>(dq_squares, storage.joint.counts.scratch);
+      const auto total = [&](float squares) {
+        return sum_over_block<Part::warps>(squares, storage.joint.counts.scratch);
+      };
+      const double s_total = total(s_squares), v_total = total(block.v_squares);
+      const double g_total = total(block.g_squares), dq_total = total(dq_squares);
+      const bool sums_logs = Block::weighs_queries && block.params.dq.log_sums != nullptr;
+      const double g_log_total = sums_logs ? total(block.g_log_squares) : 0;
+      const double log_total = sums_logs ? total(block.log_squares) : 0;
       if (device::thread_index() != 0) return;
       const int chunks = (block.keys.last - block.keys.first + Part::chunk - 1) / Part::chunk;
-      const double error = term_error * term_error + chunks * (sum_error * sum_error);
-      const bool fine =
-          g_total >= least_squares && error * s_total * g_total <= allowed_error * allowed_error * dq_total;
-      device::store_global(block.params.marks + device::block_x(), fine ? 0 : 1);
+      const double error =
+          term_error * term_error * (s_total + v_total) + chunks * (sum_error * sum_error) * s_total;
+      const auto fine = [error](double g, double result) {
+        return g >= least_squares && result <= most_squares &&
+               error * g <= allowed_error * allowed_error * result;
+      };
+      bool all_fine = s_total >= least_squares && s_total <= most_squares;
+      if (block.params.dq.out.data != nullptr) all_fine = all_fine && fine(g_total, dq_total);
+      if (sums_logs) all_fine = all_fine && fine(g_log_total, log_total);
+      device::store_global(block.params.marks + device::block_x(), all_fine ? 0 : 1);
     }
   };
 

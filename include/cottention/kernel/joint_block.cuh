@@ -49,6 +49,7 @@ struct GradientFactors {
   alignas(16) A g[Part::chunk], v[Part::chunk];                     // to length 1, or 1
   alignas(16) A query_term[Part::chunk], key_term[Part::chunk];     // of q g^T and of k v^T
   alignas(16) A dq[Part::chunk], dk[Part::chunk], dv[Part::chunk];  // of the outputs
+  alignas(16) A g_lengths[Part::chunk];                             // of weighted rows
 };
 
 /// Row 0 of each tensor, of the first query head: lanes have no room to keep them.
@@ -91,7 +92,10 @@ class JointBlock {
   JointStorage<P, tiling>& storage;
   State d_by_v, d_by_q;  // D, the sum of q g^T: (dim_v, dim_qk) for dk and (dim_qk, dim_v) for dv
   PositionWeights<P, Roles::Dk::direction, Part::chunk, Part::warps> weights;
-  float g_squares = 0;  // of weighted rows of g, those that fell to this lane
+  // Of rows that fell to this lane, for the bound on dq: weighted rows of g over the lengths of their q, and
+  // weighted rows of v; by query, of the terms of the gradient of m, and of weighted rows of g as they enter
+  // it.
+  float g_squares = 0, v_squares = 0, log_squares = 0, g_log_squares = 0;
 
   /// S, (dim_v, dim_qk): all of it.
   static __device__ __forceinline__ void load_state(const GradientParams<P>& params, const Queries& queries,
@@ -183,42 +187,42 @@ class JointBlock {
 
   __device__ __forceinline__ void measure_queries(Tile& q, Tile& g) {
     GradientFactors<Part>& factors = storage.factors;
-    const auto write = [&](int r, const tile::Length<A>& of_q, A of_g) {
+    const auto write_q = [&](int r, const tile::Length<A>& of_q) {
       const A relative = weighs_queries ? weights.relative(r) : A{1};
       storage.q.set(r, of_q);
       device::store_shared(factors.query_term + r, of_q.unit() * relative);
-      device::store_shared(factors.dq + r, query_weight() * relative * of_g);
-      return query_weight() * relative * of_g;
+      device::store_shared(factors.dq + r, query_weight() * relative);
     };
-    if constexpr (Roles::tames_all) {
-      tile::measure_pairs<threads>(g, q,
-                                   [&](int r, const tile::Length<A>& of_g, const tile::Length<A>& of_q) {
-                                     device::store_shared(factors.g + r, of_g.unit());
-                                     const A weighted = write(r, of_q, of_g.length());
-                                     g_squares = device::fused(weighted, weighted, g_squares);
-                                   });
-    } else {
-      tile::measure_rows<threads>(q, [&](int r, const tile::Length<A>& of_q) { (void)write(r, of_q, A{1}); });
-      g_squares = device::fused(tile::lane_squares<threads>(g), query_weight() * query_weight(), g_squares);
-    }
+    const auto write_g = [&](int r, const tile::Length<A>& of_g) {
+      const A weighted = device::load_shared(factors.dq + r) * of_g.length();
+      const A in_dq = weighted * device::load_shared(storage.q.inverse + r);
+      g_squares = device::fused(in_dq, in_dq, g_squares);
+      device::store_shared(factors.g_lengths + r, weighted);
+      if constexpr (Roles::tames_all) {
+        device::store_shared(factors.g + r, of_g.unit());
+        device::store_shared(factors.dq + r, weighted);
+      }
+    };
+    measure<threads>(g, q, write_g, write_q);
   }
   __device__ __forceinline__ void measure_keys(Tile& k, Tile& v) {
     GradientFactors<Part>& factors = storage.factors;
-    const auto write = [&](int r, const tile::Length<A>& of_k, A of_v) {
+    const auto write_k = [&](int r, const tile::Length<A>& of_k) {
       const A relative = weighs_keys ? weights.relative(r) : A{1};
       storage.k.set(r, of_k);
       device::store_shared(factors.key_term + r, of_k.unit() * relative);
-      device::store_shared(factors.dk + r, key_weight() * relative * of_v);
+      device::store_shared(factors.dk + r, key_weight() * relative);
       device::store_shared(factors.dv + r, key_weight() * relative);
     };
-    if constexpr (Roles::tames_all)
-      tile::measure_pairs<threads>(v, k,
-                                   [&](int r, const tile::Length<A>& of_v, const tile::Length<A>& of_k) {
-                                     device::store_shared(factors.v + r, of_v.unit());
-                                     write(r, of_k, of_v.length());
-                                   });
-    else
-      tile::measure_rows<threads>(k, [&](int r, const tile::Length<A>& of_k) { write(r, of_k, A{1}); });
+    const auto write_v = [&](int r, const tile::Length<A>& of_v) {
+      const A weighted = device::load_shared(factors.dv + r) * of_v.length();
+      v_squares = device::fused(weighted, weighted, v_squares);
+      if constexpr (Roles::tames_all) {
+        device::store_shared(factors.v + r, of_v.unit());
+        device::store_shared(factors.dk + r, weighted);
+      }
+    };
+    measure<threads>(v, k, write_v, write_k);
   }
 
   /// At the chunk's first row; those of the other rows relative to it are in the factors.
@@ -241,6 +245,21 @@ class JointBlock {
   }
 
  private:
+  /// The lengths of y as it is, and of x, after it has been scaled where that is called for.
+  template <int threads, class WriteY, class WriteX>
+  static __device__ __forceinline__ void measure(Tile& y, Tile& x, WriteY write_y, WriteX write_x) {
+    if constexpr (Roles::tames_all) {
+      tile::measure_pairs<threads>(y, x,
+                                   [&](int r, const tile::Length<A>& of_y, const tile::Length<A>& of_x) {
+                                     write_x(r, of_x);
+                                     write_y(r, of_y);
+                                   });
+    } else {
+      tile::measure_rows<threads>(x, write_x);
+      tile::read_lengths<threads>(y, write_y);
+    }
+  }
+
   static __device__ __forceinline__ void copy(const Side& side, const T* const& data_shared,
                                               const View<const T>& view, int member, int row, Tile& to) {
     const tile::Rows<const T> rows{device::load_shared(&data_shared) + member * view.head, view.seq,
@@ -264,11 +283,17 @@ class JointBlock {
     projection.multiply(x, out);
     device::sync_block();  // products of the warps' columns are written
     if (sums_logs)
-      for (int r = device::thread_index(); r < Part::chunk; r += threads)
-        if (present.contains(r))
-          device::store_shared(storage.log_sums + r, device::load_shared(storage.log_sums + r) +
-                                                         static_cast<double>(weights.log_count(r)) *
-                                                             static_cast<double>(projection.along(r)));
+      for (int r = device::thread_index(); r < Part::chunk; r += threads) {
+        if (!present.contains(r)) continue;
+        const A log = weights.log_count(r), term = log * projection.along(r);
+        device::store_shared(storage.log_sums + r,
+                             device::load_shared(storage.log_sums + r) + static_cast<double>(term));
+        if constexpr (weighs_queries) {
+          const A g = log * device::load_shared(storage.factors.g_lengths + r);
+          log_squares = device::fused(term, term, log_squares);
+          g_log_squares = device::fused(g, g, g_log_squares);
+        }
+      }
     if (view.data == nullptr) return;
     projection.project(x, out);
     store(side, data_shared, view, member, row, present, out);
