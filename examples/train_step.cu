@@ -102,7 +102,7 @@ int run(std::int64_t seq, int steps) {
     }
     // [backward-cuda]
     check(device_dout.upload(o, stream));
-    // With the state that forward left, the sequence is walked through once and not twice.
+    // The state that forward left spares some calls a pass over k and v: BackwardArguments.
     const auto backward =
         layout.backward(device_p.data(), device_dout.data(), device_gradient.data(), final_h.data());
     const std::size_t bytes = workspace_bytes<Attention>(backward);

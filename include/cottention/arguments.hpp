@@ -105,10 +105,12 @@ struct BackwardArguments {
   const std::uint8_t* key_mask = nullptr;    ///< [batch, seq_k]
   Offsets cu_seqlens_q{};
   Offsets cu_seqlens_k{};
-  ConstState<Accumulate<T>> initial_state{};    ///< as in the forward call
-  const Accumulate<T>* final_h = nullptr;       ///< [batch, heads_kv, dim_qk, dim_v], final_state.h of the
-                                                ///< forward call; null: not kept. Spares a CUDA call work;
-                                                ///< the CPU needs none
+  ConstState<Accumulate<T>> initial_state{};  ///< as in the forward call
+  const Accumulate<T>* final_h =
+      nullptr;  ///< [batch, heads_kv, dim_qk, dim_v], final_state.h of the forward
+                ///< call; null: not kept. Spares a CUDA call that makes all
+                ///< gradients together a pass over k and v: 16-bit elements,
+                ///< dim_qk = dim_v <= 64, as docs/tuning.md has it. Others ignore it
   const Accumulate<T>* dfinal_state = nullptr;  ///< [batch, heads_kv, dim_qk, dim_v]; null: zero
   Accumulate<T>* dinitial_state = nullptr;      ///< [batch, heads_kv, dim_qk, dim_v]
   Plan plan = Plan::automatic;

@@ -36,7 +36,7 @@ std::size_t workspace_bytes(const BackwardArguments<typename P::element>& args, 
 
 /// Gradients of a loss with respect to q, k, v, scale_logit and the initial state, from those with respect to
 /// o and the final state (docs/math.md), enqueued on `stream` of the current device. Needs nothing that the
-/// forward call would have to keep.
+/// forward call would have to keep; `final_h` saves time where all gradients are made together.
 ///
 /// Shapes, layouts and optional arguments: BackwardArguments; all else as for `forward`.
 template <AnyProblem P>
@@ -48,8 +48,8 @@ template <AnyProblem P>
   return host::Gradients<P, host::TunedTiling>(args, split, device).run(workspace, stream);
 }
 
-/// The same with a Tiling of the caller's, for the kernels of all gradients. It changes the speed, and by the
-/// order of sums the last bits.
+/// The same with a Tiling of the caller's, for the kernels of each gradient; none are made together. It
+/// changes the speed, and by the order of sums the last bits.
 template <AnyProblem P, Tiling tiling>
 [[nodiscard]] Status backward(const BackwardArguments<typename P::element>& args, Workspace workspace,
                               cudaStream_t stream, Split split = {}) {

@@ -46,7 +46,7 @@ class Gradients {
 
   Gradients(const BackwardArguments<T>& args, Split split, const device::Properties& device)
       : args_(args), split_(split), device_(device) {
-    for_each_output([this]<class R, Tiling tiling>() { make_room<R, tiling>(); });
+    for_each_output([this]<class R, Tiling tiling>() { this->template make_room<R, tiling>(); });
   }
 
   /// Whichever outputs are wanted.
