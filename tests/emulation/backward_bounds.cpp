@@ -1,0 +1,115 @@
+// Causal gradients made together take S apart from its end, and bound what that leaves in dq. Inputs for
+// which it would be too much, each in a way of its own: the bound has to see it, and dq be made anew.
+#include <cstdint>
+#include <functional>
+#include <utility>
+#include <vector>
+
+#include "support/catch.hpp"
+#include "support/cuda_backward.hpp"
+
+using cottention::bfloat16, cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale;
+using namespace support;
+
+namespace {
+
+constexpr int dim = 16;
+constexpr std::int64_t early = 64, tokens = 160;
+
+/// Factors of the element at a position and column of q, k, v and dout.
+struct Factors {
+  double q = 1, k = 1, v = 1, dout = 1;
+};
+
+template <class T, Scale scale>
+void check_with(
+    const std::function<Factors(std::int64_t, int)>& factors_of,
+    const std::function<void(Inputs<T>&)>& change = [](Inputs<T>&) {}) {
+  using P = Problem<T, HeadDim{dim, dim}, Mask::causal, scale>;
+  Inputs<T> inputs(Case{.mask = P::mask, .scale = P::scale, .shape = {1, tokens, tokens, 1, 1, dim, dim}});
+  for (std::int64_t position = 0; position < tokens; ++position)
+    for (int column = 0; column < dim; ++column) {
+      const Factors f = factors_of(position, column);
+      const auto multiply = [&](TensorBuffer<T>& x, double factor) {
+        T& value = x.row(position, 0)[column];
+        value = from_double<T>(cottention::to_double(value) * factor);
+      };
+      multiply(inputs.q(), f.q);
+      multiply(inputs.k(), f.k);
+      multiply(inputs.v(), f.v);
+      multiply(inputs.dout(), f.dout);
+    }
+  change(inputs);
+  const Output forward = run_cuda_forward<P>(inputs.forward(), {.split = {1}});
+  const std::vector<float> final_h(forward.h.begin(), forward.h.end());
+  auto args = inputs.backward();
+  args.dfinal_state = nullptr;  // it would cover what the early tokens lack
+  args.final_h = final_h.data();
+  const Gradient got = run_cuda_backward<P>(args, {.split = {1}});
+  const Gradient expected = gradient(P::mask, P::scale, args);
+  CHECK(relative_error(got.dq, expected.dq) <= bounds<T>.gradient);
+  CHECK(relative_error(got.dscale_logit, expected.dscale_logit, size_of_dscale_logit(inputs, expected)) <=
+        bounds<T>.gradient);
+}
+
+}  // namespace
+
+TEST_CASE("dq is right where early queries are short, and so dq long") {
+  check_with<bfloat16, Scale::none>([](std::int64_t position, int) {
+    return position < early ? Factors{.q = 0x1p-20} : Factors{.v = 0x1p12};
+  });
+}
+
+TEST_CASE("dq is right where large terms of a chunk cancel") {
+  check_with<bfloat16, Scale::none>(
+      [](std::int64_t position, int) {
+        return position < early ? Factors{} : Factors{.v = 0x1p16, .dout = 0};
+      },
+      [](Inputs<bfloat16>& inputs) {
+        for (std::int64_t position = early; position + 1 < tokens; position += 2)
+          for (int column = 0; column < dim; ++column) {
+            // 3 x is exact for x with 5 bits.
+            bfloat16& k = inputs.k().row(position, 0)[column];
+            k = from_double<bfloat16>(static_cast<double>(static_cast<int>(4 * cottention::to_double(k))));
+            inputs.k().row(position + 1, 0)[column] = from_double<bfloat16>(3 * cottention::to_double(k));
+            inputs.v().row(position + 1, 0)[column] =
+                from_double<bfloat16>(-cottention::to_double(inputs.v().row(position, 0)[column]));
+          }
+      });
+}
+
+TEST_CASE("dq is right where squares leave the range of fp32") {
+  constexpr double ratio = 0x1p12;
+  for (const auto& [v, dout] : {std::pair{1e10, 1e12}, std::pair{1.0, 1e-27}, std::pair{1e-27, 1.0}})
+    check_with<bfloat16, Scale::none>([v = v, dout = dout](std::int64_t position, int) {
+      const double rise = position < early ? 1 / ratio : ratio;
+      return Factors{.v = v * rise, .dout = dout / rise};
+    });
+}
+
+TEST_CASE("dq is right where little is left of it after the projection") {
+  using cottention::half;
+  const auto rise = [](std::int64_t position) { return position < early ? 1 : 0x1p7; };
+  check_with<half, Scale::none>(
+      [&](std::int64_t position, int) { return Factors{.v = rise(position), .dout = 1 / rise(position)}; },
+      [&](Inputs<half>& inputs) {
+        const auto change = [](half& x, double factor, double add) {
+          x = from_double<half>(cottention::to_double(x) * factor + add);
+        };
+        for (std::int64_t position = 0; position < tokens; ++position)
+          for (int column = 0; column < dim; ++column) {
+            const double sign = column % 2 == 0 ? 1 : -1;
+            change(inputs.q().row(position, 0)[column], 0.002, sign);
+            change(inputs.k().row(position, 0)[column], 0.002, sign);
+            change(inputs.v().row(position, 0)[column], 1, rise(position));
+            change(inputs.dout().row(position, 0)[column], 1, 1 / rise(position));
+          }
+      });
+}
+
+TEST_CASE("The gradient of scale_logit by query is right where it is small beside dq") {
+  check_with<bfloat16, Scale::by_query>([](std::int64_t position, int column) {
+    if (position >= early) return Factors{.v = 4, .dout = 2.5e-7};
+    return column < dim / 2 ? Factors{.q = 1e-5} : Factors{.k = 1e-5};
+  });
+}
