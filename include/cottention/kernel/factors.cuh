@@ -8,8 +8,7 @@
 
 namespace cottention::kernel {
 
-/// The power of two that bounds a chunk's factors from below by half; 0 where they are 0 or not finite. The
-/// same in all lanes.
+/// The exponent of a chunk's largest factor; 0 where that is 0 or not finite. The same in all lanes.
 template <int chunk, class A>
 __device__ __forceinline__ int exponent_of_factors(const A* factors_shared) {
   A largest{};

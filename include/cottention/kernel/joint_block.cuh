@@ -12,18 +12,19 @@ namespace cottention::kernel {
 /// Whether there are kernels that make all gradients together: three states have to be held.
 template <AnyProblem P>
 inline constexpr bool has_joint_gradient =
-    sizeof(typename P::element) == 2 && P::head_dim.qk == P::head_dim.v&& P::head_dim.qk <= 64;
+    sizeof(typename P::element) == 2 && P::head_dim == HeadDim{P::head_dim.qk, P::head_dim.qk} &&
+    P::head_dim.qk <= 64;
 
 /// Blocks: x = batch index * heads_kv + key/value head.
 template <AnyProblem P>
 struct GradientParams {
   using T = typename P::element;
-  RecurrenceParams<T> dq, dk, dv;          // of each alone, sequences not cut, nor, causal, heads in groups
+  RecurrenceParams<T> dq, dk, dv;          // of each alone; no sequence is cut, and no causal head in a group
   const Accumulate<T>* final_h = nullptr;  // null: summed here first
   int* marks = nullptr;                    // [unit], whether dq is to be done again
 };
 
-/// The parts of joint gradients: one tile serves each tensor whoever plays, as all have the same columns.
+/// Roles of all gradients at a time. All tiles have the same columns, so that one serves whoever plays.
 template <AnyProblem P, Tiling tiling>
 struct JointRoles {
   using Dq = Roles<P, Output::dq>;
@@ -68,7 +69,7 @@ struct JointStorage {
   GradientFactors<Part> factors;
   tile::Projection<Part> q, k;
   CountStorage<A, Part::warps> counts;
-  alignas(16) double log_sums[Part::chunk];  // of each row of all chunks; nor have they room for them
+  alignas(16) double log_sums[Part::chunk];  // of each row of all chunks; lanes have no room for them either
 };
 
 /// The sums of terms, and what becomes of a chunk's rows.
