@@ -26,17 +26,15 @@ struct Layout {
   std::int64_t elements() const { return batch * seq * heads * dim; }  // of each of q, k, v and o
   std::int64_t parameters() const { return 3 * elements() + heads; }
 
-  ForwardArguments<float> forward(const float* p, float* o, float* final_h) const {
+  ForwardArguments<float> forward(const float* p, float* o) const {
     return {.shape = {batch, seq, seq, heads, heads, dim, dim},
             .q = {p},
             .k = {p + elements()},
             .v = {p + 2 * elements()},
             .o = {o},
-            .scale_logit = p + 3 * elements(),
-            .final_state = {.h = final_h}};
+            .scale_logit = p + 3 * elements()};
   }
-  BackwardArguments<float> backward(const float* p, const float* dout, float* dp,
-                                    const float* final_h) const {
+  BackwardArguments<float> backward(const float* p, const float* dout, float* dp) const {
     return {.shape = {batch, seq, seq, heads, heads, dim, dim},
             .q = {p},
             .k = {p + elements()},
@@ -46,15 +44,13 @@ struct Layout {
             .dk = {dp + elements()},
             .dv = {dp + 2 * elements()},
             .scale_logit = p + 3 * elements(),
-            .dscale_logit = dp + 3 * elements(),
-            .final_h = final_h};
+            .dscale_logit = dp + 3 * elements()};
   }
 };
 
 double error_of(const Layout& layout, const std::vector<float>& p, const std::vector<float>& dout,
                 const std::vector<float>& gradient) {
-  const auto expected =
-      reference::backward<Attention>(layout.backward(p.data(), dout.data(), nullptr, nullptr));
+  const auto expected = reference::backward<Attention>(layout.backward(p.data(), dout.data(), nullptr));
   std::vector<double> all;
   for (const auto* part : {&expected.dq, &expected.dk, &expected.dv, &expected.dscale_logit})
     all.insert(all.end(), part->begin(), part->end());
@@ -74,13 +70,13 @@ int run(std::int64_t seq, int steps) {
       square(parameters);
 
   Stream stream;
-  DeviceArray<float> device_p, device_o, device_dout, device_gradient, final_h;
+  DeviceArray<float> device_p, device_o, device_dout, device_gradient;
   DeviceArray<std::byte> scratch;
   check(stream.create());
   check(device_p.reserve(parameters)), check(device_gradient.reserve(parameters));
-  check(device_o.reserve(elements)), check(final_h.reserve(batch * heads * dim * dim));
+  check(device_o.reserve(elements));
 
-  const auto forward = layout.forward(device_p.data(), device_o.data(), final_h.data());
+  const auto forward = layout.forward(device_p.data(), device_o.data());
   const std::size_t forward_bytes = workspace_bytes<Attention>(forward);
   const auto attend = [&](std::vector<float>& to) {
     check(device_p.upload(p, stream));
@@ -102,9 +98,7 @@ int run(std::int64_t seq, int steps) {
     }
     // [backward-cuda]
     check(device_dout.upload(o, stream));
-    // The state that forward left spares some calls a pass over k and v: BackwardArguments.
-    const auto backward =
-        layout.backward(device_p.data(), device_dout.data(), device_gradient.data(), final_h.data());
+    const auto backward = layout.backward(device_p.data(), device_dout.data(), device_gradient.data());
     const std::size_t bytes = workspace_bytes<Attention>(backward);
     check(scratch.reserve(bytes));
     check(cottention::backward<Attention>(backward, {scratch.data(), bytes}, stream.get()));

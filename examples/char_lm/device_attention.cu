@@ -29,32 +29,29 @@ void check(const Status& status) {
   if (!status) throw std::runtime_error(status.reason);
 }
 
-/// q, k and v are uploaded for every call and its outputs fetched; only states stay: those that steps go on
-/// from, and those that forward calls end with, which save their gradients half of the reading.
+/// q, k and v are uploaded for every call and its outputs fetched; only the states that steps go on from
+/// stay.
 template <cottention::AnyProblem P>
 class OnDevice final : public Attention<float> {
  public:
-  OnDevice(std::int64_t layers, const AttentionShape& largest)
-      : heads_(largest.heads), final_h_of_layer_(largest.batch * state()) {
+  OnDevice(std::int64_t layers, const AttentionShape& largest) : heads_(largest.heads) {
     check(stream_.create());
-    check(final_h_.reserve(static_cast<std::size_t>(layers * final_h_of_layer_)));
     check(h_.reserve(static_cast<std::size_t>(layers * state())));
     check(count_.reserve(static_cast<std::size_t>(layers)));
   }
 
-  void forward(const AttentionShape& shape, std::int64_t layer, const float* qkv, const float* scale_logit,
+  void forward(const AttentionShape& shape, std::int64_t, const float* qkv, const float* scale_logit,
                float* o) override {
     const std::int64_t rows = shape.batch * shape.seq;
     upload(rows, qkv, scale_logit);
-    auto arguments = forward_arguments<float>(shape, qkv_.data(), scale_logit_.data(), o_.data());
-    arguments.final_state.h = final_h(layer);
+    const auto arguments = forward_arguments<float>(shape, qkv_.data(), scale_logit_.data(), o_.data());
     const std::size_t bytes = cottention::workspace_bytes<P>(arguments);
     check(workspace_.reserve(bytes));
     check(cottention::forward<P>(arguments, {workspace_.data(), bytes}, stream_.get()));
     download(rows, o);
   }
 
-  void backward(const AttentionShape& shape, std::int64_t layer, const float* qkv, const float* scale_logit,
+  void backward(const AttentionShape& shape, std::int64_t, const float* qkv, const float* scale_logit,
                 const float*, const float* dout, float* dqkv, float* dscale_logit) override {
     const std::int64_t rows = shape.batch * shape.seq;
     upload(rows, qkv, scale_logit);
@@ -70,8 +67,7 @@ class OnDevice final : public Attention<float> {
                                                          .dk = part(dqkv_.data(), 1, shape),
                                                          .dv = part(dqkv_.data(), 2, shape),
                                                          .scale_logit = scale_logit_.data(),
-                                                         .dscale_logit = dscale_logit_.data(),
-                                                         .final_h = final_h(layer)};
+                                                         .dscale_logit = dscale_logit_.data()};
     const std::size_t bytes = cottention::workspace_bytes<P>(arguments);
     check(workspace_.reserve(bytes));
     check(cottention::backward<P>(arguments, {workspace_.data(), bytes}, stream_.get()));
@@ -98,7 +94,6 @@ class OnDevice final : public Attention<float> {
   static constexpr std::int64_t head_dim = P::head_dim.v;
 
   std::int64_t state() const { return heads_ * head_dim * head_dim; }
-  float* final_h(std::int64_t layer) const { return final_h_.data() + layer * final_h_of_layer_; }
   std::size_t elements(std::int64_t rows) const { return static_cast<std::size_t>(rows * heads_ * head_dim); }
 
   void upload(std::int64_t rows, const float* qkv, const float* scale_logit) {
@@ -111,10 +106,9 @@ class OnDevice final : public Attention<float> {
     check(stream_.wait());
   }
 
-  std::int64_t heads_, final_h_of_layer_;
+  std::int64_t heads_;
   Stream stream_;
   DeviceArray<float> qkv_, scale_logit_, o_, dout_, dqkv_, dscale_logit_;
-  DeviceArray<float> final_h_;       // (layers, batch, heads, head_dim, head_dim)
   DeviceArray<float> h_;             // (layers, heads, head_dim, head_dim)
   DeviceArray<std::int64_t> count_;  // (layers)
   DeviceArray<std::byte> workspace_;

@@ -7,18 +7,6 @@
 #include <cottention/host/gradients.cuh>
 
 namespace cottention {
-namespace host {
-
-/// All that can be told without the device.
-template <AnyProblem P>
-Status validate_backward(const BackwardArguments<typename P::element>& args, Split split) {
-  if (Status status = validate_extents<P>(args.shape, split); !status) return status;
-  if (Status status = validate<P>(args); !status) return status;
-  return validate_for_device<P>(args);
-}
-
-}  // namespace host
-
 /// Bytes of scratch that `backward` needs on the calling thread's current device; pointers need not be set
 /// yet. 0 for arguments that will be refused. With a Tiling: that of the call.
 template <AnyProblem P, Tiling tiling>
@@ -42,7 +30,7 @@ std::size_t workspace_bytes(const BackwardArguments<typename P::element>& args, 
 template <AnyProblem P>
 [[nodiscard]] Status backward(const BackwardArguments<typename P::element>& args, Workspace workspace,
                               cudaStream_t stream, Split split = {}) {
-  if (Status status = host::validate_backward<P>(args, split); !status) return status;
+  if (Status status = host::validate_call<P>(args, split); !status) return status;
   device::Properties device;
   if (Status status = device::current_device(device); !status) return status;
   return host::Gradients<P, host::TunedTiling>(args, split, device).run(workspace, stream);
@@ -53,7 +41,7 @@ template <AnyProblem P>
 template <AnyProblem P, Tiling tiling>
 [[nodiscard]] Status backward(const BackwardArguments<typename P::element>& args, Workspace workspace,
                               cudaStream_t stream, Split split = {}) {
-  if (Status status = host::validate_backward<P>(args, split); !status) return status;
+  if (Status status = host::validate_call<P>(args, split); !status) return status;
   device::Properties device;
   if (Status status = device::current_device(device); !status) return status;
   return host::Gradients<P, host::GivenTiling<tiling>>(args, split, device).run(workspace, stream);

@@ -14,12 +14,6 @@ namespace host {
 template <AnyProblem P>
 using ForwardRoles = kernel::Roles<P, kernel::Output::o>;
 
-template <AnyProblem P, Tiling tiling>
-RecurrencePlan plan_forward(const ForwardArguments<typename P::element>& args, Split split,
-                            int multiprocessors) {
-  return plan_recurrence<ForwardRoles<P>, tiling>(args.shape, args.plan, split, multiprocessors);
-}
-
 template <AnyProblem P>
 kernel::RecurrenceParams<typename P::element> forward_params(
     const ForwardArguments<typename P::element>& args, const RecurrencePlan& plan, void* workspace) {
@@ -38,7 +32,8 @@ kernel::RecurrenceParams<typename P::element> forward_params(
 template <AnyProblem P, Tiling tiling>
 Status forward_on(const device::Properties& device, const ForwardArguments<typename P::element>& args,
                   Workspace workspace, cudaStream_t stream, Split split) {
-  const RecurrencePlan plan = plan_forward<P, tiling>(args, split, device.multiprocessors);
+  const RecurrencePlan plan =
+      plan_recurrence<ForwardRoles<P>, tiling>(args.shape, args.plan, split, device.multiprocessors);
   if (Status status = validate_workspace(workspace, plan.image_bytes); !status) return status;
 
   const Shape& s = args.shape;
@@ -62,14 +57,6 @@ Status forward_on(const device::Properties& device, const ForwardArguments<typen
   return launches.status();
 }
 
-/// All that can be told without the device.
-template <AnyProblem P>
-Status validate_forward(const ForwardArguments<typename P::element>& args, Split split) {
-  if (Status status = validate_extents<P>(args.shape, split); !status) return status;
-  if (Status status = validate<P>(args); !status) return status;
-  return validate_for_device<P>(args);
-}
-
 }  // namespace host
 
 /// Bytes of scratch that `forward` needs on the calling thread's current device; pointers need not be set
@@ -78,7 +65,9 @@ template <AnyProblem P, Tiling tiling>
 std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args, Split split = {}) {
   device::Properties device;
   if (!host::validate_extents<P>(args.shape, split) || !device::current_device(device)) return 0;
-  return host::plan_forward<P, tiling>(args, split, device.multiprocessors).image_bytes;
+  return host::plan_recurrence<host::ForwardRoles<P>, tiling>(args.shape, args.plan, split,
+                                                              device.multiprocessors)
+      .image_bytes;
 }
 template <AnyProblem P>
 std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args, Split split = {}) {
@@ -104,7 +93,7 @@ std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args, S
 template <AnyProblem P>
 [[nodiscard]] Status forward(const ForwardArguments<typename P::element>& args, Workspace workspace,
                              cudaStream_t stream, Split split = {}) {
-  if (Status status = host::validate_forward<P>(args, split); !status) return status;
+  if (Status status = host::validate_call<P>(args, split); !status) return status;
   device::Properties device;
   if (Status status = device::current_device(device); !status) return status;
   return host::with_tiling<host::ForwardRoles<P>>(device, [&](auto tiling) {
@@ -116,7 +105,7 @@ template <AnyProblem P>
 template <AnyProblem P, Tiling tiling>
 [[nodiscard]] Status forward(const ForwardArguments<typename P::element>& args, Workspace workspace,
                              cudaStream_t stream, Split split = {}) {
-  if (Status status = host::validate_forward<P>(args, split); !status) return status;
+  if (Status status = host::validate_call<P>(args, split); !status) return status;
   device::Properties device;
   if (Status status = device::current_device(device); !status) return status;
   return host::forward_on<P, tiling>(device, args, workspace, stream, split);

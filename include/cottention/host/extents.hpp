@@ -1,4 +1,4 @@
-// How large a call over whole sequences may be on a device.
+// What a call over whole sequences has to obey on a device.
 #pragma once
 
 #include <cstdint>
@@ -35,6 +35,14 @@ Status validate_extents(const Shape& shape, Split split) {
                            static_cast<long long>(shape.batch * shape.heads_kv),
                            static_cast<long long>(most_blocks));
   return {};
+}
+
+/// All that can be told of a call without the device.
+template <AnyProblem P, class Arguments>
+Status validate_call(const Arguments& args, Split split) {
+  if (Status status = validate_extents<P>(args.shape, split); !status) return status;
+  if (Status status = validate<P>(args); !status) return status;
+  return validate_for_device<P>(args);
 }
 
 }  // namespace cottention::host

@@ -62,7 +62,7 @@ class Gradients {
     if constexpr (kernel::has_joint_gradient<P>)
       if (joint) launches.template prepare<JointGradient>();
     for_each_output([&]<class R, Tiling tiling>() {
-      if (joint ? R::output == Output::dq && repeats_dq() : wanted<R::output>())
+      if (goes_alone<R::output>())
         recurrence_kernels<R, tiling>(
             plan<R, tiling>(), [&]<class Kernel>(device::Grid) { launches.template prepare<Kernel>(); });
     });
@@ -73,7 +73,7 @@ class Gradients {
       if (joint)
         launches.template launch<JointGradient>({args_.shape.batch * args_.shape.heads_kv}, joint_params());
     for_each_output([&]<class R, Tiling tiling>() {
-      if (joint ? R::output != Output::dq || !repeats_dq() : !wanted<R::output>()) return;
+      if (!goes_alone<R::output>()) return;
       const RecurrencePlan p = plan<R, tiling>();
       auto given = params<R, tiling>(p);
       if (joint) given.marks = marks();
@@ -165,8 +165,12 @@ class Gradients {
       return false;
     }
   }
-  /// Whether dq may have to be done again, for heads that the joint kernel marks.
-  bool repeats_dq() const { return P::mask == Mask::causal && wanted<Output::dq>(); }
+  /// Whether an output has kernels of its own: beside a joint one, dq of the heads that it marks.
+  template <Output output>
+  bool goes_alone() const {
+    if (!goes_jointly()) return wanted<output>();
+    return P::mask == Mask::causal && output == Output::dq && wanted<output>();
+  }
   kernel::GradientParams<P> joint_params() const {
     kernel::GradientParams<P> p;
     for_each_output([&]<class R, Tiling tiling>() {
@@ -229,8 +233,8 @@ class Gradients {
                            R::rows_are_queries ? s.seq_q : s.seq_k,
                            R::rows_are_queries ? s.heads_q : s.heads_kv, R::dims.v);
     if (R::output == log_output && sums_logs()) p.log_sums = log_sums();
-    if (!R::rows_are_queries &&
-        s.heads_q == 0) {  // no terms; zeros are copied from nowhere, but not from null
+    if (!R::rows_are_queries && s.heads_q == 0) {
+      // No terms; zeros are copied from nowhere, but not from null.
       p.b.data = p.a.data;
       p.c.data = p.a.data;
     }

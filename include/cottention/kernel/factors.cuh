@@ -16,11 +16,7 @@ __device__ __forceinline__ int exponent_of_factors(const A* factors_shared) {
     const A x = device::magnitude(device::load_shared(factors_shared + r));
     largest = x > largest ? x : largest;
   }
-#pragma unroll
-  for (int distance = 1; distance < device::warp_size; distance *= 2) {
-    const A other = device::shuffle_xor(largest, distance);
-    largest = other > largest ? other : largest;
-  }
+  largest = tile::largest_over_warp(largest);
   return largest > A{0} && device::is_finite(largest) ? device::exponent_of(largest) : 0;
 }
 
@@ -112,11 +108,10 @@ class ChunkFactors {
 
   // ---- after that barrier
 
-  /// For half, bounds the terms' factors by a power of two.
-  __device__ __forceinline__ void bound_terms() {
-    if constexpr (R::tames_all) term_exponent_ = exponent_of_factors<Part::chunk>(factors_.term);
+  /// A power of two that bounds the terms' factors, for half. By whole warps.
+  __device__ __forceinline__ int term_exponent() const {
+    return R::tames_all ? exponent_of_factors<Part::chunk>(factors_.term) : 0;
   }
-  __device__ __forceinline__ int term_exponent() const { return R::tames_all ? term_exponent_ : 0; }
 
   /// What the chunk's sum is multiplied by when it joins the state.
   __device__ __forceinline__ A of_state() const {
@@ -159,7 +154,6 @@ class ChunkFactors {
 
   Factors<Part>& factors_;
   PositionWeights<typename R::problem, R::direction, Part::chunk, Part::warps> weights_;
-  int term_exponent_ = 0;
 };
 
 }  // namespace cottention::kernel

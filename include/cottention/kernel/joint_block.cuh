@@ -204,7 +204,7 @@ class JointBlock {
         device::store_shared(factors.dq + r, weighted);
       }
     };
-    measure<threads>(g, q, write_g, write_q);
+    measure(g, q, write_g, write_q);
   }
   __device__ __forceinline__ void measure_keys(Tile& k, Tile& v) {
     GradientFactors<Part>& factors = storage.factors;
@@ -223,7 +223,7 @@ class JointBlock {
         device::store_shared(factors.dk + r, weighted);
       }
     };
-    measure<threads>(v, k, write_v, write_k);
+    measure(v, k, write_v, write_k);
   }
 
   /// At the chunk's first row; those of the other rows relative to it are in the factors.
@@ -247,7 +247,7 @@ class JointBlock {
 
  private:
   /// The lengths of y as it is, and of x, after it has been scaled where that is called for.
-  template <int threads, class WriteY, class WriteX>
+  template <class WriteY, class WriteX>
   static __device__ __forceinline__ void measure(Tile& y, Tile& x, WriteY write_y, WriteX write_x) {
     if constexpr (Roles::tames_all) {
       tile::measure_pairs<threads>(y, x,

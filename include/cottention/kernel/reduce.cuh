@@ -28,7 +28,6 @@ __device__ __forceinline__ void reduce_piece(const Head<R, tiling>& head, ChunkF
     factors.enter_chunk();
     factors.measure_terms(head, at.member, at.row, terms);
     device::sync_block();  // factors are written, rows of extreme length rescaled
-    factors.bound_terms();
     state.absorb(terms.b, tile::load_values<Recurrence, tiling>(terms.c), storage.factors.term,
                  factors.term_exponent(), factors.of_state());
   };

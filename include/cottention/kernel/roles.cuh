@@ -22,6 +22,11 @@ namespace cottention::kernel {
 
 enum class Output { o, dq, dk, dv };
 
+/// Whether an output has a row for each query, and sums over keys; otherwise the other way round.
+constexpr bool rows_are_queries(Output output) { return output == Output::o || output == Output::dq; }
+/// Whether it goes through the norm of q or k.
+constexpr bool goes_through_norm(Output output) { return output == Output::dq || output == Output::dk; }
+
 /// Which side of a recurrence has the weights of positions.
 enum class Weighted { nothing, rows, terms };
 
@@ -32,9 +37,8 @@ struct Roles {
   static constexpr Output output = output_;
   static constexpr Mask mask = P::mask;
 
-  static constexpr bool rows_are_queries = output == Output::o || output == Output::dq;
-  /// Whether the output goes through the norm of q or k.
-  static constexpr bool projects = output == Output::dq || output == Output::dk;
+  static constexpr bool rows_are_queries = kernel::rows_are_queries(output);
+  static constexpr bool projects = goes_through_norm(output);
   static constexpr tile::Direction direction =
       mask == Mask::causal && !rows_are_queries ? tile::Direction::reverse : tile::Direction::forward;
   static constexpr Weighted weighted = P::scale == Scale::none                           ? Weighted::nothing

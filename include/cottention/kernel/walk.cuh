@@ -77,7 +77,6 @@ struct Walk {
       }
       device::sync_block();  // factors are written, rows of extreme length rescaled
 
-      factors.bound_terms();
       tile::score<Recurrence, tiling, direction>(rows.a, terms.b, storage.factors.row, storage.factors.term,
                                                  storage.scores);
       if (new_rows) {

@@ -6,6 +6,7 @@
 #include <cottention/device/memory.cuh>
 #include <cottention/device/thread.cuh>
 #include <cottention/device/warp.cuh>
+#include <cottention/tile/over_warp.cuh>
 #include <cottention/tile/pipeline.cuh>
 #include <cottention/tile/weights.cuh>
 
@@ -20,10 +21,7 @@ __device__ __forceinline__ std::int64_t count_present(const std::uint8_t* mask, 
   int own = 0;
   for (int row = first + device::thread_index(); row < last; row += warps * device::warp_size)
     own += device::load_global(mask + row) != 0 ? 1 : 0;
-  std::int64_t count = own;
-#pragma unroll
-  for (int distance = 1; distance < device::warp_size; distance *= 2)
-    count += device::shuffle_xor(count, distance);
+  std::int64_t count = sum_over_warp(std::int64_t{own});
   if (device::lane_index() == 0) device::store_shared(scratch_shared + device::warp_index(), count);
   sync();
   count = 0;

@@ -11,6 +11,7 @@
 #include <cottention/device/warp.cuh>
 #include <cottention/problem.hpp>
 #include <cottention/tile/layout.cuh>
+#include <cottention/tile/over_warp.cuh>
 #include <cottention/tile/rows.cuh>
 
 namespace cottention::tile {
@@ -30,7 +31,7 @@ struct Length {
   __device__ __forceinline__ A inverse() const {
     return device::times_power_of_two(device::quotient(A{1}, divisor()), -exponent);
   }
-  /// ||x||, or anything for a row of zeros.
+  /// ||x||.
   __device__ __forceinline__ A length() const {
     return device::times_power_of_two(device::square_root(squares), exponent);
   }
@@ -43,14 +44,6 @@ struct Length {
   }
   __device__ __forceinline__ A divisor() const { return at_floor() ? floor() : device::square_root(squares); }
 };
-
-/// The same in all lanes.
-template <class A>
-__device__ __forceinline__ A sum_over_warp(A x) {
-#pragma unroll
-  for (int distance = 1; distance < device::warp_size; distance *= 2) x += device::shuffle_xor(x, distance);
-  return x;
-}
 
 namespace detail {
 
@@ -199,10 +192,6 @@ struct RowReader {
   }
 };
 
-}  // namespace detail
-
-namespace detail {
-
 /// Measures a row, and scales it in place by 2^-exponent where that is called for; then by 2^shift too. The
 /// same in all lanes that share the row.
 template <Element T, class Reader>
@@ -267,22 +256,6 @@ __device__ __forceinline__ void measure_pairs(Tile<half, tile_rows, b_columns>& 
   }
 }
 
-/// The sum of the squares of a tile's elements, those that fall to this lane.
-template <int threads, Element T, int tile_rows, int tile_columns>
-__device__ __forceinline__ Accumulate<T> lane_squares(const Tile<T, tile_rows, tile_columns>& tile) {
-  using Source = Tile<T, tile_rows, tile_columns>;
-  using Unit = detail::Unit<T>;
-  Accumulate<T> sum{};
-  for (int i = device::thread_index(); i < tile_rows * Source::units; i += threads) {
-    const Unit x = device::load_shared(
-        reinterpret_cast<const Unit*>(tile.at(i / Source::units, i % Source::units * Source::unit)));
-#pragma unroll
-    for (int e = 0; e < Source::unit; ++e)
-      sum = device::fused(detail::element<T>(x, e), detail::element<T>(x, e), sum);
-  }
-  return sum;
-}
-
 /// Calls f with the units of a row of memory, `width` long, that fall to a lane, and their columns. By a
 /// whole warp.
 template <class Unit, class T, class F>
@@ -311,11 +284,7 @@ __device__ __forceinline__ Length<Accumulate<T>> measure_in_memory(const T* row,
     const A size = device::magnitude(x);
     return !device::is_finite(size) ? detail::infinity<A>() : size > most ? size : most;
   });
-#pragma unroll
-  for (int distance = 1; distance < device::warp_size; distance *= 2) {
-    const A other = device::shuffle_xor(largest, distance);
-    largest = largest < other ? other : largest;
-  }
+  largest = largest_over_warp(largest);
   const int exponent = largest > A{0} && device::is_finite(largest) ? device::exponent_of(largest) : 0;
   return {sum_over_warp(over_row(A{},
                                  [exponent](A sum, A x) {

@@ -8,6 +8,7 @@
 
 #include <cottention/device/barrier.cuh>
 #include <cottention/tile/norms.cuh>
+#include <cottention/tile/over_warp.cuh>
 #include <cottention/tile/partition.cuh>
 
 namespace cottention::tile {
@@ -233,11 +234,7 @@ class State {
 
   /// The exponent that brings the largest number of the warp into [2^14, 2^15).
   static __device__ __forceinline__ int exponent_for_half(float largest) {
-#pragma unroll
-    for (int distance = 1; distance < device::warp_size; distance *= 2) {
-      const float other = device::shuffle_xor(largest, distance);
-      largest = other > largest ? other : largest;
-    }
+    largest = largest_over_warp(largest);
     if (!device::is_finite(largest) || largest < 0x1p-100f) return 0;
     return device::exponent_of(largest) - 14;
   }

@@ -37,9 +37,6 @@ constexpr int recurrence_shared_bytes(int bytes, HeadDim dim, bool projects, Til
 
 /// The tiling for head dimensions `dim` of `bytes`-byte elements, within `shared_bytes` where any tiling is.
 constexpr Tiling recurrence_tiling(int bytes, HeadDim dim, kernel::Output output, int shared_bytes) {
-  const bool projects = output == kernel::Output::dq || output == kernel::Output::dk;
-  const bool of_keys =
-      output == kernel::Output::dk || output == kernel::Output::dv;  // out is kept from member to member
   const int width = tile::round_up(dim.v, 16);
   // Several warps share columns where one has no room for dim_qk.
   const int warp_depth = bytes == 8 && dim.qk <= 512 ? 64 : 128;
@@ -51,14 +48,16 @@ constexpr Tiling recurrence_tiling(int bytes, HeadDim dim, kernel::Output output
   Tiling t{.chunk = bytes == 2 ? 64 : bytes == 4 ? 32 : 16, .stages = 2, .arch = Arch::sm_80};
   t.columns = tile::round_up((width + blocks_of_columns - 1) / blocks_of_columns, 16);
   t.warps = t.columns / 16 * deep;
-  if (depth > 128 && t.chunk > 32) t.chunk = 32;          // registers
-  if (bytes == 2 && depth > 64 && of_keys) t.chunk = 32;  // registers
-  if (bytes == 4 && depth > 64) t.chunk = 16;             // registers
-  if (bytes == 4 && depth > 256) t.chunk = 8;             // registers
+  if (depth > 128 && t.chunk > 32) t.chunk = 32;  // registers
+  if (bytes == 2 && depth > 64 && !kernel::rows_are_queries(output))
+    t.chunk = 32;                              // registers: out is kept from member to member
+  if (bytes == 4 && depth > 64) t.chunk = 16;  // registers
+  if (bytes == 4 && depth > 256) t.chunk = 8;  // registers
   if (bytes == 2 && depth <= 64 && t.warps <= 4)
     t.blocks =
         output == kernel::Output::o ? 3 : 2;  // 168 or 255 registers a lane, as shared memory has room for
-  while (detail::recurrence_shared_bytes(bytes, dim, projects, t, deep) > shared_bytes &&
+  while (detail::recurrence_shared_bytes(bytes, dim, kernel::goes_through_norm(output), t, deep) >
+             shared_bytes &&
          (t.stages > 1 || t.chunk > (bytes == 2 ? 16 : 8))) {
     if (t.chunk > 16)
       t.chunk /= 2;
