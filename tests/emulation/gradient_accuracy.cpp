@@ -1,0 +1,121 @@
+// How accurate gradients made together are at 131,072 tokens, for rows that strain the sum that is taken
+// apart (docs/tuning.md). Takes minutes, so no test runs it: build the target gradient_accuracy, and run it.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstdio>
+#include <random>
+#include <vector>
+
+#include <emulation.hpp>
+
+#include "support/catch.hpp"
+#include "support/cuda_backward.hpp"
+
+using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale;
+using namespace support;
+
+namespace {
+
+constexpr int dim = 16;
+constexpr std::int64_t tokens = 131'072;
+
+enum class Kind { independent, parallel, rising, crossing, first };
+
+const char* name_of(Kind kind) {
+  switch (kind) {
+    case Kind::independent:
+      return "independent";
+    case Kind::parallel:
+      return "nearly parallel";
+    case Kind::rising:
+      return "v growing 1,000-fold";
+    case Kind::crossing:
+      return "the same, and g falling 1,000-fold";
+    case Kind::first:
+      return "g only at the first 100 tokens";
+  }
+  return "";
+}
+
+template <class T>
+struct Rows {
+  std::vector<T> q = zeros(), k = zeros(), v = zeros(), g = zeros();
+  static std::vector<T> zeros() { return std::vector<T>(static_cast<std::size_t>(tokens * dim)); }
+
+  explicit Rows(Kind kind) {
+    std::mt19937 generator(1);
+    std::normal_distribution<double> normal;
+    double directions[4][dim];
+    for (auto& direction : directions)
+      for (double& x : direction) x = normal(generator);
+    const bool parallel = kind != Kind::independent;
+    for (std::int64_t i = 0; i < tokens; ++i) {
+      const double rise = std::pow(1000.0, static_cast<double>(i) / tokens);
+      const double v_factor = kind == Kind::rising || kind == Kind::crossing ? rise : 1;
+      const double g_factor = kind == Kind::crossing ? 1 / rise : kind == Kind::first && i >= 100 ? 0 : 1;
+      for (int e = 0; e < dim; ++e) {
+        const auto next = [&](int tensor) {
+          return parallel ? directions[tensor][e] + 0.1 * normal(generator) : normal(generator);
+        };
+        const auto at = static_cast<std::size_t>(i * dim + e);
+        q[at] = from_double<T>(next(0));
+        k[at] = from_double<T>(next(1));
+        v[at] = from_double<T>(v_factor * next(2));
+        g[at] = from_double<T>(g_factor * next(3));
+      }
+    }
+  }
+};
+
+template <class T, Scale scale>
+void measure(Kind kind) {
+  using P = Problem<T, HeadDim{dim, dim}, Mask::causal, scale>;
+  const Rows<T> rows(kind);
+  const float scale_logit = 0.5f;
+  const cottention::Shape shape{1, tokens, tokens, 1, 1, dim, dim};
+  const Output forward = run_cuda_forward<P>({.shape = shape,
+                                              .q = {rows.q.data()},
+                                              .k = {rows.k.data()},
+                                              .v = {rows.v.data()},
+                                              .scale_logit = &scale_logit},
+                                             {.split = {1}});
+  const std::vector<float> final_h(forward.h.begin(), forward.h.end());
+  const cottention::BackwardArguments<T> args{.shape = shape,
+                                              .q = {rows.q.data()},
+                                              .k = {rows.k.data()},
+                                              .v = {rows.v.data()},
+                                              .dout = {rows.g.data()},
+                                              .scale_logit = &scale_logit,
+                                              .final_h = final_h.data()};
+  cottention::emulation::clear_statistics();
+  const Gradient got = run_cuda_backward<P>(args, {.split = {1}});
+  const auto moved = cottention::emulation::statistics();
+  const double once = 7.0 * static_cast<double>(sizeof(T)) * dim * tokens;
+  const bool again = static_cast<double>(moved.global_bytes_read + moved.global_bytes_written) > 1.5 * once;
+  const Gradient expected = gradient(P::mask, P::scale, args);
+  constexpr const char* scales[] = {"none", "by_key", "by_query"};
+  std::printf("%s %-8s %-35s dq %.2e dk %.2e dv %.2e%s\n", cottention::element_name<T>,
+              scales[static_cast<int>(scale)], name_of(kind), relative_error(got.dq, expected.dq),
+              relative_error(got.dk, expected.dk), relative_error(got.dv, expected.dv),
+              again ? ", dq done again" : "");
+  std::fflush(stdout);
+}
+
+constexpr Kind kinds[] = {Kind::independent, Kind::parallel, Kind::rising, Kind::crossing, Kind::first};
+
+}  // namespace
+
+TEST_CASE("bf16") {
+  for (const Kind kind : kinds) {
+    measure<cottention::bfloat16, Scale::none>(kind);
+    measure<cottention::bfloat16, Scale::by_key>(kind);
+  }
+}
+
+TEST_CASE("fp16") {
+  for (const Kind kind : kinds) {
+    measure<cottention::half, Scale::none>(kind);
+    measure<cottention::half, Scale::by_query>(kind);
+  }
+}
