@@ -1,11 +1,8 @@
 // Rows of `backward`, alone and after `forward`.
 #pragma once
 
-#include <algorithm>
 #include <cstdint>
 #include <string>
-#include <utility>
-#include <vector>
 
 #include <cottention/backward.cuh>
 
@@ -13,33 +10,31 @@
 
 namespace bench {
 
-enum class Timed { backward, forward_and_backward };
-
 /// Whether forward leaves its final state to backward.
 enum class FinalH { kept, dropped };
 
 /// Inputs, gradients and what forward leaves of one call.
 template <cottention::Element T>
 struct BackwardBuffers {
-  using A = cottention::Accumulate<T>;
+  BackwardBuffers(const Size& s, Batch batch, Walks timed, FinalH final_h, std::uint32_t seed)
+      : walks(timed),
+        in(s, batch, seed),
+        dout(random_buffer<T>(in.count, seed + 3)),
+        dq(in.count),
+        dk(in.count),
+        dv(in.count),
+        dm(s.heads) {
+    if (final_h == FinalH::kept) in.hold_state();
+  }
 
-  explicit BackwardBuffers(const Size& s, std::uint32_t seed)
-      : in(s, seed),
-        dout(random_buffer<T>(s.batch * s.seq * s.heads * s.dim, seed + 3)),
-        dq(s.batch * s.seq * s.heads * s.dim),
-        dk(s.batch * s.seq * s.heads * s.dim),
-        dv(s.batch * s.seq * s.heads * s.dim),
-        dm(s.heads),
-        h(s.batch * s.heads * s.dim * s.dim) {}
-
-  cottention::ForwardArguments<T> forward(const Size& s, FinalH final_h) const {
-    auto args = in.arguments(s);
-    if (final_h == FinalH::kept) args.final_state.h = h.data();
+  cottention::ForwardArguments<T> forward() const {
+    auto args = in.arguments();
+    args.final_state.h = in.h.data();
     return args;
   }
-  cottention::BackwardArguments<T> backward(const Size& s, FinalH final_h) const {
+  cottention::BackwardArguments<T> backward() const {
     cottention::BackwardArguments<T> args;
-    args.shape = {s.batch, s.seq, s.seq, s.heads, s.heads, s.dim, s.dim};
+    args.shape = in.shape();
     args.q = {in.q.data()};
     args.k = {in.k.data()};
     args.v = {in.v.data()};
@@ -49,97 +44,70 @@ struct BackwardBuffers {
     args.dv = {dv.data()};
     args.scale_logit = in.m.data();
     args.dscale_logit = dm.data();
-    if (final_h == FinalH::kept) args.final_h = h.data();
+    args.cu_seqlens_q = args.cu_seqlens_k = in.offsets.data();
+    args.final_h = in.h.data();
     return args;
   }
+  cottention::Workspace workspace() const { return {scratch.data(), scratch.bytes()}; }
 
+  /// `backward` alone has the inputs of forward and its final state for inputs; o is not among its tensors.
+  Memory memory() const {
+    Memory m = in.memory();
+    m.inputs += bytes_of(dout);
+    if (walks == Walks::backward) {
+      m.inputs += m.states;
+      m.outputs = m.states = m.workspace = 0;
+    }
+    m.outputs += bytes_of(dq, dk, dv, dm);
+    m.workspace += bytes_of(scratch);
+    return m;
+  }
   void poison() {
     for (Buffer<T>* x : {&dq, &dk, &dv}) x->poison();
     dm.poison();
   }
   bool complete() const { return all_finite(dq) && all_finite(dk) && all_finite(dv) && all_finite(dm); }
 
+  Walks walks;
   ForwardBuffers<T> in;
   Buffer<T> dout, dq, dk, dv;
-  Buffer<A> dm, h;
-  Buffer<unsigned char> forward_scratch, backward_scratch;
+  Buffer<cottention::Accumulate<T>> dm;
+  Buffer<unsigned char> scratch;
 };
 
-template <cottention::AnyProblem P, cottention::Tiling... tiling>
-Result measure_backward(const Conditions& conditions, Size s, double bytes, Timed timed, FinalH final_h,
-                        cottention::Split split) {
-  using T = typename P::element;
-  if (conditions.emulated) s = {1, 1, std::min<std::int64_t>(s.seq, 40), s.dim};
-  Result result;
-  result.sets = sets_of(conditions, bytes);
-  std::vector<BackwardBuffers<T>> buffers;
-  const auto forward = [&](BackwardBuffers<T>& set, cudaStream_t stream) {
-    require_ok(cottention::forward<P>(set.forward(s, final_h),
-                                      {set.forward_scratch.data(), set.forward_scratch.bytes()}, stream));
-  };
-  for (int i = 0; i < result.sets; ++i) {
-    BackwardBuffers<T>& set = buffers.emplace_back(s, static_cast<std::uint32_t>(4 * i + 1));
-    set.forward_scratch = Buffer<unsigned char>(
-        static_cast<std::int64_t>(cottention::workspace_bytes<P>(set.forward(s, final_h))));
-    set.backward_scratch = Buffer<unsigned char>(static_cast<std::int64_t>(
-        cottention::workspace_bytes<P, tiling...>(set.backward(s, final_h), split)));
-    forward(set, nullptr);  // for its final state
-  }
-  const auto call = [&](int i, cudaStream_t stream) {
-    BackwardBuffers<T>& set = buffers[static_cast<std::size_t>(i)];
-    if (timed == Timed::forward_and_backward) forward(set, stream);
-    require_ok(cottention::backward<P, tiling...>(set.backward(s, final_h),
-                                                  {set.backward_scratch.data(), set.backward_scratch.bytes()},
-                                                  stream, split));
-  };
-  result.timing = time_calls(conditions.pace, result.sets, call);
-  buffers[0].poison();
-  call(0, nullptr);
-  require_success(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
-  result.complete = buffers[0].complete();
-  return result;
-}
-
-/// q, k, v and dout read once, dq, dk and dv written once; forward before that reads and writes four.
-template <class T>
-double backward_bytes(const Size& s, Timed timed) {
-  return (timed == Timed::backward ? 7.0 : 11.0) * static_cast<double>(s.batch * s.heads * s.seq) * s.dim *
-         sizeof(T);
-}
-
-template <cottention::AnyProblem P, cottention::Tiling... tiling>
-void add_backward(std::vector<Row>& rows, const Size& s, Timed timed, const std::string& variant,
-                  FinalH final_h = FinalH::kept, cottention::Split split = {}) {
-  using T = typename P::element;
-  const std::string call = timed == Timed::backward ? "backward_" : "forward_and_backward_";
-  const std::string mask = P::mask == cottention::Mask::causal ? "causal" : "bidirectional";
-  const double bytes = backward_bytes<T>(s, timed);
-  rows.push_back({call + mask + "/" + cottention::element_name<T> + "/" + in_words(s), variant, bytes,
-                  [=](const Conditions& conditions) {
-                    return measure_backward<P, tiling...>(conditions, s, bytes, timed, final_h, split);
-                  }});
-}
-
-/// Sizes of one Problem: by default with the final state that forward leaves, and as a variant without.
+/// Walks::backward, or forward and backward together.
 template <cottention::AnyProblem P>
-void add_backward_sizes(std::vector<Row>& rows, const std::vector<Size>& sizes) {
-  for (const Size& s : sizes) {
-    for (const Timed timed : {Timed::backward, Timed::forward_and_backward})
-      add_backward<P>(rows, s, timed, default_variant);
-    add_backward<P>(rows, s, Timed::backward, "without_final_h", FinalH::dropped);
-  }
+Result measure_backward(const Conditions& conditions, Size s, Batch batch, const Work& work, Walks walks,
+                        FinalH final_h, cottention::Split split) {
+  using Set = BackwardBuffers<typename P::element>;
+  if (conditions.emulated) s = emulated(s, 40);
+  const auto forward = [](const Set& set, cudaStream_t stream) {
+    require_ok(cottention::forward<P>(set.forward(), set.in.workspace(), stream));
+  };
+  return measure_on_sets(
+      conditions, work.bytes,
+      [&](std::uint32_t seed) {
+        Set set(s, batch, walks, final_h, seed);
+        set.in.scratch = scratch_of(cottention::workspace_bytes<P>(set.forward()));
+        set.scratch = scratch_of(cottention::workspace_bytes<P>(set.backward(), split));
+        forward(set, nullptr);  // for its final state
+        return set;
+      },
+      [&](const Set& set, cudaStream_t stream) {
+        if (walks == Walks::forward_and_backward) forward(set, stream);
+        require_ok(cottention::backward<P>(set.backward(), set.workspace(), stream, split));
+      });
 }
 
-/// The rows that every element type has.
-template <cottention::Element T>
-void add_backward_rows(std::vector<Row>& rows) {
-  using namespace cottention;
-  add_backward_sizes<Problem<T, HeadDim{64, 64}, Mask::causal, Scale::by_key>>(
-      rows, {{8, 16, 2048, 64}, long_sequence});
-  add_backward_sizes<Problem<T, HeadDim{128, 128}, Mask::causal, Scale::by_key>>(
-      rows, {{32, 16, 512, 128}, {4, 32, 8192, 128}});
-  add_backward_sizes<Problem<T, HeadDim{64, 64}, Mask::bidirectional, Scale::by_key>>(rows,
-                                                                                      {{8, 16, 2048, 64}});
+template <cottention::AnyProblem P>
+void add_backward(Rows& rows, const Size& s, Walks walks, const std::string& variant,
+                  FinalH final_h = FinalH::kept, cottention::Split split = {}, Batch batch = Batch::even) {
+  const std::string call = walks == Walks::backward ? "backward_" : "forward_and_backward_";
+  const Work work = work_of<P>(walks, s, batch);
+  rows.add({call + (batch == Batch::packed ? "packed_" : "") + of_problem<P>(s), variant, work,
+            [=](const Conditions& conditions) {
+              return measure_backward<P>(conditions, s, batch, work, walks, final_h, split);
+            }});
 }
 
 }  // namespace bench

@@ -30,6 +30,12 @@ Machine this_machine() {
   return m;
 }
 
+std::int64_t free_memory() {
+  std::size_t free = 0, total = 0;
+  require_success(cudaMemGetInfo(&free, &total), "cudaMemGetInfo");
+  return static_cast<std::int64_t>(free);
+}
+
 struct Stopwatch::State {
   cudaStream_t stream;
   cudaEvent_t start, stop;

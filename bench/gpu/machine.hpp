@@ -26,6 +26,8 @@ struct Machine {
   bool emulated = false;         // then sizes are small and calls few
 };
 Machine this_machine();
+/// Bytes of the device's memory that nobody has taken.
+std::int64_t free_memory();
 
 inline void require_success(cudaError_t error, const char* call) {
   if (error != cudaSuccess) throw std::runtime_error(std::string(call) + ": " + cudaGetErrorString(error));

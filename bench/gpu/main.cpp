@@ -9,9 +9,11 @@
 #include <stdexcept>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "buffer.hpp"
+#include "report.hpp"
 #include "row.hpp"
 
 namespace {
@@ -20,11 +22,13 @@ using namespace bench;
 
 constexpr const char* usage = R"(usage: cottention_bench_gpu [OPTION...]
 
-  --rows=REGEX   only rows whose name, call/element/shape/variant, contains a match
+  --preset=NAME  standard, the default; sweep, over length, head dimension and batch x heads; authors, the sizes that
+                 the authors of the paper time; or all, standard and sweep
+  --rows=REGEX   only rows whose name, call/element/shape/variant, contains a match; also --filter=REGEX
   --variants     tilings and splits beside the library's choice too
   --seconds=S    of measuring, for each row; default 0.25
   --limit=S      seconds after which no row is begun
-  --json=FILE    write results to FILE
+  --json=FILE    write results to FILE, after every row
   --list         name the rows and stop
   --machine      describe the device as JSON and stop
 )";
@@ -32,8 +36,21 @@ constexpr const char* usage = R"(usage: cottention_bench_gpu [OPTION...]
 struct Options {
   std::string rows = "", json = "";
   double seconds = 0.25, limit = 1e9;
+  Preset preset = Preset::standard;
   bool variants = false, list = false, machine = false;
 };
+
+bool parse_preset(std::string_view text, Preset& preset) {
+  using enum Preset;
+  constexpr std::pair<std::string_view, Preset> known[] = {
+      {"all", all}, {"standard", standard}, {"sweep", sweep}, {"authors", authors}};
+  for (const auto& [name, value] : known)
+    if (name == text) {
+      preset = value;
+      return true;
+    }
+  return false;
+}
 
 bool parse(int argc, char** argv, Options& options) {
   for (int i = 1; i < argc; ++i) {
@@ -43,7 +60,11 @@ bool parse(int argc, char** argv, Options& options) {
     };
     if (const char* rows = value_of("--rows="))
       options.rows = rows;
-    else if (const char* json = value_of("--json="))
+    else if (const char* filter = value_of("--filter="))
+      options.rows = filter;
+    else if (const char* preset = value_of("--preset=")) {
+      if (!parse_preset(preset, options.preset)) return false;
+    } else if (const char* json = value_of("--json="))
       options.json = json;
     else if (const char* seconds = value_of("--seconds="))
       options.seconds = std::atof(seconds);
@@ -61,26 +82,6 @@ bool parse(int argc, char** argv, Options& options) {
   return options.seconds > 0;
 }
 
-std::string quoted(const std::string& text) {
-  std::string json = "\"";
-  for (const char c : text) {
-    if (c == '"' || c == '\\') json += '\\';
-    json += static_cast<unsigned char>(c) < ' ' ? ' ' : c;
-  }
-  return json + '"';
-}
-
-std::string machine_json(const Machine& m) {
-  char text[400];
-  std::snprintf(
-      text, sizeof text,
-      ", \"compute_capability\": %d, \"multiprocessors\": %d, \"memory_bytes\": %lld, \"cache_bytes\": %lld, "
-      "\"clock_megahertz\": %d, \"memory_megahertz\": %d, \"cuda_of_driver\": %d, \"cuda_runtime\": %d}",
-      m.compute_capability, m.multiprocessors, static_cast<long long>(m.memory_bytes),
-      static_cast<long long>(m.cache_bytes), m.clock_megahertz, m.memory_megahertz, m.driver, m.runtime);
-  return "{\"name\": " + quoted(m.name) + text;
-}
-
 /// Bytes a second of copies within device memory, each byte counted where it is read and where it is written.
 double copy_bandwidth(const Conditions& conditions) {
   const std::int64_t bytes = conditions.emulated ? 1 << 16 : std::int64_t{1} << 30;
@@ -92,80 +93,22 @@ double copy_bandwidth(const Conditions& conditions) {
   return 2.0 * static_cast<double>(bytes) / (1e-6 * std::min(timing.median, timing.launched));
 }
 
-struct Measured {
-  const Row* row;
-  Result result;
-  std::string failure;
-};
-
-double floor_of(const Row& row, double bandwidth) { return 1e6 * row.bytes / bandwidth; }
-
-void print(const Measured& m, double bandwidth) {
-  const std::string name = m.row->name + "/" + m.row->variant;
-  if (!m.failure.empty()) {
-    std::printf("%-72s failed: %s\n", name.c_str(), m.failure.c_str());
-  } else {
-    const Timing& t = m.result.timing;
-    const double floor = floor_of(*m.row, bandwidth);
-    std::printf("%-72s %9.2f %9.2f %6.1f%% %9.2f%s\n", name.c_str(), t.median, floor, 100 * floor / t.median,
-                t.launched, m.result.complete ? "" : "  INCOMPLETE OUTPUT");
-  }
-  std::fflush(stdout);
-}
-
-std::string json_of(const Measured& m, double bandwidth) {
-  const std::string names = "{\"row\": " + quoted(m.row->name) + ", \"variant\": " + quoted(m.row->variant);
-  if (!m.failure.empty()) return names + ", \"failed\": " + quoted(m.failure) + "}";
-  const Timing& t = m.result.timing;
-  const double floor = floor_of(*m.row, bandwidth);
-  char text[500];
-  std::snprintf(text, sizeof text,
-                ", \"bytes\": %.0f, \"microseconds\": %.4f, \"fastest\": %.4f, \"slowest\": %.4f, "
-                "\"launched_singly\": %.4f, "
-                "\"floor\": %.4f, \"fraction_of_floor\": %.4f, \"samples\": %d, \"calls_in_a_sample\": %d, "
-                "\"buffer_sets\": %d, "
-                "\"output_complete\": %s}",
-                m.row->bytes, t.median, t.fastest, t.slowest, t.launched, floor, floor / t.median, t.samples,
-                t.calls, m.result.sets, m.result.complete ? "true" : "false");
-  return names + text;
-}
-
-bool write_json(const std::string& path, const Machine& machine, const std::vector<Measured>& measured,
-                double before, double after) {
-  std::FILE* const file = std::fopen(path.c_str(), "w");
-  if (file == nullptr) {
-    std::perror(path.c_str());
-    return false;
-  }
-  std::fprintf(
-      file,
-      "{\"machine\": %s,\n \"copy_bytes_per_second\": {\"before\": %.4e, \"after\": %.4e},\n \"rows\": [",
-      machine_json(machine).c_str(), before, after);
-  const char* separator = "\n  ";
-  for (const Measured& m : measured) {
-    std::fprintf(file, "%s%s", separator, json_of(m, std::max(before, after)).c_str());
-    separator = ",\n  ";
-  }
-  std::fprintf(file, "\n ]}\n");
-  return std::fclose(file) == 0;
-}
-
 double seconds_since(std::chrono::steady_clock::time_point start) {
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
 std::vector<Row> selected_rows(const Options& options) {
   const std::regex wanted(options.rows);
-  std::vector<Row> rows;
+  Rows rows(options.preset);
   for (const auto add :
-       {add_forward_bf16, add_forward_fp16, add_forward_fp32, add_forward_variants, add_backward_bf16,
-        add_backward_fp16, add_backward_fp32, add_backward_variants, add_step})
+       {add_bf16, add_fp16, add_fp32, add_fp64, add_wide_bf16, add_wide_fp32, add_forward_tilings, add_step})
     add(rows);
-  std::erase_if(rows, [&](const Row& row) {
+  std::vector<Row> selected = std::move(rows).take();
+  std::erase_if(selected, [&](const Row& row) {
     return (!options.variants && row.variant != default_variant) ||
            !std::regex_search(row.name + "/" + row.variant, wanted);
   });
-  return rows;
+  return selected;
 }
 
 Conditions conditions_for(const Options& options, const Machine& machine) {
@@ -179,23 +122,33 @@ Conditions conditions_for(const Options& options, const Machine& machine) {
   return conditions;
 }
 
-/// Measures and prints every row; after one that fails, too.
-std::vector<Measured> measure(const std::vector<Row>& rows, const Conditions& conditions, double limit,
-                              double bandwidth) {
-  const auto started = std::chrono::steady_clock::now();
-  std::vector<Measured> measured;
-  for (const Row& row : rows) {
-    Measured m{&row, {}, ""};
-    try {
-      if (seconds_since(started) > limit) throw std::runtime_error("not begun: out of time");
+Measured measured(const Row& row, const Conditions& conditions, bool in_time) {
+  Measured m{&row, {}};
+  try {
+    if (in_time)
       m.result = row.measure(conditions);
-    } catch (const std::exception& error) {
-      m.failure = error.what();
-    }
-    print(m, bandwidth);
-    measured.push_back(std::move(m));
+    else
+      m.failed = "not begun: out of time";
+  } catch (const OutOfMemory& error) {
+    m.skipped = error.what();
+  } catch (const std::exception& error) {
+    m.failed = error.what();
   }
-  return measured;
+  return m;
+}
+
+/// Measures and prints every row, after one that fails too, and writes what there is after each.
+std::vector<Measured> measure(const std::vector<Row>& rows, const Conditions& conditions,
+                              const Options& options, const Machine& machine, const Copies& copies) {
+  const auto started = std::chrono::steady_clock::now();
+  std::vector<Measured> all;
+  for (const Row& row : rows) {
+    all.push_back(measured(row, conditions, seconds_since(started) <= options.limit));
+    print(all.back(), all.size(), rows.size(), copies.before);
+    if (!options.json.empty() && !write_json(options.json, machine, all, copies, false))
+      throw std::runtime_error("results cannot be written");
+  }
+  return all;
 }
 
 int run(const Options& options) {
@@ -215,20 +168,20 @@ int run(const Options& options) {
   }
 
   const Conditions conditions = conditions_for(options, machine);
-  const double before = copy_bandwidth(conditions);
-  std::printf("%s: copies move %.3f TB/s\n\n%-72s %9s %9s %7s %9s\n", machine.name.c_str(), 1e-12 * before,
-              "microseconds of a call", "median", "floor", "", "singly");
-  const std::vector<Measured> measured = measure(rows, conditions, options.limit, before);
+  Copies copies{.before = copy_bandwidth(conditions)};
+  std::printf("%s: copies move %.3f TB/s\n\n", machine.name.c_str(), 1e-12 * copies.before);
+  print_header();
+  const std::vector<Measured> all = measure(rows, conditions, options, machine, copies);
   bool sound = true;
-  for (const Measured& m : measured) sound = sound && m.failure.empty() && m.result.complete;
-  double after = 0;
+  for (const Measured& m : all)
+    sound = sound && m.failed.empty() && (m.result.complete || !m.skipped.empty());
   try {  // after some failures the device can do nothing more
-    after = copy_bandwidth(conditions);
-    std::printf("\ncopies at the end: %.3f TB/s\n", 1e-12 * after);
+    copies.after = copy_bandwidth(conditions);
+    std::printf("\ncopies at the end: %.3f TB/s\n", 1e-12 * copies.after);
   } catch (const std::exception& error) {
     std::printf("\ncopies at the end: %s\n", error.what());
   }
-  if (!options.json.empty() && !write_json(options.json, machine, measured, before, after)) return 1;
+  if (!options.json.empty() && !write_json(options.json, machine, all, copies, true)) return 1;
   return sound ? 0 : 1;
 }
 

@@ -9,17 +9,20 @@
 #include <functional>
 #include <stdexcept>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include <cottention/problem.hpp>
 #include <cottention/status.hpp>
 #include <cottention/tiling.hpp>
 
+#include "../flops.hpp"
 #include "timing.hpp"
 
 namespace bench {
 
-/// dim_qk = dim_v = dim. For step, seq is the number of tokens.
+/// dim_qk = dim_v = dim. For step, seq is the number of tokens; in a packed batch the length of its token
+/// axis.
 struct Size {
   std::int64_t batch, heads, seq;
   int dim;
@@ -32,29 +35,94 @@ struct Conditions {
   bool emulated = false;          // small sizes, then
 };
 
+/// Bytes of one call.
+struct Memory {
+  double inputs = 0;  // that the caller has before it; for a step its states too, which it updates in place
+  double outputs = 0;
+  double states = 0;     // final states that the call leaves
+  double workspace = 0;  // as the library asks for it
+
+  /// What a call takes beside its inputs.
+  double taken() const { return outputs + states + workspace; }
+  double total() const { return inputs + taken(); }
+};
+
 struct Result {
   Timing timing;
-  int sets = 0;           // of buffers that calls take turns through
-  bool complete = false;  // every element of the output was written with a number
+  int sets = 0;  // of buffers that calls take turns through
+  Memory memory;
+  double beside_buffers = 0;  // device memory that went while calls ran: code, graphs, and whatever else
+  bool complete = false;      // every element of the output was written with a number
 };
 
 struct Row {
   std::string name, variant;
-  double bytes;  // that must move through device memory: docs/performance.md
+  Work work;  // its bytes are those that must move through device memory: docs/performance.md
   std::function<Result(const Conditions&)> measure;
+};
+
+/// Which rows there are: what is looked at first; over length, head dimension, batch x heads; the sizes that
+/// the authors of the paper time. All: the first two.
+enum class Preset { all, standard, sweep, authors };
+
+/// The rows of a preset. Presets overlap, so a row that is there already is not added again.
+class Rows {
+ public:
+  explicit Rows(Preset preset) : preset_(preset) {}
+  bool wants(Preset rows) const {
+    return preset_ == rows || (preset_ == Preset::all && rows != Preset::authors);
+  }
+  void add(Row row) {
+    const auto same = [&](const Row& other) {
+      return other.name == row.name && other.variant == row.variant;
+    };
+    if (std::none_of(rows_.begin(), rows_.end(), same)) rows_.push_back(std::move(row));
+  }
+  std::vector<Row> take() && { return std::move(rows_); }
+
+ private:
+  Preset preset_;
+  std::vector<Row> rows_;
 };
 
 inline constexpr const char* default_variant = "default";
 
-/// As few sets of buffers, of `bytes` each, as keep all of a set out of the cache until its next turn.
-inline int sets_of(const Conditions& conditions, double bytes) {
-  const double wanted = 4.0 * static_cast<double>(conditions.cache_bytes) / bytes;
-  const double room = 0.5 * static_cast<double>(conditions.memory_bytes) / bytes;
+/// As few sets of buffers as keep all that a call moves, `moved` bytes, out of the cache until its next turn,
+/// in half of the memory at most, where one takes `total` bytes.
+inline int sets_of(const Conditions& conditions, double moved, double total) {
+  const double wanted = 4.0 * static_cast<double>(conditions.cache_bytes) / moved;
+  const double room = 0.5 * static_cast<double>(conditions.memory_bytes) / total;
   return static_cast<int>(std::max(1.0, std::min(std::max(2.0, wanted), room)));
 }
 
 inline void require_ok(const cottention::Status& status) {
   if (!status) throw std::runtime_error(status.reason);
+}
+
+/// Times `call(set, stream)` on sets of buffers that `make(seed)` returns; afterwards one more call must
+/// write all of its output. A set has memory(), poison() and complete(). `moved`: bytes that a call moves.
+template <class Make, class Call>
+Result measure_on_sets(const Conditions& conditions, double moved, const Make& make, const Call& call) {
+  constexpr std::size_t seeds = 4;  // that a set draws its inputs from
+  std::vector<decltype(make(std::uint32_t{1}))> sets;
+  sets.push_back(make(1));
+  Result result;
+  result.memory = sets.front().memory();
+  result.sets = sets_of(conditions, moved, result.memory.total());
+  while (static_cast<int>(sets.size()) < result.sets)
+    sets.push_back(make(static_cast<std::uint32_t>(seeds * sets.size() + 1)));
+
+  const std::int64_t free_before = free_memory();
+  result.timing = time_calls(conditions.pace, result.sets, [&](int i, cudaStream_t stream) {
+    call(sets[static_cast<std::size_t>(i)], stream);
+  });
+  result.beside_buffers = static_cast<double>(std::max<std::int64_t>(0, free_before - free_memory()));
+
+  sets.front().poison();
+  call(sets.front(), nullptr);
+  require_success(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+  result.complete = sets.front().complete();
+  return result;
 }
 
 inline std::string in_words(const cottention::Tiling& t) {
@@ -68,14 +136,20 @@ inline std::string in_words(const Size& s) {
          std::to_string(s.dim);
 }
 
-void add_forward_bf16(std::vector<Row>& rows);
-void add_forward_fp16(std::vector<Row>& rows);
-void add_forward_fp32(std::vector<Row>& rows);
-void add_forward_variants(std::vector<Row>& rows);
-void add_backward_bf16(std::vector<Row>& rows);
-void add_backward_fp16(std::vector<Row>& rows);
-void add_backward_fp32(std::vector<Row>& rows);
-void add_backward_variants(std::vector<Row>& rows);
-void add_step(std::vector<Row>& rows);
+/// "causal/bf16/8x16x2048x64": what follows the call in a row's name.
+template <cottention::AnyProblem P>
+std::string of_problem(const Size& s) {
+  const std::string mask = P::mask == cottention::Mask::causal ? "causal/" : "bidirectional/";
+  return mask + cottention::element_name<typename P::element> + "/" + in_words(s);
+}
+
+void add_bf16(Rows& rows);
+void add_fp16(Rows& rows);
+void add_fp32(Rows& rows);
+void add_fp64(Rows& rows);
+void add_wide_bf16(Rows& rows);
+void add_wide_fp32(Rows& rows);
+void add_forward_tilings(Rows& rows);
+void add_step(Rows& rows);
 
 }  // namespace bench

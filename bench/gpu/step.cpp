@@ -19,7 +19,8 @@ struct StepBuffers {
   using A = Accumulate<T>;
 
   StepBuffers(const Size& s, std::uint32_t seed)
-      : q(random_buffer<T>(s.batch * s.seq * s.heads * s.dim, seed)),
+      : size(s),
+        q(random_buffer<T>(s.batch * s.seq * s.heads * s.dim, seed)),
         k(random_buffer<T>(s.batch * s.seq * s.heads * s.dim, seed + 1)),
         v(random_buffer<T>(s.batch * s.seq * s.heads * s.dim, seed + 2)),
         o(s.batch * s.seq * s.heads * s.dim),
@@ -27,19 +28,23 @@ struct StepBuffers {
         h(random_buffer<A>(s.batch * s.heads * s.dim * s.dim, seed + 3)),
         count(uploaded(std::vector<std::int64_t>(static_cast<std::size_t>(s.batch), 1000))) {}
 
-  StepArguments<T> arguments(const Size& s) const {
+  StepArguments<T> arguments() const {
     StepArguments<T> args;
-    args.shape = {s.batch, s.seq, s.seq, s.heads, s.heads, s.dim, s.dim};
+    args.shape = {size.batch, size.seq, size.seq, size.heads, size.heads, size.dim, size.dim};
     args.q = {q.data()};
     args.k = {k.data()};
     args.v = {v.data()};
     args.o = {o.data()};
     args.scale_logit = m.data();
     args.pool = {h.data(), count.data()};
-    args.slots = s.batch;
+    args.slots = size.batch;
     return args;
   }
+  Memory memory() const { return {.inputs = bytes_of(q, k, v, m, h, count), .outputs = bytes_of(o)}; }
+  void poison() { o.poison(); }
+  bool complete() const { return all_finite(o); }
 
+  Size size;
   Buffer<T> q, k, v, o;
   Buffer<float> m;
   Buffer<A> h;
@@ -47,43 +52,44 @@ struct StepBuffers {
 };
 
 template <AnyProblem P, Tiling... tiling>
-Result measure_step(const Conditions& conditions, Size s, double bytes) {
-  using T = typename P::element;
+Result measure_step(const Conditions& conditions, Size s, double moved) {
+  using Set = StepBuffers<typename P::element>;
   if (conditions.emulated) s = {2, 2, s.seq, s.dim};
-  Result result;
-  result.sets = sets_of(conditions, bytes);
-  std::vector<StepBuffers<T>> buffers;
-  for (int i = 0; i < result.sets; ++i) buffers.emplace_back(s, static_cast<std::uint32_t>(4 * i + 1));
-  const auto call = [&](int i, cudaStream_t stream) {
-    require_ok(step<P, tiling...>(buffers[static_cast<std::size_t>(i)].arguments(s), {}, stream));
-  };
-  result.timing = time_calls(conditions.pace, result.sets, call);
-  buffers[0].o.poison();
-  call(0, nullptr);
-  require_success(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
-  result.complete = all_finite(buffers[0].o);
-  return result;
+  return measure_on_sets(
+      conditions, moved, [&](std::uint32_t seed) { return Set(s, seed); },
+      [](const Set& set, cudaStream_t stream) {
+        require_ok(step<P, tiling...>(set.arguments(), {}, stream));
+      });
 }
 
-/// The state read and written, and the rows of the tokens.
+/// The state read and written, and the rows of the tokens; a state takes d^2 multiply-adds from a token, and
+/// gives an output for as many.
 template <class T>
-double step_bytes(const Size& s) {
-  const double units = static_cast<double>(s.batch * s.heads), d = s.dim;
-  return units * (2 * d * d * sizeof(Accumulate<T>) + 4.0 * static_cast<double>(s.seq) * d * sizeof(T));
+Work step_work(const Size& s) {
+  const double tokens = static_cast<double>(s.batch * s.seq), heads = static_cast<double>(s.heads), d = s.dim;
+  const double flop = 4 * tokens * heads * d * d;
+  return {.useful_flop = flop,
+          .chunk_free_flop = flop,
+          .tokens = tokens,
+          .bytes = step_bytes(s.batch, s.heads, s.dim, s.dim, sizeof(Accumulate<T>)) +
+                   4 * tokens * heads * d * sizeof(T)};
 }
 
 template <AnyProblem P, Tiling... tiling>
-void add_step_row(std::vector<Row>& rows, const Size& s, const std::string& variant) {
+void add_step_row(Rows& rows, const Size& s, const std::string& variant) {
   using T = typename P::element;
-  const double bytes = step_bytes<T>(s);
-  rows.push_back(
-      {std::string("step/") + element_name<T> + "/" + in_words(s), variant, bytes,
-       [=](const Conditions& conditions) { return measure_step<P, tiling...>(conditions, s, bytes); }});
+  const Work work = step_work<T>(s);
+  rows.add(
+      {std::string("step/") + element_name<T> + "/" + in_words(s), variant, work,
+       [=](const Conditions& conditions) { return measure_step<P, tiling...>(conditions, s, work.bytes); }});
 }
+
+template <Element T, int dim>
+using Decoding = Problem<T, HeadDim{dim, dim}, Mask::causal, Scale::by_key>;
 
 /// The library's choice, and each of the tilings that it chooses from.
 template <AnyProblem P>
-void add_sizes(std::vector<Row>& rows, const std::vector<Size>& sizes) {
+void add_tilings(Rows& rows, const std::vector<Size>& sizes) {
   constexpr tuning::StepTilings tilings = tuning::step_tilings<P>;
   for (const Size& s : sizes) {
     add_step_row<P>(rows, s, default_variant);
@@ -94,13 +100,34 @@ void add_sizes(std::vector<Row>& rows, const std::vector<Size>& sizes) {
   }
 }
 
+/// The library's choice over the head dimension, for 256 sequences of 16 heads.
+template <Element T>
+void add_dims(Rows& rows) {
+  add_step_row<Decoding<T, 32>>(rows, {256, 16, 1, 32}, default_variant);
+  add_step_row<Decoding<T, 64>>(rows, {256, 16, 1, 64}, default_variant);
+  add_step_row<Decoding<T, 128>>(rows, {256, 16, 1, 128}, default_variant);
+  add_step_row<Decoding<T, 256>>(rows, {256, 16, 1, 256}, default_variant);
+}
+
 }  // namespace
 
-void add_step(std::vector<Row>& rows) {
-  add_sizes<Problem<bfloat16, HeadDim{64, 64}, Mask::causal, Scale::by_key>>(rows, {{256, 16, 1, 64}});
-  add_sizes<Problem<bfloat16, HeadDim{128, 128}, Mask::causal, Scale::by_key>>(
-      rows, {{256, 32, 1, 128}, {1, 32, 1, 128}});
-  add_sizes<Problem<float, HeadDim{64, 64}, Mask::causal, Scale::by_key>>(rows, {{256, 16, 1, 64}});
+void add_step(Rows& rows) {
+  if (rows.wants(Preset::standard)) {
+    add_tilings<Decoding<bfloat16, 64>>(rows, {{256, 16, 1, 64}});
+    add_tilings<Decoding<bfloat16, 128>>(rows, {{256, 32, 1, 128}, {1, 32, 1, 128}});
+    add_tilings<Decoding<float, 64>>(rows, {{256, 16, 1, 64}});
+  }
+  if (rows.wants(Preset::sweep)) {
+    add_dims<bfloat16>(rows);
+    add_dims<half>(rows);
+    add_dims<float>(rows);
+    add_dims<double>(rows);
+    for (const Size& s : {Size{1, 1, 1, 64}, Size{1, 4, 1, 64}, Size{1, 16, 1, 64}, Size{4, 16, 1, 64},
+                          Size{16, 16, 1, 64}, Size{64, 16, 1, 64}, Size{256, 16, 1, 64}}) {
+      add_step_row<Decoding<bfloat16, 64>>(rows, s, default_variant);
+      add_step_row<Decoding<float, 64>>(rows, s, default_variant);
+    }
+  }
 }
 
 }  // namespace bench

@@ -1,4 +1,4 @@
-// Tilings and splits beside the library's choice: what tuning rows are chosen from.
+// Tilings beside the library's choice: what tuning rows are chosen from.
 #include "forward.hpp"
 
 namespace bench {
@@ -8,19 +8,14 @@ using namespace cottention;
 
 /// Every tiling in turn.
 template <AnyProblem P, Tiling... tilings>
-void add_tilings(std::vector<Row>& rows, const std::vector<Size>& sizes) {
+void add_tilings(Rows& rows, const std::vector<Size>& sizes) {
   for (const Size& size : sizes) (add_forward<P, tilings>(rows, size, in_words(tilings)), ...);
-}
-
-template <AnyProblem P>
-void add_splits(std::vector<Row>& rows, const Size& size) {
-  for (const int pieces : {8, 12, 16, 24, 32, 48, 64})
-    add_forward<P>(rows, size, "pieces" + std::to_string(pieces), {pieces});
 }
 
 }  // namespace
 
-void add_forward_variants(std::vector<Row>& rows) {
+void add_forward_tilings(Rows& rows) {
+  if (!rows.wants(Preset::standard)) return;
   using Causal64 = Problem<bfloat16, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
   using Causal128 = Problem<bfloat16, HeadDim{128, 128}, Mask::causal, Scale::by_key>;
   using Bidirectional64 = Problem<bfloat16, HeadDim{64, 64}, Mask::bidirectional, Scale::by_key>;
@@ -46,8 +41,6 @@ void add_forward_variants(std::vector<Row>& rows) {
               Tiling{.chunk = 64, .warps = 4, .stages = 4, .columns = 64, .blocks = 2, .arch = Arch::sm_80},
               Tiling{.chunk = 32, .warps = 4, .stages = 4, .columns = 64, .blocks = 3, .arch = Arch::sm_80}>(
       rows, {{8, 16, 2048, 64}, long_sequence});
-  add_splits<Causal64>(rows, long_sequence);
-  add_splits<Bidirectional64>(rows, long_sequence);
 }
 
 }  // namespace bench
