@@ -10,8 +10,9 @@ add_custom_target(
   COMMAND ${CMAKE_COMMAND} -E copy_if_different ${PROJECT_SOURCE_DIR}/bench/gpu/run.sh ${cottention_gpu_package}
   COMMAND ${CMAKE_COMMAND} -E make_directory ${cottention_gpu_package}/peers
   COMMAND ${CMAKE_COMMAND} -E copy_if_different ${PROJECT_SOURCE_DIR}/bench/gpu/peers/peers.py
-          ${PROJECT_SOURCE_DIR}/bench/gpu/peers/worker.py ${PROJECT_SOURCE_DIR}/bench/gpu/peers/variants.py
-          ${PROJECT_SOURCE_DIR}/bench/peers/forms.py ${cottention_gpu_package}/peers
+          ${PROJECT_SOURCE_DIR}/bench/gpu/peers/rows.py ${PROJECT_SOURCE_DIR}/bench/gpu/peers/worker.py
+          ${PROJECT_SOURCE_DIR}/bench/gpu/peers/variants.py ${PROJECT_SOURCE_DIR}/bench/peers/forms.py
+          ${cottention_gpu_package}/peers
   VERBATIM)
 add_custom_target(gpu_package)
 add_dependencies(gpu_package gpu_package_bench)

@@ -80,7 +80,7 @@ template <cottention::AnyProblem P>
 Result measure_backward(const Conditions& conditions, Size s, Batch batch, const Work& work, Walks walks,
                         FinalH final_h, cottention::Split split) {
   using Set = BackwardBuffers<typename P::element>;
-  if (conditions.emulated) s = emulated(s, 40);
+  if (conditions.emulated) s = emulated(s, batch, 1, 40);
   const auto forward = [](const Set& set, cudaStream_t stream) {
     require_ok(cottention::forward<P>(set.forward(), set.in.workspace(), stream));
   };

@@ -72,8 +72,9 @@ struct ForwardBuffers {
 };
 
 /// As small as the emulator likes it, which takes longest with wide rows.
-inline Size emulated(Size s, std::int64_t longest) {
-  return {std::min<std::int64_t>(s.batch, 3), 1, std::min(s.seq, s.dim > 256 ? longest / 4 : longest), s.dim};
+inline Size emulated(const Size& s, Batch batch, std::int64_t heads, std::int64_t longest) {
+  const std::int64_t seq = std::min(s.seq, s.dim > 256 ? longest / 4 : longest);
+  return batch == Batch::packed ? Size{3, 1, seq, s.dim} : Size{1, heads, seq, s.dim};
 }
 
 /// With the library's tiling or with the caller's.
@@ -81,7 +82,7 @@ template <cottention::AnyProblem P, cottention::Tiling... tiling>
 Result measure_forward(const Conditions& conditions, Size s, Batch batch, const Work& work,
                        cottention::Split split) {
   using Set = ForwardBuffers<typename P::element>;
-  if (conditions.emulated) s = emulated(s, 100);
+  if (conditions.emulated) s = emulated(s, batch, 2, 100);
   return measure_on_sets(
       conditions, work.bytes,
       [&](std::uint32_t seed) {
@@ -99,7 +100,7 @@ template <cottention::AnyProblem P>
 Result measure_prefill(const Conditions& conditions, Size s, std::int64_t piece, const Work& work) {
   using Set = ForwardBuffers<typename P::element>;
   if (conditions.emulated) {
-    s = emulated(s, 100);
+    s = emulated(s, Batch::even, 2, 100);
     piece = 40;
   }
   const auto arguments_of = [&](const Set& set, std::int64_t first) {

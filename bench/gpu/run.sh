@@ -15,11 +15,16 @@ usage: ./run.sh [PART...] [OPTION...]
 
   --programs REGEX   only test programs whose name matches: device, step, forward_bf16, ...
   --cases SPEC       only test cases that Catch2's test specification selects
-  --rows REGEX       only rows of the benchmark whose name contains a match
+  --preset NAME      which rows: standard, the default; sweep, over length, head dimension and batch x heads; authors, the
+                     sizes that the authors of the paper time; all, standard and sweep. Beyond standard, bench may take ten
+                     minutes and peers thirty
+  --rows REGEX       only rows of the benchmark whose name contains a match; also --filter REGEX
   --variants         tilings and splits beside the library's choice too
   --seconds S        of measuring, for each row; default 0.25
   --out FOLDER       where the JSON file goes; default $OUT, or else this folder's results
   --list             name programs and rows and stop
+
+Results are written in the end, and of what there is by then where it is interrupted.
 TEXT
 }
 
@@ -34,6 +39,7 @@ parts=""
 programs="."
 cases=""
 rows=(--rows=)
+preset=standard
 out=${OUT:-$here/results}
 list=no
 # Seconds that each part may take. What has not ended by then is stopped, and recorded as that.
@@ -44,12 +50,13 @@ peers_limit=100
 
 while [ $# -gt 0 ]; do
   case $1 in
-    --programs | --cases | --rows | --seconds | --out)
+    --programs | --cases | --preset | --rows | --filter | --seconds | --out)
       [ $# -ge 2 ] || die "$1 needs a value"
       case $1 in
         --programs) programs=$2 ;;
         --cases) cases=$2 ;;
-        --rows) rows+=("--rows=$2") ;;
+        --preset) preset=$2 ;;
+        --rows | --filter) rows+=("--rows=$2") ;;
         --seconds) rows+=("--seconds=$2") ;;
         --out) out=$2 ;;
       esac
@@ -71,6 +78,15 @@ while [ $# -gt 0 ]; do
 done
 [ -n "$parts" ] || parts="tests sanitizer bench peers"
 [[ $parts == *tests* || $parts == *sanitizer* ]] || peers_limit=300
+case $preset in
+  standard) ;;
+  sweep | authors | all)
+    bench_limit=600
+    peers_limit=1800
+    ;;
+  *) die "no preset $preset: standard, sweep, authors or all" ;;
+esac
+rows+=("--preset=$preset")
 
 wants() { [[ " $parts " == *" $1 "* ]]; }
 # JSON's string of one line of text.
@@ -90,6 +106,32 @@ selected_programs() {
   done
 }
 
+# limited SECONDS COMMAND...: runs a command for so long at most, and ends it where we are interrupted; then the parts that
+# follow do nothing, and what there is is written. In the background, since bash would let it run to its end before it heard
+# of a signal.
+running=""
+interrupted=no
+limited() {
+  local status=130
+  [ $interrupted = no ] || return $status
+  timeout -k 5 "$@" &
+  running=$!
+  [ $interrupted = no ] || on_interrupt # before there was a process to end
+  wait "$running"
+  status=$?
+  if [ $interrupted = yes ]; then
+    wait "$running" # for its end, where a signal had ended the waiting
+    status=130
+  fi
+  running=""
+  return $status
+}
+on_interrupt() {
+  interrupted=yes
+  failed=1
+  [ -z "$running" ] || kill -TERM "$running" 2>/dev/null
+}
+
 # The driver's version, which CUDA's runtime does not tell.
 driver_version() {
   local version=""
@@ -105,12 +147,16 @@ run_program() {
   local part=$1 name=$2 seconds=$3 status report="$work/report" log="$work/log" ended="null" started=$SECONDS
   shift 3
   rm -f "$report"
-  COTTENTION_REPORT="$report" timeout -k 5 "$seconds" "$@" >"$log" 2>&1
+  COTTENTION_REPORT="$report" limited "$seconds" "$@" >"$log" 2>&1
   status=$?
   # Nobody waits for all that the sanitizer could check.
   if [ $status -ne 0 ] && [ "$part $status" != "sanitizer 124" ]; then failed=1; fi
   case $status in
     0) printf '%-28s passed in %d s\n' "$name" $((SECONDS - started)) ;;
+    130)
+      ended='"interrupted"'
+      printf '%-28s interrupted\n' "$name"
+      ;;
     124)
       ended='"stopped: out of time"'
       printf '%-28s stopped after %d s\n' "$name" $((SECONDS - started))
@@ -120,7 +166,7 @@ run_program() {
       printf '%-28s FAILED with status %d\n' "$name" "$status"
       ;;
   esac
-  if [ $status -ne 0 ] && [ $status -ne 124 ]; then grep -v '^$' "$log" | tail -n 60; fi
+  if [ $status -ne 0 ] && [ $status -ne 124 ] && [ $status -ne 130 ]; then grep -v '^$' "$log" | tail -n 60; fi
   printf '{"program": %s, "status": %d, "ended": %s, "seconds": %d, "last_line": %s, "report": %s}\n' "$(quoted "$name")" \
     $status "$ended" $((SECONDS - started)) "$(quoted "$(grep -v '^$' "$log" | tail -n 1)")" \
     "$([ -s "$report" ] && cat "$report" || echo null)" >>"$work/$part"
@@ -140,6 +186,7 @@ run_tests() {
     failed=1
   fi
   for name in $(selected_programs); do
+    [ $interrupted = no ] || return
     if [ $SECONDS -ge $deadline ]; then
       not_started tests "$name"
       failed=1
@@ -167,6 +214,7 @@ run_sanitizer() {
     # Tests provoke errors of the runtime on purpose, and look at them.
     if [ $tool = memcheck ]; then options+=(--report-api-errors no); fi
     for name in "${names[@]}"; do
+      [ $interrupted = no ] || return
       share=$(((deadline - SECONDS) / left))
       left=$((left - 1))
       if [ $share -le 0 ]; then
@@ -181,7 +229,7 @@ run_sanitizer() {
 run_bench() {
   printf '\n==> bench\n'
   # A row takes seconds at most.
-  timeout $bench_limit "$bench" "${rows[@]}" "--limit=$((bench_limit - 20))" "--json=$work/bench" || failed=1
+  limited $bench_limit "$bench" "${rows[@]}" "--limit=$((bench_limit - 20))" "--json=$work/bench" || failed=1
 }
 
 # On the rows that the benchmark has.
@@ -193,13 +241,13 @@ run_peers() {
     echo '{"missing": "there is no python3"}' >"$work/peers"
     return
   fi
-  "$bench" --list >"$work/rows"
+  "$bench" "--preset=$preset" --list >"$work/rows"
   own+=("--rows-from=$work/rows")
   for option in "${rows[@]}"; do
-    case $option in --rows=* | --seconds=*) own+=("$option") ;; esac
+    case $option in --rows=* | --seconds=* | --preset=*) own+=("$option") ;; esac
   done
   # Ended by their own limits: what comes after it is there for a worker that does not end.
-  timeout $((peers_limit + 60)) python3 "${own[@]}"
+  limited $((peers_limit + 60)) python3 "${own[@]}"
 }
 
 write_results() {
@@ -212,7 +260,8 @@ write_results() {
     file="$out/$(date +%F)-$slug-$number.json"
   done
   {
-    printf '{"date": "%s", "arguments": %s,\n' "$(date -u +%FT%TZ)" "$(quoted "$arguments")"
+    printf '{"date": "%s", "arguments": %s, "interrupted": %s,\n' "$(date -u +%FT%TZ)" "$(quoted "$arguments")" \
+      "$([ $interrupted = yes ] && echo true || echo false)"
     printf '"machine": %s,\n"driver": %s,\n"build": %s,\n' "$machine" "$(quoted "$(driver_version)")" \
       "$(cat "$here/build.json" 2>/dev/null || echo null)"
     printf '"tests": [%s],\n' "$(listed <"$work/tests")"
@@ -235,11 +284,11 @@ capability=$(printf '%s' "$machine" | sed 's/.*"compute_capability": \([0-9]*\).
 printf '%s, driver %s\n' "$gpu" "$(driver_version)"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
+trap on_interrupt INT TERM HUP
 touch "$work/tests" "$work/sanitizer"
 failed=0
-if wants tests; then run_tests; fi
-if wants sanitizer; then run_sanitizer; fi
-if wants bench; then run_bench; fi
-if wants peers; then run_peers; fi
+for part in tests sanitizer bench peers; do
+  if wants $part && [ $interrupted = no ]; then run_$part; fi
+done
 write_results
 exit $failed

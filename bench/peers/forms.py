@@ -106,13 +106,14 @@ def head_by_head(function):
 
 
 def with_mask(make_mask, form):
-    """The form with a mask of [seq, seq], made when it is first called: where the form is refused, it would not fit."""
-    made = []
+    """The form with a mask of [seq, seq], made when a length first comes: where the form is refused, it would not fit."""
+    made = {}
 
     def run(q, k, v, m):
-        if not made:
-            made.append(make_mask(q.shape[-2]))
-        return form(q, k, v, m, made[0])
+        length = q.shape[-2]
+        if length not in made:
+            made[length] = make_mask(length)
+        return form(q, k, v, m, made[length])
     return run
 
 

@@ -2,7 +2,8 @@
 """Times what others compute attention with on a GPU, at the rows of cottention_bench_gpu: flash-linear-attention, torch's
 scaled_dot_product_attention with each of its backends, and the authors' formulas in PyTorch.
 
-    peers.py --json FILE           every row
+    peers.py --json FILE           every row of the preset "standard"
+    peers.py --preset NAME         those of another: sweep, authors, all
     peers.py --rows REGEX          only rows whose name, call/element/shape/variant, contains a match
     peers.py --rows-from FILE      the rows that are named there, as `cottention_bench_gpu --list` prints them
     peers.py --dry-run --json FILE lists what would run, and writes it; needs neither a GPU nor PyTorch
@@ -25,54 +26,21 @@ import tempfile
 import time
 
 HERE = pathlib.Path(__file__).resolve().parent
-ROWS = [f"{call}_{mask}/bf16/{size}" for mask, sizes in (
-            ("causal", ("8x16x2048x64", "1x16x131072x64", "32x16x512x128", "4x32x8192x128", "8x8x1024x64")),
-            ("bidirectional", ("8x16x2048x64", "1x16x131072x64", "4x32x8192x128")))
-        for size in sizes for call in ("forward", "backward", "forward_and_backward")]
-ROWS += ["step/bf16/256x16x1x64", "step/bf16/256x32x1x128", "step/bf16/1x32x1x128"]
-FLA = ("fla.chunk_linear_attn", "fla.fused_chunk_linear_attn", "fla.fused_recurrent_linear_attn", "fla.chunk_simple_gla",
-       "fla.fused_recurrent_simple_gla")
-SDPA = tuple(f"torch.sdpa.{backend}" for backend in ("flash", "cudnn", "efficient", "math"))
-# What is timed beside each call. The rows of q and k that fla.* gets have unit length already, and those of v their weights;
-# with +norms this is done in PyTorch within the timed part.
-VARIANTS = {
-    "causal": FLA + ("fla.chunk_linear_attn+norms", "fla.fused_chunk_linear_attn+norms") + SDPA
-              + ("torch.chunked.64", "torch.chunked.128", "torch.quadratic", "torch.recurrent"),
-    "bidirectional": ("torch.bidirectional",) + SDPA,
-    "step": ("fla.fused_recurrent_linear_attn", "torch.step"),
-}
-TENSORS = {"forward": 4, "backward": 7, "forward_and_backward": 11}  # that must move, each of batch x length x heads x dim
-BYTES = {"fp64": 8, "fp32": 4, "fp16": 2, "bf16": 2}
-
-
-def parse(row):
-    """call, mask, element, (batch, heads, length, dim) of a row's name; None where it is none of ours."""
-    match = re.fullmatch(r"(?:(forward_and_backward|forward|backward)_(causal|bidirectional)|step)/(\w+)/(\d+)x(\d+)x(\d+)x(\d+)", row)
-    if match is None or match[3] not in BYTES:
-        return None
-    return match[1] or "step", match[2] or "step", match[3], tuple(int(match[i]) for i in range(4, 8))
-
-
-def floor_bytes(row):
-    """That the call must move: each tensor once; for a step its states read and written, and the rows of its tokens."""
-    call, _, element, (batch, heads, seq, dim) = parse(row)
-    if call == "step":
-        state = 8 if element == "fp64" else 4
-        return batch * heads * (2 * dim * dim * state + 4 * seq * dim * BYTES[element])
-    return TENSORS[call] * batch * heads * seq * dim * BYTES[element]
+sys.path.insert(0, str(HERE))
+from rows import PRESETS, floor_bytes, parse, rows_of, tokens, variants_of  # noqa: E402
 
 
 def wanted_rows(options):
     """[(row, variant)], in the order in which they run."""
-    names = ROWS
+    names = rows_of(options.preset)
     if options.rows_from:
         # "row/variant" of ours: the library's choice is there for every row
         lines = pathlib.Path(options.rows_from).read_text(encoding="utf-8").split()
         names = list(dict.fromkeys(line.rsplit("/", 1)[0] for line in lines))
-    pairs = [(row, variant) for row in names if parse(row) for variant in VARIANTS[parse(row)[1]]]
+    pairs = [(row, variant) for row in names for variant in variants_of(row)]
     # What is asked for first comes first: time may run out.
-    order = ("forward", "step", "forward_and_backward", "backward")
-    pairs.sort(key=lambda pair: order.index(parse(pair[0])[0]))
+    order = ("forward", "prefill", "step", "forward_and_backward", "backward")
+    pairs.sort(key=lambda pair: order.index(parse(pair[0])["call"]))
     return [pair for pair in pairs if re.search(options.rows, "/".join(pair))]
 
 
@@ -160,6 +128,8 @@ def run(options, pairs, results):
             if "microseconds" in entry:
                 entry["floor"] = 1e6 * entry["bytes"] / results["copy_bytes_per_second"]
                 entry["fraction_of_floor"] = entry["floor"] / entry["microseconds"]
+                entry["tokens_per_second"] = 1e6 * tokens(row) / entry["microseconds"]
+                entry["bytes_per_second"] = 1e6 * entry["bytes"] / entry["microseconds"]
             results["rows"].append(entry)
             print(f"[{number}/{len(pairs)}] {row}/{variant}  {text_of(entry)}", flush=True)
             save(options.json, results)
@@ -169,6 +139,7 @@ def run(options, pairs, results):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--preset", choices=PRESETS, default="standard")
     parser.add_argument("--rows", default="", metavar="REGEX")
     parser.add_argument("--rows-from", metavar="FILE")
     parser.add_argument("--json", metavar="FILE")
@@ -187,6 +158,7 @@ def main():
             results["rows"].append({"row": row, "variant": variant, "bytes": floor_bytes(row), "skipped": "a dry run"})
             print(f"{row}/{variant}")
     else:
+        signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # run.sh's; the worker is to end too
         run(options, pairs, results)
     save(options.json, results)
     return 0

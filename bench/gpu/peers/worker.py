@@ -134,18 +134,18 @@ def free_bytes():
 
 
 def time_row(row, variant, seconds):
-    call, mask, element, shape = row
-    shape = tuple(shape)
-    peer = variants.find(variant, mask, shape)
-    refused = peer.refusal(call, shape, free_bytes())
+    call, element = row["call"], row["element"]
+    peer = variants.find(variant, row)
+    refused = peer.refusal(call, row["shape"], free_bytes())
     if refused:
         return {"skipped": refused}
     dtype = ELEMENTS[element]
-    elements = shape[0] * shape[1] * shape[2] * shape[3]
+    batch, heads, seq, dim = row["shape"]
+    elements = (1 if row["packed"] else batch) * heads * seq * dim
     sets = sets_of(elements * dtype.itemsize * 4 if hasattr(dtype, "itemsize") else elements * 8)
     if call == "step":
         sets = min(sets, 4)
-    work = variants.Work(peer, call, shape, dtype, sets)
+    work = variants.Work(peer, row, dtype, sets)
     error = work.error()
     if error is not None and not error < 0.1:
         return {"failed": f"is off by {error:.1e} from the definition: it computes something else"}

@@ -1,0 +1,19 @@
+"""same_rows.py PROGRAM PRESET: whether cottention_bench_gpu and the peers' runner have the same rows in a preset."""
+import pathlib
+import subprocess
+import sys
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "bench" / "gpu" / "peers"))
+import rows  # noqa: E402
+
+program, preset = sys.argv[1:]
+listed = subprocess.run([program, f"--preset={preset}", "--list"], check=True, capture_output=True, text=True).stdout.split()
+ours = [line.removesuffix("/default") for line in listed]
+theirs = rows.rows_of(preset)
+for row in sorted(set(ours) ^ set(theirs)):
+    print(f"only {'in the benchmark' if row in ours else 'among the peers'}: {row}")
+for row in theirs:
+    if not rows.variants_of(row):
+        print(f"no peer for {row}")
+        theirs = None
+sys.exit(not ours or theirs is None or set(ours) != set(theirs))
