@@ -6,7 +6,7 @@ import sources
 from sources import ROOT
 
 sys.path.insert(0, str(ROOT / "bench" / "gpu" / "peers"))
-import peers  # noqa: E402
+import rows as gpu_rows  # noqa: E402
 
 ASSUMED_BYTES_PER_SECOND = 3.0e12  # an assumption of the table of floors, not a measurement
 # Of one multiprocessor of compute capability 9.0: CUDA C++ Programming Guide, table of technical specifications. Each block
@@ -21,8 +21,10 @@ def table(header, lines):
 
 def floors(page):
     lines = []
-    for row in peers.ROWS:
-        count = peers.floor_bytes(row)
+    for row in gpu_rows.rows_of("standard"):
+        if "/bf16/" not in row:
+            continue
+        count = gpu_rows.floor_bytes(row)
         lines.append([f"`{row}`", f"{count / 2**20:,.1f}", f"{1e6 * count / ASSUMED_BYTES_PER_SECOND:,.1f}"])
     return table(["row", "MiB that must move", "microseconds at 3.0 TB/s (arithmetic)"], lines)
 
@@ -78,35 +80,67 @@ def best(variants, family):
     return name.removeprefix(prefix), variants[name]
 
 
-def measured(page, name=None):
-    name = name or sources.GPU
+def mebibytes(row):
+    """Memory that a call takes beside its inputs."""
+    return "" if row.get("peak_bytes") is None else f"{row['peak_bytes'] / 2**20:,.1f}"
+
+
+def own_cells(row):
+    cells = [f"{row['microseconds']:,.1f}", f"{row['floor']:,.1f}", f"{100 * row['fraction_of_floor']:.0f}%"]
+    for key, unit in (("tokens_per_second", 1e6), ("bytes_per_second", 1e12), ("flop_per_second", 1e12)):
+        cells.append(f"{row[key] / unit:,.2f}" if key in row else "")
+    return [*cells, mebibytes(row)]
+
+
+def table_of_rows(results):
+    """Every row of ours beside the fastest of each family of peers; empty where there is none."""
+    header = ["row", "cottention, us", "floor, us", "of the floor", "million tokens/s", "TB/s", "TFLOP/s", "MiB"]
+    for family in FAMILIES:
+        header += [f"{family}, us", "error", "MiB"]
+    lines = []
+    for name, variants in rows_of(results).items():
+        if "default" not in variants:
+            continue
+        line = [f"`{name}`", *own_cells(variants["default"])]
+        for family in FAMILIES:
+            variant, row = best(variants, family) or ("", None)
+            line += ["", "", ""] if row is None else [f"{row['microseconds']:,.1f} ({variant})",
+                                                      f"{row['error']:.1e}" if row.get("error") is not None else "", mebibytes(row)]
+        lines.append(line)
+    return table(header, lines) if lines else ""
+
+
+def absent(results):
+    """What did not run, ours or a peer's, by reason."""
+    reasons = {}
+    for part in ("bench", "peers"):
+        for row in (results.get(part) or {}).get("rows", []):
+            reason = row.get("skipped") or row.get("failed")
+            if reason:
+                reasons.setdefault((row["variant"], reason), []).append(row["row"])
+    return "".join(f"- `{variant}` did not run at {len(rows)} rows: {reason}\n" for (variant, reason), rows in reasons.items())
+
+
+def shown(page, name, otherwise, plot=""):
+    """A result file as a table; `otherwise` where there is no file."""
     if name is None:
-        return "\nNo result file of a GPU has been committed: nothing here has been timed on one.\n"
+        return f"\n{otherwise}\n"
     results = sources.load(name)
     copies = (results.get("bench") or {}).get("copy_bytes_per_second") or {}
     said = (f"\n{results['machine']['name']}, driver {results['driver']}, copies {max(copies.values(), default=0) / 1e12:.2f} TB/s; "
             f"{sources.link(name, page)}.\n")
-    lines = []
-    for row, variants in rows_of(results).items():
-        ours = variants.get("default")
-        if ours is None:
-            continue
-        line = [f"`{row}`", f"{ours['microseconds']:,.1f}", f"{ours['floor']:,.1f}", f"{100 * ours['fraction_of_floor']:.0f}%"]
-        for family in FAMILIES:
-            found = best(variants, family)
-            line.append("" if found is None else f"{found[1]['microseconds']:,.1f} ({found[0]})")
-            line.append("" if found is None or found[1].get("error") is None else f"{found[1]['error']:.1e}")
-        lines.append(line)
-    absent = {}
-    for row in (results.get("peers") or {}).get("rows", []):
-        reason = row.get("skipped") or row.get("failed")
-        if reason:
-            absent.setdefault((row["variant"], reason), []).append(row["row"])
-    header = ["row", "cottention, us", "floor, us", "of the floor"]
-    for family in FAMILIES:
-        header += [f"{family}, us", "error"]
+    return said + table_of_rows(results) + plot + "\n" + absent(results)
+
+
+def measured(page, name=None):
+    name = name or sources.GPU
     plot = "\n![Fractions of the floor on a GPU](figures/gpu.svg)\n" if name == sources.GPU else ""
-    text = said + (table(header, lines) if lines else "") + plot + "\n"
-    for (variant, reason), rows in absent.items():
-        text += f"- `{variant}` did not run at {len(rows)} rows: {reason}\n"
-    return text
+    return shown(page, name, "No result file of a GPU has been committed: nothing here has been timed on one.", plot)
+
+
+def swept(page, name=None):
+    return shown(page, name or sources.GPU_SWEEP, "No result file of a sweep on a GPU has been committed.")
+
+
+def authors(page, name=None):
+    return shown(page, name or sources.GPU_AUTHORS, "No result file of the authors' sizes on a GPU has been committed.")

@@ -16,7 +16,8 @@ LENGTH = "2026-11-23-amd-epyc-length.json"
 SHAPES = "2026-11-23-amd-epyc-shapes.json"
 # ./run bench --preset authors --filter '(forward|forward_backward)/(1x16x(128|1024)x(64|1024)|32x16x512)'
 AUTHORS = "2026-11-23-amd-epyc-authors.json"
-GPU = None  # the file that ./run gpu wrote, once there is one
+# The files that these wrote, once there are any: ./run gpu, ./run gpu bench peers --preset sweep, and --preset authors
+GPU = GPU_SWEEP = GPU_AUTHORS = None
 
 
 def load(name):

@@ -207,6 +207,8 @@ BLOCKS = {
     "gpu-floors": gpu_tables.floors,
     "gpu-occupancy": gpu_tables.occupancy,
     "gpu-measured": gpu_tables.measured,
+    "gpu-sweep": gpu_tables.swept,
+    "gpu-authors": gpu_tables.authors,
 }
 
 

@@ -10,7 +10,7 @@ import unittest
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "bench" / "gpu" / "peers")]
 import files  # noqa: E402
-import peers  # noqa: E402
+import rows as gpu_rows  # noqa: E402
 
 PROGRAM = ROOT / "bench" / "gpu" / "peers" / "peers.py"
 # Answers as worker.py does; at a variant that is named in its reply, does that instead.
@@ -60,11 +60,26 @@ class GpuPeers(unittest.TestCase):
             self.assertIn(f"{call}_bidirectional/bf16/8x16x2048x64/torch.bidirectional", listed)
         self.assertIn("step/bf16/256x16x1x64/fla.fused_recurrent_linear_attn", listed)
 
+    def test_a_dry_run_of_every_preset_has_lengths_dims_heads_and_packed_batches(self):
+        for preset, wanted in {
+                "standard": ("forward_packed_causal/bf16/64x16x131072x64/fla.chunk_simple_gla",
+                             "forward_packed_bidirectional/fp32/64x16x131072x64/torch.bidirectional.each",
+                             "prefill_4096_causal/bf16/1x16x131072x64/fla.chunk_linear_attn"),
+                "sweep": ("forward_causal/bf16/1x16x128x64/torch.sdpa.flash", "forward_causal/fp32/1x16x1048576x64/fla.chunk_simple_gla",
+                          "forward_and_backward_causal/fp64/8x16x2048x256/torch.chunked.64", "backward_causal/bf16/256x16x256x64/"
+                          "fla.chunk_linear_attn", "step/fp16/256x16x1x32/torch.step"),
+                "authors": ("forward_causal/fp32/1x16x16384x1024/torch.quadratic", "backward_causal/bf16/32x16x512x128/torch.sdpa.cudnn"),
+        }.items():
+            done, results = run(self.folder.name, "--dry-run", "--preset", preset)
+            self.assertEqual((done.returncode, done.stderr), (0, ""))
+            self.assertEqual(files.faults_of_peers(results), [])
+            self.assertLessEqual(set(wanted), set(done.stdout.split()), preset)
+
     def test_rows_are_taken_from_what_our_benchmark_lists(self):
         rows = pathlib.Path(self.folder.name, "rows")
         rows.write_text("step/fp32/256x16x1x64/default\nstep/fp32/256x16x1x64/chunk64.warps4\nmachine/copy/default\n")
         done, results = run(self.folder.name, "--dry-run", "--rows-from", rows)
-        self.assertEqual(done.stdout.split(), [f"step/fp32/256x16x1x64/{variant}" for variant in peers.VARIANTS["step"]])
+        self.assertEqual(done.stdout.split(), [f"step/fp32/256x16x1x64/{variant}" for variant in gpu_rows.VARIANTS["step"]])
 
     def test_a_filter_that_matches_nothing_is_an_error(self):
         done, results = run(self.folder.name, "--dry-run", "--rows", "no such row")
@@ -97,10 +112,14 @@ class GpuPeers(unittest.TestCase):
 
     def test_bytes_that_must_move_are_those_of_each_tensor_once(self):
         units = 2 * 3 * 5 * 8  # batch, heads, length, dim
-        self.assertEqual(peers.floor_bytes("forward_causal/bf16/2x3x5x8"), 4 * 2 * units)
-        self.assertEqual(peers.floor_bytes("backward_causal/fp32/2x3x5x8"), 7 * 4 * units)
-        self.assertEqual(peers.floor_bytes("forward_and_backward_bidirectional/fp16/2x3x5x8"), 11 * 2 * units)
-        self.assertEqual(peers.floor_bytes("step/bf16/2x3x1x8"), 2 * 3 * (2 * 8 * 8 * 4 + 4 * 8 * 2))
+        self.assertEqual(gpu_rows.floor_bytes("forward_causal/bf16/2x3x5x8"), 4 * 2 * units)
+        self.assertEqual(gpu_rows.floor_bytes("backward_causal/fp32/2x3x5x8"), 7 * 4 * units)
+        self.assertEqual(gpu_rows.floor_bytes("forward_and_backward_bidirectional/fp16/2x3x5x8"), 11 * 2 * units)
+        self.assertEqual(gpu_rows.floor_bytes("step/bf16/2x3x1x8"), 2 * 3 * (2 * 8 * 8 * 4 + 4 * 8 * 2))
+        # of a packed batch all tokens together, of a sequence in pieces what it is in one
+        self.assertEqual(gpu_rows.floor_bytes("forward_packed_causal/bf16/2x3x5x8"), 4 * 2 * 3 * 5 * 8)
+        self.assertEqual(gpu_rows.floor_bytes("forward_and_backward_packed_causal/bf16/2x3x5x8"), 11 * 2 * 3 * 5 * 8)
+        self.assertEqual(gpu_rows.floor_bytes("prefill_5_causal/bf16/2x3x5x8"), gpu_rows.floor_bytes("forward_causal/bf16/2x3x5x8"))
 
 
 if __name__ == "__main__":
