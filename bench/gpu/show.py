@@ -3,7 +3,8 @@
 
 usage: show.py FILE...
 
-One file: what its tests did, and the time and share of the floor of each row, ours and the peers'. Several: their rows side by
+One file: what its tests did, and the time and share of the floor of each row, ours and the peers', tokens/s, bandwidth, FLOP/s and
+memory. Several: their rows side by
 side, and the last one's times as multiples of the first one's.
 """
 import json
@@ -19,11 +20,12 @@ def rows_of(result):
 
 
 def print_absent(result):
-    """The peers that did not run, by reason."""
+    """The rows that were not run, by reason."""
     reasons = {}
-    for row in (result.get("peers") or {}).get("rows", []):
-        if "skipped" in row:
-            reasons.setdefault((row["variant"], row["skipped"]), []).append(row["row"])
+    for part in ("bench", "peers"):
+        for row in (result.get(part) or {}).get("rows", []):
+            if "skipped" in row:
+                reasons.setdefault((row["variant"], row["skipped"]), []).append(row["row"])
     for (variant, reason), rows in reasons.items():
         print(f"{variant:40} not run at {len(rows)} rows: {reason}")
 
@@ -48,6 +50,14 @@ def cell_of(row):
     return f"{row['microseconds']:10.2f} {100 * row['fraction_of_floor']:5.1f}%{mark:1}"
 
 
+def more_of(row):
+    """What a table of one file has room for: tokens/s, TB/s, TFLOP/s and the memory that a call takes beside its inputs."""
+    cells = [f"{row[key] / unit:{width}} {words}" for key, unit, width, words in (
+        ("tokens_per_second", 1e6, "9.2f", "M tokens/s"), ("bytes_per_second", 1e12, "6.3f", "TB/s"),
+        ("flop_per_second", 1e12, "8.2f", "TFLOP/s"), ("peak_bytes", 2**20, "9.1f", "MiB")) if row.get(key) is not None]
+    return " ".join(["", *cells])
+
+
 def print_rows(results):
     tables = [rows_of(result) for result in results]
     names = list(dict.fromkeys(name for table in tables for name in table))
@@ -58,6 +68,8 @@ def print_rows(results):
         first, last = cells[0], cells[-1]
         if len(cells) > 1 and all(cell and "microseconds" in cell for cell in (first, last)):
             line += f"  x{last['microseconds'] / first['microseconds']:.3f}"
+        if len(cells) == 1 and "microseconds" in first:
+            line += more_of(first)
         print(line)
 
 
@@ -69,7 +81,7 @@ def main():
         build, copies = result.get("build") or {}, (result.get("bench") or {}).get("copy_bytes_per_second")
         copied = f", copies {1e-12 * copies['before']:.3f} and {1e-12 * copies['after']:.3f} TB/s" if copies else ""
         print(f"{pathlib.Path(file).name}: {result['machine']['name']}, driver {result['driver']}, commit "
-              f"{build.get('commit', 'unknown')[:10]}{' modified' if build.get('modified') else ''}{copied}")
+              f"{build.get('commit', 'unknown')[:10]}{' modified' if build.get('modified') else ''}{copied}{', interrupted' if result.get('interrupted') else ''}")
     if len(results) == 1:
         print_tests(results[0])
     print()
