@@ -1,10 +1,12 @@
 """bench/gpu/peers/peers.py where there is neither a GPU nor PyTorch: its dry run, and what it records of workers that are not
 what they should be."""
 import json
+import os
 import pathlib
 import subprocess
 import sys
 import tempfile
+import time
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
@@ -109,6 +111,23 @@ class GpuPeers(unittest.TestCase):
         measured = rows["torch.quadratic"]
         self.assertAlmostEqual(measured["floor"], 4 * 8 * 8 * 1024 * 64 * 2 / 3e12 * 1e6)
         self.assertAlmostEqual(measured["fraction_of_floor"], measured["floor"] / 100.0)
+
+    def test_an_ended_run_keeps_its_rows_and_ends_its_worker(self):
+        worker, said = pathlib.Path(self.folder.name, "worker.py"), pathlib.Path(self.folder.name, "process")
+        worker.write_text(WORKER.replace('request["variant"] == "torch.sdpa.cudnn":', f'request["variant"] == "torch.sdpa.cudnn":\n'
+                                         f'        open({str(said)!r}, "w").write(str(os.getpid()))'))
+        path = pathlib.Path(self.folder.name, "peers.json")
+        peers = subprocess.Popen([sys.executable, PROGRAM, "--json", path, "--rows", "^forward_causal/bf16/8x8x1024x64", "--worker",
+                                  f"{sys.executable} {worker}"], stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 60
+        while not said.exists() or not said.read_text():
+            self.assertLess(time.monotonic(), deadline)
+            time.sleep(0.05)
+        peers.terminate()
+        self.assertEqual(peers.wait(30), 143)
+        self.assertEqual([row["variant"] for row in files.load(path)["rows"] if "microseconds" in row][0], "fla.chunk_linear_attn")
+        with self.assertRaises(ProcessLookupError):
+            os.kill(int(said.read_text()), 0)
 
     def test_bytes_that_must_move_are_those_of_each_tensor_once(self):
         units = 2 * 3 * 5 * 8  # batch, heads, length, dim
