@@ -159,6 +159,8 @@ class Gradients {
       // Whether a sequence is cut may follow from the rest of its batch, and must not change its bits then.
       if (args_.plan == Plan::batch_invariant) return false;
       if (!allows_joint_ || s.seq_q == 0 || s.heads_q == 0) return false;
+      if (sizeof(typename JointGradient::Storage) > static_cast<std::size_t>(device_.shared_bytes_per_block))
+        return false;
       if (P::mask == Mask::causal && s.heads_q != s.heads_kv) return false;
       return wanted<Output::dq>() + wanted<Output::dk>() + wanted<Output::dv>() >= 2;
     } else {

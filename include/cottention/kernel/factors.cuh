@@ -54,7 +54,9 @@ class ChunkFactors {
   }
 
   /// Before the barrier that starts a chunk at `row`.
-  __device__ __forceinline__ void begin_chunk(int row) { weights_.begin_chunk(row); }
+  __device__ __forceinline__ void begin_chunk(const Head<R, tiling>& head, int row) {
+    weights_.begin_chunk(row, head.keys().mask, head.keys().length);
+  }
 
   // ---- after it; what is written is there for all after the next barrier
 

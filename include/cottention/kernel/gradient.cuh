@@ -31,27 +31,32 @@ struct Gradient {
     ChunkTiles chunk[Part::stages];
     typename Part::ScoreTile dq_scores, dk_scores, dv_scores;
   };
-  union Storage {
-    ReduceStorage<typename Block::Roles::Dq, tiling> reduce;
-    WalkStorage walk;
+  struct Storage {
+    JointRows<P, tiling> rows;
+    union {
+      ReduceStorage<typename Block::Roles::Dq, tiling> reduce;
+      WalkStorage walk;
+    };
   };
 
   static __device__ void run(const Params& params, Storage& storage) {
     const typename Block::Queries queries(params.dq);
     const typename Block::Keys keys(params.dk);
+    if (device::thread_index() == 0) storage.rows.set(params, queries, keys);
     typename Block::State s;
     Block::load_state(params, queries, s, storage.reduce);
-    Block block(params, queries, keys, storage.walk.joint);
+    Block block(params, queries, keys, storage.rows, storage.walk.joint);
     Steps steps{block, s, storage.walk};
     steps.observe_state();
+    storage.walk.joint.state.begin(block.d);
     const auto copy = [&](const auto& at) {
       ChunkTiles& to = storage.walk.chunk[at.stage];
       block.copy_queries(0, at.row, to.q, to.g);
       block.copy_keys(at.row, to.k, to.v);
     };
-    const auto prepare = [&](const auto& at) { block.weights.begin_chunk(at.row); };
+    const auto prepare = [&](const auto& at) { block.begin_chunk(at.row); };
     const auto compute = [&](const auto& at) { steps.step(at.row, storage.walk.chunk[at.stage]); };
-    tile::for_each_step<Part::stages, Part::chunk, reverse>(keys.first, keys.last, 1, copy, prepare, compute);
+    tile::for_each_step<Part::stages, Part::chunk, reverse>(0, keys.last, 1, copy, prepare, compute);
     block.store_sums();
     steps.mark();
   }
@@ -63,7 +68,6 @@ struct Gradient {
     Block& block;
     typename Block::State& s;  // what comes before the chunks that have been walked
     WalkStorage& storage;
-    float s_squares = 0, dq_squares = 0;  // of this lane, for the bound on dq
 
     __device__ __forceinline__ void step(int row, ChunkTiles& chunk) {
       block.weights.enter_chunk();
@@ -77,6 +81,7 @@ struct Gradient {
       score<forward>(chunk.g, chunk.v, factors.g, factors.key_term, storage.dq_scores);
       score<reverse>(chunk.v, chunk.g, factors.v, factors.query_term, storage.dk_scores);
       score<reverse>(chunk.k, chunk.q, storage.joint.k.unit, factors.query_term, storage.dv_scores);
+      storage.joint.state.write(block.d);
       typename Part::Output out;
       {  // dq
         const typename Part::Values k = Block::load(chunk.k);
@@ -84,7 +89,7 @@ struct Gradient {
         observe_state();
         s.apply(chunk.g, out);
         tile::scale_rows<Part>(out, factors.g, device::quotient(A{1}, key_weight));
-        device::sync_block();  // scores are written
+        device::sync_block();  // scores and D are written
         attend<forward>(storage.dq_scores, chunk.k, k, out);
         tile::scale_rows<Part>(out, factors.dq, key_weight);
         block.store_dq(0, row, chunk.q, out);
@@ -92,21 +97,21 @@ struct Gradient {
       }
       {  // dk
         const typename Part::Values q = Block::load(chunk.q);
-        block.d_by_v.apply(chunk.v, out);
+        storage.joint.state.apply_transposed(chunk.v, out);
         tile::scale_rows<Part>(out, factors.v, device::quotient(A{1}, query_weight));
         attend<reverse>(storage.dk_scores, chunk.q, q, out);
         tile::scale_rows<Part>(out, factors.dk, query_weight);
         block.store_dk(row, chunk.k, out);
-        block.d_by_v.absorb(chunk.g, q, factors.query_term, query_exponent, query_weight);
       }
       {  // dv
         const typename Part::Values g = Block::load(chunk.g);
-        block.d_by_q.apply(chunk.k, out);
+        storage.joint.state.apply(chunk.k, out);
         tile::scale_rows<Part>(out, storage.joint.k.unit, device::quotient(A{1}, query_weight));
         attend<reverse>(storage.dv_scores, chunk.g, g, out);
         tile::scale_rows<Part>(out, factors.dv, query_weight);
         block.store_dv(row, out);
-        block.d_by_q.absorb(chunk.q, g, factors.query_term, query_exponent, query_weight);
+        block.d.absorb(chunk.q, g, factors.query_term, query_exponent, query_weight);
+        storage.joint.state.begin(block.d);
       }
     }
 
@@ -126,10 +131,14 @@ struct Gradient {
 
     __device__ __forceinline__ void observe_state() {
       const float x = s.squares();
-      s_squares = x > s_squares || !device::is_finite(x) ? x : s_squares;
+      float* const largest = storage.joint.squares.s + device::thread_index();
+      if (x > device::load_shared(largest) || !device::is_finite(x)) device::store_shared(largest, x);
     }
     __device__ __forceinline__ void observe(typename Part::Output& out) {
-      tile::for_each_sum<Part>(out, [this](A& x, int, int) { dq_squares = device::fused(x, x, dq_squares); });
+      float* const sum = storage.joint.squares.dq + device::thread_index();
+      float squares = device::load_shared(sum);
+      tile::for_each_sum<Part>(out, [&squares](A& x, int, int) { squares = device::fused(x, x, squares); });
+      device::store_shared(sum, squares);
     }
 
     /// Sums of squares outside may have lost some to fp32's range.
@@ -137,16 +146,18 @@ struct Gradient {
 
     /// Marks the head unless its bounds are within what is allowed.
     __device__ __forceinline__ void mark() {
-      const auto total = [&](float squares) {
-        return sum_over_block<Part::warps>(squares, storage.joint.counts.scratch);
+      const auto total = [&](const float* squares) {
+        return sum_over_block<Part::warps>(device::load_shared(squares + device::thread_index()),
+                                           storage.joint.counts.scratch);
       };
-      const double s_total = total(s_squares), v_total = total(block.v_squares);
-      const double g_total = total(block.g_squares), dq_total = total(dq_squares);
+      const Squares<threads>& squares = storage.joint.squares;
+      const double s_total = total(squares.s), v_total = total(squares.v);
+      const double g_total = total(squares.g), dq_total = total(squares.dq);
       const bool sums_logs = Block::weighs_queries && block.params.dq.log_sums != nullptr;
-      const double g_log_total = sums_logs ? total(block.g_log_squares) : 0;
-      const double log_total = sums_logs ? total(block.log_squares) : 0;
+      const double g_log_total = sums_logs ? total(squares.g_log) : 0;
+      const double log_total = sums_logs ? total(squares.log) : 0;
       if (device::thread_index() != 0) return;
-      const int chunks = (block.keys.last - block.keys.first + Part::chunk - 1) / Part::chunk;
+      const int chunks = (block.keys.last + Part::chunk - 1) / Part::chunk;
       const double error =
           term_error * term_error * (s_total + v_total) + chunks * (sum_error * sum_error) * s_total;
       const auto fine = [error](double g, double result) {

@@ -23,26 +23,38 @@ struct GradientApply {
     JointStorage<P, tiling> joint;
     SideTiles side[Part::stages];
   };
-  union Storage {
-    ReduceStorage<typename Block::Roles::Dq, tiling> reduce;
-    ApplyStorage apply;
+  struct Storage {
+    JointRows<P, tiling> rows;
+    union {
+      ReduceStorage<typename Block::Roles::Dq, tiling> reduce;
+      ApplyStorage apply;
+    };
   };
 
   static __device__ void run(const Params& params, Storage& storage) {
     const typename Block::Queries queries(params.dq);
     const typename Block::Keys keys(params.dk);
+    if (device::thread_index() == 0) storage.rows.set(params, queries, keys);
     typename Block::State s;
     Block::load_state(params, queries, s, storage.reduce);
-    Block block(params, queries, keys, storage.apply.joint);
-    walk_queries(block, s, storage.apply);
-    device::sync_block();  // tiles of queries are read; their memory is used again
+    share(s, storage.apply);
+    Block block(params, queries, keys, storage.rows, storage.apply.joint);
+    walk_queries(block, storage.apply);
+    device::sync_block();  // S and tiles of queries are read; their memory is used again
+    share(block.d, storage.apply);
     walk_keys(block, storage.apply);
     block.store_sums();
   }
 
  private:
-  static __device__ __forceinline__ void walk_queries(Block& block, const typename Block::State& s,
-                                                      ApplyStorage& storage) {
+  /// Before the barrier that starts a chunk.
+  static __device__ __forceinline__ void share(const typename Block::State& state, ApplyStorage& storage) {
+    storage.joint.state.begin(state);
+    device::sync_block();  // the largest elements of the warps' parts are written
+    storage.joint.state.write(state);
+  }
+
+  static __device__ __forceinline__ void walk_queries(Block& block, ApplyStorage& storage) {
     const auto copy = [&](const auto& at) {
       SideTiles& to = storage.side[at.stage];
       block.copy_queries(at.member, at.row, to.x, to.y);
@@ -53,13 +65,12 @@ struct GradientApply {
       block.measure_queries(q, g);
       device::sync_block();  // factors are written, rows of extreme length rescaled
       typename Part::Output out;
-      s.apply(g, out);
+      storage.joint.state.apply(g, out);
       tile::scale_rows<Part>(out, factors.g, A{1});
       tile::scale_rows<Part>(out, factors.dq, A{1});
       block.store_dq(at.member, at.row, q, out);
       const int exponent = block.query_exponent();
-      block.d_by_v.absorb(g, Block::load(q), factors.query_term, exponent, block.query_weight());
-      block.d_by_q.absorb(q, Block::load(g), factors.query_term, exponent, block.query_weight());
+      block.d.absorb(q, Block::load(g), factors.query_term, exponent, block.query_weight());
     };
     for_each_chunk(block.queries.rows.length, block.queries.group, copy, compute);
   }
@@ -75,11 +86,11 @@ struct GradientApply {
       block.measure_keys(k, v);
       device::sync_block();  // factors are written, rows of extreme length rescaled
       typename Part::Output out;
-      block.d_by_v.apply(v, out);
+      storage.joint.state.apply_transposed(v, out);
       tile::scale_rows<Part>(out, factors.v, A{1});
       tile::scale_rows<Part>(out, factors.dk, A{1});
       block.store_dk(at.row, k, out);
-      block.d_by_q.apply(k, out);
+      storage.joint.state.apply(k, out);
       tile::scale_rows<Part>(out, storage.joint.k.unit, A{1});
       tile::scale_rows<Part>(out, factors.dv, A{1});
       block.store_dv(at.row, out);

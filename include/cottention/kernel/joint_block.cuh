@@ -6,14 +6,15 @@
 #include <cottention/kernel/log_sum.cuh>
 #include <cottention/kernel/reduce.cuh>
 #include <cottention/tile/projection.cuh>
+#include <cottention/tile/shared_state.cuh>
 
 namespace cottention::kernel {
 
-/// Whether there are kernels that make all gradients together: three states have to be held.
+/// Whether there are kernels that make all gradients together: two states have to be held.
 template <AnyProblem P>
 inline constexpr bool has_joint_gradient =
     sizeof(typename P::element) == 2 && P::head_dim == HeadDim{P::head_dim.qk, P::head_dim.qk} &&
-    P::head_dim.qk <= 64;
+    P::head_dim.qk <= 128;
 
 /// Blocks: x = batch index * heads_kv + key/value head.
 template <AnyProblem P>
@@ -53,11 +54,55 @@ struct GradientFactors {
   alignas(16) A g_lengths[Part::chunk];                             // of weighted rows
 };
 
-/// Row 0 of each tensor, of the first query head: lanes have no room to keep them.
-template <Element T>
+/// Of the queries or the keys.
+struct JointSide {
+  const std::uint8_t* mask;
+  int length;
+
+  __device__ __forceinline__ void set(const Side& side) {
+    device::store_shared(&mask, side.mask);
+    device::store_shared(&length, side.length);
+  }
+};
+
+/// The rows of a head: lanes have no room to keep them.
+template <AnyProblem P, Tiling tiling>
 struct JointRows {
-  const T *q, *k, *v, *g;
+  using T = typename P::element;
+  const T *q, *k, *v, *g;  // row 0 of each, of the first query head
   T *dq, *dk, *dv;
+  JointSide queries, keys;
+
+  /// By one thread, before a barrier.
+  __device__ __forceinline__ void set(const GradientParams<P>& params,
+                                      const Head<typename JointRoles<P, tiling>::Dq, tiling>& of_queries,
+                                      const Head<typename JointRoles<P, tiling>::Dk, tiling>& of_keys) {
+    device::store_shared(&q, of_queries.projected(0).data);
+    device::store_shared(&k, of_keys.projected(0).data);
+    device::store_shared(&v, of_keys.a(0).data);
+    device::store_shared(&g, of_queries.a(0).data);
+    device::store_shared(&dq, of_queries.out(0).data);
+    device::store_shared(&dk, of_keys.out(0).data);
+    device::store_shared(&dv, of_keys.rows.rows(params.dv.out, of_keys.batch, of_keys.kv_head).data);
+    queries.set(of_queries.rows);
+    keys.set(of_keys.rows);
+  }
+};
+
+/// Squares that each thread sums over all chunks for the bound on dq: in shared memory, lanes have no room.
+template <int threads>
+struct Squares {
+  float s[threads], dq[threads];       // of its elements: of S, the largest sum there was; of dq
+  float g[threads], v[threads];        // of its rows, weighted, and those of g over the lengths of their q
+  float log[threads], g_log[threads];  // by query: of its terms of the gradient of m, and rows of g therein
+
+  __device__ __forceinline__ void clear() {
+    for (float* of : {s, dq, g, v, log, g_log}) device::store_shared(of + device::thread_index(), 0.0f);
+  }
+  static __device__ __forceinline__ void add(float* of, float x) {
+    of += device::thread_index();
+    device::store_shared(of, device::fused(x, x, device::load_shared(of)));
+  }
 };
 
 /// In shared memory.
@@ -65,11 +110,12 @@ template <AnyProblem P, Tiling tiling>
 struct JointStorage {
   using Part = typename JointRoles<P, tiling>::Part;
   using A = typename Part::A;
-  JointRows<typename Part::T> rows;
   GradientFactors<Part> factors;
   tile::Projection<Part> q, k;
+  tile::SharedState<typename JointRoles<P, tiling>::Recurrence, tiling> state;  // D; bidirectional, S first
   CountStorage<A, Part::warps> counts;
   alignas(16) double log_sums[Part::chunk];  // of each row of all chunks; lanes have no room for them either
+  Squares<Part::threads> squares;
 };
 
 /// The sums of terms, and what becomes of a chunk's rows.
@@ -85,18 +131,17 @@ class JointBlock {
   using Queries = Head<typename Roles::Dq, tiling>;
   using Keys = Head<typename Roles::Dk, tiling>;
   static constexpr int threads = Part::threads;
+  /// Causal, S is taken apart (kernel/gradient.cuh).
+  static constexpr bool bounds_dq = P::mask == Mask::causal;
   static constexpr bool weighs_keys = P::scale == Scale::by_key, weighs_queries = P::scale == Scale::by_query;
 
   const GradientParams<P>& params;
   const Queries& queries;
   const Keys& keys;
+  const JointRows<P, tiling>& rows;
   JointStorage<P, tiling>& storage;
-  State d_by_v, d_by_q;  // D, the sum of q g^T: (dim_v, dim_qk) for dk and (dim_qk, dim_v) for dv
+  State d;  // the sum of q g^T; what is multiplied by it takes it from shared memory
   PositionWeights<P, Roles::Dk::direction, Part::chunk, Part::warps> weights;
-  // Of rows that fell to this lane, for the bound on dq: weighted rows of g over the lengths of their q, and
-  // weighted rows of v; by query, of the terms of the gradient of m, and of weighted rows of g as they enter
-  // it.
-  float g_squares = 0, v_squares = 0, log_squares = 0, g_log_squares = 0;
 
   /// S, (dim_v, dim_qk): all of it.
   static __device__ __forceinline__ void load_state(const GradientParams<P>& params, const Queries& queries,
@@ -114,67 +159,62 @@ class JointBlock {
 
   /// By the whole block, like all that follows.
   __device__ __forceinline__ JointBlock(const GradientParams<P>& p, const Queries& q, const Keys& k,
+                                        const JointRows<P, tiling>& addresses,
                                         JointStorage<P, tiling>& memory)
       : params(p),
         queries(q),
         keys(k),
+        rows(addresses),
         storage(memory),
-        weights(p.dk, k.batch, k.kv_head, k.keys(), k.first, k.last, memory.counts) {
+        weights(p.dk, k.batch, k.kv_head, k.keys(), 0, k.last, memory.counts) {
     const A* dfinal = p.dk.initial_h;
-    if (dfinal != nullptr) {
-      d_by_v.load(dfinal + k.state_offset, tile::StateLayout::transposed, 0);
-      d_by_q.load(dfinal + k.state_offset, tile::StateLayout::as_is, 0);
-    } else {
-      d_by_v.set_zero();
-      d_by_q.set_zero();
-    }
+    if (dfinal != nullptr)
+      d.load(dfinal + k.state_offset, tile::StateLayout::as_is, 0);
+    else
+      d.set_zero();
+    memory.squares.clear();
     for (int row = device::thread_index(); row < Part::chunk; row += threads) {
       device::store_shared(memory.factors.g + row, A{1});
       device::store_shared(memory.factors.v + row, A{1});
       device::store_shared(memory.log_sums + row, 0.0);
     }
-    if (device::thread_index() == 0) {
-      JointRows<T>& rows = memory.rows;
-      device::store_shared(&rows.q, q.projected(0).data);
-      device::store_shared(&rows.k, k.projected(0).data);
-      device::store_shared(&rows.v, k.a(0).data);
-      device::store_shared(&rows.g, q.a(0).data);
-      device::store_shared(&rows.dq, q.out(0).data);
-      device::store_shared(&rows.dk, k.out(0).data);
-      device::store_shared(&rows.dv, k.rows.rows(p.dv.out, k.batch, k.kv_head).data);
-    }
     device::sync_block();  // addresses are written
+  }
+
+  /// Before the barrier that starts a chunk at `row`.
+  __device__ __forceinline__ void begin_chunk(int row) {
+    weights.begin_chunk(row, device::load_shared(&rows.keys.mask), device::load_shared(&rows.keys.length));
   }
 
   // ---- rows in and out; members are query heads of the group
 
   __device__ __forceinline__ void copy_queries(int member, int row, Tile& q, Tile& g) const {
-    copy(queries.rows, storage.rows.q, params.dq.projected, member, row, q);
-    copy(queries.rows, storage.rows.g, params.dq.a, member, row, g);
+    copy(rows.queries, rows.q, params.dq.projected, member, row, q);
+    copy(rows.queries, rows.g, params.dq.a, member, row, g);
   }
   __device__ __forceinline__ void copy_keys(int row, Tile& k, Tile& v) const {
-    copy(keys.rows, storage.rows.k, params.dk.projected, 0, row, k);
-    copy(keys.rows, storage.rows.v, params.dk.a, 0, row, v);
+    copy(rows.keys, rows.k, params.dk.projected, 0, row, k);
+    copy(rows.keys, rows.v, params.dk.a, 0, row, v);
   }
 
   /// dq of rows row, ... from the gradient with respect to their norm(q).
   __device__ __forceinline__ void store_dq(int member, int row, const Tile& q, typename Part::Output& out) {
-    project(queries.rows, storage.rows.dq, params.dq.out, member, row, q, storage.q,
+    project(rows.queries, rows.dq, params.dq.out, member, row, q, storage.q,
             weighs_queries && params.dq.log_sums != nullptr, out);
   }
   __device__ __forceinline__ void store_dk(int row, const Tile& k, typename Part::Output& out) {
-    project(keys.rows, storage.rows.dk, params.dk.out, 0, row, k, storage.k,
+    project(rows.keys, rows.dk, params.dk.out, 0, row, k, storage.k,
             weighs_keys && params.dk.log_sums != nullptr, out);
   }
   __device__ __forceinline__ void store_dv(int row, const typename Part::Output& out) const {
     if (params.dv.out.data == nullptr) return;
-    const auto present = tile::Presence<Part::chunk>::load(keys.rows.mask, row, keys.rows.length);
-    store(keys.rows, storage.rows.dv, params.dv.out, 0, row, present, out);
+    const auto present = presence(rows.keys, row);
+    store(rows.keys, rows.dv, params.dv.out, 0, row, present, out);
   }
   /// At the end of a head.
   __device__ __forceinline__ void store_sums() {
     if (params.dv.final_h != nullptr)
-      d_by_q.store(params.dv.final_h + keys.state_offset, tile::StateLayout::as_is, 0);
+      d.store(params.dv.final_h + keys.state_offset, tile::StateLayout::as_is, 0);
     double* const log_sums = weighs_keys ? params.dk.log_sums : params.dq.log_sums;
     if (log_sums == nullptr) return;
     double sum = 0;  // a row has had the same thread all along
@@ -196,8 +236,8 @@ class JointBlock {
     };
     const auto write_g = [&](int r, const tile::Length<A>& of_g) {
       const A weighted = device::load_shared(factors.dq + r) * of_g.length();
-      const A in_dq = weighted * device::load_shared(storage.q.inverse + r);
-      g_squares = device::fused(in_dq, in_dq, g_squares);
+      if constexpr (bounds_dq)
+        Squares<threads>::add(storage.squares.g, weighted * device::load_shared(storage.q.inverse + r));
       device::store_shared(factors.g_lengths + r, weighted);
       if constexpr (Roles::tames_all) {
         device::store_shared(factors.g + r, of_g.unit());
@@ -217,7 +257,7 @@ class JointBlock {
     };
     const auto write_v = [&](int r, const tile::Length<A>& of_v) {
       const A weighted = device::load_shared(factors.dv + r) * of_v.length();
-      v_squares = device::fused(weighted, weighted, v_squares);
+      if constexpr (bounds_dq) Squares<threads>::add(storage.squares.v, weighted);
       if constexpr (Roles::tames_all) {
         device::store_shared(factors.v + r, of_v.unit());
         device::store_shared(factors.dk + r, weighted);
@@ -261,26 +301,33 @@ class JointBlock {
     }
   }
 
-  static __device__ __forceinline__ void copy(const Side& side, const T* const& data_shared,
-                                              const View<const T>& view, int member, int row, Tile& to) {
-    const tile::Rows<const T> rows{device::load_shared(&data_shared) + member * view.head, view.seq,
-                                   side.length, side.mask};
-    tile::copy_rows_async<threads>(rows, row, 0, P::head_dim.v, to);
+  static __device__ __forceinline__ tile::Presence<Part::chunk> presence(const JointSide& side, int row) {
+    return tile::Presence<Part::chunk>::load(device::load_shared(&side.mask), row,
+                                             device::load_shared(&side.length));
   }
-  static __device__ __forceinline__ void store(const Side& side, T* const& data_shared, const View<T>& view,
-                                               int member, int row,
-                                               const tile::Presence<Part::chunk>& present,
-                                               const typename Part::Output& out) {
-    const tile::Rows<T> rows{device::load_shared(&data_shared) + member * view.head, view.seq, side.length,
-                             side.mask};
-    tile::store_output<Part>(rows, row, 0, P::head_dim.v, present, out);
+  template <class E>
+  static __device__ __forceinline__ tile::Rows<E> rows_of(const JointSide& side, E* const& data_shared,
+                                                          const View<E>& view, int member) {
+    return {device::load_shared(&data_shared) + member * view.head, view.seq,
+            device::load_shared(&side.length), device::load_shared(&side.mask)};
   }
 
-  __device__ __forceinline__ void project(const Side& side, T* const& data_shared, const View<T>& view,
+  static __device__ __forceinline__ void copy(const JointSide& side, const T* const& data_shared,
+                                              const View<const T>& view, int member, int row, Tile& to) {
+    tile::copy_rows_async<threads>(rows_of(side, data_shared, view, member), row, 0, P::head_dim.v, to);
+  }
+  static __device__ __forceinline__ void store(const JointSide& side, T* const& data_shared,
+                                               const View<T>& view, int member, int row,
+                                               const tile::Presence<Part::chunk>& present,
+                                               const typename Part::Output& out) {
+    tile::store_output<Part>(rows_of(side, data_shared, view, member), row, 0, P::head_dim.v, present, out);
+  }
+
+  __device__ __forceinline__ void project(const JointSide& side, T* const& data_shared, const View<T>& view,
                                           int member, int row, const Tile& x,
                                           tile::Projection<Part>& projection, bool sums_logs,
                                           typename Part::Output& out) {
-    const auto present = tile::Presence<Part::chunk>::load(side.mask, row, side.length);
+    const auto present = presence(side, row);
     projection.multiply(x, out);
     device::sync_block();  // products of the warps' columns are written
     if (sums_logs)
@@ -289,10 +336,10 @@ class JointBlock {
         const A log = weights.log_count(r), term = log * projection.along(r);
         device::store_shared(storage.log_sums + r,
                              device::load_shared(storage.log_sums + r) + static_cast<double>(term));
-        if constexpr (weighs_queries) {
-          const A g = log * device::load_shared(storage.factors.g_lengths + r);
-          log_squares = device::fused(term, term, log_squares);
-          g_log_squares = device::fused(g, g, g_log_squares);
+        if constexpr (bounds_dq && weighs_queries) {
+          Squares<threads>::add(storage.squares.log, term);
+          Squares<threads>::add(storage.squares.g_log,
+                                log * device::load_shared(storage.factors.g_lengths + r));
         }
       }
     if (view.data == nullptr) return;

@@ -11,6 +11,9 @@ template <class A, int warps>
 struct CountStorage {
   tile::ChunkTable<A> table;
   std::int64_t scratch[warps];
+  // By lane, since registers have no room:
+  double exponent[device::warp_size];
+  std::int64_t anchor[device::warp_size];  // unmasked keys up to the next 32 chunks; warp 0 keeps it up
 };
 
 /// Of a head that walks the rows first, ..., last - 1 of its sequence in `direction`; `scaled` tells whether
@@ -25,38 +28,47 @@ class PositionWeights {
   __device__ __forceinline__ PositionWeights(const RecurrenceParams<typename P::element>& params,
                                              std::int64_t batch, int kv_head, const Side& keys, int first,
                                              int last, CountStorage<A, warps>& storage)
-      : table_(storage.table), mask_(keys.mask), length_(keys.length), first_(first) {
+      : storage_(storage), first_(first) {
     scaled_ = P::scale != Scale::none && params.scale_logit != nullptr;
     if (!scaled_) return;
-    exponent_ = tile::sigmoid(device::load_global(params.scale_logit + kv_head));
-    anchor_ = params.initial_count != nullptr ? device::load_global(params.initial_count + batch) : 0;
+    const double exponent = tile::sigmoid(device::load_global(params.scale_logit + kv_head));
+    std::int64_t anchor =
+        params.initial_count != nullptr ? device::load_global(params.initial_count + batch) : 0;
     const auto sync = [] { device::sync_block(); };  // the warps' counts are written; they are read
-    const int before = !causal ? length_ : reverse ? end_of_table(last) : first_;
-    anchor_ += tile::count_present<warps>(mask_, 0, before, storage.scratch, sync);
-    if constexpr (!causal) {
-      const double log = tile::log_count(anchor_);
+    const int before = !causal ? keys.length : reverse ? end_of_table(last, keys.length) : first_;
+    anchor += tile::count_present<warps>(keys.mask, 0, before, storage.scratch, sync);
+    if constexpr (causal) {
+      if (device::warp_index() == 0) {
+        device::store_shared(storage.exponent + device::lane_index(), exponent);
+        device::store_shared(storage.anchor + device::lane_index(), anchor);
+      }
+    } else {
+      const double log = tile::log_count(anchor);
       log_ = static_cast<A>(log);
-      weight_ = static_cast<A>(tile::weight_of(log, exponent_));
+      weight_ = static_cast<A>(tile::weight_of(log, exponent));
     }
   }
 
-  /// Before the barrier that starts a chunk at `row`.
-  __device__ __forceinline__ void begin_chunk(int row) {
+  /// Before the barrier that starts a chunk at `row`, of the keys' mask and length.
+  __device__ __forceinline__ void begin_chunk(int row, const std::uint8_t* mask, int length) {
     if (!scaled_ || !causal) return;
     const int index = (row - first_) / chunk;
     const bool enters = reverse ? entry_ == 0 : index % device::warp_size == 0;
     entry_ = index % device::warp_size;
-    if (enters && device::warp_index() == 0)
-      anchor_ =
-          table_.template fill<direction>(mask_, row - entry_ * chunk, length_, chunk, anchor_, exponent_);
-    presence_ = tile::Presence<chunk>::load(mask_, row, length_);
+    if (enters && device::warp_index() == 0) {
+      std::int64_t* const anchor = storage_.anchor + device::lane_index();
+      device::store_shared(anchor,
+                           storage_.table.template fill<direction>(mask, row - entry_ * chunk, length, chunk,
+                                                                   device::load_shared(anchor), exponent()));
+    }
+    presence_ = tile::Presence<chunk>::load(mask, row, length);
   }
   /// After it.
   __device__ __forceinline__ void enter_chunk() {
     if (!scaled_ || !causal) return;
-    before_ = device::load_shared(table_.before + entry_);
-    weight_ = device::load_shared(table_.weight + entry_);
-    log_ = device::load_shared(table_.logarithm + entry_);
+    before_ = device::load_shared(storage_.table.before + entry_);
+    weight_ = device::load_shared(storage_.table.weight + entry_);
+    log_ = device::load_shared(storage_.table.logarithm + entry_);
   }
 
   __device__ __forceinline__ bool scaled() const { return scaled_; }
@@ -65,7 +77,7 @@ class PositionWeights {
   /// At a row of the chunk, over weight().
   __device__ __forceinline__ A relative(int row) const {
     if (!scaled_ || !causal) return A{1};
-    return tile::relative_weight<A>(before_ + 1, presence_.up_to(row) - 1, exponent_);
+    return tile::relative_weight<A>(before_ + 1, presence_.up_to(row) - 1, exponent());
   }
   /// ln(max(n, 1)) at a row of the chunk.
   __device__ __forceinline__ A log_count(int row) const {
@@ -76,19 +88,20 @@ class PositionWeights {
   static constexpr bool reverse = causal && direction == tile::Direction::reverse;
 
   /// In reverse: where the 32 chunks end that hold the last of the piece.
-  __device__ __forceinline__ int end_of_table(int last) const {
+  __device__ __forceinline__ int end_of_table(int last, int length) const {
     constexpr int rows = chunk * device::warp_size;
     if (last <= first_) return first_;
     const int end = first_ + ((last - 1 - first_) / rows + 1) * rows;
-    return end < length_ ? end : length_;
+    return end < length ? end : length;
   }
 
-  tile::ChunkTable<A>& table_;
-  const std::uint8_t* mask_;
-  int length_, first_;
+  __device__ __forceinline__ double exponent() const {
+    return device::load_shared(storage_.exponent + device::lane_index());
+  }
+
+  CountStorage<A, warps>& storage_;
+  int first_;
   bool scaled_ = false;
-  double exponent_ = 0;
-  std::int64_t anchor_ = 0;  // unmasked keys up to the next 32 chunks; warp 0 keeps it up
   std::int64_t before_ = 0;
   int entry_ = 0;
   A weight_{1}, log_{0};

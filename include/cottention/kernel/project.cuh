@@ -33,7 +33,7 @@ struct Project {
       const int last = causal ? head.last : parts.last(part, head.rows.length);
       using Position = tile::Cursor<1, Part::chunk, R::direction>;
       for (Position at = Position::start(first, last); at.within(first, last); at.advance(1)) {
-        factors.begin_chunk(at.row);
+        factors.begin_chunk(head, at.row);
         device::sync_block();  // the table is written
         factors.enter_chunk();
         const int members = R::rows_are_queries ? head.group : 1;

@@ -21,7 +21,7 @@ __device__ __forceinline__ void reduce_piece(const Head<R, tiling>& head, ChunkF
   using Part = PartOf<R, tiling>;
   const auto copy = [&](const auto& at) { copy_terms(head, at.member, at.row, storage.terms[at.stage]); };
   const auto prepare = [&](const auto& at) {
-    if (at.member == 0) factors.begin_chunk(at.row);
+    if (at.member == 0) factors.begin_chunk(head, at.row);
   };
   const auto compute = [&](const auto& at) {
     TermTiles<R, tiling>& terms = storage.terms[at.stage];

@@ -61,7 +61,7 @@ struct Walk {
       if (R::rows_are_queries || at.member == 0) copy_rows(head, at.member, at.row, row_tiles(at));
     };
     const auto prepare = [&](const auto& at) {
-      if (at.member == 0) factors.begin_chunk(at.row);
+      if (at.member == 0) factors.begin_chunk(head, at.row);
     };
     typename Part::Output out;
     const auto compute = [&](const auto& at) {

@@ -41,8 +41,8 @@ __device__ __forceinline__ void score(const typename Part::RowTile& a, const typ
   constexpr int blocks = Part::row_blocks * (Part::row_blocks + 1) / 2;
   const Lane lane = Lane::afresh();
   const int g = lane.g(), t = lane.t();
-  int longer = 0, shorter = device::warp_index();  // row and column of a lower triangle
-  for (int block = device::warp_index(); block < blocks; block += Part::warps, shorter += Part::warps) {
+  int longer = 0, shorter = device::afresh(device::warp_index());  // row and column of a lower triangle
+  for (int block = shorter; block < blocks; block += Part::warps, shorter += Part::warps) {
     while (shorter > longer) shorter -= ++longer;  // row i of the triangle has i + 1 blocks
     const int i = direction == Direction::forward ? longer : shorter;
     const int j = direction == Direction::forward ? shorter : longer;

@@ -41,10 +41,11 @@ __device__ __forceinline__ void copy_rows_async(const Rows<const T>& rows, int f
                                                 Tile<T, tile_rows, tile_columns>& tile) {
   using Target = Tile<T, tile_rows, tile_columns>;
   constexpr int at_once = threads < Target::units ? tile_rows + 1 : threads / Target::units;  // rows
+  const int thread = device::afresh(device::thread_index());
   if constexpr (threads % Target::units == 0 && tile_rows % at_once == 0) {
     // A thread's units lie below one another.
-    const int r = device::thread_index() / Target::units;
-    const int c = device::thread_index() % Target::units * Target::unit;
+    const int r = thread / Target::units;
+    const int c = thread % Target::units * Target::unit;
     const T* from = rows.row(first + r) + column + c;
 #pragma unroll
     for (int below = 0; below < tile_rows; below += at_once) {
@@ -53,7 +54,7 @@ __device__ __forceinline__ void copy_rows_async(const Rows<const T>& rows, int f
     }
   } else {
     constexpr int total = tile_rows * Target::units;
-    for (int i = device::thread_index(); i < total; i += threads) {
+    for (int i = thread; i < total; i += threads) {
       const int r = i / Target::units, c = i % Target::units * Target::unit;
       copy_unit_async<masked>(rows, first + r, rows.row(first + r) + column + c, tile, r, c,
                               column + c < dim);

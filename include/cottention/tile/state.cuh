@@ -16,6 +16,13 @@ namespace cottention::tile {
 /// (dim_qk, dim_v) in memory, or (dim_v, dim_qk): the same state with b and c exchanged.
 enum class StateLayout { as_is, transposed };
 
+/// The exponent that brings the largest number into [2^14, 2^15); 0 where that is next to nothing or not
+/// finite.
+__device__ __forceinline__ int exponent_for_half(float largest) {
+  if (!device::is_finite(largest) || largest < 0x1p-100f) return 0;
+  return device::exponent_of(largest) - 14;
+}
+
 template <AnyProblem P, Tiling tiling>
 class State {
  public:
@@ -131,6 +138,34 @@ class State {
     }
   }
 
+  /// The largest magnitude among the warp's finite elements.
+  __device__ __forceinline__ float largest() const {
+    float of_lane = 0;
+#pragma unroll
+    for (int m = 0; m < Part::warp_column_blocks; ++m)
+#pragma unroll
+      for (int n = 0; n < depth_blocks; ++n)
+#pragma unroll
+        for (int e = 0; e < 4; ++e) {
+          const float x = device::magnitude(h_[m][n].values[e]);
+          of_lane = x > of_lane && device::is_finite(x) ? x : of_lane;
+        }
+    return largest_over_warp(of_lane);
+  }
+
+  /// f(x0, x1, m, lower, n): elements of column 16 m + g + 8 lower of this warp's of c, and columns 8 n + 2 t
+  /// and the next of its of b.
+  template <class F>
+  __device__ __forceinline__ void for_each_pair(F f) const {
+#pragma unroll
+    for (int m = 0; m < Part::warp_column_blocks; ++m)
+#pragma unroll
+      for (int n = 0; n < depth_blocks; ++n)
+#pragma unroll
+        for (int lower = 0; lower < 2; ++lower)
+          f(h_[m][n].values[2 * lower], h_[m][n].values[2 * lower + 1], m, lower, n);
+  }
+
   /// The sum of the squares of this lane's elements.
   __device__ __forceinline__ A squares() {
     A sum{};
@@ -194,21 +229,10 @@ class State {
   /// What power of two H is divided by to be an operand: none needed but for half, whose range ends at 65,504
   /// and whose precision fades below 2^-14. There the largest element comes to lie in [2^14, 2^15).
   __device__ __forceinline__ int operand_exponent() const {
-    if constexpr (!std::same_as<T, half>) {
+    if constexpr (std::same_as<T, half>)
+      return exponent_for_half(largest());
+    else
       return 0;
-    } else {
-      float largest = 0;
-#pragma unroll
-      for (int m = 0; m < Part::warp_column_blocks; ++m)
-#pragma unroll
-        for (int n = 0; n < depth_blocks; ++n)
-#pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const float x = device::magnitude(h_[m][n].values[e]);
-            largest = x > largest ? x : largest;
-          }
-      return exponent_for_half(largest);
-    }
   }
 
   /// Likewise for v: small values would lose what the low part is for.
@@ -228,15 +252,8 @@ class State {
             largest = low > largest ? low : largest;
             largest = high > largest ? high : largest;
           }
-      return exponent_for_half(largest);
+      return exponent_for_half(largest_over_warp(largest));
     }
-  }
-
-  /// The exponent that brings the largest number of the warp into [2^14, 2^15).
-  static __device__ __forceinline__ int exponent_for_half(float largest) {
-    largest = largest_over_warp(largest);
-    if (!device::is_finite(largest) || largest < 0x1p-100f) return 0;
-    return device::exponent_of(largest) - 14;
   }
 
   Sums<A> h_[Part::warp_column_blocks][depth_blocks];

@@ -83,14 +83,17 @@ inline constexpr Tiling tuned_forward = tuned_recurrence<kernel::Roles<P, kernel
 template <AnyProblem P>
 inline constexpr Tiling compact_forward = compact_recurrence<kernel::Roles<P, kernel::Output::o>>;
 
-/// The row of the kernels that make all gradients together, where there are such: three states a lane, and
-/// registers for two blocks.
+/// The row of the kernels that make all gradients together, where there are such. Registers hold two states,
+/// which up to dim 64 leave room for two blocks; bidirectional one, and a longer chunk. Seven warps share
+/// rows out by divisions, whose results take the registers of a longer chunk.
 template <AnyProblem P>
-inline constexpr Tiling tuned_joint_gradient = {.chunk = 32,
-                                                .warps = tile::round_up(P::head_dim.v, 16) / 16,
-                                                .stages = 2,
-                                                .columns = tile::round_up(P::head_dim.v, 16),
-                                                .blocks = 2,
-                                                .arch = Arch::sm_80};
+inline constexpr Tiling tuned_joint_gradient = [] {
+  const int columns = tile::round_up(P::head_dim.v, 16);
+  Tiling t{.chunk = 32, .warps = columns / 16, .stages = 2, .columns = columns, .arch = Arch::sm_80};
+  if (columns <= 64) t.blocks = 2;
+  if (P::mask == Mask::bidirectional && columns <= 64) t.chunk = 64;
+  if (P::mask == Mask::causal && columns == 112) t.chunk = 16;
+  return t;
+}();
 
 }  // namespace cottention

@@ -1,0 +1,106 @@
+// A state in shared memory, as operands. One in registers multiplies along b's columns, which a warp has all
+// of, and takes room there; along c's columns, which are spread over the warps, each needs what others hold.
+#pragma once
+
+#include <cottention/tile/output.cuh>
+#include <cottention/tile/state.cuh>
+
+namespace cottention::tile {
+
+/// H^T, (columns of c, columns of b), split into what the operand's type holds and the rest. 16-bit elements.
+/// b and c have equally many columns, all of them in the block.
+template <AnyProblem P, Tiling tiling>
+struct SharedState {
+  using Part = Partition<P, tiling>;
+  using T = typename Part::T;
+  using A = typename Part::A;
+  static_assert(sizeof(T) == 2 && Part::warps_deep == 1 && Part::depth == Part::columns);
+
+  Tile<T, Part::columns, Part::depth> high, low;
+  // For half, by warp: its largest finite element, and what power of two all elements are divided by.
+  float largest[Part::warps];
+  int exponent[Part::warps];
+
+  /// Before a barrier, and then write().
+  __device__ __forceinline__ void begin(const State<P, tiling>& state) {
+    if constexpr (std::same_as<T, half>) {
+      const float of_warp = state.largest();
+      if (device::lane_index() == 0) device::store_shared(largest + device::warp_index(), of_warp);
+    }
+  }
+
+  /// Before another barrier, and then what reads it.
+  __device__ __forceinline__ void write(const State<P, tiling>& state) {
+    const Lane lane = Lane::afresh();
+    const A scale = device::times_power_of_two(A{1}, -choose_exponent());
+    state.for_each_pair([&](A x0, A x1, int m, int lower, int n) {
+      std::uint32_t high_bits, low_bits;
+      if constexpr (std::same_as<T, half>)
+        detail::split<T>(x0 * scale, x1 * scale, high_bits, low_bits);
+      else
+        detail::split<T>(x0, x1, high_bits, low_bits);
+      const int at = high.offset(Part::warp_column() + 16 * m + lane.g() + 8 * lower, 8 * n + 2 * lane.t());
+      device::store_shared(reinterpret_cast<std::uint32_t*>(high.data + at), high_bits);
+      device::store_shared(reinterpret_cast<std::uint32_t*>(low.data + at), low_bits);
+    });
+  }
+
+  /// out = a H, rows of `a` (chunk, columns of b) as they are in the tile; as State::apply().
+  __device__ __forceinline__ void apply(const typename Part::RowTile& a, typename Part::Output& out) const {
+    multiply_rows(a, out, [](const auto& part, int k, int column, Lane lane) {
+      return load_rows<Role::right>(part, column, k, lane);
+    });
+  }
+  /// out = a H^T, rows of `a` (chunk, columns of c).
+  __device__ __forceinline__ void apply_transposed(const typename Part::ValueTile& a,
+                                                   typename Part::Output& out) const {
+    multiply_rows(a, out, [](const auto& part, int k, int column, Lane lane) {
+      return load_columns<Role::right>(part, k, column, lane);
+    });
+  }
+
+ private:
+  /// load(part, k, column, lane): terms k, ... of columns column, ... of out.
+  template <class Load>
+  __device__ __forceinline__ void multiply_rows(const typename Part::RowTile& a, typename Part::Output& out,
+                                                Load load) const {
+    const Lane lane = Lane::afresh();
+    for_each_sum<Part>(out, [](A& sum, int, int) { sum = A{0}; });
+#pragma unroll
+    for (int k = 0; k < Part::depth; k += terms<T>)
+#pragma unroll
+      for (int m = 0; m < Part::warp_column_blocks; ++m) {
+        const auto high_right = load(high, k, Part::warp_column() + 16 * m, lane);
+        const auto low_right = load(low, k, Part::warp_column() + 16 * m, lane);
+#pragma unroll
+        for (int i = 0; i < Part::row_blocks; ++i) {
+          const auto left = load_rows<Role::left>(a, 16 * i, k, lane);
+          multiply<T>(out.sums[i][m], left, low_right);
+          multiply<T>(out.sums[i][m], left, high_right);
+        }
+      }
+    if constexpr (std::same_as<T, half>) {
+      const A back = device::times_power_of_two(A{1}, device::load_shared(exponent + device::warp_index()));
+      for_each_sum<Part>(out, [back](A& sum, int, int) { sum *= back; });
+    }
+  }
+
+  /// As State::operand_exponent() has it for a warp's part.
+  __device__ __forceinline__ int choose_exponent() {
+    if constexpr (!std::same_as<T, half>) {
+      return 0;
+    } else {
+      float of_block = 0;
+#pragma unroll
+      for (int w = 0; w < Part::warps; ++w) {
+        const float of_warp = device::load_shared(largest + w);
+        of_block = of_warp > of_block ? of_warp : of_block;
+      }
+      const int chosen = exponent_for_half(of_block);
+      if (device::lane_index() == 0) device::store_shared(exponent + device::warp_index(), chosen);
+      return chosen;
+    }
+  }
+};
+
+}  // namespace cottention::tile
