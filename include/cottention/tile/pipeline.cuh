@@ -44,27 +44,31 @@ template <int stages, int chunk, Direction direction, class Copy, class Prepare,
 __device__ __forceinline__ void for_each_step(int first, int last, int group, Copy copy, Prepare prepare,
                                               Compute compute) {
   using Position = Cursor<stages, chunk, direction>;
-  Position ahead = Position::start(first, last);
-  const auto copy_next = [&] {
-    if (ahead.within(first, last)) {
-      copy(ahead);
-      ahead.advance(group);
-    }
+  const auto start_copy = [&](const Position& at) {
+    if (at.within(first, last)) copy(at);
     device::commit_copies();  // an empty group where nothing is left, so that waiting counts alike
   };
+  {
+    Position ahead = Position::start(first, last);
 #pragma unroll 1
-  for (int s = 0; s < stages - 1; ++s) copy_next();
+    for (int s = 0; s < stages - 1; ++s, ahead.advance(group)) start_copy(ahead);
+  }
 #pragma unroll 1
   for (Position now = Position::start(first, last); now.within(first, last); now.advance(group)) {
     if constexpr (stages == 1) {
       device::sync_block();  // the last step's readers are done with the only buffer
-      copy_next();
+      start_copy(now);
     }
     device::wait_copies<stages == 1 ? 0 : stages - 2>();
     prepare(now);
     // All threads' copies have landed; readers of the buffer that is filled next are done.
     device::sync_block();
-    if constexpr (stages > 1) copy_next();
+    if constexpr (stages > 1) {
+      Position ahead = now;  // found anew each time: a lane has no registers to keep it
+#pragma unroll
+      for (int s = 0; s < stages - 1; ++s) ahead.advance(group);
+      start_copy(ahead);
+    }
     compute(now);
   }
   device::wait_copies<0>();
