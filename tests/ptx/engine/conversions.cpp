@@ -87,9 +87,19 @@ struct ToTf32 {
   }
 };
 
+/// The lower half of a register of 64 bits, which cvt may name where it wants 32.
+template <class D, class A>
+void integer_of_wide(Warp& w, const Instruction& i) {
+  const std::uint64_t* const a = w.at<std::uint64_t>(i.o[1]);
+  Slot<D>* const d = w.at<Slot<D>>(i.o[0]);
+  each_lane(w.mask, [=](int l) { d[l] = to_slot<D>(static_cast<D>(static_cast<A>(a[l]))); });
+}
+
 template <class D, class A>
 void add_integer(Forms& f, const std::string& d, const std::string& a) {
   f["cvt." + d + "." + a] = {integer<D, A>, letters<D, A>()};
+  if constexpr (sizeof(D) >= 4 && sizeof(A) < 8)
+    f["cvt." + d + "." + a + " of wide"] = {integer_of_wide<D, A>, letters<D, std::uint64_t>()};
 }
 
 template <class A>

@@ -137,12 +137,10 @@ class Decoder {
     const std::vector<std::string_view> parts = split(s.opcode);
     std::string operands;
     if (parts[0] == "ld" || parts[0] == "st" || parts[0] == "atom" || parts[0] == "red") {
-      const auto is_wide = [&](const Operand* x) {
-        return x->kind == Operand::Kind::register_name ? function_.registers[x->index] == Width::bits64
-                                                       : parts.back().substr(1) == "64";
-      };
-      const Operand* const value = parts[0] == "st" ? flat.back() : flat.front();
-      if (!decode_access(parts, is_wide(value), i, operands)) fail("unknown form of an access");
+      const Operand& value = parts[0] == "st" ? *flat.back() : *flat.front();
+      const bool is_register = value.kind == Operand::Kind::register_name;
+      const bool wide = is_register ? is_wide(value) : parts.back().substr(1) == "64";
+      if (!decode_access(parts, wide, i, operands)) fail("unknown form of an access");
     } else {
       const Form& form = known(s, flat);
       i.run = form.run;
@@ -170,6 +168,10 @@ class Decoder {
     }
   }
 
+  bool is_wide(const Operand& x) const {
+    return x.kind == Operand::Kind::register_name && function_.registers[x.index] == Width::bits64;
+  }
+
   static bool is_special(const Statement& s) {
     return s.operands.size() == 2 && s.operands[1].kind == Operand::Kind::name &&
            s.operands[1].text[0] == '%';
@@ -185,6 +187,8 @@ class Decoder {
       if (s.operands[1].kind == Operand::Kind::vector) name += " pack" + std::to_string(flat.size() - 1);
       if (is_special(s)) name += " " + std::string(s.operands[1].text);
     }
+    if (s.opcode.starts_with("cvt.") && !s.opcode.ends_with("64") && is_wide(*flat.back()))
+      name += " of wide";
     const auto found = forms().find(name);
     if (found == forms().end()) fail("unknown instruction");
     return found->second;
@@ -235,9 +239,9 @@ class Decoder {
 
   std::uint32_t constant(const Operand& x, char kind) {
     std::uint64_t bits = 0;
-    if (kind == 'p') fail("a predicate was expected");
     if (x.kind == Operand::Kind::number) {
       bits = number(x.text, kind);
+      if (kind == 'p' && bits != 0) bits = all;  // true, in every lane
     } else if (const auto own = addresses_.find(x.text); own != addresses_.end()) {
       bits = own->second;
     } else if (const auto global = globals_.find(x.text); global != globals_.end()) {
