@@ -16,6 +16,9 @@ const Forms& forms() {
     add_exchange(f);
     add_matrices(f);
     add_copies(f);
+    add_mbarriers(f);
+    add_tiles(f);
+    add_warpgroups(f);
     return f;
   }();
   return known;
@@ -148,6 +151,7 @@ class Decoder {
       i.extra = form.extra;
       operands = form.operands;
       if (is_special(s)) flat.resize(1);
+      i.count = static_cast<std::uint8_t>(std::count(operands.begin(), operands.end(), 'z'));
     }
     if (operands.size() != flat.size()) fail("an unexpected number of operands");
     for (std::size_t n = 0; n < flat.size(); ++n) operand(i, *flat[n], operands[n]);
@@ -187,6 +191,9 @@ class Decoder {
       if (s.operands[1].kind == Operand::Kind::vector) name += " pack" + std::to_string(flat.size() - 1);
       if (is_special(s)) name += " " + std::string(s.operands[1].text);
     }
+    if (s.opcode.starts_with("wgmma.mma") && s.operands.size() > 1 &&
+        s.operands[1].kind == Operand::Kind::vector)
+      name += " registers";
     if (s.opcode.starts_with("cvt.") && !s.opcode.ends_with("64") && is_wide(*flat.back()))
       name += " of wide";
     const auto found = forms().find(name);
@@ -214,6 +221,12 @@ class Decoder {
   }
 
   void value(const Operand& x, char letter) {
+    if (letter == 'z') {  // both
+      value(x, 'w');
+      uses_.push_back(uses_.back());
+      uses_.back().written = true;
+      return;
+    }
     const bool written = letter >= 'A' && letter <= 'Z';
     const char kind = written ? static_cast<char>(letter - 'A' + 'a') : letter;
     if (x.kind == Operand::Kind::register_name) {

@@ -30,6 +30,9 @@ void add_comparisons(Forms& forms);
 void add_exchange(Forms& forms);
 void add_matrices(Forms& forms);
 void add_copies(Forms& forms);
+void add_mbarriers(Forms& forms);
+void add_tiles(Forms& forms);
+void add_warpgroups(Forms& forms);
 
 /// What a lane holds of a T.
 template <class T>

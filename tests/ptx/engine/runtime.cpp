@@ -1,5 +1,6 @@
 // The CUDA runtime library's calls, for one device that is the PTX machine. Everything is synchronous. A
 // kernel that breaks a rule throws from its launch.
+#include <cuda.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
@@ -9,6 +10,7 @@
 #include <set>
 
 #include "device.hpp"
+#include "tensor_map.hpp"
 
 using namespace cottention::ptx;
 
@@ -71,6 +73,34 @@ cudaError_t launch(Kernel* kernel, dim3 grid, dim3 block, std::size_t shared, vo
   else
     run(*program, its);
   return cudaSuccess;
+}
+
+/// cuTensorMapEncodeTiled. CUDA driver API: what it refuses.
+CUresult encode_map(CUtensorMap* to, CUtensorMapDataType type, cuuint32_t rank, void* address,
+                    const cuuint64_t* extents, const cuuint64_t* strides, const cuuint32_t* box,
+                    const cuuint32_t* steps, CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle,
+                    CUtensorMapL2promotion, CUtensorMapFloatOOBfill) {
+  const auto element = static_cast<std::uint32_t>(type == CU_TENSOR_MAP_DATA_TYPE_FLOAT64   ? 8
+                                                  : type == CU_TENSOR_MAP_DATA_TYPE_FLOAT32 ? 4
+                                                                                            : 2);
+  if (rank < 2 || rank > 4 || interleave != CU_TENSOR_MAP_INTERLEAVE_NONE || number(address) % 16 != 0)
+    return CUDA_ERROR_INVALID_VALUE;
+  TensorMap map{TensorMap::known, number(address), {1, 1, 1, 1}, {}, {1, 1, 1, 1}, rank, element, 0};
+  for (cuuint32_t d = 0; d < rank; ++d) {
+    if (extents[d] == 0 || extents[d] > std::uint64_t{1} << 32 || box[d] == 0 || box[d] > 256 ||
+        steps[d] != 1)
+      return CUDA_ERROR_INVALID_VALUE;
+    map.extents[d] = extents[d];
+    map.box[d] = static_cast<std::uint16_t>(box[d]);
+    if (d == 0) continue;
+    if (strides[d - 1] % 16 != 0 || strides[d - 1] >= std::uint64_t{1} << 40) return CUDA_ERROR_INVALID_VALUE;
+    map.strides[d - 1] = strides[d - 1];
+  }
+  const std::uint32_t row = box[0] * element, span = 16u << static_cast<int>(swizzle);
+  if (row % 16 != 0 || (swizzle != CU_TENSOR_MAP_SWIZZLE_NONE && row > span)) return CUDA_ERROR_INVALID_VALUE;
+  map.swizzle_units = span / 16 - 1;
+  std::memcpy(to, &map, sizeof map);
+  return CUDA_SUCCESS;
 }
 
 struct Configuration {
@@ -199,6 +229,14 @@ const char* cudaGetErrorString(cudaError_t error) {
     default:
       return "unrecognized error code";
   }
+}
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, unsigned long long,
+                                             cudaDriverEntryPointQueryResult* found) {
+  const bool known = std::strcmp(name, "cuTensorMapEncodeTiled") == 0;
+  *function = known ? reinterpret_cast<void*>(&encode_map) : nullptr;
+  *found = known ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
+  return cudaSuccess;
 }
 
 cudaError_t cudaGetDeviceCount(int* count) {
