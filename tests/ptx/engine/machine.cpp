@@ -299,7 +299,8 @@ void Block::deadlock() {
   throw Error(text);
 }
 
-void Block::run() {
+void Block::run(Order order) {
+  if (order == Order::reverse) std::reverse(warps.begin(), warps.end());
   for (;;) {
     bool done = true;
     const std::uint64_t before = progress;
@@ -313,11 +314,13 @@ void Block::run() {
 }
 
 void run(const Program& program, Launch& launch) {
+  static std::uint64_t turn = 0;  // calls come one at a time
+  ++turn;
   for (std::uint32_t z = 0; z < launch.grid.z; ++z)
     for (std::uint32_t y = 0; y < launch.grid.y; ++y)
       for (std::uint32_t x = 0; x < launch.grid.x; ++x)
         Block(program, {x, y, z}, launch.grid, launch.block, launch.dynamic_shared_bytes, launch.params)
-            .run();
+            .run(turn++ % 2 == 0 ? Order::forward : Order::reverse);
 }
 
 }  // namespace cottention::ptx

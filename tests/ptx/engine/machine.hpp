@@ -169,12 +169,15 @@ class Warp {
   const GlobalMemory::Allocation* last_ = nullptr;
 };
 
+/// Which warps go first. What is right in one only is a race.
+enum class Order { forward, reverse };
+
 /// One block. Shared memory is born NaN.
 class Block {
  public:
   Block(const Program& program, Size index, Size grid, Size shape, std::size_t dynamic_shared_bytes,
         std::vector<std::uint8_t>& params);
-  void run();
+  void run(Order order);
 
   const Program& program;
   Size index, grid, shape;
@@ -201,7 +204,7 @@ struct Launch {
   std::vector<std::uint8_t> params;
 };
 
-/// Runs all blocks, one after the other. Throws Error.
+/// Runs all blocks, one after the other, their warps in one order and the other in turn. Throws Error.
 void run(const Program& program, Launch& launch);
 
 }  // namespace cottention::ptx
