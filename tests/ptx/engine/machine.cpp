@@ -147,7 +147,6 @@ void Warp::run() {
       const std::uint32_t predicate = *at<std::uint32_t>(i.guard);
       mask &= i.guard_negated ? ~predicate : predicate;
     }
-    executed += static_cast<std::uint64_t>(std::popcount(mask));
     switch (i.kind) {
       case Kind::plain:
         if (mask != 0) i.run(*this, i);

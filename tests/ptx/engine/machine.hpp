@@ -153,7 +153,6 @@ class Warp {
   State state = State::ready;
   std::array<std::deque<std::vector<AsyncCopy>>, lanes> groups;  ///< of copies, the open one last
   std::array<std::deque<std::vector<AsyncCopy>>, lanes> bulk_groups;
-  std::uint64_t executed = 0;  ///< instructions, of lanes
 
  private:
   void choose();
