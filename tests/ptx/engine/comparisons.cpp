@@ -63,6 +63,11 @@ struct Nan {
   }
 };
 
+template <class F>
+struct Flushed {
+  bool operator()(float a, float b) const { return F{}(flush(a), flush(b)); }
+};
+
 void set_bits(Warp& w, std::uint32_t place, std::uint32_t bits) {
   std::uint32_t* const d = w.at<std::uint32_t>(place);
   *d = (*d & ~w.mask) | (bits & w.mask);
@@ -103,24 +108,35 @@ void logic(Warp& w, const Instruction& i) {
 void invert(Warp& w, const Instruction& i) { set_bits(w, i.o[0], ~*w.at<std::uint32_t>(i.o[1])); }
 void copy(Warp& w, const Instruction& i) { set_bits(w, i.o[0], *w.at<std::uint32_t>(i.o[1])); }
 
+template <class F, class T>
+void add_comparison(Forms& f, const std::string& name, const std::string& type) {
+  f["setp." + name + "." + type] = {compare<F, T>, sizeof(T) == 8 ? "Pdd" : "Pww"};
+  if constexpr (std::is_same_v<T, float>)
+    f["setp." + name + ".ftz.f32"] = {compare<Flushed<F>, float>, "Pww"};
+}
+
+template <class T>
+void add_unordered(Forms& f, const std::string& type) {
+  add_comparison<OrNan<Equal>, T>(f, "equ", type);
+  add_comparison<OrNan<Differs>, T>(f, "neu", type);
+  add_comparison<OrNan<Less>, T>(f, "ltu", type);
+  add_comparison<OrNan<AtMost>, T>(f, "leu", type);
+  add_comparison<OrNan<More>, T>(f, "gtu", type);
+  add_comparison<OrNan<AtLeast>, T>(f, "geu", type);
+  add_comparison<Numbers, T>(f, "num", type);
+  add_comparison<Nan, T>(f, "nan", type);
+}
+
 template <class T>
 void add_type(Forms& f, const std::string& name) {
-  const char* const operands = sizeof(T) == 8 ? "Pdd" : "Pww";
-  f["setp.eq." + name] = {compare<Equal, T>, operands};
-  f["setp.ne." + name] = {compare<Differs, T>, operands};
-  f["setp.lt." + name] = {compare<Less, T>, operands};
-  f["setp.le." + name] = {compare<AtMost, T>, operands};
-  f["setp.gt." + name] = {compare<More, T>, operands};
-  f["setp.ge." + name] = {compare<AtLeast, T>, operands};
+  add_comparison<Equal, T>(f, "eq", name);
+  add_comparison<Differs, T>(f, "ne", name);
+  add_comparison<Less, T>(f, "lt", name);
+  add_comparison<AtMost, T>(f, "le", name);
+  add_comparison<More, T>(f, "gt", name);
+  add_comparison<AtLeast, T>(f, "ge", name);
   if constexpr (std::is_floating_point_v<T>) {
-    f["setp.equ." + name] = {compare<OrNan<Equal>, T>, operands};
-    f["setp.neu." + name] = {compare<OrNan<Differs>, T>, operands};
-    f["setp.ltu." + name] = {compare<OrNan<Less>, T>, operands};
-    f["setp.leu." + name] = {compare<OrNan<AtMost>, T>, operands};
-    f["setp.gtu." + name] = {compare<OrNan<More>, T>, operands};
-    f["setp.geu." + name] = {compare<OrNan<AtLeast>, T>, operands};
-    f["setp.num." + name] = {compare<Numbers, T>, operands};
-    f["setp.nan." + name] = {compare<Nan, T>, operands};
+    add_unordered<T>(f, name);
   }
   f["selp." + name] = {select<T>, sizeof(T) == 8 ? "Dddp" : "Wwwp"};
 }

@@ -35,6 +35,12 @@ struct Cast {
   }
 };
 
+/// Of a float, or to one, with .ftz.
+struct FlushedCast {
+  double operator()(float a) const { return static_cast<double>(flush(a)); }
+  float operator()(double a) const { return flush(static_cast<float>(a)); }
+};
+
 struct Saturate {
   float operator()(float a) const { return a > 0 ? std::fmin(a, 1.0f) : 0.0f; }
 };
@@ -145,6 +151,13 @@ void add_conversions(Forms& f) {
   add_from<std::uint64_t>(f, "u64");
   add_to_integers<float>(f, "f32");
   add_to_integers<double>(f, "f64");
+  f["cvt.ftz.f64.f32"] = {unary<FlushedCast, double, float>, "Dw"};
+  f["cvt.rn.ftz.f32.f64"] = {unary<FlushedCast, float, double>, "Wd"};
+  f["cvt.ftz.sat.f32.f32"] = {unary<Saturate, float, float>, "Ww"};
+  f["cvt.sat.ftz.f32.f32"] = {unary<Saturate, float, float>, "Ww"};
+  for (const std::string rounding : {"rni", "rzi"})  // denormal numbers become 0 either way
+    for (const std::string type : {"s32", "u32", "s64", "u64"})
+      f["cvt." + rounding + ".ftz." + type + ".f32"] = f["cvt." + rounding + "." + type + ".f32"];
   f["cvt.f64.f32"] = {unary<Cast<double>, double, float>, "Dw"};
   f["cvt.rn.f32.f64"] = {unary<Cast<float>, float, double>, "Wd"};
   f["cvt.sat.f32.f32"] = {unary<Saturate, float, float>, "Ww"};

@@ -84,26 +84,15 @@ struct Copy {
   }
 };
 
-float flush(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
-
 // Approximations stand for what rounds right; PTX bounds how far the hardware's are from it.
 struct Exp2 {
   float operator()(float a) const { return static_cast<float>(std::exp2(static_cast<double>(a))); }
 };
-struct Exp2Flush {
-  float operator()(float a) const { return flush(Exp2{}(flush(a))); }
-};
 struct Log2 {
   float operator()(float a) const { return static_cast<float>(std::log2(static_cast<double>(a))); }
 };
-struct Log2Flush {
-  float operator()(float a) const { return Log2{}(flush(a)); }
-};
 struct InverseRoot {
   float operator()(float a) const { return static_cast<float>(1 / std::sqrt(static_cast<double>(a))); }
-};
-struct ReciprocalFlush {
-  float operator()(float a) const { return flush(1 / flush(a)); }
 };
 // The lower half of the result is zero, and denormal numbers are flushed: PTX ISA, "rcp.approx.ftz.f64".
 struct RoughReciprocal {
@@ -113,6 +102,37 @@ struct RoughReciprocal {
     return std::fabs(rough) < 0x1p-1022 ? std::copysign(0.0, rough) : rough;
   }
 };
+
+template <class F>
+struct Flushed {
+  template <class... T>
+  float operator()(T... x) const {
+    return flush(F{}(flush(x)...));
+  }
+};
+
+/// With .ftz: denormal operands and results are zero.
+void add_flushed(Forms& f) {
+  for (const std::string rounding : {"", ".rn"}) {
+    f["add" + rounding + ".ftz.f32"] = {binary<Flushed<Add>, float, float>, "Www"};
+    f["sub" + rounding + ".ftz.f32"] = {binary<Flushed<Sub>, float, float>, "Www"};
+    f["mul" + rounding + ".ftz.f32"] = {binary<Flushed<Mul>, float, float>, "Www"};
+  }
+  f["div.rn.ftz.f32"] = {binary<Flushed<Div>, float, float>, "Www"};
+  f["fma.rn.ftz.f32"] = {ternary<Flushed<Fused>, float, float>, "Wwww"};
+  f["sqrt.rn.ftz.f32"] = {unary<Flushed<Root>, float, float>, "Ww"};
+  f["rcp.rn.ftz.f32"] = {unary<Flushed<Reciprocal>, float, float>, "Ww"};
+  f["min.ftz.f32"] = {binary<Flushed<Min>, float, float>, "Www"};
+  f["max.ftz.f32"] = {binary<Flushed<Max>, float, float>, "Www"};
+  f["neg.ftz.f32"] = {unary<Flushed<Negate>, float, float>, "Ww"};
+  f["abs.ftz.f32"] = {unary<Flushed<Absolute>, float, float>, "Ww"};
+  f["ex2.approx.ftz.f32"] = {unary<Flushed<Exp2>, float, float>, "Ww"};
+  f["lg2.approx.ftz.f32"] = {unary<Flushed<Log2>, float, float>, "Ww"};
+  f["sqrt.approx.ftz.f32"] = {unary<Flushed<Root>, float, float>, "Ww"};
+  f["rsqrt.approx.ftz.f32"] = {unary<Flushed<InverseRoot>, float, float>, "Ww"};
+  f["rcp.approx.ftz.f32"] = {unary<Flushed<Reciprocal>, float, float>, "Ww"};
+  f["div.approx.ftz.f32"] = {binary<Flushed<Div>, float, float>, "Www"};
+}
 
 template <class T>
 void add_type(Forms& f, const std::string& name) {
@@ -138,14 +158,12 @@ void add_type(Forms& f, const std::string& name) {
 void add_floats(Forms& f) {
   add_type<float>(f, "f32");
   add_type<double>(f, "f64");
+  add_flushed(f);
   f["ex2.approx.f32"] = {unary<Exp2, float, float>, "Ww"};
-  f["ex2.approx.ftz.f32"] = {unary<Exp2Flush, float, float>, "Ww"};
   f["lg2.approx.f32"] = {unary<Log2, float, float>, "Ww"};
-  f["lg2.approx.ftz.f32"] = {unary<Log2Flush, float, float>, "Ww"};
   f["rsqrt.approx.f32"] = {unary<InverseRoot, float, float>, "Ww"};
   f["sqrt.approx.f32"] = {unary<Root, float, float>, "Ww"};
   f["rcp.approx.f32"] = {unary<Reciprocal, float, float>, "Ww"};
-  f["rcp.approx.ftz.f32"] = {unary<ReciprocalFlush, float, float>, "Ww"};
   f["div.approx.f32"] = {binary<Div, float, float>, "Www"};
   f["rcp.approx.ftz.f64"] = {unary<RoughReciprocal, double, double>, "Dd"};
 }

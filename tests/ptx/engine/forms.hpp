@@ -1,6 +1,7 @@
 // What the machine knows of each opcode: its handler, and what its operands are.
 #pragma once
 
+#include <cmath>
 #include <cstring>
 #include <string>
 #include <type_traits>
@@ -53,6 +54,9 @@ inline Slot<T> to_slot(T value) {
   else
     return static_cast<Slot<T>>(static_cast<std::make_unsigned_t<T>>(value));
 }
+
+/// .ftz: what is denormal becomes 0.
+inline float flush(float x) { return std::fabs(x) < 0x1p-126f ? std::copysign(0.0f, x) : x; }
 
 /// f(lane) for the lanes of the mask; all 32 in a loop that vectorises.
 template <class F>

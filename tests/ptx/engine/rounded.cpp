@@ -37,6 +37,14 @@ struct Fused {
   }
 };
 
+template <class F>
+struct Flushed {
+  template <class... T>
+  float operator()(T... x) const {
+    return flush(F{}(flush(x)...));
+  }
+};
+
 template <Handler run, int mode>
 void rounded(Warp& w, const Instruction& i) {
   const Rounding rounding(mode);
@@ -49,6 +57,12 @@ void add_type(Forms& f, const std::string& suffix) {
   f["add." + suffix] = {rounded<binary<Add, T, T>, mode>, two};
   f["mul." + suffix] = {rounded<binary<Mul, T, T>, mode>, two};
   f["fma." + suffix] = {rounded<ternary<Fused, T, T>, mode>, three};
+  if constexpr (sizeof(T) == 4) {
+    const std::string flushed = suffix.substr(0, 3) + "ftz.f32";
+    f["add." + flushed] = {rounded<binary<Flushed<Add>, T, T>, mode>, two};
+    f["mul." + flushed] = {rounded<binary<Flushed<Mul>, T, T>, mode>, two};
+    f["fma." + flushed] = {rounded<ternary<Flushed<Fused>, T, T>, mode>, three};
+  }
 }
 
 }  // namespace
