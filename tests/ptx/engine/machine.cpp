@@ -122,25 +122,43 @@ void Warp::branch(const Instruction& i) {
   }
 }
 
+/// Where others have left, those who wait may be complete now: lets the first of them try again.
+void Warp::resume() {
+  choose();
+  if (running_ != 0) return;
+  for (int lane = 0; lane < lanes; ++lane)
+    if ((parked_ >> lane & 1) != 0) now_ = std::min(now_, pc_[static_cast<std::size_t>(lane)]);
+  for (int lane = 0; lane < lanes; ++lane)
+    if ((parked_ >> lane & 1) != 0 && pc_[static_cast<std::size_t>(lane)] == now_) running_ |= 1u << lane;
+  parked_ &= ~running_;
+}
+
+/// An instruction that the wanted lanes execute at once. False: those that are here have to wait.
+bool Warp::together(const Instruction& i, std::uint32_t wanted) {
+  if (mask == 0) return true;
+  if (mask != running_)
+    fail(i, std::countr_zero(running_ & ~mask), "its guard keeps a part of the warp from it");
+  if (!meet(i, wanted)) return false;
+  mask = running_;
+  i.run(*this, i);
+  return true;
+}
+
+std::uint32_t Warp::members(const Instruction& i) const {
+  const std::uint32_t named = at<std::uint32_t>(i.o[i.extra])[std::countr_zero(running_)];
+  if ((running_ & ~named) != 0)
+    fail(i, std::countr_zero(running_ & ~named), "a lane is not in its mask of members");
+  return named;
+}
+
 void Warp::run() {
   state = State::ready;
   while (state == State::ready) {
-    if (running_ == 0) {
-      if (alive_ == 0) {
-        state = State::done;
-        return;
-      }
-      choose();
-      if (running_ == 0) {  // others have left; whoever waits may be complete now
-        now_ = all;
-        for (int lane = 0; lane < lanes; ++lane)
-          if ((parked_ >> lane & 1) != 0) now_ = std::min(now_, pc_[static_cast<std::size_t>(lane)]);
-        for (int lane = 0; lane < lanes; ++lane)
-          if ((parked_ >> lane & 1) != 0 && pc_[static_cast<std::size_t>(lane)] == now_)
-            running_ |= 1u << lane;
-        parked_ &= ~running_;
-      }
+    if (alive_ == 0) {
+      state = State::done;
+      return;
     }
+    if (running_ == 0) resume();
     const Instruction& i = program.code[now_];
     mask = running_;
     if (i.guard != no_guard) {
@@ -160,34 +178,13 @@ void Warp::run() {
         ++now_;
         break;
       case Kind::converged:
-      case Kind::block_barrier: {
-        const std::uint32_t wanted = i.kind == Kind::converged ? all : alive_;
-        if (mask == 0 && i.guard != no_guard) {
-          ++now_;
-          break;
-        }
-        const bool whole = mask == running_;
-        if (!meet(i, wanted)) continue;
-        if (whole) mask = running_;
-        if (mask != running_)
-          fail(i, std::countr_zero(running_ & ~mask), "its guard keeps a part of the warp from it");
-        i.run(*this, i);
-        ++now_;
+        if (together(i, all)) ++now_;
         break;
-      }
-      case Kind::member_lanes: {
-        const std::uint32_t members = at<std::uint32_t>(i.o[i.extra])[std::countr_zero(running_)];
-        if ((running_ & ~members) != 0)
-          fail(i, std::countr_zero(running_ & ~members), "a lane is not in its mask of members");
-        if (!meet(i, members)) continue;
-        mask = running_;
-        i.run(*this, i);
-        ++now_;
+      case Kind::block_barrier:
+        if (together(i, alive_)) ++now_;
         break;
-      }
-      case Kind::try_again:
-        i.run(*this, i);
-        ++now_;
+      case Kind::member_lanes:
+        if (together(i, members(i))) ++now_;
         break;
     }
     if (now_ >= next_other_) choose();

@@ -29,7 +29,6 @@ enum class Kind : std::uint8_t {
   converged,      ///< all 32 lanes at once
   member_lanes,   ///< the lanes that its last operand names
   block_barrier,  ///< the warp may wait; the handler says so by waiting(...)
-  try_again,      ///< the handler sets a predicate; where it is false others get their turn
 };
 
 inline constexpr std::uint32_t no_guard = all;
@@ -156,7 +155,10 @@ class Warp {
 
  private:
   void choose();
+  void resume();
   bool meet(const Instruction& i, std::uint32_t wanted);
+  bool together(const Instruction& i, std::uint32_t wanted);
+  std::uint32_t members(const Instruction& i) const;
   void branch(const Instruction& i);
   void leave(std::uint32_t who);
 

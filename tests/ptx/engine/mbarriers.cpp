@@ -56,7 +56,8 @@ void arrive(Warp& w, const Instruction& i) {
   });
 }
 
-/// mbarrier.try_wait.parity p, [at], parity: whether the phase of that parity has ended.
+/// mbarrier.try_wait.parity p, [at], parity: whether the phase of that parity has ended. Where it has not,
+/// other warps get their turn.
 void try_wait(Warp& w, const Instruction& i) {
   const std::uint32_t *at = w.at<std::uint32_t>(i.o[1]), *parity = w.at<std::uint32_t>(i.o[2]);
   std::uint32_t ended = 0;
@@ -79,7 +80,7 @@ void add_mbarriers(Forms& f) {
   f["mbarrier.init.shared::cta.b64"] = {init, "xw"};
   f["mbarrier.arrive.release.cta.shared::cta.b64"] = {arrive<false>, "Dx"};
   f["mbarrier.arrive.expect_tx.release.cta.shared::cta.b64"] = {arrive<true>, "Dxw"};
-  f["mbarrier.try_wait.parity.shared::cta.b64"] = {try_wait, "Pxw", Kind::try_again};
+  f["mbarrier.try_wait.parity.shared::cta.b64"] = {try_wait, "Pxw"};
 }
 
 }  // namespace cottention::ptx
