@@ -34,13 +34,18 @@ double traffic(const cottention::Shape& shape, Presence final_h) {
 }  // namespace
 
 TEMPLATE_TEST_CASE("Gradients together move each tensor once", "", cottention::half, cottention::bfloat16) {
-  const cottention::Shape shape{1, 2048, 2048, 2, 2, 64, 64}, wide{1, 2048, 2048, 1, 1, 128, 128};
+  const cottention::Shape shape{1, 2048, 2048, 2, 2, 64, 64};
   CHECK(traffic<Problem<TestType, HeadDim{64, 64}, Mask::causal, Scale::by_key>>(shape, Presence::present) <=
         1.05);
-  CHECK(traffic<Problem<TestType, HeadDim{128, 128}, Mask::causal, Scale::by_key>>(wide, Presence::present) <=
-        1.05);
-  CHECK(traffic<Problem<TestType, HeadDim{128, 128}, Mask::bidirectional, Scale::by_key>>(
-            wide, Presence::present) <= 1.05);
+}
+
+TEST_CASE("Wide gradients together move each tensor once, causal and bidirectional") {
+  using cottention::bfloat16;
+  const cottention::Shape shape{1, 2048, 2048, 1, 1, 128, 128};
+  CHECK(traffic<Problem<bfloat16, HeadDim{128, 128}, Mask::causal, Scale::by_key>>(
+            shape, Presence::present) <= 1.05);
+  CHECK(traffic<Problem<bfloat16, HeadDim{128, 128}, Mask::bidirectional, Scale::by_key>>(
+            shape, Presence::present) <= 1.05);
 }
 
 TEMPLATE_TEST_CASE("Without the final state they read k and v twice", "", cottention::bfloat16) {
