@@ -110,7 +110,7 @@ struct BackwardArguments {
       nullptr;  ///< [batch, heads_kv, dim_qk, dim_v], final_state.h of the forward
                 ///< call; null: not kept. Spares a CUDA call that makes all
                 ///< gradients together a pass over k and v: 16-bit elements,
-                ///< dim_qk = dim_v <= 64, as docs/tuning.md has it. Others ignore it
+                ///< dim_qk = dim_v <= 128, as docs/tuning.md has it. Others ignore it
   const Accumulate<T>* dfinal_state = nullptr;  ///< [batch, heads_kv, dim_qk, dim_v]; null: zero
   Accumulate<T>* dinitial_state = nullptr;      ///< [batch, heads_kv, dim_qk, dim_v]
   Plan plan = Plan::automatic;

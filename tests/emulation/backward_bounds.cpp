@@ -21,10 +21,11 @@ struct Factors {
   double q = 1, k = 1, v = 1, dout = 1;
 };
 
+/// Of dq, the first `checked` positions; 0: all.
 template <class T, Scale scale>
 void check_with(
     const std::function<Factors(std::int64_t, int)>& factors_of,
-    const std::function<void(Inputs<T>&)>& change = [](Inputs<T>&) {}) {
+    const std::function<void(Inputs<T>&)>& change = [](Inputs<T>&) {}, std::int64_t checked = 0) {
   using P = Problem<T, HeadDim{dim, dim}, Mask::causal, scale>;
   Inputs<T> inputs(Case{.mask = P::mask, .scale = P::scale, .shape = {1, tokens, tokens, 1, 1, dim, dim}});
   for (std::int64_t position = 0; position < tokens; ++position)
@@ -45,8 +46,10 @@ void check_with(
   auto args = inputs.backward();
   args.dfinal_state = nullptr;  // it would cover what the early tokens lack
   args.final_h = final_h.data();
-  const Gradient got = run_cuda_backward<P>(args, {.split = {1}});
-  const Gradient expected = gradient(P::mask, P::scale, args);
+  Gradient got = run_cuda_backward<P>(args, {.split = {1}});
+  Gradient expected = gradient(P::mask, P::scale, args);
+  for (auto* dq : {&got.dq, &expected.dq})
+    if (checked > 0) dq->resize(static_cast<std::size_t>(checked * dim));
   CHECK(relative_error(got.dq, expected.dq) <= bounds<T>.gradient);
   CHECK(relative_error(got.dscale_logit, expected.dscale_logit, size_of_dscale_logit(inputs, expected)) <=
         bounds<T>.gradient);
@@ -112,4 +115,14 @@ TEST_CASE("The gradient of scale_logit by query is right where it is small besid
     if (position >= early) return Factors{.v = 4, .dout = 2.5e-7};
     return column < dim / 2 ? Factors{.q = 1e-5} : Factors{.k = 1e-5};
   });
+}
+
+TEST_CASE("dq is right where one query is so short that its dq is longer than all others") {
+  const auto rise = [](std::int64_t position) { return position < early ? 1 : 0x1p12; };
+  check_with<bfloat16, Scale::none>(
+      [&](std::int64_t position, int) {
+        return Factors{
+            .q = position == tokens - 1 ? 0x1p-24 : 1, .v = rise(position), .dout = 1 / rise(position)};
+      },
+      [](Inputs<bfloat16>&) {}, tokens - 1);
 }

@@ -57,7 +57,8 @@ struct Gradient {
     const auto prepare = [&](const auto& at) { block.begin_chunk(at.row); };
     const auto compute = [&](const auto& at) { steps.step(at.row, storage.walk.chunk[at.stage]); };
     tile::for_each_step<Part::stages, Part::chunk, reverse>(0, keys.last, 1, copy, prepare, compute);
-    block.store_sums();
+    block.store_d();
+    block.store_log_sums();
     steps.mark();
   }
 
@@ -92,8 +93,9 @@ struct Gradient {
         device::sync_block();  // scores and D are written
         attend<forward>(storage.dq_scores, chunk.k, k, out);
         tile::scale_rows<Part>(out, factors.dq, key_weight);
+        observe(out, storage.joint.squares.unit_dq);
         block.store_dq(0, row, chunk.q, out);
-        observe(out);
+        observe(out, storage.joint.squares.dq);
       }
       {  // dk
         const typename Part::Values q = Block::load(chunk.q);
@@ -115,9 +117,11 @@ struct Gradient {
       }
     }
 
-    // ---- the bound on dq: E, what rounding has left in S, times g, with the weights and 1 / ||q|| that dq
-    // has. The terms of a chunk are taken out with a relative error of `term_error`, and the sum is rounded
-    // each time. Scaled by query, the gradient of m is made of q^ . dq^, and bounded likewise.
+    // ---- the bound on dq: E, what rounding is taken to have left in S, times g, with the weights and
+    // 1 / ||q|| that dq has, and without 1 / ||q||, which may vary so much that a few rows are all of the
+    // sum. The terms of a chunk are taken out with a relative error of `term_error`, and the sum is rounded
+    // each time; such errors add up like independent ones, but for chunks that come again, whose rounding
+    // adds up as it is. Scaled by query, the gradient of m is made of q^ . dq^, and bounded likewise.
 
     static constexpr bool is_half = std::same_as<T, half>;
     /// Of the split operands, 2 x 9 bits or 2 x 11, and the rounded sum of a chunk.
@@ -125,6 +129,9 @@ struct Gradient {
     /// In the mean square, of one addition in fp32 by the forward call and one here: 2^-23 / sqrt(12) of the
     /// power of two below the sum, twice.
     static constexpr double sum_error = 0x1.3p-25;
+    /// Of the sum in each chunk, while equal chunks are added: 2^-26.3 with the forward call's chunks of 64
+    /// and ours of 32.
+    static constexpr double repeated_sum_error = 0x1p-26;
     /// Of the length of dq. With what rounding dq to its type costs, 2^-9.2 or 2^-12.2, it stays within the
     /// accuracy of gradients, 2^-7.4 or 2^-10.
     static constexpr double allowed_error = is_half ? 0x1p-11 : 0x1p-8;
@@ -134,8 +141,8 @@ struct Gradient {
       float* const largest = storage.joint.squares.s + device::thread_index();
       if (x > device::load_shared(largest) || !device::is_finite(x)) device::store_shared(largest, x);
     }
-    __device__ __forceinline__ void observe(typename Part::Output& out) {
-      float* const sum = storage.joint.squares.dq + device::thread_index();
+    static __device__ __forceinline__ void observe(typename Part::Output& out, float* of_threads) {
+      float* const sum = of_threads + device::thread_index();
       float squares = device::load_shared(sum);
       tile::for_each_sum<Part>(out, [&squares](A& x, int, int) { squares = device::fused(x, x, squares); });
       device::store_shared(sum, squares);
@@ -153,19 +160,22 @@ struct Gradient {
       const Squares<threads>& squares = storage.joint.squares;
       const double s_total = total(squares.s), v_total = total(squares.v);
       const double g_total = total(squares.g), dq_total = total(squares.dq);
+      const double unit_g_total = total(squares.unit_g), unit_dq_total = total(squares.unit_dq);
       const bool sums_logs = Block::weighs_queries && block.params.dq.log_sums != nullptr;
       const double g_log_total = sums_logs ? total(squares.g_log) : 0;
       const double log_total = sums_logs ? total(squares.log) : 0;
       if (device::thread_index() != 0) return;
       const int chunks = (block.keys.last + Part::chunk - 1) / Part::chunk;
-      const double error =
-          term_error * term_error * (s_total + v_total) + chunks * (sum_error * sum_error) * s_total;
+      const double repeated_sums = repeated_sum_error * chunks;
+      const double error = term_error * term_error * (s_total + v_total) +
+                           (chunks * (sum_error * sum_error) + repeated_sums * repeated_sums) * s_total;
       const auto fine = [error](double g, double result) {
         return g >= least_squares && result <= most_squares &&
                error * g <= allowed_error * allowed_error * result;
       };
       bool all_fine = s_total >= least_squares && s_total <= most_squares;
-      if (block.params.dq.out.data != nullptr) all_fine = all_fine && fine(g_total, dq_total);
+      if (block.params.dq.out.data != nullptr)
+        all_fine = all_fine && fine(g_total, dq_total) && fine(unit_g_total, unit_dq_total);
       if (sums_logs) all_fine = all_fine && fine(g_log_total, log_total);
       device::store_global(block.params.marks + device::block_x(), all_fine ? 0 : 1);
     }

@@ -42,8 +42,9 @@ struct GradientApply {
     walk_queries(block, storage.apply);
     device::sync_block();  // S and tiles of queries are read; their memory is used again
     share(block.d, storage.apply);
+    block.store_d();
     walk_keys(block, storage.apply);
-    block.store_sums();
+    block.store_log_sums();
   }
 
  private:

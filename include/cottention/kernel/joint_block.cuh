@@ -89,15 +89,19 @@ struct JointRows {
   }
 };
 
-/// Squares that each thread sums over all chunks for the bound on dq: in shared memory, lanes have no room.
+/// What each thread sums over all chunks for the bound on dq: in shared memory, lanes have no room. Squares
+/// of elements of S (the largest sum there was), of dq, and of dq before it goes through the norm; of rows of
+/// weighted g over the lengths of their q, of weighted g, and of weighted v. By query, of terms of the
+/// gradient of m, and of rows of g therein.
 template <int threads>
 struct Squares {
-  float s[threads], dq[threads];       // of its elements: of S, the largest sum there was; of dq
-  float g[threads], v[threads];        // of its rows, weighted, and those of g over the lengths of their q
-  float log[threads], g_log[threads];  // by query: of its terms of the gradient of m, and rows of g therein
+  float s[threads], dq[threads], unit_dq[threads];
+  float g[threads], unit_g[threads], v[threads];
+  float log[threads], g_log[threads];
 
   __device__ __forceinline__ void clear() {
-    for (float* of : {s, dq, g, v, log, g_log}) device::store_shared(of + device::thread_index(), 0.0f);
+    for (float* of : {s, dq, unit_dq, g, unit_g, v, log, g_log})
+      device::store_shared(of + device::thread_index(), 0.0f);
   }
   static __device__ __forceinline__ void add(float* of, float x) {
     of += device::thread_index();
@@ -211,10 +215,13 @@ class JointBlock {
     const auto present = presence(rows.keys, row);
     store(rows.keys, rows.dv, params.dv.out, 0, row, present, out);
   }
-  /// At the end of a head.
-  __device__ __forceinline__ void store_sums() {
+  /// Once D is whole.
+  __device__ __forceinline__ void store_d() {
     if (params.dv.final_h != nullptr)
       d.store(params.dv.final_h + keys.state_offset, tile::StateLayout::as_is, 0);
+  }
+  /// At the end of a head.
+  __device__ __forceinline__ void store_log_sums() {
     double* const log_sums = weighs_keys ? params.dk.log_sums : params.dq.log_sums;
     if (log_sums == nullptr) return;
     double sum = 0;  // a row has had the same thread all along
@@ -236,8 +243,10 @@ class JointBlock {
     };
     const auto write_g = [&](int r, const tile::Length<A>& of_g) {
       const A weighted = device::load_shared(factors.dq + r) * of_g.length();
-      if constexpr (bounds_dq)
+      if constexpr (bounds_dq) {
         Squares<threads>::add(storage.squares.g, weighted * device::load_shared(storage.q.inverse + r));
+        Squares<threads>::add(storage.squares.unit_g, weighted);
+      }
       device::store_shared(factors.g_lengths + r, weighted);
       if constexpr (Roles::tames_all) {
         device::store_shared(factors.g + r, of_g.unit());
