@@ -310,13 +310,17 @@ void Block::run(Order order) {
 }
 
 void run(const Program& program, Launch& launch) {
-  static std::uint64_t turn = 0;  // calls come one at a time
-  ++turn;
-  for (std::uint32_t z = 0; z < launch.grid.z; ++z)
-    for (std::uint32_t y = 0; y < launch.grid.y; ++y)
-      for (std::uint32_t x = 0; x < launch.grid.x; ++x)
-        Block(program, {x, y, z}, launch.grid, launch.block, launch.dynamic_shared_bytes, launch.params)
-            .run(turn++ % 2 == 0 ? Order::forward : Order::reverse);
+  static std::uint64_t launches = 0;  // calls come one at a time
+  const bool descending = launches / 2 % 2 != 0;
+  const std::uint64_t x = launch.grid.x, y = launch.grid.y, blocks = x * y * launch.grid.z;
+  for (std::uint64_t i = 0; i < blocks; ++i) {
+    const std::uint64_t b = descending ? blocks - 1 - i : i;
+    const Size index{static_cast<std::uint32_t>(b % x), static_cast<std::uint32_t>(b / x % y),
+                     static_cast<std::uint32_t>(b / (x * y))};
+    Block(program, index, launch.grid, launch.block, launch.dynamic_shared_bytes, launch.params)
+        .run((launches + i) % 2 == 0 ? Order::forward : Order::reverse);
+  }
+  ++launches;
 }
 
 }  // namespace cottention::ptx

@@ -205,7 +205,8 @@ struct Launch {
   std::vector<std::uint8_t> params;
 };
 
-/// Runs all blocks, one after the other, their warps in one order and the other in turn. Throws Error.
+/// Runs all blocks, one after the other, their warps in one order and the other in turn; from launch to
+/// launch they start with another order, and go up and down. Throws Error.
 void run(const Program& program, Launch& launch);
 
 }  // namespace cottention::ptx
