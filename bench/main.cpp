@@ -48,18 +48,6 @@ bool parse_threads(const char* text, std::vector<int>& counts) {
   }
 }
 
-bool parse_preset(std::string_view text, bench::Preset& preset) {
-  using enum bench::Preset;
-  constexpr std::pair<std::string_view, bench::Preset> known[] = {
-      {"all", all}, {"standard", standard}, {"sweep", sweep}, {"authors", authors}};
-  for (const auto& [name, value] : known)
-    if (name == text) {
-      preset = value;
-      return true;
-    }
-  return false;
-}
-
 }  // namespace
 
 int main(int argc, char** argv) {
@@ -78,7 +66,10 @@ int main(int argc, char** argv) {
       return 1;
     }
     if (argument.substr(0, preset_flag.size()) == preset_flag) {
-      if (parse_preset(argument.substr(preset_flag.size()), bench::preset())) continue;
+      if (const auto rows = bench::parse_preset(argument.substr(preset_flag.size()))) {
+        bench::preset() = *rows;
+        continue;
+      }
       std::fprintf(stderr, "%s: expected --preset=all, standard, sweep or authors\n", argv[i]);
       return 1;
     }

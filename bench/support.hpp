@@ -17,6 +17,7 @@
 #include <cottention/cpu.hpp>
 
 #include "flops.hpp"
+#include "preset.hpp"
 
 namespace bench {
 
@@ -122,13 +123,9 @@ bool all_finite(const Buffer<T>& buffer) {
 /// The thread counts of the rows; set by --threads before anything is registered.
 std::vector<int>& thread_counts();
 
-/// Which rows there are, set by --preset: the named shapes and decoding, sweeps over length, dim and heads,
-/// the sizes that the authors time.
-enum class Preset { all, standard, sweep, authors };
+/// Which rows there are; set by --preset.
 Preset& preset();
-inline bool wanted(Preset rows) {
-  return preset() == rows || (preset() == Preset::all && rows != Preset::authors);
-}
+inline bool wanted(Preset rows) { return includes(preset(), rows); }
 
 /// Bytes of the last-level cache, for what must not fit in it.
 std::int64_t last_level_cache_bytes();

@@ -40,18 +40,6 @@ struct Options {
   bool variants = false, list = false, machine = false;
 };
 
-bool parse_preset(std::string_view text, Preset& preset) {
-  using enum Preset;
-  constexpr std::pair<std::string_view, Preset> known[] = {
-      {"all", all}, {"standard", standard}, {"sweep", sweep}, {"authors", authors}};
-  for (const auto& [name, value] : known)
-    if (name == text) {
-      preset = value;
-      return true;
-    }
-  return false;
-}
-
 bool parse(int argc, char** argv, Options& options) {
   for (int i = 1; i < argc; ++i) {
     const std::string_view argument = argv[i];
@@ -62,8 +50,10 @@ bool parse(int argc, char** argv, Options& options) {
       options.rows = rows;
     else if (const char* filter = value_of("--filter="))
       options.rows = filter;
-    else if (const char* preset = value_of("--preset=")) {
-      if (!parse_preset(preset, options.preset)) return false;
+    else if (const char* name = value_of("--preset=")) {
+      const auto preset = parse_preset(name);
+      if (!preset) return false;
+      options.preset = *preset;
     } else if (const char* json = value_of("--json="))
       options.json = json;
     else if (const char* seconds = value_of("--seconds="))

@@ -17,6 +17,7 @@
 #include <cottention/tiling.hpp>
 
 #include "../flops.hpp"
+#include "../preset.hpp"
 #include "timing.hpp"
 
 namespace bench {
@@ -61,17 +62,11 @@ struct Row {
   std::function<Result(const Conditions&)> measure;
 };
 
-/// Which rows there are: what is looked at first; over length, head dimension, batch x heads; the sizes that
-/// the authors of the paper time. All: the first two.
-enum class Preset { all, standard, sweep, authors };
-
 /// The rows of a preset. Presets overlap, so a row that is there already is not added again.
 class Rows {
  public:
   explicit Rows(Preset preset) : preset_(preset) {}
-  bool wants(Preset rows) const {
-    return preset_ == rows || (preset_ == Preset::all && rows != Preset::authors);
-  }
+  bool wants(Preset rows) const { return includes(preset_, rows); }
   void add(Row row) {
     const auto same = [&](const Row& other) {
       return other.name == row.name && other.variant == row.variant;

@@ -20,7 +20,7 @@ namespace {
 constexpr int dim = 16;
 constexpr std::int64_t tokens = 131'072;
 
-enum class Kind { independent, parallel, rising, crossing, first };
+enum class Kind { independent, parallel, rising, crossing, first, cancelling };
 
 const char* name_of(Kind kind) {
   switch (kind) {
@@ -34,6 +34,8 @@ const char* name_of(Kind kind) {
       return "the same, and g falling 1,000-fold";
     case Kind::first:
       return "g only at the first 100 tokens";
+    case Kind::cancelling:
+      return "one key, v of period 3 and sum 0";
   }
   return "";
 }
@@ -49,7 +51,7 @@ struct Rows {
     double directions[4][dim];
     for (auto& direction : directions)
       for (double& x : direction) x = normal(generator);
-    const bool parallel = kind != Kind::independent;
+    const bool parallel = kind != Kind::independent && kind != Kind::cancelling;
     for (std::int64_t i = 0; i < tokens; ++i) {
       const double rise = std::pow(1000.0, static_cast<double>(i) / tokens);
       const double v_factor = kind == Kind::rising || kind == Kind::crossing ? rise : 1;
@@ -65,6 +67,23 @@ struct Rows {
         g[at] = from_double<T>(g_factor * next(3));
       }
     }
+    if (kind == Kind::cancelling) repeat();
+  }
+
+ private:
+  /// The first key for all, and v0, v1, -v0 - v1 by turns: small integers, so that the sum is exactly 0.
+  void repeat() {
+    int turns[3][dim];
+    for (std::size_t e = 0; e < dim; ++e) {
+      turns[0][e] = static_cast<int>(4 * cottention::to_double(v[e]));
+      turns[1][e] = static_cast<int>(4 * cottention::to_double(v[dim + e]));
+      turns[2][e] = -turns[0][e] - turns[1][e];
+    }
+    for (std::size_t i = 0; i < tokens; ++i)
+      for (std::size_t e = 0; e < dim; ++e) {
+        k[i * dim + e] = k[e];
+        v[i * dim + e] = from_double<T>(turns[i % 3][e]);
+      }
   }
 };
 
@@ -102,7 +121,8 @@ void measure(Kind kind) {
   std::fflush(stdout);
 }
 
-constexpr Kind kinds[] = {Kind::independent, Kind::parallel, Kind::rising, Kind::crossing, Kind::first};
+constexpr Kind kinds[] = {Kind::independent, Kind::parallel, Kind::rising,
+                          Kind::crossing,    Kind::first,    Kind::cancelling};
 
 }  // namespace
 
