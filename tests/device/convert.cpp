@@ -52,6 +52,14 @@ template <class T>
 struct Pack {
   __device__ static std::uint32_t apply(float x) { return device::pack<T>(x, -2.0f * x); }
 };
+/// 3 x - 2 in the low half, and in the high half 0 x + 5.
+template <class T>
+struct FusedPair {
+  __device__ static std::uint32_t apply(float x) {
+    return device::fused_pair<T>(device::pack<T>(x, x), device::pack<T>(3.0f, 0.0f),
+                                 device::pack<T>(-2.0f, 5.0f));
+  }
+};
 template <class T>
 struct Widen {
   __device__ static float apply(std::uint16_t bits) {
@@ -132,6 +140,18 @@ void check_16_bits() {
                  : 1u;
   }
   CHECK(wrong == 0);
+
+  constexpr float infinity = std::numeric_limits<float>::infinity();
+  const auto fused =
+      apply<FusedPair<T>, std::uint32_t>(std::vector<float>{1.25f, -1.0f, infinity, std::nanf("")});
+  const auto halves = [](float low, float high) {
+    return T(low).bits | static_cast<std::uint32_t>(T(high).bits) << 16;
+  };
+  CHECK(fused[0] == halves(1.75f, 5.0f));
+  CHECK(fused[1] == halves(-5.0f, 5.0f));
+  CHECK((fused[2] & 0xffffu) == T(infinity).bits);
+  CHECK(std::isnan(static_cast<float>(T::from_bits(static_cast<std::uint16_t>(fused[2] >> 16)))));
+  CHECK(std::isnan(static_cast<float>(T::from_bits(static_cast<std::uint16_t>(fused[3])))));
 
   const std::uint32_t pair = T(3.0f).bits | static_cast<std::uint32_t>(T(0.5f).bits) << 16;
   CHECK(apply<UnpackDifference<T>, float>(std::vector<std::uint32_t>{pair})[0] == 0.5f - 4.0f * 3.0f);

@@ -64,6 +64,15 @@ struct SquareRoot {
     return device::square_root(a);
   }
 };
+struct InverseSquareRoot {
+  __device__ static float apply(float a, float, float) { return device::inverse_square_root(a); }
+};
+struct ApproximateExp2 {
+  __device__ static float apply(float a, float, float) { return device::approximate_exp2(a); }
+};
+struct ApproximateLog2 {
+  __device__ static float apply(float a, float, float) { return device::approximate_log2(a); }
+};
 struct Exponential {
   template <class T>
   __device__ static T apply(T a, T, T) {
@@ -177,6 +186,27 @@ TEST_CASE("exp, log1p and log are within two units in the last place") {
   check_functions<double>();
   for (const double x : {1e-300, 0.5, 1.0, 131072.0})
     CHECK(evaluate<Logarithm, double>(x) == Approx(std::log(x)).epsilon(4.5e-16).margin(0));
+}
+
+TEST_CASE("inverse_square_root is within two units in the last place") {
+  constexpr std::uint64_t seed = 11;
+  INFO("seed " << seed);
+  support::Random random(seed);
+  for (int i = 0; i < 40; ++i) {
+    const float x = std::ldexp(1.0f + std::fabs(static_cast<float>(random.normal())), 5 * i - 100);
+    CHECK(static_cast<double>(evaluate<InverseSquareRoot, float>(x)) ==
+          Approx(1 / std::sqrt(static_cast<double>(x))).epsilon(2.4e-7).margin(0));
+  }
+}
+
+TEST_CASE("approximate_exp2 and approximate_log2 are within 2^-22") {
+  for (const float x : {-20.0f, -0.7f, -1e-6f, 0.0f, 0.25f, 3.9f})
+    CHECK(static_cast<double>(evaluate<ApproximateExp2, float>(x)) ==
+          Approx(std::exp2(static_cast<double>(x))).epsilon(0x1p-22).margin(0));
+  // PTX ISA: an absolute error near 1, a relative one elsewhere.
+  for (const float x : {1e-6f, 0.6f, 1.0f, 1.0001f, 1.9f, 131072.0f})
+    CHECK(static_cast<double>(evaluate<ApproximateLog2, float>(x)) ==
+          Approx(std::log2(static_cast<double>(x))).epsilon(0x1p-22).margin(0x1p-22));
 }
 
 TEST_CASE("count_ones counts the ones among 32 bits") {

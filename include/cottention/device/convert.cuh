@@ -78,6 +78,18 @@ __device__ __forceinline__ float unpack_high(std::uint32_t pair) {
   }
 }
 
+/// a b + c of the low and the high halves, rounded once. PTX ISA: fma.rn.f16x2, fma.rn.bf16x2 (sm_80).
+template <Element T>
+__device__ __forceinline__ std::uint32_t fused_pair(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+  static_assert(sizeof(T) == 2);
+  std::uint32_t d;
+  if constexpr (std::same_as<T, half>)
+    asm("fma.rn.f16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  else
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(d) : "r"(a), "r"(b), "r"(c));
+  return d;
+}
+
 /// The bits of the nearest tf32 number: fp32 with 10 bits of fraction, the rest zero. PTX ISA:
 /// cvt.rna.tf32.f32 (sm_80), ties away from zero.
 __device__ __forceinline__ std::uint32_t round_to_tf32(float x) {

@@ -20,6 +20,15 @@ __device__ __forceinline__ double sum(double a, double b) { return __dadd_rn(a, 
 __device__ __forceinline__ float square_root(float x) { return __fsqrt_rn(x); }
 __device__ __forceinline__ double square_root(double x) { return __dsqrt_rn(x); }
 
+/// 1 / sqrt(x) for x in [2^-100, 2^100], to 2 units in the last place: the approximation of PTX ISA,
+/// rsqrt.approx.ftz.f32, which is within 2^-22.4, and a step of Newton's.
+__device__ __forceinline__ float inverse_square_root(float x) {
+  float y;
+  asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  const float remainder = __fmaf_rn(__fmul_rn(-0.5f * x, y), y, 0.5f);
+  return __fmaf_rn(y, remainder, y);
+}
+
 __device__ __forceinline__ float quotient(float a, float b) { return __fdiv_rn(a, b); }
 __device__ __forceinline__ double quotient(double a, double b) { return __ddiv_rn(a, b); }
 
@@ -29,6 +38,19 @@ __device__ __forceinline__ double exponential(double x) { return exp(x); }
 __device__ __forceinline__ float log1p_of(float x) { return log1pf(x); }
 __device__ __forceinline__ double log1p_of(double x) { return log1p(x); }
 __device__ __forceinline__ double logarithm(double x) { return log(x); }
+
+/// 2^x and log2(x), to about 2^-22 of the result and, near x = 1, of 1. PTX ISA: ex2.approx.ftz.f32,
+/// lg2.approx.ftz.f32.
+__device__ __forceinline__ float approximate_exp2(float x) {
+  float y;
+  asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
+__device__ __forceinline__ float approximate_log2(float x) {
+  float y;
+  asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+  return y;
+}
 
 /// From the bits, so that fast-math cannot assume the answer.
 __device__ __forceinline__ bool is_finite(float x) {

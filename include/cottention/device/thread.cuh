@@ -9,8 +9,8 @@ inline constexpr int warp_size = 32;
 
 /// Index in the block; blocks have one dimension.
 __device__ __forceinline__ int thread_index() { return static_cast<int>(threadIdx.x); }
-__device__ __forceinline__ int lane_index() { return static_cast<int>(threadIdx.x) % warp_size; }
-__device__ __forceinline__ int warp_index() { return static_cast<int>(threadIdx.x) / warp_size; }
+__device__ __forceinline__ int lane_index() { return static_cast<int>(threadIdx.x % warp_size); }
+__device__ __forceinline__ int warp_index() { return static_cast<int>(threadIdx.x / warp_size); }
 
 /// x, which the compiler then takes for a number that it has not seen before: what is computed from it is not
 /// moved out of loops, where it would hold registers.

@@ -32,9 +32,9 @@ class Epilogue {
   /// Before a barrier that precedes store().
   __device__ __forceinline__ void measure(RowTiles<R, tiling>& tiles) {
     if constexpr (projects_itself<R, tiling>)
-      tile::measure_rows<Part::threads>(tiles.projected, [this](int r, const tile::Length<A>& length) {
-        storage_.projection.set(r, length);
-      });
+      tile::measure_rows<Part::threads>(
+          tiles.projected, Part::warps / 2,
+          [this](int r, const tile::Length<A>& length) { storage_.projection.set(r, length); });
   }
 
   /// Writes rows row, ... of a member from `out`, in which each warp has its part of the sums.

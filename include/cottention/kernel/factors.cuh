@@ -20,23 +20,29 @@ __device__ __forceinline__ int exponent_of_factors(const A* factors_shared) {
   return largest > A{0} && device::is_finite(largest) ? device::exponent_of(largest) : 0;
 }
 
+/// Whether terms have their whole weight. In half's narrow range they have it relative to that of their
+/// chunk.
+template <Element T>
+inline constexpr bool weights_in_terms = !std::same_as<T, half>;
+
 /// In shared memory.
 template <class Part>
 struct Factors {
   using A = typename Part::A;
-  alignas(16) A row[Part::chunk];     // of a_i
-  alignas(16) A term[Part::chunk];    // of b_j c_j^T; its weight relative to the chunk's
-  alignas(16) A output[Part::chunk];  // of out_i, where rows have factors of their own
+  alignas(16) A row[Part::chunk];     // of a_i, where scores have to be kept in half's range
+  alignas(16) A term[Part::chunk];    // of b_j c_j^T
+  alignas(16) A output[Part::chunk];  // of out_i
   CountStorage<A, Part::warps> counts;
 };
 
-/// Factors of the current chunk. With w the weight at the chunk's first key, where terms have weights, and a,
-/// b and c as their tiles hold them,
+/// Factors of the current chunk, with a, b and c as their tiles hold them:
 ///
 ///     out_i = w (row_i a_i (H / w) + sum over j of (row_i a_i . b_j) term_j c_j) output_i
 ///     H    += w sum of b_j (term_j c_j)^T
 ///
-/// so that what is rounded to the element type lies near 1 wherever the chunk lies in its sequence.
+/// w is 1 and weights are in the terms, but for half: there w is the weight at the chunk's first key, and
+/// terms have theirs relative to it, so that what is rounded lies near 1 wherever the chunk lies in its
+/// sequence. row_i is 1 as well, unless neither a nor b is normalised and their type is half.
 template <AnyRoles R, Tiling tiling>
 class ChunkFactors {
  public:
@@ -47,11 +53,7 @@ class ChunkFactors {
   /// By the whole block.
   __device__ __forceinline__ ChunkFactors(const Head<R, tiling>& head, Factors<Part>& factors)
       : factors_(factors),
-        weights_(head.params, head.batch, head.kv_head, head.keys(), head.first, head.last, factors.counts) {
-    if constexpr (R::projects && !R::tames_all)  // such rows of a enter as they are
-      for (int row = device::thread_index(); row < Part::chunk; row += Part::threads)
-        device::store_shared(factors_.row + row, A{1});
-  }
+        weights_(head.params, head.batch, head.kv_head, head.keys(), head.first, head.last, factors.counts) {}
 
   /// Before the barrier that starts a chunk at `row`.
   __device__ __forceinline__ void begin_chunk(const Head<R, tiling>& head, int row) {
@@ -66,21 +68,20 @@ class ChunkFactors {
   __device__ __forceinline__ void measure_terms(const Head<R, tiling>& head, int member, int row,
                                                 TermTiles<R, tiling>& tiles) {
     const auto write = [this](int r, const tile::Length<A>& length) {
-      const A weight = R::weighted == Weighted::terms ? weights_.relative(r) : A{1};
-      device::store_shared(factors_.term + r, length.unit() * weight);
+      device::store_shared(factors_.term + r, length.unit() * term_weight(r));
     };
     if constexpr (!R::projects) {
-      tile::measure_rows<Part::threads>(tiles.b, write);
+      tile::measure_rows<Part::threads>(tiles.b, 0, write);
     } else if constexpr (column_blocks<R, tiling> == 1) {
       if constexpr (R::tames_all)
         tile::measure_pairs<Part::threads>(
             tiles.b, tiles.c,
             [&write](int r, const tile::Length<A>&, const tile::Length<A>& c) { write(r, c); });
       else
-        tile::measure_rows<Part::threads>(tiles.c, write);
+        tile::measure_rows<Part::threads>(tiles.c, 0, write);
     } else {
       if constexpr (R::tames_all) {
-        tile::read_lengths<Part::threads>(tiles.b, [this](int r, const tile::Length<A>& b) {
+        tile::read_lengths<Part::threads>(tiles.b, 0, [this](int r, const tile::Length<A>& b) {
           device::store_shared(factors_.term + r, static_cast<A>(tile::half_exponent(b)));
         });
         device::sync_block();  // half the exponents of b are written
@@ -93,14 +94,13 @@ class ChunkFactors {
   /// Likewise for rows.
   __device__ __forceinline__ void measure_rows(typename Part::RowTile& a) {
     if constexpr (R::tames_all) {
-      tile::read_lengths<Part::threads>(a, [this](int r, const tile::Length<A>& length) {
+      tile::read_lengths<Part::threads>(a, Part::warps / 2, [this](int r, const tile::Length<A>& length) {
         device::store_shared(factors_.row + r, length.unit());
         device::store_shared(factors_.output + r, length.length() * row_weight(r));
       });
     } else if constexpr (!R::projects) {
-      tile::measure_rows<Part::threads>(a, [this](int r, const tile::Length<A>& length) {
-        device::store_shared(factors_.row + r, length.unit());
-        if (weighs_rows()) device::store_shared(factors_.output + r, row_weight(r));
+      tile::measure_rows<Part::threads>(a, Part::warps / 2, [this](int r, const tile::Length<A>& length) {
+        device::store_shared(factors_.output + r, length.unit() * row_weight(r));
       });
     } else if (weighs_rows()) {
       for (int r = device::thread_index(); r < Part::chunk; r += Part::threads)
@@ -115,29 +115,35 @@ class ChunkFactors {
     return R::tames_all ? exponent_of_factors<Part::chunk>(factors_.term) : 0;
   }
 
-  /// What the chunk's sum is multiplied by when it joins the state.
+  /// w
   __device__ __forceinline__ A of_state() const {
-    return R::weighted == Weighted::terms && weights_.scaled() ? weights_.weight() : A{1};
+    return !weights_in_terms<T> && R::weighted == Weighted::terms && weights_.scaled() ? weights_.weight()
+                                                                                       : A{1};
   }
 
-  /// out from raw a to the scale at which scores times c are added to it.
+  /// out from a (H / w) to row_i a_i (H / w).
   __device__ __forceinline__ void scale_prefix(typename Part::Output& out) const {
-    tile::scale_rows<Part>(out, factors_.row, device::quotient(A{1}, of_state()));
+    if constexpr (R::tames_all)
+      tile::scale_rows<Part>(out, factors_.row, device::quotient(A{1}, of_state()));
+    else if constexpr (!weights_in_terms<T> && R::weighted == Weighted::terms)
+      tile::scale_all<Part>(out, device::quotient(A{1}, of_state()));
   }
-  /// Likewise, where nothing else is added.
+  /// Likewise, where H is not over w, and nothing else is added.
   __device__ __forceinline__ void scale_answer(typename Part::Output& out) const {
-    tile::scale_rows<Part>(out, factors_.row, A{1});
+    if constexpr (R::tames_all) tile::scale_rows<Part>(out, factors_.row, A{1});
   }
 
   /// In the end.
   __device__ __forceinline__ void scale_output(typename Part::Output& out) const {
-    const bool weighted_rows = R::weighted == Weighted::rows && weights_.scaled();
-    A all{1};  // bidirectional, the state has the terms' weight already
-    if (causal ? R::weighted == Weighted::terms : weighted_rows) all = weights_.weight();
-    if (R::tames_all || weighs_rows())
+    A all{1};
+    if constexpr (!causal && R::weighted == Weighted::rows)
+      all = weights_.weight();
+    else if constexpr (causal)
+      all = of_state();
+    if (R::tames_all || !R::projects || weighs_rows())
       tile::scale_rows<Part>(out, factors_.output, all);
-    else
-      tile::for_each_sum<Part>(out, [all](A& sum, int, int) { sum *= all; });
+    else if constexpr (R::weighted != Weighted::nothing)
+      tile::scale_all<Part>(out, all);
   }
 
   /// ln(max(n, 1)) at a row of the chunk.
@@ -150,8 +156,10 @@ class ChunkFactors {
   __device__ __forceinline__ bool weighs_rows() const {
     return R::weighted == Weighted::rows && causal && weights_.scaled();
   }
-  __device__ __forceinline__ A row_weight(int row) const {
-    return weighs_rows() ? weights_.weight() * weights_.relative(row) : A{1};
+  __device__ __forceinline__ A row_weight(int row) const { return weighs_rows() ? weights_.at(row) : A{1}; }
+  __device__ __forceinline__ A term_weight(int row) const {
+    if constexpr (R::weighted != Weighted::terms) return A{1};
+    return weights_in_terms<T> ? weights_.at(row) : weights_.relative(row);
   }
 
   Factors<Part>& factors_;

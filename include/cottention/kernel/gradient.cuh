@@ -79,9 +79,10 @@ struct Gradient {
       const int key_exponent = block.key_exponent(), query_exponent = block.query_exponent();
       const A key_weight = block.key_weight(), query_weight = block.query_weight();
 
-      score<forward>(chunk.g, chunk.v, factors.g, factors.key_term, storage.dq_scores);
-      score<reverse>(chunk.v, chunk.g, factors.v, factors.query_term, storage.dk_scores);
-      score<reverse>(chunk.k, chunk.q, storage.joint.k.unit, factors.query_term, storage.dv_scores);
+      score<forward, of_g_and_v>(chunk.g, chunk.v, factors.g, factors.key_term, storage.dq_scores);
+      score<reverse, of_g_and_v>(chunk.v, chunk.g, factors.v, factors.query_term, storage.dk_scores);
+      score<reverse, tile::ScoreRows::as_they_are>(chunk.k, chunk.q, nullptr, factors.query_term,
+                                                   storage.dv_scores);
       storage.joint.state.write(block.d);
       typename Part::Output out;
       {  // dq
@@ -89,7 +90,7 @@ struct Gradient {
         s.absorb(chunk.v, k, factors.key_term, key_exponent, -key_weight);  // taken out
         observe_state();
         s.apply(chunk.g, out);
-        tile::scale_rows<Part>(out, factors.g, device::quotient(A{1}, key_weight));
+        block.scale_prefix(out, factors.g, key_weight);
         device::sync_block();  // scores and D are written
         attend<forward>(storage.dq_scores, chunk.k, k, out);
         tile::scale_rows<Part>(out, factors.dq, key_weight);
@@ -100,7 +101,7 @@ struct Gradient {
       {  // dk
         const typename Part::Values q = Block::load(chunk.q);
         storage.joint.state.apply_transposed(chunk.v, out);
-        tile::scale_rows<Part>(out, factors.v, device::quotient(A{1}, query_weight));
+        block.scale_prefix(out, factors.v, query_weight);
         attend<reverse>(storage.dk_scores, chunk.q, q, out);
         tile::scale_rows<Part>(out, factors.dk, query_weight);
         block.store_dk(row, chunk.k, out);
@@ -108,7 +109,7 @@ struct Gradient {
       {  // dv
         const typename Part::Values g = Block::load(chunk.g);
         storage.joint.state.apply(chunk.k, out);
-        tile::scale_rows<Part>(out, storage.joint.k.unit, device::quotient(A{1}, query_weight));
+        block.scale_prefix(out, query_weight);
         attend<reverse>(storage.dv_scores, chunk.g, g, out);
         tile::scale_rows<Part>(out, factors.dv, query_weight);
         block.store_dv(row, out);
@@ -181,10 +182,12 @@ struct Gradient {
     }
   };
 
-  template <tile::Direction direction>
+  static constexpr auto of_g_and_v =
+      Block::Roles::tames_all ? tile::ScoreRows::scaled : tile::ScoreRows::as_they_are;
+  template <tile::Direction direction, tile::ScoreRows score_rows>
   static __device__ __forceinline__ void score(const Tile& a, const Tile& b, const A* row, const A* term,
                                                typename Part::ScoreTile& scores) {
-    tile::score<typename Block::Roles::Recurrence, tiling, direction>(a, b, row, term, scores);
+    tile::score<typename Block::Roles::Recurrence, tiling, direction, score_rows>(a, b, row, term, scores);
   }
   template <tile::Direction direction>
   static __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores, const Tile& tile,

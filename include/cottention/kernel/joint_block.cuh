@@ -48,7 +48,7 @@ struct JointRoles {
 template <class Part>
 struct GradientFactors {
   using A = typename Part::A;
-  alignas(16) A g[Part::chunk], v[Part::chunk];                     // to length 1, or 1
+  alignas(16) A g[Part::chunk], v[Part::chunk];                     // to length 1, for half
   alignas(16) A query_term[Part::chunk], key_term[Part::chunk];     // of q g^T and of k v^T
   alignas(16) A dq[Part::chunk], dk[Part::chunk], dv[Part::chunk];  // of the outputs
   alignas(16) A g_lengths[Part::chunk];                             // of weighted rows
@@ -177,11 +177,8 @@ class JointBlock {
     else
       d.set_zero();
     memory.squares.clear();
-    for (int row = device::thread_index(); row < Part::chunk; row += threads) {
-      device::store_shared(memory.factors.g + row, A{1});
-      device::store_shared(memory.factors.v + row, A{1});
+    for (int row = device::thread_index(); row < Part::chunk; row += threads)
       device::store_shared(memory.log_sums + row, 0.0);
-    }
     device::sync_block();  // addresses are written
   }
 
@@ -236,10 +233,10 @@ class JointBlock {
   __device__ __forceinline__ void measure_queries(Tile& q, Tile& g) {
     GradientFactors<Part>& factors = storage.factors;
     const auto write_q = [&](int r, const tile::Length<A>& of_q) {
-      const A relative = weighs_queries ? weights.relative(r) : A{1};
+      const A weight = weighs_queries ? weights.at(r) : A{1};
       storage.q.set(r, of_q);
-      device::store_shared(factors.query_term + r, of_q.unit() * relative);
-      device::store_shared(factors.dq + r, query_weight() * relative);
+      device::store_shared(factors.query_term + r, of_q.unit() * (weighs_queries ? term_weight(r) : A{1}));
+      device::store_shared(factors.dq + r, weight);
     };
     const auto write_g = [&](int r, const tile::Length<A>& of_g) {
       const A weighted = device::load_shared(factors.dq + r) * of_g.length();
@@ -253,34 +250,39 @@ class JointBlock {
         device::store_shared(factors.dq + r, weighted);
       }
     };
-    measure(g, q, write_g, write_q);
+    measure(g, q, 0, write_g, write_q);
   }
   __device__ __forceinline__ void measure_keys(Tile& k, Tile& v) {
     GradientFactors<Part>& factors = storage.factors;
     const auto write_k = [&](int r, const tile::Length<A>& of_k) {
-      const A relative = weighs_keys ? weights.relative(r) : A{1};
+      const A weight = weighs_keys ? weights.at(r) : A{1};
       storage.k.set(r, of_k);
-      device::store_shared(factors.key_term + r, of_k.unit() * relative);
-      device::store_shared(factors.dk + r, key_weight() * relative);
-      device::store_shared(factors.dv + r, key_weight() * relative);
+      device::store_shared(factors.key_term + r, of_k.unit() * (weighs_keys ? term_weight(r) : A{1}));
+      device::store_shared(factors.dk + r, weight);
+      device::store_shared(factors.dv + r, weight * of_k.unit());
     };
     const auto write_v = [&](int r, const tile::Length<A>& of_v) {
-      const A weighted = device::load_shared(factors.dv + r) * of_v.length();
+      const A weighted = device::load_shared(factors.dk + r) * of_v.length();
       if constexpr (bounds_dq) Squares<threads>::add(storage.squares.v, weighted);
       if constexpr (Roles::tames_all) {
         device::store_shared(factors.v + r, of_v.unit());
         device::store_shared(factors.dk + r, weighted);
       }
     };
-    measure(v, k, write_v, write_k);
+    measure(v, k, Part::warps / 2, write_v, write_k);
   }
 
-  /// At the chunk's first row; those of the other rows relative to it are in the factors.
-  __device__ __forceinline__ A key_weight() const {
-    return weighs_keys && weights.scaled() ? weights.weight() : A{1};
+  /// What sums of terms are multiplied by: w of ChunkFactors.
+  __device__ __forceinline__ A key_weight() const { return weighs_keys ? of_terms() : A{1}; }
+  __device__ __forceinline__ A query_weight() const { return weighs_queries ? of_terms() : A{1}; }
+  /// out from a (H / w) to row_i a_i (H / w).
+  __device__ __forceinline__ void scale_prefix(typename Part::Output& out,
+                                               [[maybe_unused]] const A* row_shared, A w) const {
+    if constexpr (Roles::tames_all) tile::scale_rows<Part>(out, row_shared, device::quotient(A{1}, w));
   }
-  __device__ __forceinline__ A query_weight() const {
-    return weighs_queries && weights.scaled() ? weights.weight() : A{1};
+  /// Likewise, with row_i = 1.
+  __device__ __forceinline__ void scale_prefix(typename Part::Output& out, A w) const {
+    if constexpr (!weights_in_terms<T>) tile::scale_all<Part>(out, device::quotient(A{1}, w));
   }
   /// Powers of two that bound the terms' factors, for half.
   __device__ __forceinline__ int key_exponent() const {
@@ -295,9 +297,16 @@ class JointBlock {
   }
 
  private:
+  __device__ __forceinline__ A term_weight(int row) const {
+    return weights_in_terms<T> ? weights.at(row) : weights.relative(row);
+  }
+  __device__ __forceinline__ A of_terms() const {
+    return !weights_in_terms<T> && weights.scaled() ? weights.weight() : A{1};
+  }
+
   /// The lengths of y as it is, and of x, after it has been scaled where that is called for.
   template <class WriteY, class WriteX>
-  static __device__ __forceinline__ void measure(Tile& y, Tile& x, WriteY write_y, WriteX write_x) {
+  static __device__ __forceinline__ void measure(Tile& y, Tile& x, int from, WriteY write_y, WriteX write_x) {
     if constexpr (Roles::tames_all) {
       tile::measure_pairs<threads>(y, x,
                                    [&](int r, const tile::Length<A>& of_y, const tile::Length<A>& of_x) {
@@ -305,8 +314,8 @@ class JointBlock {
                                      write_y(r, of_y);
                                    });
     } else {
-      tile::measure_rows<threads>(x, write_x);
-      tile::read_lengths<threads>(y, write_y);
+      tile::measure_rows<threads>(x, from, write_x);
+      tile::read_lengths<threads>(y, from, write_y);
     }
   }
 

@@ -77,8 +77,14 @@ class PositionWeights {
   /// At a row of the chunk, over weight().
   __device__ __forceinline__ A relative(int row) const {
     if (!scaled_ || !causal) return A{1};
-    return tile::relative_weight<A>(before_ + 1, presence_.up_to(row) - 1, exponent());
+    const int further = presence_.up_to(row) - 1;
+    if constexpr (sizeof(typename P::element) == 2)
+      return tile::relative_weight_16(before_ + 1, further, exponent());
+    else
+      return tile::relative_weight<A>(before_ + 1, further, exponent());
   }
+  /// At a row of the chunk.
+  __device__ __forceinline__ A at(int row) const { return weight_ * relative(row); }
   /// ln(max(n, 1)) at a row of the chunk.
   __device__ __forceinline__ A log_count(int row) const {
     return causal ? log_ + tile::relative_log<A>(before_ + 1, presence_.up_to(row) - 1) : log_;

@@ -77,8 +77,9 @@ struct Walk {
       }
       device::sync_block();  // factors are written, rows of extreme length rescaled
 
-      tile::score<Recurrence, tiling, direction>(rows.a, terms.b, storage.factors.row, storage.factors.term,
-                                                 storage.scores);
+      constexpr auto score_rows = R::tames_all ? tile::ScoreRows::scaled : tile::ScoreRows::as_they_are;
+      tile::score<Recurrence, tiling, direction, score_rows>(rows.a, terms.b, storage.factors.row,
+                                                             storage.factors.term, storage.scores);
       if (new_rows) {
         state.apply(rows.a, out);
         factors.scale_prefix(out);

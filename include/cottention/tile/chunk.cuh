@@ -28,16 +28,20 @@ __device__ __forceinline__ bool sees(int row, int term) {
   return direction == Direction::forward ? term <= row : term >= row;
 }
 
-/// scores(i, j) = row_factor_i (a_i . b_j) term_factor_j where i sees j, else 0. Blocks of 16 x 16 that
-/// have such go round the warps; the others are neither written nor read.
-template <AnyProblem P, Tiling tiling, Direction direction, class Part = Partition<P, tiling>>
+/// What scores are multiplied by besides the factor of their term.
+enum class ScoreRows { as_they_are, scaled };
+
+/// scores(i, j) = (a_i . b_j) term_factor_j, and row_factor_i where rows are scaled, if i sees j, else 0.
+/// Blocks of 16 x 16 that have such go round the warps; the others are neither written nor read.
+template <AnyProblem P, Tiling tiling, Direction direction, ScoreRows score_rows,
+          class Part = Partition<P, tiling>>
 __device__ __forceinline__ void score(const typename Part::RowTile& a, const typename Part::RowTile& b,
                                       const typename Part::A* row_factor_shared,
                                       const typename Part::A* term_factor_shared,
                                       typename Part::ScoreTile& scores) {
   using T = typename Part::T;
   using A = typename Part::A;
-  using Pair = device::Vector<T, 2>;
+  using Factors = device::Vector<A, 2>;
   constexpr int blocks = Part::row_blocks * (Part::row_blocks + 1) / 2;
   const Lane lane = Lane::afresh();
   const int g = lane.g(), t = lane.t();
@@ -54,29 +58,31 @@ __device__ __forceinline__ void score(const typename Part::RowTile& a, const typ
       multiply<T>(sums, operand(load_rows<Role::left>(a, 16 * i, k, lane)),
                   operand(load_rows<Role::right>(b, 16 * j, k, lane)));
 #pragma unroll
-    for (int m = 0; m < 2; ++m) {
-      const int row = 16 * i + g + 8 * m;
-      if (row >= Part::chunk) continue;  // a repeated row
-      const A row_factor = device::load_shared(row_factor_shared + row);
+    for (int n = 0; n < 2; ++n) {
+      if (8 * n >= Part::chunk) continue;
+      const Factors factors =
+          device::load_shared(reinterpret_cast<const Factors*>(term_factor_shared + 16 * j + 8 * n + 2 * t));
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
-        const int column = 16 * j + 8 * n + 2 * t;
-        if (column >= Part::chunk) continue;
-        A x[2];
-#pragma unroll
-        for (int e = 0; e < 2; ++e)
-          x[e] = i != j || sees<direction>(row, column + e)
-                     ? sums[n].values[2 * m + e] * row_factor *
-                           device::load_shared(term_factor_shared + column + e)
-                     : A{0};
-        Pair pair;
-        if constexpr (sizeof(T) == 2)
-          pair = device::bits_as<Pair>(device::pack<T>(x[0], x[1]));
-        else
-          pair = Pair{{x[0], x[1]}};
-        device::store_shared(reinterpret_cast<Pair*>(scores.at(row, column)), pair);
-      }
+      for (int e = 0; e < 4; ++e) sums[n].values[e] *= factors[e % 2];
     }
+    if constexpr (score_rows == ScoreRows::scaled)
+#pragma unroll
+      for (int m = 0; m < Part::block_rows / 8; ++m) {
+        const A factor = device::load_shared(row_factor_shared + 16 * i + g + 8 * m);
+#pragma unroll
+        for (int e = 0; e < 4; ++e) sums[e / 2].values[2 * m + e % 2] *= factor;
+      }
+    if (i == j)
+#pragma unroll
+      for (int e = 0; e < 8; ++e)
+        if (!sees<direction>(g + e / 2 % 2 * 8, 8 * (e / 4) + 2 * t + e % 2))
+          sums[e / 4].values[e % 4] = A{0};
+#pragma unroll
+    for (int m = 0; m < Part::block_rows / 8; ++m)  // a chunk of 8 has one of each
+#pragma unroll
+      for (int n = 0; n < Part::block_rows / 8; ++n)
+        store_pair<T>(scores.at(16 * i + 8 * m, 16 * j + 8 * n, lane.number() / 4, lane.number() % 4 * 2),
+                      sums[n].values[2 * m], sums[n].values[2 * m + 1]);
   }
 }
 
@@ -125,12 +131,12 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
                                        const typename Part::Values& values, typename Part::Output& out) {
   using T = typename Part::T;
   const Lane lane = Lane::afresh();
-  bool finite = true;
+  FiniteWatch<T> watch;
 #pragma unroll
   for (int m = 0; m < Part::warp_column_blocks; ++m)
 #pragma unroll
-    for (int j = 0; j < Part::term_blocks; ++j) finite = finite && is_finite(values.blocks[m][j]);
-  const bool diagonal_apart = device::any_lane(!finite);
+    for (int j = 0; j < Part::term_blocks; ++j) watch.see(values.blocks[m][j]);
+  const bool diagonal_apart = device::any_lane(!watch.all_finite());
 #pragma unroll
   for (int i = 0; i < Part::row_blocks; ++i) {
     constexpr int deep = Part::warps_deep;

@@ -26,8 +26,9 @@ namespace cottention::tile {
 struct Lane {
   int index;
   static __device__ __forceinline__ Lane afresh() { return {device::afresh(device::lane_index())}; }
-  __device__ __forceinline__ int g() const { return index / 4; }
-  __device__ __forceinline__ int t() const { return index % 4; }
+  __device__ __forceinline__ unsigned number() const { return static_cast<unsigned>(index); }
+  __device__ __forceinline__ int g() const { return static_cast<int>(number() / 4); }
+  __device__ __forceinline__ int t() const { return static_cast<int>(number() % 4); }
 };
 
 /// 16 x 8 sums: (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
@@ -75,24 +76,25 @@ struct SplitBlock {
 // ---- from shared memory
 // --------------------------------------------------------------------------------------------
 
-/// Rows of the tile are rows of the block: (row.., column..), 16 x terms<T>.
+/// Rows of the tile are rows of the block: (row.., column..), 16 x terms<T>. Both are multiples of 16, or of
+/// terms<T>.
 template <Role role, Element T, int rows, int columns>
 __device__ __forceinline__ Block<T, role> load_rows(const Tile<T, rows, columns>& tile, int row, int column,
                                                     Lane at) {
-  const int lane = at.index;
+  const unsigned lane = at.number();
   Block<T, role> block;
   if constexpr (sizeof(T) == 2) {
     // Lanes 0 to 7 give the rows of register 0, and so on.
-    const int lower = role == Role::left ? lane / 8 % 2 : lane / 16;
-    const int second = role == Role::left ? lane / 16 : lane / 8 % 2;
-    device::ldmatrix_x4(block.r, tile.at(row + lane % 8 + 8 * lower, column + 8 * second));
+    const unsigned lower = role == Role::left ? lane / 8 % 2 : lane / 16;
+    const unsigned second = role == Role::left ? lane / 16 : lane / 8 % 2;
+    device::ldmatrix_x4(block.r, tile.at(row, column, lane % 8 + 8 * lower, 8 * second));
   } else {
     using Pair = device::Vector<T, 2>;
-    const int g = lane / 4, t = lane % 4;
+    const unsigned g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int lower = 0; lower < 2; ++lower) {
       const Pair pair =
-          device::load_shared(reinterpret_cast<const Pair*>(tile.at(row + g + 8 * lower, column + 2 * t)));
+          device::load_shared(reinterpret_cast<const Pair*>(tile.at(row + 8 * lower, column, g, 2 * t)));
       block.r[register_of(role, lower, 0)] = pair[0];
       block.r[register_of(role, lower, 1)] = pair[1];
     }
@@ -100,24 +102,34 @@ __device__ __forceinline__ Block<T, role> load_rows(const Tile<T, rows, columns>
   return block;
 }
 
-/// Columns of the tile are rows of the block: (row.., column..), terms<T> x 16, transposed.
+/// Columns of the tile are rows of the block: (row.., column..), terms<T> x 16, transposed. Likewise.
 template <Role role, Element T, int rows, int columns>
 __device__ __forceinline__ Block<T, role> load_columns(const Tile<T, rows, columns>& tile, int row,
                                                        int column, Lane at) {
-  const int lane = at.index;
+  const unsigned lane = at.number();
   Block<T, role> block;
   if constexpr (sizeof(T) == 2) {
-    const int lower = role == Role::left ? lane / 8 % 2 : lane / 16;
-    const int second = role == Role::left ? lane / 16 : lane / 8 % 2;
-    device::ldmatrix_x4_trans(block.r, tile.at(row + lane % 8 + 8 * second, column + 8 * lower));
+    const unsigned lower = role == Role::left ? lane / 8 % 2 : lane / 16;
+    const unsigned second = role == Role::left ? lane / 16 : lane / 8 % 2;
+    device::ldmatrix_x4_trans(block.r, tile.at(row, column, lane % 8 + 8 * second, 8 * lower));
   } else {
-    const int g = lane / 4, t = lane % 4;
+    const unsigned g = lane / 4, t = lane % 4;
 #pragma unroll
     for (int e = 0; e < 4; ++e)
       block.r[register_of(role, e % 2, e / 2)] =
-          device::load_shared(tile.at(row + 2 * t + e / 2, column + g + e % 2 * 8));
+          device::load_shared(tile.at(row, column + e % 2 * 8, 2 * t + static_cast<unsigned>(e) / 2, g));
   }
   return block;
+}
+
+/// Writes two neighbours, rounded.
+template <Element T>
+__device__ __forceinline__ void store_pair(T* to, Accumulate<T> x0, Accumulate<T> x1) {
+  using Pair = device::Vector<T, 2>;
+  if constexpr (sizeof(T) == 2)
+    device::store_shared(reinterpret_cast<std::uint32_t*>(to), device::pack<T>(x0, x1));
+  else
+    device::store_shared(reinterpret_cast<Pair*>(to), Pair{{x0, x1}});
 }
 
 // ---- numbers into operands
@@ -288,20 +300,30 @@ __device__ __forceinline__ void multiply(Sums<float> (&d)[2], const SplitBlock<T
 // ---- questions
 // -----------------------------------------------------------------------------------------------------
 
-/// Whether all of this lane's elements are finite.
-template <Element T, Role role>
-__device__ __forceinline__ bool is_finite(const Block<T, role>& block) {
-  bool finite = true;
+/// Watches elements go by: 0 times what is not finite is NaN, and stays in the sum.
+template <Element T>
+class FiniteWatch {
+ public:
+  template <Role role>
+  __device__ __forceinline__ void see(const Block<T, role>& block) {
 #pragma unroll
-  for (int e = 0; e < 4; ++e) {
-    if constexpr (sizeof(T) == 2) {
-      constexpr std::uint32_t exponent = std::same_as<T, half> ? 0x7c00u : 0x7f80u;
-      finite = finite && (block.r[e] & exponent) != exponent && (block.r[e] >> 16 & exponent) != exponent;
-    } else {
-      finite = finite && device::is_finite(block.r[e]);
+    for (int e = 0; e < 4; ++e) {
+      if constexpr (sizeof(T) == 2)
+        sum_ = device::fused_pair<T>(block.r[e], 0u, sum_);
+      else
+        sum_ = device::fused(block.r[e], T{0}, sum_);
     }
   }
-  return finite;
-}
+  /// Whether all of this lane's were finite.
+  __device__ __forceinline__ bool all_finite() const {
+    if constexpr (sizeof(T) == 2)
+      return sum_ == 0;
+    else
+      return device::is_finite(sum_);
+  }
+
+ private:
+  typename Block<T, Role::left>::Register sum_{};
+};
 
 }  // namespace cottention::tile

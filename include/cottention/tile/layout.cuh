@@ -25,8 +25,9 @@ inline constexpr int block_width = 16;
 
 /// A tile of `rows` x `columns` elements in shared memory. One of 8 rows repeats them, since operands
 /// have 16.
-template <Element T, int rows_, int columns_>
+template <cottention::Element T, int rows_, int columns_>
 struct Tile {
+  using Element = T;
   static constexpr int rows = rows_;
   static constexpr int columns = columns_;
   static constexpr int unit = 16 / static_cast<int>(sizeof(T));        // elements in 16 bytes
@@ -42,7 +43,27 @@ struct Tile {
   __device__ __forceinline__ T* at(int row, int column) { return data + offset(row, column); }
   __device__ __forceinline__ const T* at(int row, int column) const { return data + offset(row, column); }
 
+  /// at(row + lane_row, column + lane_column) for the lanes of an instruction: `row` a multiple of 8,
+  /// `column` of a power of two above every lane_column. Lanes then keep one offset for a whole tile, of
+  /// which a row adds to its upper bits and a column flips lower ones.
+  __device__ __forceinline__ const T* at(int row, int column, unsigned lane_row, unsigned lane_column) const {
+    if constexpr (rows < block_width) row %= rows, lane_row %= rows;
+    const unsigned of_lane =
+        lane_row * pitch_bytes +
+        ((lane_column / unit ^ static_cast<unsigned>(permutation(static_cast<int>(lane_row)))) * 16 |
+         lane_column % unit * static_cast<unsigned>(sizeof(T)));
+    const unsigned across = static_cast<unsigned>(column) * static_cast<unsigned>(sizeof(T));
+    const unsigned down = static_cast<unsigned>(row) * pitch_bytes + across / turn_bytes * turn_bytes;
+    return reinterpret_cast<const T*>(reinterpret_cast<const unsigned char*>(data) +
+                                      ((of_lane ^ across % turn_bytes) + down));
+  }
+  __device__ __forceinline__ T* at(int row, int column, unsigned lane_row, unsigned lane_column) {
+    return const_cast<T*>(static_cast<const Tile*>(this)->at(row, column, lane_row, lane_column));
+  }
+
  private:
+  static constexpr unsigned turn_bytes = 128;  // around the banks
+  static constexpr unsigned pitch_bytes = pitch * sizeof(T);
   static __device__ __forceinline__ int permutation(int row) {
     if constexpr (sizeof(T) == 2)
       return row & 7;

@@ -24,21 +24,36 @@ struct Length {
 
   /// norm(x) = unit() y = x / max(||x||, eps).
   __device__ __forceinline__ A unit() const {
+    if (usual()) return inverse_root();
     // A row of zeros is its own norm(x). 1 keeps what the factor multiplies in half's range, 1e12 does not.
     return squares == A{0} ? A{1} : device::quotient(A{1}, divisor());
   }
   /// 1 / max(||x||, eps).
   __device__ __forceinline__ A inverse() const {
+    if (usual() && exponent == 0) return inverse_root();
     return device::times_power_of_two(device::quotient(A{1}, divisor()), -exponent);
   }
   /// ||x||.
   __device__ __forceinline__ A length() const {
+    if (usual() && exponent == 0) return squares * inverse_root();
     return device::times_power_of_two(device::square_root(squares), exponent);
   }
   /// ||x|| <= eps, where norm(x) is linear.
-  __device__ __forceinline__ bool at_floor() const { return device::square_root(squares) <= floor(); }
+  __device__ __forceinline__ bool at_floor() const {
+    return !usual() && device::square_root(squares) <= floor();
+  }
 
  private:
+  /// Of fp32, and far from eps and the ends of its range, where a few instructions serve.
+  __device__ __forceinline__ bool usual() const {
+    return sizeof(A) == 4 && squares >= A{0x1p-40} && squares <= A{0x1p40} && exponent >= -16;
+  }
+  __device__ __forceinline__ A inverse_root() const {
+    if constexpr (sizeof(A) == 4)
+      return device::inverse_square_root(squares);
+    else
+      return A{};  // never usual()
+  }
   __device__ __forceinline__ A floor() const {
     return device::times_power_of_two(static_cast<A>(norm_epsilon), -exponent);
   }
@@ -78,23 +93,22 @@ __host__ __device__ constexpr int power_of_two_below(int x) {
 }
 
 /// Sums of squares within these bounds have lost nothing to the range of A, and products of two such rows
-/// have room in it. Rows of half are always brought to a largest element in [1, 2): then what is made of them
-/// stays within half's narrow range.
+/// have room in it, for half in half's.
 template <Element T>
 __device__ __forceinline__ bool in_range(Accumulate<T> squares) {
   if constexpr (std::same_as<T, half>)
-    return false;
+    return squares >= 1.0f && squares <= 0x1p12f;
   else if constexpr (std::same_as<T, double>)
     return squares >= 0x1p-400 && squares <= 0x1p400;
   else
     return squares >= 0x1p-40f && squares <= 0x1p40f;
 }
 
-/// How a block's lanes share the rows of a tile: `sharing` neighbours a row, so that warps come in whole or
-/// not at all.
-template <int threads, Element T, int tile_rows, int tile_columns>
+/// How `threads` threads share `tile_rows` rows of a tile: `sharing` neighbours a row, so that warps come in
+/// whole or not at all.
+template <int threads, int tile_rows, class Source>
 struct RowReader {
-  using Source = Tile<T, tile_rows, tile_columns>;
+  using T = typename Source::Element;
   using A = Accumulate<T>;
   static constexpr int whole = threads / tile_rows < 1 ? 1 : threads / tile_rows;
   static constexpr int sharing = power_of_two_below(whole < 32 ? whole : 32);
@@ -192,14 +206,11 @@ struct RowReader {
   }
 };
 
-/// Measures a row, and scales it in place by 2^-exponent where that is called for; then by 2^shift too. The
-/// same in all lanes that share the row.
-template <Element T, class Reader>
-__device__ __forceinline__ Length<Accumulate<T>> measure_row(const Reader& reader, int shift) {
-  using A = Accumulate<T>;
-  A squares = reader.squares();
+/// The length of a row from the sum of its squares; scales it in place by 2^-exponent where it is `extreme`,
+/// and then by 2^shift too. The same in all lanes that share the row.
+template <class Reader, class A>
+__device__ __forceinline__ Length<A> tame_row(const Reader& reader, A squares, bool extreme, int shift) {
   int exponent = 0;
-  const bool extreme = !in_range<T>(squares);
   if (device::any_lane(extreme)) {
     const A largest = reader.largest();
     if (extreme && largest > A{0} && device::is_finite(largest))
@@ -209,30 +220,70 @@ __device__ __forceinline__ Length<Accumulate<T>> measure_row(const Reader& reade
   return {squares, exponent};
 }
 
+/// The sum of the squares of row 16 i + lane / 2, of 16-bit elements: on the tensor cores, the diagonal of
+/// x x^T for the rows x of a block. By a whole warp.
+template <Element T, int tile_rows, int tile_columns>
+__device__ __forceinline__ float squares_of_rows(const Tile<T, tile_rows, tile_columns>& tile, int i) {
+  const Lane lane = Lane::afresh();
+  Sums<float> upper,
+      lower;  // rows 0 to 7 with themselves, 8 to 15 likewise; the other half of each is not used
+  clear(upper);
+  clear(lower);
+#pragma unroll
+  for (int k = 0; k < tile_columns; k += terms<T>) {
+    const Block<T, Role::left> x = load_rows<Role::left>(tile, 16 * i, k, lane);
+    const std::uint32_t rows_0_to_7[2] = {x.r[0], x.r[2]}, rows_8_to_15[2] = {x.r[1], x.r[3]};
+    device::mma_m16n8k16<T>(upper.values, x.r, rows_0_to_7);
+    device::mma_m16n8k16<T>(lower.values, x.r, rows_8_to_15);
+  }
+  // A lane's sums are of rows g and g + 8 with 2t and 2t + 1 of the same half.
+  const bool odd = lane.g() % 2 != 0;
+  const int row = lane.index / 2, from = row % 8 * 4 + row % 8 / 2;
+  const float of_upper = device::shuffle(odd ? upper.values[1] : upper.values[0], from);
+  const float of_lower = device::shuffle(odd ? lower.values[3] : lower.values[2], from);
+  return row < 8 ? of_upper : of_lower;
+}
+
+/// f(reader, squares of its row) for each row that falls to this lane. Of 16-bit elements a warp has 16 rows
+/// at a time; the first of them to warp `from`.
+template <int threads, Element T, int tile_rows, int tile_columns, class F>
+__device__ __forceinline__ void for_each_row(Tile<T, tile_rows, tile_columns>& tile, int from, F f) {
+  if constexpr (sizeof(T) == 2) {
+    using Reader = RowReader<device::warp_size, 16, Tile<T, tile_rows, tile_columns>>;
+    constexpr int warps = threads / device::warp_size;
+    for (int i = (device::warp_index() + warps - from) % warps; i < tile_rows / 16; i += warps)
+      f(Reader{tile, 16 * i + device::lane_index() / Reader::sharing}, squares_of_rows(tile, i));
+  } else {
+    using Reader = RowReader<threads, tile_rows, Tile<T, tile_rows, tile_columns>>;
+    for (int row = device::thread_index() / Reader::sharing; row < tile_rows; row += Reader::at_once) {
+      const Reader reader{tile, row};
+      f(reader, reader.squares());
+    }
+  }
+}
+
 }  // namespace detail
 
 /// For each row of `tile`, `write(row, length)` once, by the same thread whatever the columns of the tile.
+/// 16-bit, rows fall to the warps in turn, beginning with warp `from`.
 ///
 /// Rows that fp32 could not square, or half's range not hold, are first scaled in place by a power of two,
 /// which is exact but for elements 2^-14 of the largest (half) or smaller still. So the tile may change:
 /// other threads see that after the next barrier. Zero, infinite and NaN rows stay.
 template <int threads, Element T, int tile_rows, int tile_columns, class Write>
-__device__ __forceinline__ void measure_rows(Tile<T, tile_rows, tile_columns>& tile, Write write) {
-  using Reader = detail::RowReader<threads, T, tile_rows, tile_columns>;
-  for (int row = device::thread_index() / Reader::sharing; row < tile_rows; row += Reader::at_once) {
-    const auto length = detail::measure_row<T>(Reader{tile, row}, 0);
-    if (Reader::part() == 0) write(row, length);
-  }
+__device__ __forceinline__ void measure_rows(Tile<T, tile_rows, tile_columns>& tile, int from, Write write) {
+  detail::for_each_row<threads>(tile, from, [&](const auto& reader, Accumulate<T> squares) {
+    const auto length = detail::tame_row(reader, squares, !detail::in_range<T>(squares), 0);
+    if (reader.part() == 0) write(reader.row, length);
+  });
 }
 
 /// Likewise, of rows that fp32 can square, which stay as they are.
 template <int threads, Element T, int tile_rows, int tile_columns, class Write>
-__device__ __forceinline__ void read_lengths(Tile<T, tile_rows, tile_columns>& tile, Write write) {
-  using Reader = detail::RowReader<threads, T, tile_rows, tile_columns>;
-  for (int row = device::thread_index() / Reader::sharing; row < tile_rows; row += Reader::at_once) {
-    const Length<Accumulate<T>> length{Reader{tile, row}.squares(), 0};
-    if (Reader::part() == 0) write(row, length);
-  }
+__device__ __forceinline__ void read_lengths(Tile<T, tile_rows, tile_columns>& tile, int from, Write write) {
+  detail::for_each_row<threads>(tile, from, [&](const auto& reader, Accumulate<T> squares) {
+    if (reader.part() == 0) write(reader.row, Length<Accumulate<T>>{squares, 0});
+  });
 }
 
 /// In half: half the exponent of a row's length.
@@ -247,11 +298,11 @@ __device__ __forceinline__ int half_exponent(const Length<float>& length) {
 template <int threads, int tile_rows, int b_columns, int c_columns, class Write>
 __device__ __forceinline__ void measure_pairs(Tile<half, tile_rows, b_columns>& b,
                                               Tile<half, tile_rows, c_columns>& c, Write write) {
-  using Reader = detail::RowReader<threads, half, tile_rows, b_columns>;
-  using OtherReader = detail::RowReader<threads, half, tile_rows, c_columns>;
+  using Reader = detail::RowReader<threads, tile_rows, Tile<half, tile_rows, b_columns>>;
+  using OtherReader = detail::RowReader<threads, tile_rows, Tile<half, tile_rows, c_columns>>;
   for (int row = device::thread_index() / Reader::sharing; row < tile_rows; row += Reader::at_once) {
     const Length<float> of_b{Reader{b, row}.squares(), 0};
-    const Length<float> of_c = detail::measure_row<half>(OtherReader{c, row}, half_exponent(of_b));
+    const Length<float> of_c = detail::tame_row(OtherReader{c, row}, 0.0f, true, half_exponent(of_b));
     if (Reader::part() == 0) write(row, of_b, of_c);
   }
 }

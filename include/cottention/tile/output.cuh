@@ -40,6 +40,11 @@ __device__ __forceinline__ void scale_rows(typename Part::Output& out, const typ
   for_each_sum<Part>(out, [&factors](typename Part::A& sum, int i, int lower) { sum *= factors[i][lower]; });
 }
 
+template <class Part>
+__device__ __forceinline__ void scale_all(typename Part::Output& out, typename Part::A scale) {
+  for_each_sum<Part>(out, [scale](typename Part::A& sum, int, int) { sum *= scale; });
+}
+
 /// Writes the warp's columns of rows row, ... that exist, the first of the block's being `column`, below
 /// `dim`. Rows that are not present become 0.
 template <class Part, class E>

@@ -38,7 +38,7 @@ struct Projection {
       for (int lower = 0; lower < Part::block_rows / 8; ++lower) {
         const int row = 16 * i + lane.g() + 8 * lower;
         A product{};
-        for_each_pair(x, row, lane, [&](int m, int n, A x0, A x1) {
+        for_each_pair(x, i, lower, lane, [&](int m, int n, A x0, A x1) {
           const A* sums = d.sums[i][m][n].values + 2 * lower;
           product = device::fused(x1, sums[1], device::fused(x0, sums[0], product));
         });
@@ -66,7 +66,7 @@ struct Projection {
         const int row = 16 * i + lane.g() + 8 * lower;
         const A inverse_length = device::load_shared(inverse + row);
         const A share = device::load_shared(removed + row) * along(row) * device::load_shared(unit + row);
-        for_each_pair(x, row, lane, [&](int m, int n, A x0, A x1) {
+        for_each_pair(x, i, lower, lane, [&](int m, int n, A x0, A x1) {
           A* sums = d.sums[i][m][n].values + 2 * lower;
           sums[0] = device::fused(-share, x0, sums[0]) * inverse_length;
           sums[1] = device::fused(-share, x1, sums[1]) * inverse_length;
@@ -77,15 +77,16 @@ struct Projection {
  private:
   /// The elements of x where a lane's sums are.
   template <class F>
-  static __device__ __forceinline__ void for_each_pair(const typename Part::ValueTile& x, int row, Lane lane,
-                                                       F f) {
+  static __device__ __forceinline__ void for_each_pair(const typename Part::ValueTile& x, int i, int lower,
+                                                       Lane lane, F f) {
     using Pair = device::Vector<T, 2>;
 #pragma unroll
     for (int m = 0; m < Part::warp_column_blocks; ++m)
 #pragma unroll
       for (int n = 0; n < 2; ++n) {
-        const int column = Part::warp_column() + 16 * m + 8 * n + 2 * lane.t();
-        const Pair pair = device::load_shared(reinterpret_cast<const Pair*>(x.at(row, column)));
+        const int column = Part::warp_column() + 16 * m + 8 * n;
+        const Pair pair = device::load_shared(reinterpret_cast<const Pair*>(
+            x.at(16 * i + 8 * lower, column, lane.number() / 4, lane.number() % 4 * 2)));
         if constexpr (sizeof(T) == 2) {
           const auto bits = device::bits_as<std::uint32_t>(pair);
           f(m, n, device::unpack_low<T>(bits), device::unpack_high<T>(bits));

@@ -39,9 +39,12 @@ struct SharedState {
         detail::split<T>(x0 * scale, x1 * scale, high_bits, low_bits);
       else
         detail::split<T>(x0, x1, high_bits, low_bits);
-      const int at = high.offset(Part::warp_column() + 16 * m + lane.g() + 8 * lower, 8 * n + 2 * lane.t());
-      device::store_shared(reinterpret_cast<std::uint32_t*>(high.data + at), high_bits);
-      device::store_shared(reinterpret_cast<std::uint32_t*>(low.data + at), low_bits);
+      const auto at = [&](auto& part) {
+        return reinterpret_cast<std::uint32_t*>(part.at(Part::warp_column() + 16 * m + 8 * lower, 8 * n,
+                                                        lane.number() / 4, lane.number() % 4 * 2));
+      };
+      device::store_shared(at(high), high_bits);
+      device::store_shared(at(low), low_bits);
     });
   }
 

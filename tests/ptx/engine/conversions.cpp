@@ -84,6 +84,23 @@ struct PackPair {
   }
 };
 
+struct BfloatToFloat {
+  float operator()(std::uint16_t bits) const { return std::bit_cast<float>(std::uint32_t{bits} << 16); }
+};
+/// Of pairs. What fp32 cannot hold of a sum is rounded twice.
+template <class T, class ToFloat>
+struct FusedPair {
+  std::uint32_t operator()(std::uint32_t a, std::uint32_t b, std::uint32_t c) const {
+    const auto half_of = [](std::uint32_t pair, int shift) {
+      return ToFloat{}(static_cast<std::uint16_t>(pair >> shift));
+    };
+    const auto fused = [&](int shift) {
+      return std::fma(half_of(a, shift), half_of(b, shift), half_of(c, shift));
+    };
+    return PackPair<T>{}(fused(16), fused(0));
+  }
+};
+
 /// To nearest, ties away from zero, with 10 bits of fraction. PTX ISA, "cvt.rna.tf32".
 struct ToTf32 {
   std::uint32_t operator()(float x) const {
@@ -166,6 +183,8 @@ void add_conversions(Forms& f) {
   f["cvt.rn.bf16.f32"] = {unary<FloatToBits<Bfloat>, std::uint16_t, float>, "Ww"};
   f["cvt.rn.f16x2.f32"] = {binary<PackPair<Half>, std::uint32_t, float>, "Www"};
   f["cvt.rn.bf16x2.f32"] = {binary<PackPair<Bfloat>, std::uint32_t, float>, "Www"};
+  f["fma.rn.f16x2"] = {ternary<FusedPair<Half, HalfToFloat>, std::uint32_t, std::uint32_t>, "Wwww"};
+  f["fma.rn.bf16x2"] = {ternary<FusedPair<Bfloat, BfloatToFloat>, std::uint32_t, std::uint32_t>, "Wwww"};
   f["cvt.rna.tf32.f32"] = {unary<ToTf32, std::uint32_t, float>, "Ww"};
   // All addresses are generic ones but those of shared and local memory and of parameters.
   f["cvta.to.global.u64"] = f["mov.u64"];

@@ -7,8 +7,9 @@
 #include <cstring>
 #include <sstream>
 
+#include "profile.hpp"
+
 namespace cottention::ptx {
-namespace {
 
 std::string readable(const std::string& name) {
   int status = 0;
@@ -17,6 +18,8 @@ std::string readable(const std::string& name) {
   std::free(text);
   return result;
 }
+
+namespace {
 
 std::string describe(const Program& program, int line) {
   return "PTX line " + std::to_string(line) + ": " + program.module->line(line);
@@ -160,6 +163,7 @@ void Warp::run() {
     }
     if (running_ == 0) resume();
     const Instruction& i = program.code[now_];
+    ++program.issued[now_];
     mask = running_;
     if (i.guard != no_guard) {
       const std::uint32_t predicate = *at<std::uint32_t>(i.guard);
@@ -321,6 +325,7 @@ void run(const Program& program, Launch& launch) {
         .run((launches + i) % 2 == 0 ? Order::forward : Order::reverse);
   }
   ++launches;
+  add_to_profile(program, blocks);
 }
 
 }  // namespace cottention::ptx

@@ -62,6 +62,7 @@ struct Program {
   std::size_t param_bytes = 0;
   std::vector<std::size_t> param_offsets, param_sizes;
   int max_threads = 1024;
+  mutable std::vector<std::uint64_t> issued;  ///< how often warps executed each instruction
 };
 
 struct Size {
@@ -204,6 +205,9 @@ struct Launch {
   std::size_t dynamic_shared_bytes = 0;
   std::vector<std::uint8_t> params;
 };
+
+/// A kernel's name as C++ writes it.
+std::string readable(const std::string& name);
 
 /// Runs all blocks, one after the other, their warps in one order and the other in turn; from launch to
 /// launch they start with another order, and go up and down. Throws Error.

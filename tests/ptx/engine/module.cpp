@@ -233,6 +233,9 @@ Module::Module(std::string text) : text_(std::move(text)) {
     } else if (word == ".target") {
       target_ = std::stoi(std::string(scanner.word().substr(3)));
       scanner.skip_line();
+    } else if (word == ".section") {  // what debuggers want to know
+      scanner.skip_to('{');
+      scanner.skip_braces();
     } else if (word == ".visible" || word == ".extern" || word == ".weak" || word == ".common") {
       continue;
     } else if (word == ".global" || word == ".const" || word == ".shared") {

@@ -75,6 +75,7 @@ class Module {
   const std::map<std::string, Variable, std::less<>>& variables() const { return variables_; }
   bool has_function(std::string_view name) const { return functions_.find(name) != functions_.end(); }
   Function function(std::string_view name) const;
+  const std::string& text() const { return text_; }
   /// A line of the text, counted from 1.
   std::string line(int number) const;
 

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <bit>
+#include <cmath>
 #include <concepts>
 #include <cstdint>
 
@@ -46,6 +47,13 @@ template <Element T>
 float unpack_high(std::uint32_t pair) {
   static_assert(sizeof(T) == 2);
   return T::widen(static_cast<std::uint16_t>(pair >> 16));
+}
+
+/// What fp32 cannot hold of a sum is rounded twice here.
+template <Element T>
+std::uint32_t fused_pair(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+  return pack<T>(std::fma(unpack_low<T>(a), unpack_low<T>(b), unpack_low<T>(c)),
+                 std::fma(unpack_high<T>(a), unpack_high<T>(b), unpack_high<T>(c)));
 }
 
 inline std::uint32_t round_to_tf32(float x) {

@@ -22,6 +22,10 @@ inline double sum(double a, double b) { return a + b; }
 inline float square_root(float x) { return std::sqrt(x); }
 inline double square_root(double x) { return std::sqrt(x); }
 
+inline float inverse_square_root(float x) {
+  return static_cast<float>(1 / std::sqrt(static_cast<double>(x)));
+}
+
 inline float quotient(float a, float b) { return a / b; }
 inline double quotient(double a, double b) { return a / b; }
 
@@ -30,6 +34,9 @@ inline double exponential(double x) { return std::exp(x); }
 inline float log1p_of(float x) { return std::log1p(x); }
 inline double log1p_of(double x) { return std::log1p(x); }
 inline double logarithm(double x) { return std::log(x); }
+
+inline float approximate_exp2(float x) { return std::exp2(x); }
+inline float approximate_log2(float x) { return std::log2(x); }
 
 inline bool is_finite(float x) { return (std::bit_cast<std::uint32_t>(x) & 0x7fffffffu) < 0x7f800000u; }
 inline bool is_finite(double x) {
