@@ -56,6 +56,11 @@ struct Presence {
     return (word >> row % 32 & 1) != 0;
   }
 
+  /// Row `first` + further, the first a multiple of 8 that the compiler knows, further < 8.
+  __device__ __forceinline__ bool contains(int first, int further) const {
+    return (bits[first / 32] >> further >> first % 32 & 1) != 0;
+  }
+
   /// Among rows 0, ..., row.
   __device__ __forceinline__ int up_to(int row) const {
     int count = 0;

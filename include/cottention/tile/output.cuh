@@ -51,15 +51,20 @@ template <class Part, class E>
 __device__ __forceinline__ void store_output(const Rows<E>& rows, int row, int column, int dim,
                                              const Presence<Part::chunk>& present,
                                              const typename Part::Output& out) {
-  const int g = device::lane_index() / 4;
+  const Lane lane = Lane::afresh();
+  const int g = lane.g(), left = column + Part::warp_column();
+  E* to = rows.row(row + g) + left + first_column<E>(lane);
+  const std::int64_t step = 8 * rows.stride;
 #pragma unroll
-  for (int i = 0; i < Part::row_blocks; ++i) {
-    const bool keep[2] = {present.contains(16 * i + g), present.contains(16 * i + g + 8)};
+  for (int i = 0; i < Part::row_blocks; ++i)
 #pragma unroll
-    for (int m = 0; m < Part::warp_column_blocks; ++m)
-      store_rows<Part::block_rows>(rows, row + 16 * i, column + Part::warp_column() + 16 * m, dim,
-                                   out.sums[i][m], keep);
-  }
+    for (int lower = 0; lower < Part::block_rows / 8; ++lower, to += step) {
+      const int r = 16 * i + 8 * lower;
+      const bool keep = present.contains(r, g), exists = row + r + g < rows.length;
+#pragma unroll
+      for (int m = 0; m < Part::warp_column_blocks; ++m)
+        store_row(to + 16 * m, dim - left - 16 * m, out.sums[i][m], lower, keep, exists, lane);
+    }
 }
 
 }  // namespace cottention::tile

@@ -28,36 +28,26 @@ struct Rows {
 
 namespace detail {
 
-/// Starts copying the unit at columns c, ... of `row`, to (r, c) of the tile.
-template <bool masked, Element T, class Target>
-__device__ __forceinline__ void copy_unit_async(const Rows<const T>& rows, int row, const T* from,
-                                                Target& tile, int r, int c, bool in_row) {
-  const bool present = in_row && row < rows.length && (!masked || device::load_global(rows.mask + row) != 0);
-  device::copy_async_16(tile.at(r, c), present ? from : rows.data, present ? 16 : 0);
-}
-
-template <int threads, bool masked, Element T, int tile_rows, int tile_columns>
-__device__ __forceinline__ void copy_rows_async(const Rows<const T>& rows, int first, int column, int dim,
-                                                Tile<T, tile_rows, tile_columns>& tile) {
-  using Target = Tile<T, tile_rows, tile_columns>;
-  constexpr int at_once = threads < Target::units ? tile_rows + 1 : threads / Target::units;  // rows
-  const int thread = device::afresh(device::thread_index());
-  if constexpr (threads % Target::units == 0 && tile_rows % at_once == 0) {
+/// f(r, c, from) for each of a tile's 16-byte units that fall to this thread: (r, c) in the tile and, in
+/// memory, column c of row first + r.
+template <int threads, class Target, class T, class F>
+__device__ __forceinline__ void for_each_unit_of_tile(const Rows<const T>& rows, int first, int column, F f) {
+  constexpr int at_once = threads < Target::units ? Target::rows + 1 : threads / Target::units;  // rows
+  const auto thread = static_cast<unsigned>(device::afresh(device::thread_index()));
+  if constexpr (threads % Target::units == 0 && Target::rows % at_once == 0) {
     // A thread's units lie below one another.
-    const int r = thread / Target::units;
-    const int c = thread % Target::units * Target::unit;
+    const int r = static_cast<int>(thread / Target::units);
+    const int c = static_cast<int>(thread % Target::units) * Target::unit;
     const T* from = rows.row(first + r) + column + c;
+    const std::int64_t step = at_once * rows.stride;
 #pragma unroll
-    for (int below = 0; below < tile_rows; below += at_once) {
-      copy_unit_async<masked>(rows, first + r + below, from, tile, r + below, c, column + c < dim);
-      from += at_once * rows.stride;
-    }
+    for (int below = 0; below < Target::rows; below += at_once, from += step) f(r + below, c, from);
   } else {
-    constexpr int total = tile_rows * Target::units;
-    for (int i = thread; i < total; i += threads) {
-      const int r = i / Target::units, c = i % Target::units * Target::unit;
-      copy_unit_async<masked>(rows, first + r, rows.row(first + r) + column + c, tile, r, c,
-                              column + c < dim);
+    constexpr unsigned total = Target::rows * Target::units;
+    for (unsigned i = thread; i < total; i += threads) {
+      const int r = static_cast<int>(i / Target::units);
+      const int c = static_cast<int>(i % Target::units) * Target::unit;
+      f(r, c, rows.row(first + r) + column + c);
     }
   }
 }
@@ -70,44 +60,55 @@ __device__ __forceinline__ void copy_rows_async(const Rows<const T>& rows, int f
 template <int threads, Element T, int tile_rows, int tile_columns>
 __device__ __forceinline__ void copy_rows_async(const Rows<const T>& rows, int first, int column, int dim,
                                                 Tile<T, tile_rows, tile_columns>& tile) {
-  if (rows.mask == nullptr)
-    detail::copy_rows_async<threads, false>(rows, first, column, dim, tile);
+  using Target = Tile<T, tile_rows, tile_columns>;
+  const bool whole = rows.mask == nullptr && first + tile_rows <= rows.length && column + tile_columns <= dim;
+  if (whole)
+    detail::for_each_unit_of_tile<threads, Target>(rows, first, column, [&](int r, int c, const T* from) {
+      if (Target::units * Target::unit == tile_columns || c < tile_columns)
+        device::copy_async_16(tile.at(r, c), from, 16);
+      else
+        device::copy_async_16(tile.at(r, c), rows.data, 0);
+    });
   else
-    detail::copy_rows_async<threads, true>(rows, first, column, dim, tile);
+    detail::for_each_unit_of_tile<threads, Target>(rows, first, column, [&](int r, int c, const T* from) {
+      const bool present = column + c < dim && rows.contains(first + r);
+      device::copy_async_16(tile.at(r, c), present ? from : rows.data, present ? 16 : 0);
+    });
 }
 
-/// Writes 16 x 16 sums, or the upper 8 x 16, to columns `column`, ... of rows first, ..., those that exist
-/// and lie below `dim`. Of rows (g) and (g + 8), one that is not to be kept becomes 0.
-template <int block_rows, Element T>
-__device__ __forceinline__ void store_rows(const Rows<T>& rows, int first, int column, int dim,
-                                           const Sums<Accumulate<T>> (&sums)[2], const bool (&keep)[2]) {
-  const int lane = device::lane_index(), g = lane / 4, t = lane % 4;
+/// Where a lane's four neighbours of 16 columns begin once lanes have swapped, and its pairs otherwise.
+template <Element T>
+__device__ __forceinline__ int first_column(Lane lane) {
+  const int t = lane.t();
+  return sizeof(T) == 2 ? t % 2 * 8 + t / 2 * 4 : 2 * t;
+}
+
+/// Writes a row of 16 x 16 sums, g or, `lower`, g + 8, to to[0], ..., to[15], those below to[columns]; 0
+/// unless it is kept. `to` points to this lane's first_column(). By a whole warp; lanes whose row does not
+/// exist write nothing.
+template <Element T>
+__device__ __forceinline__ void store_row(T* to, int columns, const Sums<Accumulate<T>> (&sums)[2], int lower,
+                                          bool keep, bool exists, Lane lane) {
+  const Accumulate<T>* const left = sums[0].values + 2 * lower;
+  const Accumulate<T>* const right = sums[1].values + 2 * lower;
+  const int c = first_column<T>(lane);
+  if constexpr (sizeof(T) == 2) {
+    // Neighbouring lanes swap halves, so that a lane has four neighbours and four lanes fill a 32-byte
+    // sector.
+    using Quad = device::Vector<std::uint32_t, 2>;
+    const std::uint32_t left_pair = keep ? device::pack<T>(left[0], left[1]) : 0;
+    const std::uint32_t right_pair = keep ? device::pack<T>(right[0], right[1]) : 0;
+    const bool odd = lane.t() % 2 != 0;
+    const std::uint32_t other = device::shuffle_xor(odd ? left_pair : right_pair, 1);
+    const Quad quad = odd ? Quad{{other, right_pair}} : Quad{{left_pair, other}};
+    if (exists && c < columns) device::store_global(reinterpret_cast<Quad*>(to), quad);
+  } else {
+    using Pair = device::Vector<T, 2>;
 #pragma unroll
-  for (int m = 0; m < block_rows / 8; ++m) {
-    const int row = first + g + 8 * m;
-    const bool exists = row < rows.length;
-    T* to = rows.row(row) + column;
-    Accumulate<T> x[2][2];
-#pragma unroll
-    for (int e = 0; e < 4; ++e) x[e / 2][e % 2] = keep[m] ? sums[e / 2].values[2 * m + e % 2] : 0;
-    if constexpr (sizeof(T) == 2) {
-      // Neighbouring lanes swap halves, so that a lane has four neighbours and four lanes fill a 32-byte
-      // sector.
-      using Quad = device::Vector<std::uint32_t, 2>;
-      const std::uint32_t left = device::pack<T>(x[0][0], x[0][1]), right = device::pack<T>(x[1][0], x[1][1]);
-      const bool odd = t % 2 != 0;
-      const std::uint32_t other = device::shuffle_xor(odd ? left : right, 1);
-      const Quad quad = odd ? Quad{{other, right}} : Quad{{left, other}};
-      const int c = t % 2 * 8 + t / 2 * 4;
-      if (exists && column + c < dim) device::store_global(reinterpret_cast<Quad*>(to + c), quad);
-    } else {
-      using Pair = device::Vector<T, 2>;
-#pragma unroll
-      for (int n = 0; n < 2; ++n) {
-        const int c = 8 * n + 2 * t;
-        if (exists && column + c < dim)
-          device::store_global(reinterpret_cast<Pair*>(to + c), Pair{{x[n][0], x[n][1]}});
-      }
+    for (int n = 0; n < 2; ++n) {
+      const Accumulate<T>* const x = n == 0 ? left : right;
+      if (exists && c + 8 * n < columns)
+        device::store_global(reinterpret_cast<Pair*>(to + 8 * n), keep ? Pair{{x[0], x[1]}} : Pair{{0, 0}});
     }
   }
 }
