@@ -21,6 +21,7 @@ struct alignas(sizeof(T) * n) Vector {
 template <class T>
 __device__ __forceinline__ T load_global(const T* from) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16);
+  __builtin_assume(__isGlobal(from));  // of a pointer that was in memory itself, the compiler does not know
   return *from;
 }
 
@@ -42,6 +43,7 @@ __device__ __forceinline__ T load_global_streaming(const T* from) {
 template <class T>
 __device__ __forceinline__ void store_global(T* to, const T& value) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16);
+  __builtin_assume(__isGlobal(to));
   *to = value;
 }
 

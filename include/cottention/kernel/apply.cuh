@@ -64,7 +64,7 @@ struct Apply {
       device::sync_block();  // factors are written, rows of extreme length rescaled
       typename Part::Output out;
       state.apply(rows.a, out);
-      factors.scale_answer(out);
+      factors.scale_prefix(out);
       epilogue.store(at.member, at.row, rows, factors, out);
     };
     const int members = R::rows_are_queries ? head.group : 1;

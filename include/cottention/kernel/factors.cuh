@@ -121,15 +121,11 @@ class ChunkFactors {
                                                                                        : A{1};
   }
 
+  /// 1 / w
+  __device__ __forceinline__ A over_state() const { return device::quotient(A{1}, of_state()); }
+
   /// out from a (H / w) to row_i a_i (H / w).
   __device__ __forceinline__ void scale_prefix(typename Part::Output& out) const {
-    if constexpr (R::tames_all)
-      tile::scale_rows<Part>(out, factors_.row, device::quotient(A{1}, of_state()));
-    else if constexpr (!weights_in_terms<T> && R::weighted == Weighted::terms)
-      tile::scale_all<Part>(out, device::quotient(A{1}, of_state()));
-  }
-  /// Likewise, where H is not over w, and nothing else is added.
-  __device__ __forceinline__ void scale_answer(typename Part::Output& out) const {
     if constexpr (R::tames_all) tile::scale_rows<Part>(out, factors_.row, A{1});
   }
 

@@ -78,6 +78,7 @@ struct Gradient {
       const GradientFactors<Part>& factors = storage.joint.factors;
       const int key_exponent = block.key_exponent(), query_exponent = block.query_exponent();
       const A key_weight = block.key_weight(), query_weight = block.query_weight();
+      const A over_query_weight = device::quotient(A{1}, query_weight);
 
       score<forward, of_g_and_v>(chunk.g, chunk.v, factors.g, factors.key_term, storage.dq_scores);
       score<reverse, of_g_and_v>(chunk.v, chunk.g, factors.v, factors.query_term, storage.dk_scores);
@@ -89,8 +90,8 @@ struct Gradient {
         const typename Part::Values k = Block::load(chunk.k);
         s.absorb(chunk.v, k, factors.key_term, key_exponent, -key_weight);  // taken out
         observe_state();
-        s.apply(chunk.g, out);
-        block.scale_prefix(out, factors.g, key_weight);
+        s.apply(chunk.g, out, device::quotient(A{1}, key_weight));
+        block.scale_prefix(out, factors.g);
         device::sync_block();  // scores and D are written
         attend<forward>(storage.dq_scores, chunk.k, k, out);
         tile::scale_rows<Part>(out, factors.dq, key_weight);
@@ -100,16 +101,15 @@ struct Gradient {
       }
       {  // dk
         const typename Part::Values q = Block::load(chunk.q);
-        storage.joint.state.apply_transposed(chunk.v, out);
-        block.scale_prefix(out, factors.v, query_weight);
+        storage.joint.state.apply_transposed(chunk.v, out, over_query_weight);
+        block.scale_prefix(out, factors.v);
         attend<reverse>(storage.dk_scores, chunk.q, q, out);
         tile::scale_rows<Part>(out, factors.dk, query_weight);
         block.store_dk(row, chunk.k, out);
       }
       {  // dv
         const typename Part::Values g = Block::load(chunk.g);
-        storage.joint.state.apply(chunk.k, out);
-        block.scale_prefix(out, query_weight);
+        storage.joint.state.apply(chunk.k, out, over_query_weight);
         attend<reverse>(storage.dv_scores, chunk.g, g, out);
         tile::scale_rows<Part>(out, factors.dv, query_weight);
         block.store_dv(row, out);

@@ -67,7 +67,7 @@ struct GradientApply {
       device::sync_block();  // factors are written, rows of extreme length rescaled
       typename Part::Output out;
       storage.joint.state.apply(g, out);
-      block.scale_prefix(out, factors.g, A{1});
+      block.scale_prefix(out, factors.g);
       tile::scale_rows<Part>(out, factors.dq, A{1});
       block.store_dq(at.member, at.row, q, out);
       const int exponent = block.query_exponent();
@@ -88,7 +88,7 @@ struct GradientApply {
       device::sync_block();  // factors are written, rows of extreme length rescaled
       typename Part::Output out;
       storage.joint.state.apply_transposed(v, out);
-      block.scale_prefix(out, factors.v, A{1});
+      block.scale_prefix(out, factors.v);
       tile::scale_rows<Part>(out, factors.dk, A{1});
       block.store_dk(at.row, k, out);
       storage.joint.state.apply(k, out);

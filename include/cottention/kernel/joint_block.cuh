@@ -241,7 +241,7 @@ class JointBlock {
     const auto write_g = [&](int r, const tile::Length<A>& of_g) {
       const A weighted = device::load_shared(factors.dq + r) * of_g.length();
       if constexpr (bounds_dq) {
-        Squares<threads>::add(storage.squares.g, weighted * device::load_shared(storage.q.inverse + r));
+        Squares<threads>::add(storage.squares.g, weighted * device::load_shared(storage.q.slopes + r)[0]);
         Squares<threads>::add(storage.squares.unit_g, weighted);
       }
       device::store_shared(factors.g_lengths + r, weighted);
@@ -277,12 +277,8 @@ class JointBlock {
   __device__ __forceinline__ A query_weight() const { return weighs_queries ? of_terms() : A{1}; }
   /// out from a (H / w) to row_i a_i (H / w).
   __device__ __forceinline__ void scale_prefix(typename Part::Output& out,
-                                               [[maybe_unused]] const A* row_shared, A w) const {
-    if constexpr (Roles::tames_all) tile::scale_rows<Part>(out, row_shared, device::quotient(A{1}, w));
-  }
-  /// Likewise, with row_i = 1.
-  __device__ __forceinline__ void scale_prefix(typename Part::Output& out, A w) const {
-    if constexpr (!weights_in_terms<T>) tile::scale_all<Part>(out, device::quotient(A{1}, w));
+                                               [[maybe_unused]] const A* row_shared) const {
+    if constexpr (Roles::tames_all) tile::scale_rows<Part>(out, row_shared, A{1});
   }
   /// Powers of two that bound the terms' factors, for half.
   __device__ __forceinline__ int key_exponent() const {

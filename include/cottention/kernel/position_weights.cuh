@@ -77,20 +77,25 @@ class PositionWeights {
   /// At a row of the chunk, over weight().
   __device__ __forceinline__ A relative(int row) const {
     if (!scaled_ || !causal) return A{1};
-    const int further = presence_.up_to(row) - 1;
-    if constexpr (sizeof(typename P::element) == 2)
-      return tile::relative_weight_16(before_ + 1, further, exponent());
+    if constexpr (rough)
+      return tile::rough_relative_weight(before_ + 1, presence_.up_to(row) - 1, exponent());
     else
-      return tile::relative_weight<A>(before_ + 1, further, exponent());
+      return tile::relative_weight<A>(before_ + 1, presence_.up_to(row) - 1, exponent());
   }
   /// At a row of the chunk.
   __device__ __forceinline__ A at(int row) const { return weight_ * relative(row); }
   /// ln(max(n, 1)) at a row of the chunk.
   __device__ __forceinline__ A log_count(int row) const {
-    return causal ? log_ + tile::relative_log<A>(before_ + 1, presence_.up_to(row) - 1) : log_;
+    if constexpr (!causal)
+      return log_;
+    else if constexpr (rough)
+      return log_ + tile::rough_relative_log(before_ + 1, presence_.up_to(row) - 1);
+    else
+      return log_ + tile::relative_log<A>(before_ + 1, presence_.up_to(row) - 1);
   }
 
  private:
+  static constexpr bool rough = sizeof(typename P::element) == 2;
   static constexpr bool reverse = causal && direction == tile::Direction::reverse;
 
   /// In reverse: where the 32 chunks end that hold the last of the piece.

@@ -81,7 +81,7 @@ struct Walk {
       tile::score<Recurrence, tiling, direction, score_rows>(rows.a, terms.b, storage.factors.row,
                                                              storage.factors.term, storage.scores);
       if (new_rows) {
-        state.apply(rows.a, out);
+        state.apply(rows.a, out, factors.over_state());
         factors.scale_prefix(out);
       }
       const typename Part::Values values = tile::load_values<Recurrence, tiling>(terms.c);

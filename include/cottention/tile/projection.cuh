@@ -11,21 +11,29 @@
 
 namespace cottention::tile {
 
-/// For the rows of a chunk, in shared memory. The block's columns are all there are.
+/// For the rows of a chunk, in shared memory. The block's columns are all there are. With x as its tile has
+/// it,
+///
+///     dx = inverse d - (x . d) slope x            slope = unit^2 inverse, or 0 where ||x|| <= eps
 template <class Part>
 struct Projection {
   using T = typename Part::T;
   using A = typename Part::A;
-  alignas(16) A unit[Part::chunk];     // x^ = unit times x as its tile has it
-  alignas(16) A inverse[Part::chunk];  // 1 / max(||x||, eps)
-  alignas(16) A removed[Part::chunk];  // the share of the part along x^ that goes: 1, or 0 where ||x|| <= eps
-  alignas(16) A products[Part::warps_across][Part::chunk];  // x . d of each warp's columns
+  using Slopes = device::Vector<A, 2>;
+  using Together = device::Vector<A, 16 / static_cast<int>(sizeof(A))>;
+  static constexpr int at_once = 16 / static_cast<int>(sizeof(A));
+  static constexpr int pitch = round_up(Part::warps_across, at_once);
+
+  alignas(16) Slopes slopes[Part::chunk];      // inverse = 1 / max(||x||, eps), and slope
+  alignas(16) A unit[Part::chunk];             // x^ = unit x
+  alignas(16) A products[Part::chunk][pitch];  // x . d of each warp's columns
 
   /// What measuring x has found, row by row.
   __device__ __forceinline__ void set(int row, const Length<A>& length) {
-    device::store_shared(unit + row, length.unit());
-    device::store_shared(inverse + row, length.inverse());
-    device::store_shared(removed + row, length.at_floor() ? A{0} : A{1});
+    const A of_unit = length.unit(), inverse = length.inverse();
+    device::store_shared(unit + row, of_unit);
+    device::store_shared(slopes + row,
+                         Slopes{{inverse, length.at_floor() ? A{0} : of_unit * of_unit * inverse}});
   }
 
   /// After a barrier; by the warps that hold d.
@@ -33,67 +41,86 @@ struct Projection {
                                            const typename Part::Output& d) {
     const Lane lane = Lane::afresh();
 #pragma unroll
-    for (int i = 0; i < Part::row_blocks; ++i)
+    for (int i = 0; i < Part::row_blocks; ++i) {
+      A of_rows[2] = {};
+      for_each_pair(x, i, lane, [&](int m, int n, int lower, A x0, A x1) {
+        const A* sums = d.sums[i][m][n].values + 2 * lower;
+        of_rows[lower] = device::fused(x1, sums[1], device::fused(x0, sums[0], of_rows[lower]));
+      });
 #pragma unroll
       for (int lower = 0; lower < Part::block_rows / 8; ++lower) {
-        const int row = 16 * i + lane.g() + 8 * lower;
-        A product{};
-        for_each_pair(x, i, lower, lane, [&](int m, int n, A x0, A x1) {
-          const A* sums = d.sums[i][m][n].values + 2 * lower;
-          product = device::fused(x1, sums[1], device::fused(x0, sums[0], product));
-        });
+        A product = of_rows[lower];
         product += device::shuffle_xor(product, 1);
         product += device::shuffle_xor(product, 2);
-        if (lane.t() == 0) device::store_shared(products[device::warp_index()] + row, product);
+        if (lane.t() == 0)
+          device::store_shared(products[16 * i + lane.g() + 8 * lower] + device::warp_index(), product);
       }
+    }
   }
 
   /// x^ . d of a row, after another barrier.
-  __device__ __forceinline__ A along(int row) const {
-    A sum{};
-#pragma unroll
-    for (int w = 0; w < Part::warps_across; ++w) sum += device::load_shared(products[w] + row);
-    return sum * device::load_shared(unit + row);
-  }
+  __device__ __forceinline__ A along(int row) const { return product(row) * device::load_shared(unit + row); }
 
   /// d becomes dx; by the warps that hold it.
   __device__ __forceinline__ void project(const typename Part::ValueTile& x, typename Part::Output& d) const {
     const Lane lane = Lane::afresh();
 #pragma unroll
-    for (int i = 0; i < Part::row_blocks; ++i)
+    for (int i = 0; i < Part::row_blocks; ++i) {
+      Slopes of_rows[2];
 #pragma unroll
       for (int lower = 0; lower < Part::block_rows / 8; ++lower) {
         const int row = 16 * i + lane.g() + 8 * lower;
-        const A inverse_length = device::load_shared(inverse + row);
-        const A share = device::load_shared(removed + row) * along(row) * device::load_shared(unit + row);
-        for_each_pair(x, i, lower, lane, [&](int m, int n, A x0, A x1) {
-          A* sums = d.sums[i][m][n].values + 2 * lower;
-          sums[0] = device::fused(-share, x0, sums[0]) * inverse_length;
-          sums[1] = device::fused(-share, x1, sums[1]) * inverse_length;
-        });
+        of_rows[lower] = device::load_shared(slopes + row);
+        of_rows[lower][1] *= product(row);
       }
+      for_each_pair(x, i, lane, [&](int m, int n, int lower, A x0, A x1) {
+        A* sums = d.sums[i][m][n].values + 2 * lower;
+        sums[0] = device::fused(-of_rows[lower][1], x0, sums[0] * of_rows[lower][0]);
+        sums[1] = device::fused(-of_rows[lower][1], x1, sums[1] * of_rows[lower][0]);
+      });
+    }
   }
 
  private:
-  /// The elements of x where a lane's sums are.
+  /// x . d of a row.
+  __device__ __forceinline__ A product(int row) const {
+    A sum{};
+#pragma unroll
+    for (int w = 0; w < Part::warps_across; w += at_once) {
+      const auto parts = device::load_shared(reinterpret_cast<const Together*>(products[row] + w));
+#pragma unroll
+      for (int e = 0; e < at_once; ++e)
+        if (w + e < Part::warps_across) sum += parts[e];
+    }
+    return sum;
+  }
+
+  /// f(m, n, lower, x0, x1): the elements of rows 16 i, ... of x where a lane's sums are.
   template <class F>
-  static __device__ __forceinline__ void for_each_pair(const typename Part::ValueTile& x, int i, int lower,
-                                                       Lane lane, F f) {
-    using Pair = device::Vector<T, 2>;
+  static __device__ __forceinline__ void for_each_pair(const typename Part::ValueTile& x, int i, Lane lane,
+                                                       F f) {
 #pragma unroll
-    for (int m = 0; m < Part::warp_column_blocks; ++m)
+    for (int m = 0; m < Part::warp_column_blocks; ++m) {
+      const int column = Part::warp_column() + 16 * m;
+      if constexpr (sizeof(T) == 2) {
+        const auto block = load_rows<Role::left>(x, 16 * i, column, lane);
 #pragma unroll
-      for (int n = 0; n < 2; ++n) {
-        const int column = Part::warp_column() + 16 * m + 8 * n;
-        const Pair pair = device::load_shared(reinterpret_cast<const Pair*>(
-            x.at(16 * i + 8 * lower, column, lane.number() / 4, lane.number() % 4 * 2)));
-        if constexpr (sizeof(T) == 2) {
-          const auto bits = device::bits_as<std::uint32_t>(pair);
-          f(m, n, device::unpack_low<T>(bits), device::unpack_high<T>(bits));
-        } else {
-          f(m, n, pair[0], pair[1]);
+        for (int e = 0; e < 4; ++e) {
+          const std::uint32_t pair = block.r[register_of(Role::left, e % 2, e / 2)];
+          f(m, e / 2, e % 2, device::unpack_low<T>(pair), device::unpack_high<T>(pair));
         }
+      } else {
+        using Pair = device::Vector<T, 2>;
+#pragma unroll
+        for (int lower = 0; lower < Part::block_rows / 8; ++lower)
+#pragma unroll
+          for (int n = 0; n < 2; ++n) {
+            const Pair pair = device::load_shared(reinterpret_cast<const Pair*>(
+                x.at(16 * i + 8 * lower, column + 8 * n, lane.number() / 4, lane.number() % 4 * 2)));
+            f(m, n, lower, pair[0], pair[1]);
+          }
       }
+    }
   }
 };
 

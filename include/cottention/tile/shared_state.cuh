@@ -48,16 +48,18 @@ struct SharedState {
     });
   }
 
-  /// out = a H, rows of `a` (chunk, columns of b) as they are in the tile; as State::apply().
-  __device__ __forceinline__ void apply(const typename Part::RowTile& a, typename Part::Output& out) const {
-    multiply_rows(a, out, [](const auto& part, int k, int column, Lane lane) {
+  /// out = a H, rows of `a` (chunk, columns of b) as they are in the tile, for half times `factor`; as
+  /// State::apply().
+  __device__ __forceinline__ void apply(const typename Part::RowTile& a, typename Part::Output& out,
+                                        A factor = A{1}) const {
+    multiply_rows(a, out, factor, [](const auto& part, int k, int column, Lane lane) {
       return load_rows<Role::right>(part, column, k, lane);
     });
   }
   /// out = a H^T, rows of `a` (chunk, columns of c).
   __device__ __forceinline__ void apply_transposed(const typename Part::ValueTile& a,
-                                                   typename Part::Output& out) const {
-    multiply_rows(a, out, [](const auto& part, int k, int column, Lane lane) {
+                                                   typename Part::Output& out, A factor = A{1}) const {
+    multiply_rows(a, out, factor, [](const auto& part, int k, int column, Lane lane) {
       return load_columns<Role::right>(part, k, column, lane);
     });
   }
@@ -66,7 +68,7 @@ struct SharedState {
   /// load(part, k, column, lane): terms k, ... of columns column, ... of out.
   template <class Load>
   __device__ __forceinline__ void multiply_rows(const typename Part::RowTile& a, typename Part::Output& out,
-                                                Load load) const {
+                                                [[maybe_unused]] A factor, Load load) const {
     const Lane lane = Lane::afresh();
     for_each_sum<Part>(out, [](A& sum, int, int) { sum = A{0}; });
 #pragma unroll
@@ -83,7 +85,7 @@ struct SharedState {
         }
       }
     if constexpr (std::same_as<T, half>) {
-      const A back = device::times_power_of_two(A{1}, device::load_shared(exponent + device::warp_index()));
+      const A back = device::times_power_of_two(factor, device::load_shared(exponent + device::warp_index()));
       for_each_sum<Part>(out, [back](A& sum, int, int) { sum *= back; });
     }
   }

@@ -64,9 +64,11 @@ class State {
 
   // ---- arithmetic
 
-  /// out = a H over this warp's part of dim_qk, rows of `a` (chunk, dim_qk) as they are in the tile. H is
-  /// split into what the operand's type holds and the rest, so that it enters with fp32's precision.
-  __device__ __forceinline__ void apply(const typename Part::RowTile& a, typename Part::Output& out) const {
+  /// out = a H over this warp's part of dim_qk, rows of `a` (chunk, dim_qk) as they are in the tile; for
+  /// half, times `factor`. H is split into what the operand's type holds and the rest, so that it enters with
+  /// fp32's precision.
+  __device__ __forceinline__ void apply(const typename Part::RowTile& a, typename Part::Output& out,
+                                        [[maybe_unused]] A factor = A{1}) const {
     const Lane lane = Lane::afresh();
     const int exponent = operand_exponent();
     const A scale = device::times_power_of_two(A{1}, -exponent);
@@ -86,7 +88,7 @@ class State {
       }
     }
     if constexpr (std::same_as<T, half>) {
-      const A back = device::times_power_of_two(A{1}, exponent);
+      const A back = device::times_power_of_two(factor, exponent);
 #pragma unroll
       for (int i = 0; i < Part::row_blocks; ++i)
 #pragma unroll

@@ -28,7 +28,7 @@ constexpr int recurrence_shared_bytes(int bytes, HeadDim dim, bool projects, Til
   const bool holds_projected = projects && t.columns >= dim.v;
   const int stage = t.chunk * (2 * pitch(tile::round_up(dim.qk, 16 * warps_deep)) +
                                (holds_projected ? 2 : 1) * pitch(t.columns));
-  const int projection = holds_projected ? (3 + t.columns / 16) * t.chunk * sums : 0;
+  const int projection = holds_projected ? (3 + tile::round_up(t.columns / 16, 4)) * t.chunk * sums : 0;
   const int partial = warps_deep > 1 ? t.warps * tile::round_up(t.chunk, 16) * 16 * sums : 0;
   return t.stages * stage + t.chunk * pitch(t.chunk) + partial + projection + 3 * t.chunk * sums + 2048;
 }
@@ -84,13 +84,13 @@ template <AnyProblem P>
 inline constexpr Tiling compact_forward = compact_recurrence<kernel::Roles<P, kernel::Output::o>>;
 
 /// The row of the kernels that make all gradients together, where there are such. Registers hold two states,
-/// which up to dim 64 leave room for two blocks; bidirectional one, and a longer chunk. Seven warps share
+/// which up to dim 64 leave room for three blocks; bidirectional one, and a longer chunk. Seven warps share
 /// rows out by divisions, whose results take the registers of a longer chunk.
 template <AnyProblem P>
 inline constexpr Tiling tuned_joint_gradient = [] {
   const int columns = tile::round_up(P::head_dim.v, 16);
   Tiling t{.chunk = 32, .warps = columns / 16, .stages = 2, .columns = columns, .arch = Arch::sm_80};
-  if (columns <= 64) t.blocks = 2;
+  if (columns <= 64) t.blocks = P::mask == Mask::causal ? 3 : 2;
   if (P::mask == Mask::bidirectional && columns <= 64) t.chunk = 64;
   if (P::mask == Mask::causal && columns == 112) t.chunk = 16;
   return t;
