@@ -20,10 +20,13 @@ struct Cursor {
 
   /// Chunks count from row `first`, so that the last may be short.
   static __device__ __forceinline__ Cursor start(int first, int last) {
-    return {direction == Direction::forward || last <= first ? first
-                                                             : first + (last - 1 - first) / chunk * chunk};
+    if (direction == Direction::forward) return {first};
+    return {last <= first ? first - 1 : first + (last - 1 - first) / chunk * chunk};
   }
-  __device__ __forceinline__ bool within(int first, int last) const { return row >= first && row < last; }
+  /// Whether it is one of rows first, ..., last - 1: at the end of its way it is not.
+  __device__ __forceinline__ bool within(int first, int last) const {
+    return direction == Direction::forward ? row < last : row >= first;
+  }
 
   __device__ __forceinline__ void advance(int group) {
     stage = next(stage);

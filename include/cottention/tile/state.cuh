@@ -7,6 +7,8 @@
 #include <cstdint>
 
 #include <cottention/device/barrier.cuh>
+#include <cottention/device/warp.cuh>
+#include <cottention/device/warp.cuh>
 #include <cottention/tile/norms.cuh>
 #include <cottention/tile/over_warp.cuh>
 #include <cottention/tile/partition.cuh>
@@ -121,6 +123,8 @@ class State {
     }
 #pragma unroll
     for (int k = 0; k < Part::warp_depth; k += block_width) {
+      // Half has most to hold. Sums of further columns are not begun before here.
+      if (std::same_as<T, half> && Part::warp_depth > 64 && k > 0 && k % 32 == 0) device::sync_warp();
       Sums<A> added[Part::warp_column_blocks][2];
 #pragma unroll
       for (int m = 0; m < Part::warp_column_blocks; ++m) clear_pair(added[m]);
