@@ -8,7 +8,6 @@
 
 #include <cottention/device/barrier.cuh>
 #include <cottention/device/warp.cuh>
-#include <cottention/device/warp.cuh>
 #include <cottention/tile/norms.cuh>
 #include <cottention/tile/over_warp.cuh>
 #include <cottention/tile/partition.cuh>
