@@ -79,17 +79,21 @@ struct Head {
   }
 
  private:
+  /// Where the state takes half of a lane's registers, there are none to keep addresses in.
+  static __device__ __forceinline__ int afresh(int of_head) {
+    return sizeof(T) == 8 && PartOf<R, tiling>::warp_depth > 64 ? device::afresh(of_head) : of_head;
+  }
   /// Without query heads one side has no positions, but a causal walk still meets the other.
   __device__ __forceinline__ int walked() const {
     return R::mask == Mask::causal && terms.length == 0 ? rows.length : terms.length;
   }
   template <class E>
   __device__ __forceinline__ tile::Rows<E> on_rows(const View<E>& view, int member) const {
-    return rows.rows(view, batch, R::rows_are_queries ? kv_head * group + member : kv_head);
+    return rows.rows(view, batch, afresh(R::rows_are_queries ? kv_head * group + member : kv_head));
   }
   template <class E>
   __device__ __forceinline__ tile::Rows<E> on_terms(const View<E>& view, int member) const {
-    return terms.rows(view, batch, R::rows_are_queries ? kv_head : kv_head * group + member);
+    return terms.rows(view, batch, afresh(R::rows_are_queries ? kv_head : kv_head * group + member));
   }
 };
 

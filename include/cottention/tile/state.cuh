@@ -122,8 +122,7 @@ class State {
     }
 #pragma unroll
     for (int k = 0; k < Part::warp_depth; k += block_width) {
-      // Half has most to hold. Sums of further columns are not begun before here.
-      if (std::same_as<T, half> && Part::warp_depth > 64 && k > 0 && k % 32 == 0) device::sync_warp();
+      if (k > 0 && k % 32 == 0) make_room();  // sums of further columns are not begun before here
       Sums<A> added[Part::warp_column_blocks][2];
 #pragma unroll
       for (int m = 0; m < Part::warp_column_blocks; ++m) clear_pair(added[m]);
@@ -185,6 +184,11 @@ class State {
   using Piece = device::Vector<A, 16 / static_cast<int>(sizeof(A))>;
   static constexpr int depth_blocks = Part::warp_depth / 8;
 
+  /// Half and fp64 have most to hold. Compilers do not bring work forward past this.
+  static __device__ __forceinline__ void make_room() {
+    if (sizeof(T) != 4 && !std::same_as<T, bfloat16> && Part::warp_depth > 64) device::sync_warp();
+  }
+
   static __device__ __forceinline__ void clear_pair(Sums<A> (&sums)[2]) {
     clear(sums[0]);
     clear(sums[1]);
@@ -203,14 +207,17 @@ class State {
     constexpr int rows = P::head_dim.qk, columns = P::head_dim.v;
     const std::int64_t row_stride = layout == StateLayout::as_is ? columns : 1;
     const std::int64_t column_stride = layout == StateLayout::as_is ? 1 : rows;
-    const int g = device::lane_index() / 4, t = device::lane_index() % 4;
+    const Lane lane = Lane::afresh();
+    const int first_row = Part::warp_row() + 2 * lane.t(),
+              first_column = column + Part::warp_column() + lane.g();
+    std::int64_t at = first_row * row_stride + first_column * column_stride;
     for_each([&](Sums<A>& sums, int m, int n) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const int c = column + Part::warp_column() + 16 * m + g + e / 2 * 8;
-        const int r = Part::warp_row() + 8 * n + 2 * t + e % 2;
-        f(sums.values[e], r * row_stride + c * column_stride, c < columns && r < rows);
+        const int r = first_row + 8 * n + e % 2, c = first_column + 16 * m + e / 2 * 8;
+        f(sums.values[e], at + e % 2 * row_stride + e / 2 * 8 * column_stride, c < columns && r < rows);
       }
+      at += n + 1 < depth_blocks ? 8 * row_stride : 16 * column_stride - (depth_blocks - 1) * 8 * row_stride;
     });
   }
 
