@@ -7,6 +7,7 @@
 
 #include "engine/decode.hpp"
 #include "engine/machine.hpp"
+#include "engine/profile.hpp"
 #include "support/catch.hpp"
 
 namespace {
@@ -86,4 +87,18 @@ TEST_CASE("Copies land when they are waited for, and not before") {
       "ld.shared.u32 %r5, [%r2];\nsetp.eq.s32 %p2, %r5, 0;\n@%p2 bra OVER;\ntrap;\nOVER:\n";
   CHECK(outcome(begin + "cp.async.wait_group 0;\n" + check).empty());
   CHECK(tells(outcome(begin + "cp.async.wait_group 1;\n" + check), "trap"));
+}
+
+TEST_CASE("The profile counts what warps execute: in loops again, in a part of a warp once more") {
+  profile().clear();
+  CHECK(outcome("mov.u32 %r4, 0;\nAGAIN:\nadd.s32 %r4, %r4, 1;\nsetp.lt.u32 %p1, %r4, 3;\n@%p1 bra AGAIN;\n"
+                "setp.lt.u32 %p2, %r1, 7;\n@%p2 bra SOME;\nxor.b32 %r5, %r1, %r1;\nbra OVER;\n"
+                "SOME:\nxor.b32 %r5, %r1, %r1;\nOVER:\nst.global.u32 [%rd1], %r5;\n",
+                64)
+            .empty());
+  const KernelProfile& kernel = profile().at("kernel");
+  CHECK(kernel.blocks == 1);
+  CHECK(kernel.times("setp.lt.u32") == 2 * (3 + 1));
+  CHECK(kernel.times("xor") == 2 + 1);  // the second warp has no lane below 7
+  CHECK(kernel.times("st.global") == 2);
 }

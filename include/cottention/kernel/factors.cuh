@@ -75,7 +75,7 @@ class ChunkFactors {
     } else if constexpr (column_blocks<R, tiling> == 1) {
       if constexpr (R::tames_all)
         tile::measure_pairs<Part::threads>(
-            tiles.b, tiles.c,
+            tiles.b, tiles.c, 0,
             [&write](int r, const tile::Length<A>&, const tile::Length<A>& c) { write(r, c); });
       else
         tile::measure_rows<Part::threads>(tiles.c, 0, write);

@@ -80,10 +80,10 @@ struct Gradient {
       const A key_weight = block.key_weight(), query_weight = block.query_weight();
       const A over_query_weight = device::quotient(A{1}, query_weight);
 
-      score<forward, of_g_and_v>(chunk.g, chunk.v, factors.g, factors.key_term, storage.dq_scores);
-      score<reverse, of_g_and_v>(chunk.v, chunk.g, factors.v, factors.query_term, storage.dk_scores);
-      score<reverse, tile::ScoreRows::as_they_are>(chunk.k, chunk.q, nullptr, factors.query_term,
-                                                   storage.dv_scores);
+      score<forward, score_rows>(chunk.g, chunk.v, factors.g, factors.key_term, storage.dq_scores);
+      score<reverse, score_rows>(chunk.v, chunk.g, factors.v, factors.query_term, storage.dk_scores);
+      score<reverse, score_rows>(chunk.k, chunk.q, storage.joint.k.unit, factors.query_term,
+                                 storage.dv_scores);
       storage.joint.state.write(block.d);
       typename Part::Output out;
       {  // dq
@@ -110,6 +110,7 @@ struct Gradient {
       {  // dv
         const typename Part::Values g = Block::load(chunk.g);
         storage.joint.state.apply(chunk.k, out, over_query_weight);
+        block.scale_prefix(out, storage.joint.k.unit);
         attend<reverse>(storage.dv_scores, chunk.g, g, out);
         tile::scale_rows<Part>(out, factors.dv, query_weight);
         block.store_dv(row, out);
@@ -182,7 +183,7 @@ struct Gradient {
     }
   };
 
-  static constexpr auto of_g_and_v =
+  static constexpr auto score_rows =
       Block::Roles::tames_all ? tile::ScoreRows::scaled : tile::ScoreRows::as_they_are;
   template <tile::Direction direction, tile::ScoreRows score_rows>
   static __device__ __forceinline__ void score(const Tile& a, const Tile& b, const A* row, const A* term,

@@ -92,6 +92,7 @@ struct GradientApply {
       tile::scale_rows<Part>(out, factors.dk, A{1});
       block.store_dk(at.row, k, out);
       storage.joint.state.apply(k, out);
+      block.scale_prefix(out, storage.joint.k.unit);
       tile::scale_rows<Part>(out, factors.dv, A{1});
       block.store_dv(at.row, out);
     };

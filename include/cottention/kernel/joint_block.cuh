@@ -227,8 +227,8 @@ class JointBlock {
     store_log_sum<Part::warps>(log_sums, 1, sum, storage.counts.scratch);
   }
 
-  // ---- norms and weights; what is written is there for all after the next barrier. A row falls to the same
-  // thread in all tiles.
+  // ---- norms and weights; what is written is there for all after the next barrier. A row of q
+  // and g falls to the same thread, and so does one of k and v.
 
   __device__ __forceinline__ void measure_queries(Tile& q, Tile& g) {
     GradientFactors<Part>& factors = storage.factors;
@@ -259,7 +259,7 @@ class JointBlock {
       storage.k.set(r, of_k);
       device::store_shared(factors.key_term + r, of_k.unit() * (weighs_keys ? term_weight(r) : A{1}));
       device::store_shared(factors.dk + r, weight);
-      device::store_shared(factors.dv + r, weight * of_k.unit());
+      device::store_shared(factors.dv + r, Roles::tames_all ? weight : weight * of_k.unit());
     };
     const auto write_v = [&](int r, const tile::Length<A>& of_v) {
       const A weighted = device::load_shared(factors.dk + r) * of_v.length();
@@ -304,7 +304,7 @@ class JointBlock {
   template <class WriteY, class WriteX>
   static __device__ __forceinline__ void measure(Tile& y, Tile& x, int from, WriteY write_y, WriteX write_x) {
     if constexpr (Roles::tames_all) {
-      tile::measure_pairs<threads>(y, x,
+      tile::measure_pairs<threads>(y, x, from,
                                    [&](int r, const tile::Length<A>& of_y, const tile::Length<A>& of_x) {
                                      write_x(r, of_x);
                                      write_y(r, of_y);

@@ -215,7 +215,10 @@ __device__ __forceinline__ Length<A> tame_row(const Reader& reader, A squares, b
     const A largest = reader.largest();
     if (extreme && largest > A{0} && device::is_finite(largest))
       exponent = device::exponent_of(largest) - shift;
-    squares = reader.rescale(exponent);
+    if (device::any_lane(exponent != 0)) {
+      const A rescaled = reader.rescale(exponent);
+      if (exponent != 0) squares = rescaled;
+    }
   }
   return {squares, exponent};
 }
@@ -273,7 +276,9 @@ __device__ __forceinline__ void for_each_row(Tile<T, tile_rows, tile_columns>& t
 template <int threads, Element T, int tile_rows, int tile_columns, class Write>
 __device__ __forceinline__ void measure_rows(Tile<T, tile_rows, tile_columns>& tile, int from, Write write) {
   detail::for_each_row<threads>(tile, from, [&](const auto& reader, Accumulate<T> squares) {
-    const auto length = detail::tame_row(reader, squares, !detail::in_range<T>(squares), 0);
+    // Squares of half do not vanish, so a row whose sum is 0 is one of zeros.
+    const bool zero = std::same_as<T, half> && squares == 0;
+    const auto length = detail::tame_row(reader, squares, !zero && !detail::in_range<T>(squares), 0);
     if (reader.part() == 0) write(reader.row, length);
   });
 }
@@ -293,18 +298,19 @@ __device__ __forceinline__ int half_exponent(const Length<float>& length) {
 }
 
 /// For rows of b and c that meet in products b c^T, in half: `write(row, length of b, length of c)`. b stays
-/// as it is, and c is scaled to half the exponent of b's length, so that neither c nor b's product with a row
-/// of length 1, over c's scale, leaves half's range.
+/// as it is, and c is brought near half the exponent of b's length, so that neither c nor b's product with a
+/// row of length 1, over c's scale, leaves half's range. Rows fall to warps as in measure_rows().
 template <int threads, int tile_rows, int b_columns, int c_columns, class Write>
 __device__ __forceinline__ void measure_pairs(Tile<half, tile_rows, b_columns>& b,
-                                              Tile<half, tile_rows, c_columns>& c, Write write) {
-  using Reader = detail::RowReader<threads, tile_rows, Tile<half, tile_rows, b_columns>>;
-  using OtherReader = detail::RowReader<threads, tile_rows, Tile<half, tile_rows, c_columns>>;
-  for (int row = device::thread_index() / Reader::sharing; row < tile_rows; row += Reader::at_once) {
-    const Length<float> of_b{Reader{b, row}.squares(), 0};
-    const Length<float> of_c = detail::tame_row(OtherReader{c, row}, 0.0f, true, half_exponent(of_b));
-    if (Reader::part() == 0) write(row, of_b, of_c);
-  }
+                                              Tile<half, tile_rows, c_columns>& c, int from, Write write) {
+  detail::for_each_row<threads>(c, from, [&](const auto& reader, float squares) {
+    const Length<float> of_b{detail::squares_of_rows(b, reader.row / 16), 0};
+    const int shift = half_exponent(of_b);
+    const bool extreme =
+        squares != 0.0f && !detail::in_range<half>(device::times_power_of_two(squares, -2 * shift));
+    const Length<float> of_c = detail::tame_row(reader, squares, extreme, shift);
+    if (reader.part() == 0) write(reader.row, of_b, of_c);
+  });
 }
 
 /// Calls f with the units of a row of memory, `width` long, that fall to a lane, and their columns. By a
@@ -316,9 +322,9 @@ __device__ __forceinline__ void for_each_unit(const T* row, int width, F f) {
     f(device::load_global(reinterpret_cast<const Unit*>(row + c)), c);
 }
 
-/// The length of a row of memory; the same in all lanes of the warp.
+/// The length of a row of memory, as tame_row() has it of one in a tile; the same in all lanes of the warp.
 template <Element T>
-__device__ __forceinline__ Length<Accumulate<T>> measure_in_memory(const T* row, int width) {
+__device__ __forceinline__ Length<Accumulate<T>> measure_in_memory(const T* row, int width, int shift = 0) {
   using A = Accumulate<T>;
   using Unit = detail::Unit<T>;
   constexpr int unit = 16 / static_cast<int>(sizeof(T));
@@ -330,13 +336,14 @@ __device__ __forceinline__ Length<Accumulate<T>> measure_in_memory(const T* row,
     return start;
   };
   const A squares = sum_over_warp(over_row(A{}, [](A sum, A x) { return device::fused(x, x, sum); }));
-  if (detail::in_range<T>(squares)) return {squares, 0};
+  if (detail::in_range<T>(device::times_power_of_two(squares, -2 * shift))) return {squares, 0};
   A largest = over_row(A{}, [](A most, A x) {
     const A size = device::magnitude(x);
     return !device::is_finite(size) ? detail::infinity<A>() : size > most ? size : most;
   });
   largest = largest_over_warp(largest);
-  const int exponent = largest > A{0} && device::is_finite(largest) ? device::exponent_of(largest) : 0;
+  if (!(largest > A{0}) || !device::is_finite(largest)) return {squares, 0};
+  const int exponent = device::exponent_of(largest) - shift;
   return {sum_over_warp(over_row(A{},
                                  [exponent](A sum, A x) {
                                    const A y = device::times_power_of_two(x, -exponent);
@@ -356,15 +363,10 @@ __device__ __forceinline__ void measure_rows_in_memory(const Rows<const T>& rows
   using Target = Tile<T, tile_rows, tile_columns>;
   for (int row = device::warp_index(); row < tile_rows; row += threads / device::warp_size) {
     Length<A> length{};
-    if (rows.contains(first + row)) length = measure_in_memory(rows.row(first + row), width);
-    if constexpr (std::same_as<T, half>) {
-      // Lane 0 alone reads what it may write over.
-      const int by = device::shuffle(device::lane_index() == 0 ? shift(row) : 0, 0);
-      if (length.squares > A{0}) {  // neither zero nor NaN
-        length.exponent -= by;
-        length.squares = device::times_power_of_two(length.squares, 2 * by);
-      }
-    }
+    // Lane 0 alone reads what it may write over.
+    int by = 0;
+    if constexpr (std::same_as<T, half>) by = device::shuffle(device::lane_index() == 0 ? shift(row) : 0, 0);
+    if (rows.contains(first + row)) length = measure_in_memory(rows.row(first + row), width, by);
     if (length.exponent != 0)
       for (int c = device::lane_index() * Target::unit; c < Target::units * Target::unit;
            c += device::warp_size * Target::unit) {

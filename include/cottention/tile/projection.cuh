@@ -14,7 +14,7 @@ namespace cottention::tile {
 /// For the rows of a chunk, in shared memory. The block's columns are all there are. With x as its tile has
 /// it,
 ///
-///     dx = inverse d - (x . d) slope x            slope = unit^2 inverse, or 0 where ||x|| <= eps
+///     dx = inverse (d - (x . d) slope x)          slope = unit^2, or 0 where ||x|| <= eps
 template <class Part>
 struct Projection {
   using T = typename Part::T;
@@ -32,8 +32,7 @@ struct Projection {
   __device__ __forceinline__ void set(int row, const Length<A>& length) {
     const A of_unit = length.unit(), inverse = length.inverse();
     device::store_shared(unit + row, of_unit);
-    device::store_shared(slopes + row,
-                         Slopes{{inverse, length.at_floor() ? A{0} : of_unit * of_unit * inverse}});
+    device::store_shared(slopes + row, Slopes{{inverse, length.at_floor() ? A{0} : of_unit * of_unit}});
   }
 
   /// After a barrier; by the warps that hold d.
@@ -71,7 +70,7 @@ struct Projection {
       for (int lower = 0; lower < Part::block_rows / 8; ++lower) {
         const int row = 16 * i + lane.g() + 8 * lower;
         of_rows[lower] = device::load_shared(slopes + row);
-        of_rows[lower][1] *= product(row);
+        of_rows[lower][1] *= product(row) * of_rows[lower][0];
       }
       for_each_pair(x, i, lane, [&](int m, int n, int lower, A x0, A x1) {
         A* sums = d.sums[i][m][n].values + 2 * lower;

@@ -61,13 +61,11 @@ template <int threads, Element T, int tile_rows, int tile_columns>
 __device__ __forceinline__ void copy_rows_async(const Rows<const T>& rows, int first, int column, int dim,
                                                 Tile<T, tile_rows, tile_columns>& tile) {
   using Target = Tile<T, tile_rows, tile_columns>;
+  static_assert(Target::units * Target::unit == tile_columns);
   const bool whole = rows.mask == nullptr && first + tile_rows <= rows.length && column + tile_columns <= dim;
   if (whole)
     detail::for_each_unit_of_tile<threads, Target>(rows, first, column, [&](int r, int c, const T* from) {
-      if (Target::units * Target::unit == tile_columns || c < tile_columns)
-        device::copy_async_16(tile.at(r, c), from, 16);
-      else
-        device::copy_async_16(tile.at(r, c), rows.data, 0);
+      device::copy_async_16(tile.at(r, c), from, 16);
     });
   else
     detail::for_each_unit_of_tile<threads, Target>(rows, first, column, [&](int r, int c, const T* from) {

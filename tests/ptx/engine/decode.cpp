@@ -58,7 +58,6 @@ class Decoder {
       end.line = function_.statements.empty() ? 0 : function_.statements.back().line;
       add(end, program_.operands.size());
     }
-    program_.issued.resize(program_.code.size());
     place_registers(program_, widths_, uses_);
     for (std::size_t n = 0; n < program_.code.size(); ++n) {
       program_.code[n].o = program_.operands.data() + first_operand_[n];

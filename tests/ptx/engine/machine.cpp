@@ -163,7 +163,7 @@ void Warp::run() {
     }
     if (running_ == 0) resume();
     const Instruction& i = program.code[now_];
-    ++program.issued[now_];
+    ++block.issued[now_];
     mask = running_;
     if (i.guard != no_guard) {
       const std::uint32_t predicate = *at<std::uint32_t>(i.guard);
@@ -256,13 +256,15 @@ Warp::Reach Warp::reach(Space space) {
 // -------------------------------------------------------------------------------------------------
 
 Block::Block(const Program& its_program, Size its_index, Size its_grid, Size its_shape,
-             std::size_t dynamic_shared_bytes, std::vector<std::uint8_t>& its_params)
+             std::size_t dynamic_shared_bytes, std::vector<std::uint8_t>& its_params,
+             std::vector<std::uint64_t>& its_issued)
     : program(its_program),
       index(its_index),
       grid(its_grid),
       shape(its_shape),
       shared(program.shared_bytes + dynamic_shared_bytes, 0xff),
-      params(its_params) {
+      params(its_params),
+      issued(its_issued) {
   const int threads = static_cast<int>(shape.x * shape.y * shape.z), count = (threads + lanes - 1) / lanes;
   local.assign(static_cast<std::size_t>(count * lanes) * program.local_bytes, 0xff);
   const std::size_t bytes = (program.register_bytes + 63) / 64 * 64;
@@ -316,16 +318,17 @@ void Block::run(Order order) {
 void run(const Program& program, Launch& launch) {
   static std::uint64_t launches = 0;  // calls come one at a time
   const bool descending = launches / 2 % 2 != 0;
+  std::vector<std::uint64_t> issued(program.code.size());
   const std::uint64_t x = launch.grid.x, y = launch.grid.y, blocks = x * y * launch.grid.z;
   for (std::uint64_t i = 0; i < blocks; ++i) {
     const std::uint64_t b = descending ? blocks - 1 - i : i;
     const Size index{static_cast<std::uint32_t>(b % x), static_cast<std::uint32_t>(b / x % y),
                      static_cast<std::uint32_t>(b / (x * y))};
-    Block(program, index, launch.grid, launch.block, launch.dynamic_shared_bytes, launch.params)
+    Block(program, index, launch.grid, launch.block, launch.dynamic_shared_bytes, launch.params, issued)
         .run((launches + i) % 2 == 0 ? Order::forward : Order::reverse);
   }
   ++launches;
-  add_to_profile(program, blocks);
+  add_to_profile(program, blocks, issued);
 }
 
 }  // namespace cottention::ptx

@@ -62,7 +62,6 @@ struct Program {
   std::size_t param_bytes = 0;
   std::vector<std::size_t> param_offsets, param_sizes;
   int max_threads = 1024;
-  mutable std::vector<std::uint64_t> issued;  ///< how often warps executed each instruction
 };
 
 struct Size {
@@ -178,14 +177,15 @@ enum class Order { forward, reverse };
 class Block {
  public:
   Block(const Program& program, Size index, Size grid, Size shape, std::size_t dynamic_shared_bytes,
-        std::vector<std::uint8_t>& params);
+        std::vector<std::uint8_t>& params, std::vector<std::uint64_t>& issued);
   void run(Order order);
 
   const Program& program;
   Size index, grid, shape;
   std::vector<std::uint8_t> shared;
   std::vector<std::uint8_t>& params;
-  std::vector<std::uint8_t> local;  ///< of all threads
+  std::vector<std::uint64_t>& issued;  ///< how often warps execute each instruction
+  std::vector<std::uint8_t> local;     ///< of all threads
   std::vector<std::unique_ptr<Warp>> warps;
   std::array<Barrier, 16> barriers;
   std::uint64_t progress = 0;  ///< grows with whatever another warp may wait for

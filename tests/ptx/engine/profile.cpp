@@ -2,32 +2,26 @@
 
 #include <cstdlib>
 #include <fstream>
-#include <map>
 #include <sstream>
-#include <utility>
 
 namespace cottention::ptx {
 namespace {
 
 /// Of each line of a module's text, the source line that the last .loc before it names.
-std::vector<std::string> source_lines(const Module& module) {
+std::vector<std::string> source_lines(const std::string& module) {
   std::map<int, std::string> files;
-  std::istringstream text(module.text());
-  std::string line;
-  while (std::getline(text, line)) {
+  std::string line, now;
+  for (std::istringstream text(module); std::getline(text, line);) {
     std::istringstream words(line);
     std::string word, name;
     int number = 0;
-    if (words >> word >> number >> name && word == ".file") {
-      const std::size_t folder = name.rfind("/cottention/");
-      name = name.substr(folder == std::string::npos ? 1 : folder + 12);
-      files[number] = name.substr(0, name.find('"'));
-    }
+    if (!(words >> word >> number >> name) || word != ".file") continue;
+    const std::size_t folder = name.rfind("/cottention/");
+    name = name.substr(folder == std::string::npos ? 1 : folder + 12);
+    files[number] = name.substr(0, name.find('"'));
   }
   std::vector<std::string> sources{""};
-  text = std::istringstream(module.text());
-  std::string now = "?";
-  while (std::getline(text, line)) {
+  for (std::istringstream text(module); std::getline(text, line);) {
     std::istringstream words(line);
     std::string word;
     int file = 0, number = 0;
@@ -45,43 +39,45 @@ std::string opcode_of(const std::string& statement) {
   return word.substr(0, word.find(';'));
 }
 
-class Profile {
- public:
-  explicit Profile(const char* path) : path_(path) {}
-  ~Profile() { write(); }
-  void add(const Program& program, std::uint64_t blocks) { blocks_[&program] += blocks; }
+std::vector<KernelProfile::Line> lines_of(const Program& program) {
+  const std::vector<std::string> sources = source_lines(program.module->text());
+  std::vector<KernelProfile::Line> lines;
+  for (const Instruction& i : program.code)
+    lines.push_back({opcode_of(program.module->line(i.line)), sources.at(static_cast<std::size_t>(i.line))});
+  return lines;
+}
 
- private:
-  void write() const {
-    std::ofstream file(path_);
-    std::map<const Module*, std::vector<std::string>> sources;
-    for (const auto& [program, blocks] : blocks_) {
-      std::vector<std::string>& lines = sources[program->module];
-      if (lines.empty()) lines = source_lines(*program->module);
-      std::map<std::pair<std::string, std::string>, std::uint64_t> times;
-      for (std::size_t n = 0; n < program->code.size(); ++n) {
-        const int line = program->code[n].line;
-        times[{opcode_of(program->module->line(line)), lines.at(static_cast<std::size_t>(line))}] +=
-            program->issued[n];
-      }
-      for (const auto& [what, count] : times)
-        if (count != 0)
-          file << readable(program->name) << '\t' << blocks << '\t' << what.first << '\t' << what.second
-               << '\t' << count << '\n';
-    }
+struct Profiles {
+  std::map<std::string, KernelProfile> kernels;
+  ~Profiles() {
+    const char* const path = std::getenv("COTTENTION_PTX_PROFILE");
+    if (path == nullptr) return;
+    std::ofstream file(path);
+    for (const auto& [name, kernel] : kernels)
+      for (const auto& [opcode, source, times] : kernel.lines)
+        if (times != 0)
+          file << name << '\t' << kernel.blocks << '\t' << opcode << '\t' << source << '\t' << times << '\n';
   }
-
-  const char* path_;
-  std::map<const Program*, std::uint64_t> blocks_;
 };
 
 }  // namespace
 
-void add_to_profile(const Program& program, std::uint64_t blocks) {
-  static const char* const path = std::getenv("COTTENTION_PTX_PROFILE");
-  if (path == nullptr) return;
-  static Profile profile(path);
-  profile.add(program, blocks);
+std::uint64_t KernelProfile::times(const std::string& opcode) const {
+  std::uint64_t sum = 0;
+  for (const Line& line : lines) sum += line.opcode.starts_with(opcode) ? line.times : 0;
+  return sum;
+}
+
+std::map<std::string, KernelProfile>& profile() {
+  static Profiles profiles;
+  return profiles.kernels;
+}
+
+void add_to_profile(const Program& program, std::uint64_t blocks, const std::vector<std::uint64_t>& issued) {
+  KernelProfile& kernel = profile()[readable(program.name)];
+  if (kernel.lines.size() != issued.size()) kernel = {0, lines_of(program)};  // another of that name
+  kernel.blocks += blocks;
+  for (std::size_t i = 0; i < issued.size(); ++i) kernel.lines[i].times += issued[i];
 }
 
 }  // namespace cottention::ptx

@@ -1,16 +1,32 @@
-// How often warps execute each instruction: with COTTENTION_PTX_PROFILE set, every kernel's go to the file
-// that it names when the program ends, a line for each opcode at each source line, separated by tabs:
-//
-//     kernel    blocks    opcode    file:line    times, over all warps
-//
-// Source lines are there where nvcc was given -lineinfo.
+// How often warps execute the instructions of each kernel. nvcc's -lineinfo adds where they come from.
 #pragma once
+
+#include <cstdint>
+#include <map>
+#include <string>
 
 #include "machine.hpp"
 
 namespace cottention::ptx {
 
-/// Keeps what a launch of `blocks` blocks has added to the program's counts.
-void add_to_profile(const Program& program, std::uint64_t blocks);
+struct KernelProfile {
+  struct Line {
+    std::string opcode, source;  ///< file:line, if known
+    std::uint64_t times = 0;     ///< over all warps
+  };
+  std::uint64_t blocks = 0;
+  std::vector<Line> lines;
+
+  /// Of the opcodes that begin so.
+  std::uint64_t times(const std::string& opcode = "") const;
+};
+
+/// Of all launches so far, by the kernel's name as C++ writes it. With COTTENTION_PTX_PROFILE set, it is
+/// written to the file that it names when the program ends: kernel, blocks, opcode, source and times,
+/// separated by tabs.
+std::map<std::string, KernelProfile>& profile();
+
+/// Adds a launch of `blocks` blocks, in which warps executed each instruction issued[i] times.
+void add_to_profile(const Program& program, std::uint64_t blocks, const std::vector<std::uint64_t>& issued);
 
 }  // namespace cottention::ptx
