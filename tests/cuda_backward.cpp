@@ -215,23 +215,25 @@ TEST_CASE("Backward: tiny, huge, zero and correlated rows are right") {
   check_in_turn(some);
 }
 
+constexpr bool narrow = std::same_as<T, cottention::half>;
+
+void multiply(TensorBuffer<T>& x, double factor) {
+  for (std::int64_t row = 0; row < x.positions() * x.heads(); ++row)
+    for (std::int64_t d = 0; d < x.dim(); ++d) {
+      T& value = x.row(row / x.heads(), row % x.heads())[d];
+      const double product = cottention::to_double(value) * factor;
+      value = from_double<T>(narrow ? std::clamp(product, -6e4, 6e4) : product);
+    }
+}
+
 TEST_CASE("Backward: rows of the least and greatest lengths are right") {
   // v and dout are such that the gradients are within T's range, too. In fp16, rows of subnormal numbers and
   // of numbers up to 60,000.
   struct End {
     double row, v, dout;
   };
-  constexpr bool narrow = std::same_as<T, cottention::half>;
   constexpr End least = narrow ? End{0x1p-21, 1, 0x1p-9} : End{1e-20, 1, 1},
                 greatest = narrow ? End{20'000, 0x1p8, 0x1p8} : End{1e10, 1, 1};
-  const auto multiply = [](TensorBuffer<T>& x, double factor) {
-    for (std::int64_t row = 0; row < x.positions() * x.heads(); ++row)
-      for (std::int64_t d = 0; d < x.dim(); ++d) {
-        T& value = x.row(row / x.heads(), row % x.heads())[d];
-        const double product = cottention::to_double(value) * factor;
-        value = from_double<T>(narrow ? std::clamp(product, -6e4, 6e4) : product);
-      }
-  };
   for (const End& end : {least, greatest})
     for_each_in_turn({of_length(40)}, [&]<class P>(const Case& c, Presence final_h) {
       Inputs<T> inputs(c);
@@ -243,6 +245,25 @@ TEST_CASE("Backward: rows of the least and greatest lengths are right") {
       for (auto& value : inputs.dfinal_state()) value *= static_cast<cottention::Accumulate<T>>(end.dout);
       check_cuda_backward<P>(inputs, {.final_h = final_h});
     });
+}
+
+TEST_CASE("Backward: rows of several blocks' columns are right beside the longest rows there are") {
+  // In fp16 rows of k are scaled by the lengths of those of v, from what no block has in its tiles.
+  if constexpr (narrow) {
+    using P = Of<32, 1024, Mask::causal>;
+    Case c{.shape = {1, 20, 20, 1, 1, 32, 1024}};
+    c.mask = P::mask;
+    c.scale = P::scale;
+    Inputs<T> inputs(c);
+    for (std::int64_t row = 0; row < c.shape.seq_k; ++row)
+      for (std::int64_t d = 0; d < c.shape.dim_v; ++d) {
+        T& v = inputs.v().row(row, 0)[d];
+        v = from_double<T>(std::copysign(32768.0, cottention::to_double(v)));
+        if (d < c.shape.dim_qk) inputs.k().row(row, 0)[d] = from_double<T>(d == row % 7 ? 64.0 : 0.0);
+      }
+    multiply(inputs.dout(), 0x1p-6);
+    check_cuda_backward<P>(inputs);
+  }
 }
 
 TEST_CASE("Backward: gradients of rows of zeros are those of norm(x) = x / epsilon") {
