@@ -45,13 +45,13 @@ void count(const std::string& title, const std::string& kernel, const Tiling& ti
 }
 
 template <class T, int dim, Mask mask>
-using By_key = Problem<T, HeadDim{dim, dim}, mask, Scale::by_key>;
+using ByKey = Problem<T, HeadDim{dim, dim}, mask, Scale::by_key>;
 
 Case of_length(std::int64_t n) { return {.shape = {1, n, n, 1, 1, 0, 0}}; }
 
 template <class T, int dim>
 void count_forward(const std::string& element) {
-  using P = By_key<T, dim, Mask::causal>;
+  using P = ByKey<T, dim, Mask::causal>;
   count(element + " " + std::to_string(dim) + " causal by key", "Walk", cottention::tuned_forward<P>,
         4.0 * dim * sizeof(T), [](std::int64_t n) {
           check_cuda_forward<P>(of_length(n), {.split = {1}, .final_state = FinalState::absent});
@@ -60,7 +60,7 @@ void count_forward(const std::string& element) {
 
 template <class T, int dim>
 void count_backward(const std::string& element) {
-  using P = By_key<T, dim, Mask::causal>;
+  using P = ByKey<T, dim, Mask::causal>;
   count(element + " " + std::to_string(dim) + " causal by key", "Gradient",
         cottention::tuned_joint_gradient<P>, 7.0 * dim * sizeof(T), [](std::int64_t n) {
           check_cuda_backward<P>(of_length(n), {.split = {1}, .final_h = Presence::present});
