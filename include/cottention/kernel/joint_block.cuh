@@ -233,9 +233,10 @@ class JointBlock {
   __device__ __forceinline__ void measure_queries(Tile& q, Tile& g) {
     GradientFactors<Part>& factors = storage.factors;
     const auto write_q = [&](int r, const tile::Length<A>& of_q) {
-      const A weight = weighs_queries ? weights.at(r) : A{1};
+      const A relative = weighs_queries ? weights.relative(r) : A{1},
+              weight = whole(relative, weighs_queries);
       storage.q.set(r, of_q);
-      device::store_shared(factors.query_term + r, of_q.unit() * (weighs_queries ? term_weight(r) : A{1}));
+      device::store_shared(factors.query_term + r, of_q.unit() * (weights_in_terms<T> ? weight : relative));
       device::store_shared(factors.dq + r, weight);
     };
     const auto write_g = [&](int r, const tile::Length<A>& of_g) {
@@ -255,9 +256,9 @@ class JointBlock {
   __device__ __forceinline__ void measure_keys(Tile& k, Tile& v) {
     GradientFactors<Part>& factors = storage.factors;
     const auto write_k = [&](int r, const tile::Length<A>& of_k) {
-      const A weight = weighs_keys ? weights.at(r) : A{1};
+      const A relative = weighs_keys ? weights.relative(r) : A{1}, weight = whole(relative, weighs_keys);
       storage.k.set(r, of_k);
-      device::store_shared(factors.key_term + r, of_k.unit() * (weighs_keys ? term_weight(r) : A{1}));
+      device::store_shared(factors.key_term + r, of_k.unit() * (weights_in_terms<T> ? weight : relative));
       device::store_shared(factors.dk + r, weight);
       device::store_shared(factors.dv + r, Roles::tames_all ? weight : weight * of_k.unit());
     };
@@ -293,8 +294,9 @@ class JointBlock {
   }
 
  private:
-  __device__ __forceinline__ A term_weight(int row) const {
-    return weights_in_terms<T> ? weights.at(row) : weights.relative(row);
+  /// The weight of a row from that relative to the chunk's.
+  __device__ __forceinline__ A whole(A relative, bool weighs) const {
+    return weighs ? weights.weight() * relative : A{1};
   }
   __device__ __forceinline__ A of_terms() const {
     return !weights_in_terms<T> && weights.scaled() ? weights.weight() : A{1};
