@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #if __has_include(<emulation.hpp>)
@@ -18,6 +19,7 @@
 
 #include "support/catch.hpp"
 #include "support/cuda_backward.hpp"
+#include "support/many_blocks.hpp"
 
 using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale, cottention::Split;
 using namespace support;
@@ -71,8 +73,8 @@ void with_kind(Case c, F f) {
   }
 }
 
-/// Every case with both masks where it may be causal, with the scales in turn; without and with the final
-/// state.
+/// Every case with both masks where it may be causal, with the scales and few or many blocks in turn; without
+/// and with the final state.
 template <class F>
 void for_each_in_turn(const std::vector<Case>& some, F f) {
   std::size_t turn = 0;
@@ -80,7 +82,9 @@ void for_each_in_turn(const std::vector<Case>& some, F f) {
     for (const Mask mask : {Mask::causal, Mask::bidirectional}) {
       if (mask == Mask::causal && (c.shape.seq_q != c.shape.seq_k || !c.lengths_k.empty())) continue;
       c.mask = mask;
-      c.scale = scales[turn++ % 3];
+      c.scale = scales[turn % 3];
+      std::optional<ManyBlocks> many_blocks;
+      if (turn++ / 2 % 2 != 0) many_blocks.emplace();
       for (const Presence final_h : {Presence::absent, Presence::present})
         with_kind(c, [&]<class P>(const Case& of_kind) { f.template operator()<P>(of_kind, final_h); });
     }
@@ -112,6 +116,9 @@ TEST_CASE("Backward: every pair of head dims is right") {
     c.shape.heads_kv = 2;
     check_cuda_backward<Of<D.qk, D.v, Mask::causal>>(c, {.final_h = Presence::present});
     check_cuda_backward<Of<D.qk, D.v, Mask::bidirectional>>(c, {.final_h = Presence::present});
+    const ManyBlocks many_blocks;
+    check_cuda_backward<Of<D.qk, D.v, Mask::causal>>(c, {.final_h = Presence::present});
+    check_cuda_backward<Of<D.qk, D.v, Mask::bidirectional>>(c);
   };
   check.operator()<HeadDim{8, 8}>(70);
   check.operator()<HeadDim{16, 16}>(70);

@@ -30,12 +30,21 @@ void for_each_kind(F f) {
 constexpr HeadDim odd{24, 40};
 
 /// Runs those of `cases` that have a Problem's mask and scale, with its head dims, for every Problem of
-/// `odd`.
+/// `odd`; with the tilings for many blocks and for few in turn.
 void check_all(const std::vector<Case>& some, const DeviceManner& manner = {}) {
   for_each_kind<odd>([&]<class P>() {
+    constexpr cottention::Tiling few = cottention::few_blocks_recurrence<cottention::host::ForwardRoles<P>>;
+    bool is_few = true;
     for (Case c : some) {
       if (c.mask != P::mask || c.scale != P::scale) continue;
       if (c.layout == Layout::gaps) c.layout = Layout::aligned_gaps;
+      if constexpr (few != cottention::tuned_forward<P>) {
+        is_few = !is_few;
+        if (is_few) {
+          check_cuda_forward<P, few>(c, manner);
+          continue;
+        }
+      }
       check_cuda_forward<P>(c, manner);
     }
   });
@@ -226,6 +235,7 @@ TEST_CASE("Every legal tiling gives right results") {
   check.operator()<cottention::Tiling{.chunk = 32, .warps = 2, .stages = 3, .columns = 32}>();
   check.operator()<cottention::Tiling{.chunk = 64, .warps = 2, .stages = 2, .columns = 64}>();
   check.operator()<cottention::Tiling{.chunk = 32, .warps = 8, .stages = 2, .columns = 64}>();
+  check.operator()<cottention::Tiling{.chunk = 64, .warps = 8, .stages = 2, .columns = 64}>();
   check.operator()<cottention::Tiling{.chunk = 16, .warps = 4, .stages = 1, .columns = 16}>();
   check.operator()<cottention::Tiling{.chunk = 48, .warps = 3, .stages = 4, .columns = 48}>();
 }

@@ -72,9 +72,10 @@ std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args, S
 template <AnyProblem P>
 std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args, Split split = {}) {
   device::Properties device;
-  if (!device::current_device(device)) return 0;
-  return host::with_tiling<host::ForwardRoles<P>>(
-      device, [&](auto tiling) { return workspace_bytes<P, decltype(tiling)::value>(args, split); });
+  if (!host::validate_extents<P>(args.shape, split) || !device::current_device(device)) return 0;
+  return host::with_tiling<host::ForwardRoles<P>>(device, args.shape, args.plan, split, [&](auto tiling) {
+    return workspace_bytes<P, decltype(tiling)::value>(args, split);
+  });
 }
 
 /// Cosine attention over whole sequences, enqueued on `stream` of the current device:
@@ -96,7 +97,7 @@ template <AnyProblem P>
   if (Status status = host::validate_call<P>(args, split); !status) return status;
   device::Properties device;
   if (Status status = device::current_device(device); !status) return status;
-  return host::with_tiling<host::ForwardRoles<P>>(device, [&](auto tiling) {
+  return host::with_tiling<host::ForwardRoles<P>>(device, args.shape, args.plan, split, [&](auto tiling) {
     return host::forward_on<P, decltype(tiling)::value>(device, args, workspace, stream, split);
   });
 }

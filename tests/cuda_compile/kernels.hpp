@@ -44,7 +44,18 @@ template <AnyProblem P, kernel::Output output>
 void list_recurrence() {
   using R = kernel::Roles<P, output>;
   list_recurrence_tiling<R, tuned_recurrence<R>>();
-  if constexpr (compact_recurrence<R> != tuned_recurrence<R>) list_recurrence_tiling<R, compact_recurrence<R>>();
+  if constexpr (compact_recurrence<R> != tuned_recurrence<R>)
+    list_recurrence_tiling<R, compact_recurrence<R>>();
+  if constexpr (few_blocks_recurrence<R> != tuned_recurrence<R>)
+    list_recurrence_tiling<R, few_blocks_recurrence<R>>();
+}
+
+template <AnyProblem P, Tiling tiling>
+void list_joint_gradient() {
+  if constexpr (P::mask == Mask::causal)
+    list_kernel<P, tiling, kernel::Gradient<P, tiling>>();
+  else
+    list_kernel<P, tiling, kernel::GradientApply<P, tiling>>();
 }
 
 /// Keeps a call, so that all of its kernels are compiled.
@@ -68,11 +79,10 @@ void list_backward() {
   compile<Call>(&backward<P>);
   list_kernel<kernel::LogSum<typename P::element>>("all", "");
   if constexpr (kernel::has_joint_gradient<P>) {
-    constexpr Tiling t = tuned_joint_gradient<P>;
-    if constexpr (P::mask == Mask::causal)
-      list_kernel<P, t, kernel::Gradient<P, t>>();
-    else
-      list_kernel<P, t, kernel::GradientApply<P, t>>();
+    constexpr Tiling few = tuned_joint_gradient<P, Load::few_blocks>,
+                     many = tuned_joint_gradient<P, Load::many_blocks>;
+    list_joint_gradient<P, many>();
+    if constexpr (few != many) list_joint_gradient<P, few>();
   }
   list_recurrence<P, kernel::Output::dq>();
   list_recurrence<P, kernel::Output::dk>();

@@ -11,7 +11,8 @@
 #include "support/cuda_backward.hpp"
 #include "support/cuda_forward.hpp"
 
-using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale, cottention::Tiling;
+using cottention::HeadDim, cottention::Load, cottention::Mask, cottention::Problem, cottention::Scale,
+    cottention::Tiling;
 using namespace support;
 
 namespace {
@@ -20,7 +21,7 @@ namespace {
 constexpr double bytes_a_clock = 3.0e12 / 132 / 1.755e9;
 constexpr double schedulers = 4;  // of a multiprocessor; each issues one instruction a clock
 
-std::int64_t shorter = 1024, longer = 2048;
+constexpr std::int64_t shorter = 256, longer = 512;
 
 /// Runs `call` at two lengths, so that the difference is of chunks alone. `bytes` that must move for a token.
 template <class Call>
@@ -47,24 +48,49 @@ void count(const std::string& title, const std::string& kernel, const Tiling& ti
 template <class T, int dim, Mask mask>
 using ByKey = Problem<T, HeadDim{dim, dim}, mask, Scale::by_key>;
 
-Case of_length(std::int64_t n) { return {.shape = {1, n, n, 1, 1, 0, 0}}; }
+/// A sequence, alone or with so many empty ones that it is one of many blocks.
+Case of_length(std::int64_t n, Load load) {
+  Case c{.shape = {1, n, n, 1, 1, 0, 0}};
+  if (load == Load::many_blocks) {
+    c.lengths_q.assign(200, 0);
+    c.lengths_q[0] = n;
+  }
+  return c;
+}
 
+template <class T, int dim, Tiling tiling>
+void count_forward(const std::string& element) {
+  using P = ByKey<T, dim, Mask::causal>;
+  count(element + " " + std::to_string(dim) + " causal by key", "Walk", tiling, 4.0 * dim * sizeof(T),
+        [](std::int64_t n) {
+          check_cuda_forward<P, tiling>(of_length(n, Load::few_blocks),
+                                        {.split = {1}, .final_state = FinalState::absent});
+        });
+}
 template <class T, int dim>
 void count_forward(const std::string& element) {
   using P = ByKey<T, dim, Mask::causal>;
-  count(element + " " + std::to_string(dim) + " causal by key", "Walk", cottention::tuned_forward<P>,
-        4.0 * dim * sizeof(T), [](std::int64_t n) {
-          check_cuda_forward<P>(of_length(n), {.split = {1}, .final_state = FinalState::absent});
-        });
+  constexpr Tiling many = cottention::tuned_forward<P>,
+                   few = cottention::few_blocks_recurrence<cottention::host::ForwardRoles<P>>;
+  count_forward<T, dim, many>(element);
+  if constexpr (few != many) count_forward<T, dim, few>(element);
 }
 
-template <class T, int dim>
+template <class T, int dim, Load load>
 void count_backward(const std::string& element) {
   using P = ByKey<T, dim, Mask::causal>;
   count(element + " " + std::to_string(dim) + " causal by key", "Gradient",
-        cottention::tuned_joint_gradient<P>, 7.0 * dim * sizeof(T), [](std::int64_t n) {
-          check_cuda_backward<P>(of_length(n), {.split = {1}, .final_h = Presence::present});
+        cottention::tuned_joint_gradient<P, load>, 7.0 * dim * sizeof(T), [](std::int64_t n) {
+          check_cuda_backward<P>(of_length(n, load), {.split = {1}, .final_h = Presence::present});
         });
+}
+template <class T, int dim>
+void count_backward(const std::string& element) {
+  using P = ByKey<T, dim, Mask::causal>;
+  count_backward<T, dim, Load::many_blocks>(element);
+  if constexpr (cottention::tuned_joint_gradient<P, Load::few_blocks> !=
+                cottention::tuned_joint_gradient<P, Load::many_blocks>)
+    count_backward<T, dim, Load::few_blocks>(element);
 }
 
 }  // namespace

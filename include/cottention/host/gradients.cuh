@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <concepts>
 #include <cstddef>
 #include <type_traits>
 
@@ -18,15 +19,15 @@ namespace cottention::host {
 struct TunedTiling {
   static constexpr bool tuned = true;
   template <kernel::AnyRoles R, class F>
-  static auto with(const device::Properties& device, F f) {
-    return with_tiling<R>(device, f);
+  static auto with(const device::Properties& device, const Shape& shape, Plan plan, Split split, F f) {
+    return with_tiling<R>(device, shape, plan, split, f);
   }
 };
 template <Tiling tiling>
 struct GivenTiling {
   static constexpr bool tuned = false;
   template <kernel::AnyRoles R, class F>
-  static auto with(const device::Properties&, F f) {
+  static auto with(const device::Properties&, const Shape&, Plan, Split, F f) {
     return f(std::integral_constant<Tiling, tiling>{});
   }
 };
@@ -59,8 +60,7 @@ class Gradients {
     const bool joint = goes_jointly();
     const bool scale = args_.dscale_logit != nullptr && args_.shape.heads_kv > 0;
     Launches launches(device_, stream);
-    if constexpr (kernel::has_joint_gradient<P>)
-      if (joint) launches.template prepare<JointGradient>();
+    if (joint) with_joint_gradient([&]<class Kernel>() { launches.template prepare<Kernel>(); });
     for_each_output([&]<class R, Tiling tiling>() {
       if (goes_alone<R::output>())
         recurrence_kernels<R, tiling>(
@@ -71,7 +71,8 @@ class Gradients {
 
     if constexpr (kernel::has_joint_gradient<P>)
       if (joint)
-        launches.template launch<JointGradient>({args_.shape.batch * args_.shape.heads_kv}, joint_params());
+        with_joint_gradient(
+            [&]<class Kernel>() { launches.template launch<Kernel>({joint_blocks()}, joint_params()); });
     for_each_output([&]<class R, Tiling tiling>() {
       if (!goes_alone<R::output>()) return;
       const RecurrencePlan p = plan<R, tiling>();
@@ -100,7 +101,7 @@ class Gradients {
   void for_each_output(F f) const {
     const auto with = [&]<Output output>() {
       using R = kernel::Roles<P, output>;
-      Tilings::template with<R>(device_,
+      Tilings::template with<R>(device_, args_.shape, args_.plan, split_,
                                 [&](auto tiling) { f.template operator()<R, decltype(tiling)::value>(); });
     };
     with.template operator()<Output::dq>();
@@ -148,9 +149,28 @@ class Gradients {
 
   // ---- all gradients together
 
+  template <Load load>
   using JointGradient =
-      std::conditional_t<P::mask == Mask::causal, kernel::Gradient<P, tuned_joint_gradient<P>>,
-                         kernel::GradientApply<P, tuned_joint_gradient<P>>>;
+      std::conditional_t<P::mask == Mask::causal, kernel::Gradient<P, tuned_joint_gradient<P, load>>,
+                         kernel::GradientApply<P, tuned_joint_gradient<P, load>>>;
+
+  std::int64_t joint_blocks() const { return args_.shape.batch * args_.shape.heads_kv; }
+  template <class Kernel>
+  bool has_room() const {
+    return sizeof(typename Kernel::Storage) <= static_cast<std::size_t>(device_.shared_bytes_per_block);
+  }
+  /// Calls f with the kernel for so many blocks; not at all where the device has no room for one.
+  template <class F>
+  void with_joint_gradient([[maybe_unused]] F f) const {
+    if constexpr (kernel::has_joint_gradient<P>) {
+      using Few = JointGradient<Load::few_blocks>;
+      using Many = JointGradient<Load::many_blocks>;
+      if constexpr (!std::same_as<Few, Many>)
+        if (load_of(joint_blocks(), device_.multiprocessors) == Load::few_blocks && has_room<Few>())
+          return f.template operator()<Few>();
+      if (has_room<Many>()) f.template operator()<Many>();
+    }
+  }
 
   /// Whether one kernel makes them all: worth while for two or more.
   bool goes_jointly() const {
@@ -159,8 +179,9 @@ class Gradients {
       // Whether a sequence is cut may follow from the rest of its batch, and must not change its bits then.
       if (args_.plan == Plan::batch_invariant) return false;
       if (!allows_joint_ || s.seq_q == 0 || s.heads_q == 0) return false;
-      if (sizeof(typename JointGradient::Storage) > static_cast<std::size_t>(device_.shared_bytes_per_block))
-        return false;
+      bool has_kernel = false;
+      with_joint_gradient([&]<class Kernel>() { has_kernel = true; });
+      if (!has_kernel) return false;
       if (P::mask == Mask::causal && s.heads_q != s.heads_kv) return false;
       return wanted<Output::dq>() + wanted<Output::dk>() + wanted<Output::dv>() >= 2;
     } else {

@@ -76,11 +76,19 @@ kernel::RecurrenceParams<typename R::element> recurrence_params(const Arguments&
   return p;
 }
 
-/// Calls `f` with the Tiling that is best on a device with so much shared memory, as a
-/// std::integral_constant.
+/// Calls `f` with the Tiling that is best for a valid shape, on a device with so many multiprocessors and so
+/// much shared memory, as a std::integral_constant.
 template <kernel::AnyRoles R, class F>
-auto with_tiling(const device::Properties& device, F f) {
-  constexpr Tiling large = tuned_recurrence<R>, compact = compact_recurrence<R>;
+auto with_tiling(const device::Properties& device, const Shape& shape, Plan plan, Split split, F f) {
+  constexpr Tiling large = tuned_recurrence<R>, compact = compact_recurrence<R>,
+                   few = few_blocks_recurrence<R>;
+  if constexpr (few != large) {
+    // In the batch-invariant plan the rest of the batch must not count.
+    const RecurrencePlan p = plan_recurrence<R, large>(shape, plan, split, device.multiprocessors);
+    if (plan != Plan::batch_invariant &&
+        load_of(p.units * p.pieces * p.column_blocks, device.multiprocessors) == Load::few_blocks)
+      return f(std::integral_constant<Tiling, few>{});
+  }
   if constexpr (large != compact)
     if (device.shared_bytes_per_block < shared_bytes_of_large_devices)
       return f(std::integral_constant<Tiling, compact>{});

@@ -3,6 +3,7 @@
 
 #include <cottention/kernel/epilogue.cuh>
 #include <cottention/kernel/reduce.cuh>
+#include <cottention/tile/shared_state.cuh>
 
 namespace cottention::kernel {
 
@@ -23,6 +24,7 @@ struct Apply {
     RowTiles<R, tiling> rows[Part::stages];
     Factors<Part> factors;
     EpilogueStorage<R, tiling> epilogue;
+    tile::StateOperand<typename R::Recurrence, tiling> operand;
   };
   union Storage {
     ReduceStorage<R, tiling> reduce;
@@ -56,6 +58,7 @@ struct Apply {
                                                 Epilogue<R, tiling>& epilogue,
                                                 const StateOf<R, tiling>& state, int first, int last,
                                                 RowStorage& storage) {
+    storage.operand.share(state);
     const auto copy = [&](const auto& at) { copy_rows(head, at.member, at.row, storage.rows[at.stage]); };
     const auto compute = [&](const auto& at) {
       RowTiles<R, tiling>& rows = storage.rows[at.stage];
@@ -63,7 +66,7 @@ struct Apply {
       epilogue.measure(rows);
       device::sync_block();  // factors are written, rows of extreme length rescaled
       typename Part::Output out;
-      state.apply(rows.a, out);
+      storage.operand.apply(state, rows.a, out);
       factors.scale_prefix(out);
       epilogue.store(at.member, at.row, rows, factors, out);
     };

@@ -44,22 +44,22 @@ class Epilogue {
     const auto present = tile::Presence<Part::chunk>::load(head_.rows.mask, row, head_.rows.length);
     if constexpr (projects_itself<R, tiling>) {
       factors.scale_output(out);
-      if (Part::depth_index() == 0) storage_.projection.multiply(tiles.projected, out);
+      if (Part::holds_output()) storage_.projection.multiply(tiles.projected, out);
       device::sync_block();  // products of the warps' columns are written
       if (head_.params.log_sums != nullptr)
         for (int r = device::thread_index(); r < Part::chunk; r += Part::threads)
           if (present.contains(r))
             log_sum_ +=
                 static_cast<double>(factors.log_count(r)) * static_cast<double>(storage_.projection.along(r));
-      if (head_.params.out.data == nullptr || Part::depth_index() != 0) return;
+      if (head_.params.out.data == nullptr || !Part::holds_output()) return;
       storage_.projection.project(tiles.projected, out);
       write(head_.out(member), row, present, out);
     } else if constexpr (R::projects) {
-      if (Part::depth_index() != 0) return;
+      if (!Part::holds_output()) return;
       factors.scale_output(out);
       write(head_.unprojected(member), row, present, out);
     } else {
-      if (head_.params.out.data == nullptr || Part::depth_index() != 0) return;
+      if (head_.params.out.data == nullptr || !Part::holds_output()) return;
       factors.scale_output(out);
       write(head_.out(member), row, present, out);
     }

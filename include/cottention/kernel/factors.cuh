@@ -29,8 +29,8 @@ inline constexpr bool weights_in_terms = !std::same_as<T, half>;
 template <class Part>
 struct Factors {
   using A = typename Part::A;
+  tile::TermFactors<typename Part::T, Part::chunk> term;  // of b_j c_j^T
   alignas(16) A row[Part::chunk];     // of a_i, where scores have to be kept in half's range
-  alignas(16) A term[Part::chunk];    // of b_j c_j^T
   alignas(16) A output[Part::chunk];  // of out_i
   CountStorage<A, Part::warps> counts;
 };
@@ -68,7 +68,7 @@ class ChunkFactors {
   __device__ __forceinline__ void measure_terms(const Head<R, tiling>& head, int member, int row,
                                                 TermTiles<R, tiling>& tiles) {
     const auto write = [this](int r, const tile::Length<A>& length) {
-      device::store_shared(factors_.term + r, length.unit() * term_weight(r));
+      factors_.term.set(r, length.unit() * term_weight(r));
     };
     if constexpr (!R::projects) {
       tile::measure_rows<Part::threads>(tiles.b, 0, write);
@@ -82,11 +82,13 @@ class ChunkFactors {
     } else {
       if constexpr (R::tames_all) {
         tile::read_lengths<Part::threads>(tiles.b, 0, [this](int r, const tile::Length<A>& b) {
-          device::store_shared(factors_.term + r, static_cast<A>(tile::half_exponent(b)));
+          device::store_shared(factors_.term.whole + r, static_cast<A>(tile::half_exponent(b)));
         });
         device::sync_block();  // half the exponents of b are written
       }
-      const auto shift = [this](int r) { return static_cast<int>(device::load_shared(factors_.term + r)); };
+      const auto shift = [this](int r) {
+        return static_cast<int>(device::load_shared(factors_.term.whole + r));
+      };
       tile::measure_rows_in_memory<Part::threads>(head.c(member), row, R::dims.v, tiles.c, shift, write);
     }
   }
@@ -112,7 +114,7 @@ class ChunkFactors {
 
   /// A power of two that bounds the terms' factors, for half. By whole warps.
   __device__ __forceinline__ int term_exponent() const {
-    return R::tames_all ? exponent_of_factors<Part::chunk>(factors_.term) : 0;
+    return R::tames_all ? exponent_of_factors<Part::chunk>(factors_.term.whole) : 0;
   }
 
   /// w

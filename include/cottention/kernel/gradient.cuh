@@ -48,7 +48,6 @@ struct Gradient {
     Block block(params, queries, keys, storage.rows, storage.walk.joint);
     Steps steps{block, s, storage.walk};
     steps.observe_state();
-    storage.walk.joint.state.begin(block.d);
     const auto copy = [&](const auto& at) {
       ChunkTiles& to = storage.walk.chunk[at.stage];
       block.copy_queries(0, at.row, to.q, to.g);
@@ -75,47 +74,56 @@ struct Gradient {
       block.measure_queries(chunk.q, chunk.g);
       block.measure_keys(chunk.k, chunk.v);
       device::sync_block();  // factors are written, rows of extreme length rescaled
+      block.observe_rows();
       const GradientFactors<Part>& factors = storage.joint.factors;
       const int key_exponent = block.key_exponent(), query_exponent = block.query_exponent();
       const A key_weight = block.key_weight(), query_weight = block.query_weight();
       const A over_query_weight = device::quotient(A{1}, query_weight);
 
-      score<forward, score_rows>(chunk.g, chunk.v, factors.g, factors.key_term, storage.dq_scores);
-      score<reverse, score_rows>(chunk.v, chunk.g, factors.v, factors.query_term, storage.dk_scores);
+      score<forward, score_rows>(chunk.g, chunk.v, factors.g, factors.key_term, storage.dq_scores, 0);
+      score<reverse, score_rows>(chunk.v, chunk.g, factors.v, factors.query_term, storage.dk_scores, 1);
       score<reverse, score_rows>(chunk.k, chunk.q, storage.joint.k.unit, factors.query_term,
-                                 storage.dv_scores);
-      storage.joint.state.write(block.d);
+                                 storage.dv_scores, 2);
       typename Part::Output out;
       {  // dq
         const typename Part::Values k = Block::load(chunk.k);
         s.absorb(chunk.v, k, factors.key_term, key_exponent, -key_weight);  // taken out
         observe_state();
-        s.apply(chunk.g, out, device::quotient(A{1}, key_weight));
+        // Where rows are apart, S and D take turns in shared memory; otherwise S serves from registers.
+        storage.joint.state.share(Part::rows_apart ? s : block.d);
+        device::sync_block();  // scores and state are written
+        const A over_key_weight = device::quotient(A{1}, key_weight);
+        if constexpr (Part::rows_apart)
+          storage.joint.state.apply(chunk.g, out, over_key_weight);
+        else
+          s.apply(chunk.g, out, over_key_weight);
         block.scale_prefix(out, factors.g);
-        device::sync_block();  // scores and D are written
-        attend<forward>(storage.dq_scores, chunk.k, k, out);
-        tile::scale_rows<Part>(out, factors.dq, key_weight);
+        attend<forward>(storage.dq_scores, chunk.k, k, block.all_finite(Block::k_rows), out);
+        block.scale_dq(out, key_weight);
         observe(out, storage.joint.squares.unit_dq);
         block.store_dq(0, row, chunk.q, out);
         observe(out, storage.joint.squares.dq);
+        if constexpr (Part::rows_apart) {
+          storage.joint.state.share(block.d);  // all warps were done with S where those of dq met
+          device::sync_block();                // D is written
+        }
       }
       {  // dk
         const typename Part::Values q = Block::load(chunk.q);
         storage.joint.state.apply_transposed(chunk.v, out, over_query_weight);
         block.scale_prefix(out, factors.v);
-        attend<reverse>(storage.dk_scores, chunk.q, q, out);
-        tile::scale_rows<Part>(out, factors.dk, query_weight);
+        attend<reverse>(storage.dk_scores, chunk.q, q, block.all_finite(Block::q_rows), out);
+        block.scale_dk(out, query_weight);
         block.store_dk(row, chunk.k, out);
       }
       {  // dv
         const typename Part::Values g = Block::load(chunk.g);
         storage.joint.state.apply(chunk.k, out, over_query_weight);
         block.scale_prefix(out, storage.joint.k.unit);
-        attend<reverse>(storage.dv_scores, chunk.g, g, out);
-        tile::scale_rows<Part>(out, factors.dv, query_weight);
+        attend<reverse>(storage.dv_scores, chunk.g, g, block.all_finite(Block::g_rows), out);
+        block.scale_dv(out, query_weight);
         block.store_dv(row, out);
         block.d.absorb(chunk.q, g, factors.query_term, query_exponent, query_weight);
-        storage.joint.state.begin(block.d);
       }
     }
 
@@ -186,15 +194,18 @@ struct Gradient {
   static constexpr auto score_rows =
       Block::Roles::tames_all ? tile::ScoreRows::scaled : tile::ScoreRows::as_they_are;
   template <tile::Direction direction, tile::ScoreRows score_rows>
-  static __device__ __forceinline__ void score(const Tile& a, const Tile& b, const A* row, const A* term,
-                                               typename Part::ScoreTile& scores) {
-    tile::score<typename Block::Roles::Recurrence, tiling, direction, score_rows>(a, b, row, term, scores);
+  static __device__ __forceinline__ void score(const Tile& a, const Tile& b, const A* row,
+                                               const tile::TermFactors<T, Part::chunk>& term,
+                                               typename Part::ScoreTile& scores, int turn) {
+    constexpr int blocks = Part::row_blocks * (Part::row_blocks + 1) / 2;
+    tile::score<typename Block::Roles::Recurrence, tiling, direction, score_rows>(a, b, row, term, scores,
+                                                                                  turn * blocks);
   }
   template <tile::Direction direction>
   static __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores, const Tile& tile,
-                                                const typename Part::Values& values,
+                                                const typename Part::Values& values, bool finite,
                                                 typename Part::Output& out) {
-    tile::attend<typename Block::Roles::Recurrence, tiling, direction>(scores, tile, values, out);
+    tile::attend<typename Block::Roles::Recurrence, tiling, direction>(scores, tile, values, finite, out);
   }
 };
 

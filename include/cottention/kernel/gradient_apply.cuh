@@ -37,24 +37,17 @@ struct GradientApply {
     if (device::thread_index() == 0) storage.rows.set(params, queries, keys);
     typename Block::State s;
     Block::load_state(params, queries, s, storage.reduce);
-    share(s, storage.apply);
+    storage.apply.joint.state.share(s);
     Block block(params, queries, keys, storage.rows, storage.apply.joint);
     walk_queries(block, storage.apply);
     device::sync_block();  // S and tiles of queries are read; their memory is used again
-    share(block.d, storage.apply);
+    storage.apply.joint.state.share(block.d);
     block.store_d();
     walk_keys(block, storage.apply);
     block.store_log_sums();
   }
 
  private:
-  /// Before the barrier that starts a chunk.
-  static __device__ __forceinline__ void share(const typename Block::State& state, ApplyStorage& storage) {
-    storage.joint.state.begin(state);
-    device::sync_block();  // the largest elements of the warps' parts are written
-    storage.joint.state.write(state);
-  }
-
   static __device__ __forceinline__ void walk_queries(Block& block, ApplyStorage& storage) {
     const auto copy = [&](const auto& at) {
       SideTiles& to = storage.side[at.stage];
@@ -68,7 +61,7 @@ struct GradientApply {
       typename Part::Output out;
       storage.joint.state.apply(g, out);
       block.scale_prefix(out, factors.g);
-      tile::scale_rows<Part>(out, factors.dq, A{1});
+      block.scale_dq(out, A{1});
       block.store_dq(at.member, at.row, q, out);
       const int exponent = block.query_exponent();
       block.d.absorb(q, Block::load(g), factors.query_term, exponent, block.query_weight());
@@ -89,11 +82,11 @@ struct GradientApply {
       typename Part::Output out;
       storage.joint.state.apply_transposed(v, out);
       block.scale_prefix(out, factors.v);
-      tile::scale_rows<Part>(out, factors.dk, A{1});
+      block.scale_dk(out, A{1});
       block.store_dk(at.row, k, out);
       storage.joint.state.apply(k, out);
       block.scale_prefix(out, storage.joint.k.unit);
-      tile::scale_rows<Part>(out, factors.dv, A{1});
+      block.scale_dv(out, A{1});
       block.store_dv(at.row, out);
     };
     for_each_chunk(block.keys.rows.length, 1, copy, compute);

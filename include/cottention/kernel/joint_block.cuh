@@ -48,10 +48,9 @@ struct JointRoles {
 template <class Part>
 struct GradientFactors {
   using A = typename Part::A;
-  alignas(16) A g[Part::chunk], v[Part::chunk];                     // to length 1, for half
-  alignas(16) A query_term[Part::chunk], key_term[Part::chunk];     // of q g^T and of k v^T
-  alignas(16) A dq[Part::chunk], dk[Part::chunk], dv[Part::chunk];  // of the outputs
-  alignas(16) A g_lengths[Part::chunk];                             // of weighted rows
+  alignas(16) A g[Part::chunk], v[Part::chunk];  // to length 1, for half; others: lengths
+  tile::TermFactors<typename Part::T, Part::chunk> query_term, key_term;  // of q g^T and of k v^T
+  alignas(16) A dq[Part::chunk], dk[Part::chunk], dv[Part::chunk];        // of the outputs
 };
 
 /// Of the queries or the keys.
@@ -120,6 +119,8 @@ struct JointStorage {
   CountStorage<A, Part::warps> counts;
   alignas(16) double log_sums[Part::chunk];  // of each row of all chunks; lanes have no room for them either
   Squares<Part::threads> squares;
+  static constexpr int row_words = (Part::chunk + device::warp_size - 1) / device::warp_size;
+  bool finite[3][row_words];  // rows of q, k and g, 32 at a time
 };
 
 /// The sums of terms, and what becomes of a chunk's rows.
@@ -135,6 +136,7 @@ class JointBlock {
   using Queries = Head<typename Roles::Dq, tiling>;
   using Keys = Head<typename Roles::Dk, tiling>;
   static constexpr int threads = Part::threads;
+  static constexpr int row_words = JointStorage<P, tiling>::row_words;
   /// Causal, S is taken apart (kernel/gradient.cuh).
   static constexpr bool bounds_dq = P::mask == Mask::causal;
   static constexpr bool weighs_keys = P::scale == Scale::by_key, weighs_queries = P::scale == Scale::by_query;
@@ -190,12 +192,10 @@ class JointBlock {
   // ---- rows in and out; members are query heads of the group
 
   __device__ __forceinline__ void copy_queries(int member, int row, Tile& q, Tile& g) const {
-    copy(rows.queries, rows.q, params.dq.projected, member, row, q);
-    copy(rows.queries, rows.g, params.dq.a, member, row, g);
+    copy(rows.queries, rows.q, params.dq.projected, rows.g, params.dq.a, member, row, q, g);
   }
   __device__ __forceinline__ void copy_keys(int row, Tile& k, Tile& v) const {
-    copy(rows.keys, rows.k, params.dk.projected, 0, row, k);
-    copy(rows.keys, rows.v, params.dk.a, 0, row, v);
+    copy(rows.keys, rows.k, params.dk.projected, rows.v, params.dk.a, 0, row, k, v);
   }
 
   /// dq of rows row, ... from the gradient with respect to their norm(q).
@@ -227,8 +227,8 @@ class JointBlock {
     store_log_sum<Part::warps>(log_sums, 1, sum, storage.counts.scratch);
   }
 
-  // ---- norms and weights; what is written is there for all after the next barrier. A row of q
-  // and g falls to the same thread, and so does one of k and v.
+  // ---- norms and weights; what is written is there for all after the next barrier. For half, a row of q and
+  // g falls to the same thread, and so does one of k and v.
 
   __device__ __forceinline__ void measure_queries(Tile& q, Tile& g) {
     GradientFactors<Part>& factors = storage.factors;
@@ -236,20 +236,13 @@ class JointBlock {
       const A relative = weighs_queries ? weights.relative(r) : A{1},
               weight = whole(relative, weighs_queries);
       storage.q.set(r, of_q);
-      device::store_shared(factors.query_term + r, of_q.unit() * (weights_in_terms<T> ? weight : relative));
+      factors.query_term.set(r, of_q.unit() * (weights_in_terms<T> ? weight : relative));
       device::store_shared(factors.dq + r, weight);
     };
     const auto write_g = [&](int r, const tile::Length<A>& of_g) {
-      const A weighted = device::load_shared(factors.dq + r) * of_g.length();
-      if constexpr (bounds_dq) {
-        Squares<threads>::add(storage.squares.g, weighted * device::load_shared(storage.q.slopes + r)[0]);
-        Squares<threads>::add(storage.squares.unit_g, weighted);
-      }
-      device::store_shared(factors.g_lengths + r, weighted);
-      if constexpr (Roles::tames_all) {
-        device::store_shared(factors.g + r, of_g.unit());
-        device::store_shared(factors.dq + r, weighted);
-      }
+      device::store_shared(factors.g + r, Roles::tames_all ? of_g.unit() : of_g.length());
+      if constexpr (Roles::tames_all)
+        device::store_shared(factors.dq + r, device::load_shared(factors.dq + r) * of_g.length());
     };
     measure(g, q, 0, write_g, write_q);
   }
@@ -257,20 +250,59 @@ class JointBlock {
     GradientFactors<Part>& factors = storage.factors;
     const auto write_k = [&](int r, const tile::Length<A>& of_k) {
       const A relative = weighs_keys ? weights.relative(r) : A{1}, weight = whole(relative, weighs_keys);
-      storage.k.set(r, of_k);
-      device::store_shared(factors.key_term + r, of_k.unit() * (weights_in_terms<T> ? weight : relative));
+      storage.k.set(r, of_k, Roles::tames_all ? A{1} : weight);
+      factors.key_term.set(r, of_k.unit() * (weights_in_terms<T> ? weight : relative));
       device::store_shared(factors.dk + r, weight);
       device::store_shared(factors.dv + r, Roles::tames_all ? weight : weight * of_k.unit());
     };
     const auto write_v = [&](int r, const tile::Length<A>& of_v) {
-      const A weighted = device::load_shared(factors.dk + r) * of_v.length();
-      if constexpr (bounds_dq) Squares<threads>::add(storage.squares.v, weighted);
-      if constexpr (Roles::tames_all) {
-        device::store_shared(factors.v + r, of_v.unit());
-        device::store_shared(factors.dk + r, weighted);
-      }
+      device::store_shared(factors.v + r, Roles::tames_all ? of_v.unit() : of_v.length());
+      if constexpr (Roles::tames_all)
+        device::store_shared(factors.dk + r, device::load_shared(factors.dk + r) * of_v.length());
     };
     measure(v, k, Part::warps / 2, write_v, write_k);
+  }
+
+  /// After that barrier, and before the one that all_finite() follows: the squares of the chunk's rows, and
+  /// whether rows of q, k and g are finite.
+  __device__ __forceinline__ void observe_rows() {
+    for (int w = Part::warps - 1 - device::warp_index(); w < row_words; w += Part::warps) {
+      const int r = device::warp_size * w + device::lane_index();
+      bool q_is = true, k_is = true, g_is = true;
+      if (r < Part::chunk) {
+        const A g = weighted_g(r), over_q = device::load_shared(storage.q.slopes + r)[0];
+        Squares<threads>::add(storage.squares.g, g * over_q);
+        Squares<threads>::add(storage.squares.unit_g, g);
+        Squares<threads>::add(storage.squares.v, weighted(storage.factors.dk, storage.factors.v, r));
+        // One over a length that is not finite is 0 or NaN.
+        q_is = over_q > A{0};
+        k_is = device::load_shared(storage.k.slopes + r)[0] > A{0};
+        g_is = device::is_finite(g);
+      }
+      const bool finite[] = {!device::any_lane(!q_is), !device::any_lane(!k_is), !device::any_lane(!g_is)};
+      if (device::lane_index() == 0)
+        for (int x = 0; x < 3; ++x) device::store_shared(&storage.finite[x][w], finite[x]);
+    }
+  }
+  enum Row { q_rows, k_rows, g_rows };
+  __device__ __forceinline__ bool all_finite(Row of) const {
+    bool all = true;
+#pragma unroll
+    for (int w = 0; w < row_words; ++w) all = device::load_shared(&storage.finite[of][w]) && all;
+    return all;
+  }
+
+  // ---- from sums to gradients with respect to norm(q), norm(k) and v; `weight` is w of ChunkFactors
+
+  __device__ __forceinline__ void scale_dq(typename Part::Output& out, A weight) const {
+    if constexpr (Roles::tames_all || weighs_queries) tile::scale_rows<Part>(out, storage.factors.dq, weight);
+  }
+  /// But for the weights of rows, which projection has if not half's.
+  __device__ __forceinline__ void scale_dk(typename Part::Output& out, A weight) const {
+    if constexpr (Roles::tames_all) tile::scale_rows<Part>(out, storage.factors.dk, weight);
+  }
+  __device__ __forceinline__ void scale_dv(typename Part::Output& out, A weight) const {
+    tile::scale_rows<Part>(out, storage.factors.dv, weight);
   }
 
   /// What sums of terms are multiplied by: w of ChunkFactors.
@@ -283,10 +315,10 @@ class JointBlock {
   }
   /// Powers of two that bound the terms' factors, for half.
   __device__ __forceinline__ int key_exponent() const {
-    return Roles::tames_all ? exponent_of_factors<Part::chunk>(storage.factors.key_term) : 0;
+    return Roles::tames_all ? exponent_of_factors<Part::chunk>(storage.factors.key_term.whole) : 0;
   }
   __device__ __forceinline__ int query_exponent() const {
-    return Roles::tames_all ? exponent_of_factors<Part::chunk>(storage.factors.query_term) : 0;
+    return Roles::tames_all ? exponent_of_factors<Part::chunk>(storage.factors.query_term.whole) : 0;
   }
 
   static __device__ __forceinline__ typename Part::Values load(const Tile& tile) {
@@ -297,6 +329,14 @@ class JointBlock {
   /// The weight of a row from that relative to the chunk's.
   __device__ __forceinline__ A whole(A relative, bool weighs) const {
     return weighs ? weights.weight() * relative : A{1};
+  }
+  /// The length of a row of g times its weight.
+  __device__ __forceinline__ A weighted_g(int row) const {
+    return weighted(storage.factors.dq, storage.factors.g, row);
+  }
+  static __device__ __forceinline__ A weighted(const A* weights_shared, const A* lengths_shared, int row) {
+    const A weight = device::load_shared(weights_shared + row);  // of half, with the length
+    return Roles::tames_all ? weight : weight * device::load_shared(lengths_shared + row);
   }
   __device__ __forceinline__ A of_terms() const {
     return !weights_in_terms<T> && weights.scaled() ? weights.weight() : A{1};
@@ -313,7 +353,7 @@ class JointBlock {
                                    });
     } else {
       tile::measure_rows<threads>(x, from, write_x);
-      tile::read_lengths<threads>(y, from, write_y);
+      tile::read_lengths<threads>(y, from + (Part::warps + 2) / 4, write_y);
     }
   }
 
@@ -328,9 +368,14 @@ class JointBlock {
             device::load_shared(&side.length), device::load_shared(&side.mask)};
   }
 
-  static __device__ __forceinline__ void copy(const JointSide& side, const T* const& data_shared,
-                                              const View<const T>& view, int member, int row, Tile& to) {
-    tile::copy_rows_async<threads>(rows_of(side, data_shared, view, member), row, 0, P::head_dim.v, to);
+  static __device__ __forceinline__ void copy(const JointSide& side, const T* const& x_shared,
+                                              const View<const T>& x_view, const T* const& y_shared,
+                                              const View<const T>& y_view, int member, int row, Tile& x,
+                                              Tile& y) {
+    const tile::Rows<const T> from[] = {rows_of(side, x_shared, x_view, member),
+                                        rows_of(side, y_shared, y_view, member)};
+    Tile* const to[] = {&x, &y};
+    tile::copy_rows_async<threads>(from, row, 0, P::head_dim.v, to);
   }
   static __device__ __forceinline__ void store(const JointSide& side, T* const& data_shared,
                                                const View<T>& view, int member, int row,
@@ -354,8 +399,7 @@ class JointBlock {
                              device::load_shared(storage.log_sums + r) + static_cast<double>(term));
         if constexpr (bounds_dq && weighs_queries) {
           Squares<threads>::add(storage.squares.log, term);
-          Squares<threads>::add(storage.squares.g_log,
-                                log * device::load_shared(storage.factors.g_lengths + r));
+          Squares<threads>::add(storage.squares.g_log, log * weighted_g(r));
         }
       }
     if (view.data == nullptr) return;

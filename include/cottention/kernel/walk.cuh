@@ -10,6 +10,7 @@
 
 #include <cottention/kernel/epilogue.cuh>
 #include <cottention/kernel/reduce.cuh>
+#include <cottention/tile/shared_state.cuh>
 
 namespace cottention::kernel {
 
@@ -26,6 +27,7 @@ struct Walk {
     RowTiles<R, tiling> rows[Part::stages];
     TermTiles<R, tiling> terms[Part::stages];
     typename Part::ScoreTile scores;
+    tile::StateOperand<Recurrence, tiling> operand;
     Factors<Part> factors;
     EpilogueStorage<R, tiling> epilogue;
   };
@@ -67,6 +69,7 @@ struct Walk {
     const auto compute = [&](const auto& at) {
       RowTiles<R, tiling>& rows = row_tiles(at);
       TermTiles<R, tiling>& terms = term_tiles(at);
+      if (at.member == 0) storage.operand.share(state);
       factors.enter_chunk();
       const bool new_rows = R::rows_are_queries || at.member == 0;
       const bool last_terms = R::rows_are_queries || at.member == head.group - 1;
@@ -75,19 +78,20 @@ struct Walk {
         factors.measure_rows(rows.a);
         epilogue.measure(rows);
       }
-      device::sync_block();  // factors are written, rows of extreme length rescaled
+      device::sync_block();  // factors and state are written, rows of extreme length rescaled
 
       constexpr auto score_rows = R::tames_all ? tile::ScoreRows::scaled : tile::ScoreRows::as_they_are;
       tile::score<Recurrence, tiling, direction, score_rows>(rows.a, terms.b, storage.factors.row,
                                                              storage.factors.term, storage.scores);
       if (new_rows) {
-        state.apply(rows.a, out, factors.over_state());
+        storage.operand.apply(state, rows.a, out, factors.over_state());
         factors.scale_prefix(out);
       }
       const typename Part::Values values = tile::load_values<Recurrence, tiling>(terms.c);
       device::sync_block();  // scores are written
 
-      tile::attend<Recurrence, tiling, direction>(storage.scores, terms.c, values, out);
+      const bool finite = tile::all_finite<Recurrence, tiling>(values);
+      tile::attend<Recurrence, tiling, direction>(storage.scores, terms.c, values, finite, out);
       if (last_terms) epilogue.store(R::rows_are_queries ? at.member : 0, at.row, rows, factors, out);
       if (!R::rows_are_queries || at.member == head.group - 1)
         state.absorb(terms.b, values, storage.factors.term, factors.term_exponent(), factors.of_state());

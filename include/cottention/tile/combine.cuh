@@ -6,11 +6,12 @@
 
 namespace cottention::tile {
 
-/// Shared memory for combine(); nearly none where no warps share columns.
+/// Shared memory for combine(); nearly none where it has nothing to do.
 template <class Part>
 struct PartialOutput {
-  static constexpr int elements = Part::row_blocks * Part::warp_column_blocks * 8;  // of a lane
-  static constexpr int places = Part::warps_deep > 1 ? Part::warps* elements* device::warp_size : 1;
+  static constexpr bool adds_up = Part::warps_deep > 1 && !Part::rows_apart;
+  static constexpr int elements = Part::warp_row_blocks * Part::warp_column_blocks * 8;  // of a lane
+  static constexpr int places = adds_up ? Part::warps * elements * device::warp_size : 1;
   alignas(16) typename Part::A sums[places];
 };
 
@@ -18,14 +19,14 @@ struct PartialOutput {
 /// block.
 template <class Part>
 __device__ __forceinline__ void combine(typename Part::Output& out, PartialOutput<Part>& partial) {
-  if constexpr (Part::warps_deep > 1) {
+  if constexpr (PartialOutput<Part>::adds_up) {
     constexpr int elements = PartialOutput<Part>::elements;
     const auto place = [&partial](int warp, int element) {
       return partial.sums + (warp * elements + element) * device::warp_size + device::lane_index();
     };
     const auto for_each = [&out](auto f) {
 #pragma unroll
-      for (int i = 0; i < Part::row_blocks; ++i)
+      for (int i = 0; i < Part::warp_row_blocks; ++i)
 #pragma unroll
         for (int m = 0; m < Part::warp_column_blocks; ++m)
 #pragma unroll

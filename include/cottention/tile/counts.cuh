@@ -41,24 +41,32 @@ struct Presence {
     Presence presence;
 #pragma unroll
     for (int w = 0; w < words; ++w) {
-      const int r = 32 * w + device::lane_index();
-      const bool exists = r < chunk && first + r < length;
-      presence.bits[w] =
-          device::ballot(exists && (mask == nullptr || device::load_global(mask + first + r) != 0));
+      const int of_chunk = chunk - 32 * w, left = length - first - 32 * w,
+                rows = left < of_chunk ? left : of_chunk;
+      if (mask == nullptr)
+        presence.bits[w] = lowest(rows);
+      else
+        presence.bits[w] =
+            device::ballot(device::lane_index() < rows &&
+                           device::load_global(mask + first + 32 * w + device::lane_index()) != 0);
     }
     return presence;
   }
 
-  __device__ __forceinline__ bool contains(int row) const {
-    std::uint32_t word = bits[0];
-#pragma unroll
-    for (int w = 1; w < words; ++w) word = row >= 32 * w ? bits[w] : word;
-    return (word >> row % 32 & 1) != 0;
+  __device__ __forceinline__ bool contains(int row) const { return (word_of(row) >> row % 32 & 1) != 0; }
+
+  /// Row `first` + further, the first a multiple of 8, further < 8. Cheapest where the compiler knows
+  /// `first`.
+  __device__ __forceinline__ bool contains(int first, int further) const {
+    return (word_of(first) >> further >> first % 32 & 1) != 0;
   }
 
-  /// Row `first` + further, the first a multiple of 8 that the compiler knows, further < 8.
-  __device__ __forceinline__ bool contains(int first, int further) const {
-    return (bits[first / 32] >> further >> first % 32 & 1) != 0;
+  /// Whether all are.
+  __device__ __forceinline__ bool whole() const {
+    bool all = true;
+#pragma unroll
+    for (int w = 0; w < words; ++w) all = all && bits[w] == lowest(chunk - 32 * w);
+    return all;
   }
 
   /// Among rows 0, ..., row.
@@ -66,11 +74,21 @@ struct Presence {
     int count = 0;
 #pragma unroll
     for (int w = 0; w < words; ++w) {
-      const int in_word = row - 32 * w;  // bits 0, ..., in_word of this word
-      const std::uint32_t below = in_word >= 31 ? 0xffffffffu : in_word < 0 ? 0u : (2u << in_word) - 1;
-      count += device::count_ones(bits[w] & below);
+      count += device::count_ones(bits[w] & lowest(row + 1 - 32 * w));
     }
     return count;
+  }
+
+ private:
+  /// `count` bits, none where that is negative.
+  static __device__ __forceinline__ std::uint32_t lowest(int count) {
+    return count >= 32 ? ~0u : count <= 0 ? 0u : (1u << count) - 1;
+  }
+  __device__ __forceinline__ std::uint32_t word_of(int row) const {
+    std::uint32_t word = bits[0];
+#pragma unroll
+    for (int w = 1; w < words; ++w) word = row >= 32 * w ? bits[w] : word;
+    return word;
   }
 };
 

@@ -163,29 +163,61 @@ __device__ __forceinline__ auto operand(const Block<T, role>& block) {
   }
 }
 
-/// Factors of the terms that a lane holds: of its first k, and of its second.
-template <Element T>
+/// Factors of a chunk's terms, in shared memory. bfloat16 has each as a sum of two as well, for products that
+/// need no fp32: of neighbours the high parts, then the low ones.
+template <Element T, int chunk>
 struct TermFactors {
+  using A = Accumulate<T>;
+  static constexpr bool split = std::same_as<T, bfloat16>;
+  alignas(16) A whole[chunk];
+  alignas(16) T parts[split ? 2 * chunk : 1];
+
+  __device__ __forceinline__ void set(int term, A x) {
+    device::store_shared(whole + term, x);
+    if constexpr (split) {
+      const T high = device::narrow<T>(x);
+      T* const at = parts + term / 2 * 4 + term % 2;
+      device::store_shared(at, high);
+      device::store_shared(at + 2, device::narrow<T>(x - device::widen<T>(high)));
+    }
+  }
+};
+
+/// Those of the terms that a lane holds: of its first k, and of its second.
+template <Element T>
+struct LaneFactors {
   Accumulate<T> f[2][terms<T> / 8];
 };
-template <Element T>
-__device__ __forceinline__ TermFactors<T> load_factors(const Accumulate<T>* factors_shared, Lane lane) {
-  using Pair = device::Vector<Accumulate<T>, 2>;
+template <>
+struct LaneFactors<bfloat16> {
+  std::uint32_t high[2], low[2];
+};
+template <Element T, int chunk>
+__device__ __forceinline__ LaneFactors<T> load_factors(const TermFactors<T, chunk>& shared, int first,
+                                                       Lane lane) {
   constexpr int pairs = terms<T> / 8;
-  TermFactors<T> factors;
+  LaneFactors<T> factors;
 #pragma unroll
   for (int p = 0; p < pairs; ++p) {
-    const Pair pair =
-        device::load_shared(reinterpret_cast<const Pair*>(factors_shared + 8 * p + 2 * lane.t()));
+    const int at = first + 8 * p + 2 * lane.t();
+    if constexpr (TermFactors<T, chunk>::split) {
+      const auto pair = device::load_shared(
+          reinterpret_cast<const device::Vector<std::uint32_t, 2>*>(shared.parts + 2 * at));
+      factors.high[p] = pair[0];
+      factors.low[p] = pair[1];
+    } else {
+      const auto pair =
+          device::load_shared(reinterpret_cast<const device::Vector<Accumulate<T>, 2>*>(shared.whole + at));
 #pragma unroll
-    for (int e = 0; e < 2; ++e) factors.f[pairs == 2 ? p : e][pairs == 2 ? e : 0] = pair[e];
+      for (int e = 0; e < 2; ++e) factors.f[pairs == 2 ? p : e][pairs == 2 ? e : 0] = pair[e];
+    }
   }
   return factors;
 }
 
 /// The block on the left, with each term multiplied, to about fp32's precision (fp64's for fp64).
 template <Element T, Role role>
-__device__ __forceinline__ auto scaled_left(const Block<T, role>& block, const TermFactors<T>& factors) {
+__device__ __forceinline__ auto scaled_left(const Block<T, role>& block, const LaneFactors<T>& factors) {
   if constexpr (sizeof(T) == 2) {
     SplitBlock<T, Role::left> split;
 #pragma unroll
@@ -194,8 +226,18 @@ __device__ __forceinline__ auto scaled_left(const Block<T, role>& block, const T
       for (int second = 0; second < 2; ++second) {
         const std::uint32_t pair = block.r[register_of(role, lower, second)];
         const int to = register_of(Role::left, lower, second);
-        detail::split<T>(device::unpack_low<T>(pair) * factors.f[second][0],
-                         device::unpack_high<T>(pair) * factors.f[second][1], split.high[to], split.low[to]);
+        if constexpr (std::same_as<T, bfloat16>) {
+          constexpr std::uint32_t minus_zero = 0x80008000, signs = minus_zero;
+          const std::uint32_t high = device::fused_pair<T>(pair, factors.high[second], minus_zero);
+          // What that has rounded off is a bfloat16.
+          const std::uint32_t rest = device::fused_pair<T>(pair, factors.high[second], high ^ signs);
+          split.high[to] = high;
+          split.low[to] = device::fused_pair<T>(pair, factors.low[second], rest);
+        } else {
+          detail::split<T>(device::unpack_low<T>(pair) * factors.f[second][0],
+                           device::unpack_high<T>(pair) * factors.f[second][1], split.high[to],
+                           split.low[to]);
+        }
       }
     return split;
   } else {

@@ -12,6 +12,7 @@
 
 #include <cuda_runtime.h>
 
+#include <cottention/device/memory.cuh>
 #include <cottention/element.hpp>
 
 namespace cottention::tile {
@@ -43,10 +44,10 @@ struct Tile {
   __device__ __forceinline__ T* at(int row, int column) { return data + offset(row, column); }
   __device__ __forceinline__ const T* at(int row, int column) const { return data + offset(row, column); }
 
-  /// at(row + lane_row, column + lane_column) for the lanes of an instruction: `row` a multiple of 8,
-  /// `column` of a power of two above every lane_column. Lanes then keep one offset for a whole tile, of
-  /// which a row adds to its upper bits and a column flips lower ones.
-  __device__ __forceinline__ const T* at(int row, int column, unsigned lane_row, unsigned lane_column) const {
+  /// at(row + lane_row, column + lane_column) for the lanes of an instruction: `row` a multiple of 8 that the
+  /// compiler knows, `column` of a power of two above every lane_column. Lanes then keep one address for a
+  /// whole tile, to which a row adds and of which a column flips lower bits.
+  __device__ __forceinline__ T* at(int row, int column, unsigned lane_row, unsigned lane_column) {
     if constexpr (rows < block_width) row %= rows, lane_row %= rows;
     const unsigned of_lane =
         lane_row * pitch_bytes +
@@ -54,12 +55,19 @@ struct Tile {
          lane_column % unit * static_cast<unsigned>(sizeof(T)));
     const unsigned across = static_cast<unsigned>(column) * static_cast<unsigned>(sizeof(T));
     const unsigned down = static_cast<unsigned>(row) * pitch_bytes + across / turn_bytes * turn_bytes;
-    return reinterpret_cast<const T*>(reinterpret_cast<const unsigned char*>(data) +
-                                      ((of_lane ^ across % turn_bytes) + down));
+    unsigned char* const of_tile = reinterpret_cast<unsigned char*>(data) + of_lane;
+    return reinterpret_cast<T*>(device::flip_shared(of_tile, across % turn_bytes) + down);
   }
-  __device__ __forceinline__ T* at(int row, int column, unsigned lane_row, unsigned lane_column) {
-    return const_cast<T*>(static_cast<const Tile*>(this)->at(row, column, lane_row, lane_column));
+  __device__ __forceinline__ const T* at(int row, int column, unsigned lane_row, unsigned lane_column) const {
+    return const_cast<Tile*>(this)->at(row, column, lane_row, lane_column);
   }
+
+  /// Its rows from `row` on, a multiple of 8 that only runs know.
+  using Below = Tile < T, rows<block_width ? rows : block_width, columns>;
+  __device__ __forceinline__ Below& below(int row) {
+    return *reinterpret_cast<Below*>(data + (rows < block_width ? 0 : row * pitch));
+  }
+  __device__ __forceinline__ const Below& below(int row) const { return const_cast<Tile*>(this)->below(row); }
 
  private:
   static constexpr unsigned turn_bytes = 128;  // around the banks

@@ -234,7 +234,7 @@ __device__ __forceinline__ float squares_of_rows(const Tile<T, tile_rows, tile_c
   clear(lower);
 #pragma unroll
   for (int k = 0; k < tile_columns; k += terms<T>) {
-    const Block<T, Role::left> x = load_rows<Role::left>(tile, 16 * i, k, lane);
+    const Block<T, Role::left> x = load_rows<Role::left>(tile.below(16 * i), 0, k, lane);
     const std::uint32_t rows_0_to_7[2] = {x.r[0], x.r[2]}, rows_8_to_15[2] = {x.r[1], x.r[3]};
     device::mma_m16n8k16<T>(upper.values, x.r, rows_0_to_7);
     device::mma_m16n8k16<T>(lower.values, x.r, rows_8_to_15);
@@ -254,7 +254,9 @@ __device__ __forceinline__ void for_each_row(Tile<T, tile_rows, tile_columns>& t
   if constexpr (sizeof(T) == 2) {
     using Reader = RowReader<device::warp_size, 16, Tile<T, tile_rows, tile_columns>>;
     constexpr int warps = threads / device::warp_size;
-    for (int i = (device::warp_index() + warps - from) % warps; i < tile_rows / 16; i += warps)
+    const int warp = device::warp_index();
+    const auto turn = static_cast<unsigned>((warps < 16 ? warp : device::afresh(warp)) + warps - from);
+    for (int i = static_cast<int>(turn % warps); i < tile_rows / 16; i += warps)
       f(Reader{tile, 16 * i + device::lane_index() / Reader::sharing}, squares_of_rows(tile, i));
   } else {
     using Reader = RowReader<threads, tile_rows, Tile<T, tile_rows, tile_columns>>;

@@ -1,17 +1,19 @@
 // What happens to rows of sums on their way out.
 #pragma once
 
+#include <type_traits>
+
 #include <cottention/tile/counts.cuh>
 #include <cottention/tile/partition.cuh>
 #include <cottention/tile/rows.cuh>
 
 namespace cottention::tile {
 
-/// f(sum, i, lower): a sum of row 16 i + g + 8 lower.
+/// f(sum, i, lower): a sum of row 16 i + g + 8 lower of the warp's.
 template <class Part, class F>
 __device__ __forceinline__ void for_each_sum(typename Part::Output& out, F f) {
 #pragma unroll
-  for (int i = 0; i < Part::row_blocks; ++i)
+  for (int i = 0; i < Part::warp_row_blocks; ++i)
 #pragma unroll
     for (int m = 0; m < Part::warp_column_blocks; ++m)
 #pragma unroll
@@ -30,10 +32,11 @@ __device__ __forceinline__ void load_row_factors(const A* factors_shared, int ro
 template <class Part>
 __device__ __forceinline__ void scale_rows(typename Part::Output& out, const typename Part::A* factors_shared,
                                            typename Part::A scale) {
-  typename Part::A factors[Part::row_blocks][2];
+  const int depth = Part::depth_index();
+  typename Part::A factors[Part::warp_row_blocks][2];
 #pragma unroll
-  for (int i = 0; i < Part::row_blocks; ++i) {
-    load_row_factors<Part::chunk>(factors_shared, 16 * i, factors[i]);
+  for (int i = 0; i < Part::warp_row_blocks; ++i) {
+    load_row_factors<Part::chunk>(factors_shared, 16 * Part::row_block(i, depth), factors[i]);
     factors[i][0] *= scale;
     factors[i][1] *= scale;
   }
@@ -52,19 +55,33 @@ __device__ __forceinline__ void store_output(const Rows<E>& rows, int row, int c
                                              const Presence<Part::chunk>& present,
                                              const typename Part::Output& out) {
   const Lane lane = Lane::afresh();
-  const int g = lane.g(), left = column + Part::warp_column();
-  E* to = rows.row(row + g) + left + first_column<E>(lane);
+  const int g = lane.g(), left = column + Part::warp_column(), depth = Part::depth_index();
+  E* to = rows.row(row + 16 * Part::row_block(0, depth) + g) + left + first_column<E>(lane);
   const std::int64_t step = 8 * rows.stride;
+  // Most chunks have all their rows, which so are written with no questions.
+  const auto store = [&](auto is_whole) {
+    constexpr bool whole = decltype(is_whole)::value;
 #pragma unroll
-  for (int i = 0; i < Part::row_blocks; ++i)
+    for (int i = 0; i < Part::warp_row_blocks; ++i) {
+      const int top = 16 * Part::row_block(i, depth);
 #pragma unroll
-    for (int lower = 0; lower < Part::block_rows / 8; ++lower, to += step) {
-      const int r = 16 * i + 8 * lower;
-      const bool keep = present.contains(r, g), exists = row + r + g < rows.length;
+      for (int lower = 0; lower < Part::block_rows / 8; ++lower, to += step) {
+        const int r = top + 8 * lower;
+        const bool keep = whole || present.contains(r, g), exists = whole || row + r + g < rows.length;
 #pragma unroll
-      for (int m = 0; m < Part::warp_column_blocks; ++m)
-        store_row(to + 16 * m, dim - left - 16 * m, out.sums[i][m], lower, keep, exists, lane);
+        for (int m = 0; m < Part::warp_column_blocks; ++m)
+          store_row(to + 16 * m, dim % Part::columns == 0 ? 16 : dim - left - 16 * m, out.sums[i][m], lower,
+                    keep, exists, lane);
+      }
+      if constexpr (Part::rows_apart)
+        if (i + 1 < Part::warp_row_blocks)
+          to += (2 * (Part::row_block(i + 1, depth) - Part::row_block(i, depth)) - 2) * step;
     }
+  };
+  if (present.whole())
+    store(std::true_type{});
+  else
+    store(std::false_type{});
 }
 
 }  // namespace cottention::tile

@@ -15,6 +15,8 @@ namespace cottention::tile {
 /// it,
 ///
 ///     dx = inverse (d - (x . d) slope x)          slope = unit^2, or 0 where ||x|| <= eps
+///
+/// A row of d may lack a factor, which then is in inverse.
 template <class Part>
 struct Projection {
   using T = typename Part::T;
@@ -25,24 +27,27 @@ struct Projection {
   static constexpr int pitch = round_up(Part::warps_across, at_once);
 
   alignas(16) Slopes slopes[Part::chunk];      // inverse = 1 / max(||x||, eps), and slope
-  alignas(16) A unit[Part::chunk];             // x^ = unit x
+  alignas(16) A unit[Part::chunk];             // x^ = unit x, with the factor
   alignas(16) A products[Part::chunk][pitch];  // x . d of each warp's columns
 
-  /// What measuring x has found, row by row.
-  __device__ __forceinline__ void set(int row, const Length<A>& length) {
+  /// What measuring x has found, row by row, and the factor that d lacks.
+  __device__ __forceinline__ void set(int row, const Length<A>& length, A factor = A{1}) {
     const A of_unit = length.unit(), inverse = length.inverse();
-    device::store_shared(unit + row, of_unit);
-    device::store_shared(slopes + row, Slopes{{inverse, length.at_floor() ? A{0} : of_unit * of_unit}});
+    device::store_shared(unit + row, of_unit * factor);
+    device::store_shared(slopes + row,
+                         Slopes{{inverse * factor, length.at_floor() ? A{0} : of_unit * of_unit}});
   }
 
   /// After a barrier; by the warps that hold d.
   __device__ __forceinline__ void multiply(const typename Part::ValueTile& x,
                                            const typename Part::Output& d) {
     const Lane lane = Lane::afresh();
+    const int depth = Part::depth_index(), column = Part::warp_column();
 #pragma unroll
-    for (int i = 0; i < Part::row_blocks; ++i) {
+    for (int i = 0; i < Part::warp_row_blocks; ++i) {
+      const int top = 16 * Part::row_block(i, depth);
       A of_rows[2] = {};
-      for_each_pair(x, i, lane, [&](int m, int n, int lower, A x0, A x1) {
+      for_each_pair(x, top, column, lane, [&](int m, int n, int lower, A x0, A x1) {
         const A* sums = d.sums[i][m][n].values + 2 * lower;
         of_rows[lower] = device::fused(x1, sums[1], device::fused(x0, sums[0], of_rows[lower]));
       });
@@ -52,7 +57,8 @@ struct Projection {
         product += device::shuffle_xor(product, 1);
         product += device::shuffle_xor(product, 2);
         if (lane.t() == 0)
-          device::store_shared(products[16 * i + lane.g() + 8 * lower] + device::warp_index(), product);
+          device::store_shared(
+              products[top + lane.g() + 8 * lower] + device::warp_index() % Part::warps_across, product);
       }
     }
   }
@@ -63,16 +69,18 @@ struct Projection {
   /// d becomes dx; by the warps that hold it.
   __device__ __forceinline__ void project(const typename Part::ValueTile& x, typename Part::Output& d) const {
     const Lane lane = Lane::afresh();
+    const int depth = Part::depth_index(), column = Part::warp_column();
 #pragma unroll
-    for (int i = 0; i < Part::row_blocks; ++i) {
+    for (int i = 0; i < Part::warp_row_blocks; ++i) {
+      const int top = 16 * Part::row_block(i, depth);
       Slopes of_rows[2];
 #pragma unroll
       for (int lower = 0; lower < Part::block_rows / 8; ++lower) {
-        const int row = 16 * i + lane.g() + 8 * lower;
+        const int row = top + lane.g() + 8 * lower;
         of_rows[lower] = device::load_shared(slopes + row);
         of_rows[lower][1] *= product(row) * of_rows[lower][0];
       }
-      for_each_pair(x, i, lane, [&](int m, int n, int lower, A x0, A x1) {
+      for_each_pair(x, top, column, lane, [&](int m, int n, int lower, A x0, A x1) {
         A* sums = d.sums[i][m][n].values + 2 * lower;
         sums[0] = device::fused(-of_rows[lower][1], x0, sums[0] * of_rows[lower][0]);
         sums[1] = device::fused(-of_rows[lower][1], x1, sums[1] * of_rows[lower][0]);
@@ -94,15 +102,15 @@ struct Projection {
     return sum;
   }
 
-  /// f(m, n, lower, x0, x1): the elements of rows 16 i, ... of x where a lane's sums are.
+  /// f(m, n, lower, x0, x1): the elements of rows top, ... of x where a lane's sums are.
   template <class F>
-  static __device__ __forceinline__ void for_each_pair(const typename Part::ValueTile& x, int i, Lane lane,
-                                                       F f) {
+  static __device__ __forceinline__ void for_each_pair(const typename Part::ValueTile& x, int top,
+                                                       int first_column, Lane lane, F f) {
 #pragma unroll
     for (int m = 0; m < Part::warp_column_blocks; ++m) {
-      const int column = Part::warp_column() + 16 * m;
+      const int column = first_column + 16 * m;
       if constexpr (sizeof(T) == 2) {
-        const auto block = load_rows<Role::left>(x, 16 * i, column, lane);
+        const auto block = load_rows<Role::left>(x.below(top), 0, column, lane);
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
           const std::uint32_t pair = block.r[register_of(Role::left, e % 2, e / 2)];
@@ -115,7 +123,7 @@ struct Projection {
 #pragma unroll
           for (int n = 0; n < 2; ++n) {
             const Pair pair = device::load_shared(reinterpret_cast<const Pair*>(
-                x.at(16 * i + 8 * lower, column + 8 * n, lane.number() / 4, lane.number() % 4 * 2)));
+                x.at(top + 8 * lower, column + 8 * n, lane.number() / 4, lane.number() % 4 * 2)));
             f(m, n, lower, pair[0], pair[1]);
           }
       }

@@ -28,12 +28,12 @@ struct Rows {
 
 namespace detail {
 
-/// f(r, c, from) for each of a tile's 16-byte units that fall to this thread: (r, c) in the tile and, in
+/// f(r, c, from) for each of a tile's 16-byte units that fall to a thread: (r, c) in the tile and, in
 /// memory, column c of row first + r.
 template <int threads, class Target, class T, class F>
-__device__ __forceinline__ void for_each_unit_of_tile(const Rows<const T>& rows, int first, int column, F f) {
+__device__ __forceinline__ void for_each_unit_of_tile(unsigned thread, const Rows<const T>& rows, int first,
+                                                      int column, F f) {
   constexpr int at_once = threads < Target::units ? Target::rows + 1 : threads / Target::units;  // rows
-  const auto thread = static_cast<unsigned>(device::afresh(device::thread_index()));
   if constexpr (threads % Target::units == 0 && Target::rows % at_once == 0) {
     // A thread's units lie below one another.
     const int r = static_cast<int>(thread / Target::units);
@@ -54,24 +54,36 @@ __device__ __forceinline__ void for_each_unit_of_tile(const Rows<const T>& rows,
 
 }  // namespace detail
 
-/// Starts copying rows first, first + 1, ... and columns `column`, ... to `tile`; zeros where there is no
-/// such row or column below `dim`. `threads` threads take part; the copies belong to the group that each
-/// commits next.
+/// Starts copying rows first, first + 1, ... and columns `column`, ... of n tensors, each to its tile; zeros
+/// where there is no such row or column below `dim`. All have the length and the mask of the first. `threads`
+/// threads take part; the copies belong to the group that each commits next.
+template <int threads, class T, class Target, int n>
+__device__ __forceinline__ void copy_rows_async(const Rows<const T> (&rows)[n], int first, int column,
+                                                int dim, Target* const (&tiles)[n]) {
+  static_assert(Target::units * Target::unit == Target::columns);
+  const auto thread = static_cast<unsigned>(device::afresh(device::thread_index()));
+  if (rows[0].mask == nullptr && first + Target::rows <= rows[0].length && column + Target::columns <= dim) {
+#pragma unroll
+    for (int x = 0; x < n; ++x)
+      detail::for_each_unit_of_tile<threads, Target>(
+          thread, rows[x], first, column,
+          [&](int r, int c, const T* from) { device::copy_async_16(tiles[x]->at(r, c), from, 16); });
+  } else {
+#pragma unroll
+    for (int x = 0; x < n; ++x)
+      detail::for_each_unit_of_tile<threads, Target>(
+          thread, rows[x], first, column, [&](int r, int c, const T* from) {
+            const bool present = column + c < dim && rows[0].contains(first + r);
+            device::copy_async_16(tiles[x]->at(r, c), present ? from : rows[x].data, present ? 16 : 0);
+          });
+  }
+}
 template <int threads, Element T, int tile_rows, int tile_columns>
 __device__ __forceinline__ void copy_rows_async(const Rows<const T>& rows, int first, int column, int dim,
                                                 Tile<T, tile_rows, tile_columns>& tile) {
-  using Target = Tile<T, tile_rows, tile_columns>;
-  static_assert(Target::units * Target::unit == tile_columns);
-  const bool whole = rows.mask == nullptr && first + tile_rows <= rows.length && column + tile_columns <= dim;
-  if (whole)
-    detail::for_each_unit_of_tile<threads, Target>(rows, first, column, [&](int r, int c, const T* from) {
-      device::copy_async_16(tile.at(r, c), from, 16);
-    });
-  else
-    detail::for_each_unit_of_tile<threads, Target>(rows, first, column, [&](int r, int c, const T* from) {
-      const bool present = column + c < dim && rows.contains(first + r);
-      device::copy_async_16(tile.at(r, c), present ? from : rows.data, present ? 16 : 0);
-    });
+  const Rows<const T> one[] = {rows};
+  Tile<T, tile_rows, tile_columns>* const to[] = {&tile};
+  copy_rows_async<threads>(one, first, column, dim, to);
 }
 
 /// Where a lane's four neighbours of 16 columns begin once lanes have swapped, and its pairs otherwise.
@@ -99,13 +111,13 @@ __device__ __forceinline__ void store_row(T* to, int columns, const Sums<Accumul
     const bool odd = lane.t() % 2 != 0;
     const std::uint32_t other = device::shuffle_xor(odd ? left_pair : right_pair, 1);
     const Quad quad = odd ? Quad{{other, right_pair}} : Quad{{left_pair, other}};
-    if (exists && c < columns) device::store_global(reinterpret_cast<Quad*>(to), quad);
+    if (exists && (columns >= 16 || c < columns)) device::store_global(reinterpret_cast<Quad*>(to), quad);
   } else {
     using Pair = device::Vector<T, 2>;
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       const Accumulate<T>* const x = n == 0 ? left : right;
-      if (exists && c + 8 * n < columns)
+      if (exists && (columns >= 16 || c + 8 * n < columns))
         device::store_global(reinterpret_cast<Pair*>(to + 8 * n), keep ? Pair{{x[0], x[1]}} : Pair{{0, 0}});
     }
   }

@@ -8,30 +8,28 @@
 namespace cottention::tile {
 
 /// H^T, (columns of c, columns of b), split into what the operand's type holds and the rest. 16-bit elements.
-/// b and c have equally many columns, all of them in the block.
 template <AnyProblem P, Tiling tiling>
 struct SharedState {
   using Part = Partition<P, tiling>;
   using T = typename Part::T;
   using A = typename Part::A;
-  static_assert(sizeof(T) == 2 && Part::warps_deep == 1 && Part::depth == Part::columns);
+  static_assert(sizeof(T) == 2 && (Part::warps_deep == 1 || Part::rows_apart));
 
   Tile<T, Part::columns, Part::depth> high, low;
   // For half, by warp: its largest finite element, and what power of two all elements are divided by.
   float largest[Part::warps];
   int exponent[Part::warps];
 
-  /// Before a barrier, and then write().
-  __device__ __forceinline__ void begin(const State<P, tiling>& state) {
+  /// Takes the state, for what follows the next barrier. By the whole block, after a barrier that follows
+  /// what read it last.
+  __device__ __forceinline__ void share(const State<P, tiling>& state) {
     if constexpr (std::same_as<T, half>) {
       const float of_warp = state.largest();
       if (device::lane_index() == 0) device::store_shared(largest + device::warp_index(), of_warp);
+      device::sync_block();  // the largest elements of the warps' parts are written
     }
-  }
-
-  /// Before another barrier, and then what reads it.
-  __device__ __forceinline__ void write(const State<P, tiling>& state) {
     const Lane lane = Lane::afresh();
+    const int column = Part::warp_column(), row = Part::warp_row();
     const A scale = device::times_power_of_two(A{1}, -choose_exponent());
     state.for_each_pair([&](A x0, A x1, int m, int lower, int n) {
       std::uint32_t high_bits, low_bits;
@@ -40,8 +38,8 @@ struct SharedState {
       else
         detail::split<T>(x0, x1, high_bits, low_bits);
       const auto at = [&](auto& part) {
-        return reinterpret_cast<std::uint32_t*>(part.at(Part::warp_column() + 16 * m + 8 * lower, 8 * n,
-                                                        lane.number() / 4, lane.number() % 4 * 2));
+        return reinterpret_cast<std::uint32_t*>(
+            part.at(column + 16 * m + 8 * lower, row + 8 * n, lane.number() / 4, lane.number() % 4 * 2));
       };
       device::store_shared(at(high), high_bits);
       device::store_shared(at(low), low_bits);
@@ -53,12 +51,13 @@ struct SharedState {
   __device__ __forceinline__ void apply(const typename Part::RowTile& a, typename Part::Output& out,
                                         A factor = A{1}) const {
     multiply_rows(a, out, factor, [](const auto& part, int k, int column, Lane lane) {
-      return load_rows<Role::right>(part, column, k, lane);
+      return load_rows<Role::right>(part.below(column), 0, k, lane);
     });
   }
-  /// out = a H^T, rows of `a` (chunk, columns of c).
+  /// out = a H^T, rows of `a` (chunk, columns of c). b and c have equally many columns, all in the block.
   __device__ __forceinline__ void apply_transposed(const typename Part::ValueTile& a,
                                                    typename Part::Output& out, A factor = A{1}) const {
+    static_assert(Part::depth == Part::columns);
     multiply_rows(a, out, factor, [](const auto& part, int k, int column, Lane lane) {
       return load_columns<Role::right>(part, k, column, lane);
     });
@@ -70,16 +69,17 @@ struct SharedState {
   __device__ __forceinline__ void multiply_rows(const typename Part::RowTile& a, typename Part::Output& out,
                                                 [[maybe_unused]] A factor, Load load) const {
     const Lane lane = Lane::afresh();
+    const int column = Part::warp_column(), depth = Part::depth_index();
     for_each_sum<Part>(out, [](A& sum, int, int) { sum = A{0}; });
 #pragma unroll
     for (int k = 0; k < Part::depth; k += terms<T>)
 #pragma unroll
       for (int m = 0; m < Part::warp_column_blocks; ++m) {
-        const auto high_right = load(high, k, Part::warp_column() + 16 * m, lane);
-        const auto low_right = load(low, k, Part::warp_column() + 16 * m, lane);
+        const auto high_right = load(high, k, column + 16 * m, lane);
+        const auto low_right = load(low, k, column + 16 * m, lane);
 #pragma unroll
-        for (int i = 0; i < Part::row_blocks; ++i) {
-          const auto left = load_rows<Role::left>(a, 16 * i, k, lane);
+        for (int i = 0; i < Part::warp_row_blocks; ++i) {
+          const auto left = load_rows<Role::left>(a.below(16 * Part::row_block(i, depth)), 0, k, lane);
           multiply<T>(out.sums[i][m], left, low_right);
           multiply<T>(out.sums[i][m], left, high_right);
         }
@@ -105,6 +105,30 @@ struct SharedState {
       if (device::lane_index() == 0) device::store_shared(exponent + device::warp_index(), chosen);
       return chosen;
     }
+  }
+};
+
+/// What rows are multiplied with: the state itself or, where rows are apart, a copy of it in shared memory.
+template <AnyProblem P, Tiling tiling, bool = Partition<P, tiling>::rows_apart>
+struct StateOperand {
+  using Part = Partition<P, tiling>;
+  using A = typename Part::A;
+  __device__ __forceinline__ void share(const State<P, tiling>&) {}
+  __device__ __forceinline__ void apply(const State<P, tiling>& state, const typename Part::RowTile& a,
+                                        typename Part::Output& out, A factor = A{1}) const {
+    state.apply(a, out, factor);
+  }
+};
+template <AnyProblem P, Tiling tiling>
+struct StateOperand<P, tiling, true> {
+  using Part = Partition<P, tiling>;
+  using A = typename Part::A;
+  SharedState<P, tiling> copy;
+  /// As SharedState::share().
+  __device__ __forceinline__ void share(const State<P, tiling>& state) { copy.share(state); }
+  __device__ __forceinline__ void apply(const State<P, tiling>&, const typename Part::RowTile& a,
+                                        typename Part::Output& out, A factor = A{1}) const {
+    copy.apply(a, out, factor);
   }
 };
 

@@ -65,13 +65,14 @@ class State {
 
   // ---- arithmetic
 
-  /// out = a H over this warp's part of dim_qk, rows of `a` (chunk, dim_qk) as they are in the tile; for
-  /// half, times `factor`. H is split into what the operand's type holds and the rest, so that it enters with
-  /// fp32's precision.
+  /// out = a H over this warp's part of dim_qk, for all rows, which are not apart; rows of `a` (chunk,
+  /// dim_qk) as they are in the tile; for half, times `factor`. H is split into what the operand's type holds
+  /// and the rest, so that it enters with fp32's precision.
   __device__ __forceinline__ void apply(const typename Part::RowTile& a, typename Part::Output& out,
                                         [[maybe_unused]] A factor = A{1}) const {
+    static_assert(!Part::rows_apart);
     const Lane lane = Lane::afresh();
-    const int exponent = operand_exponent();
+    const int row = Part::warp_row(), exponent = operand_exponent();
     const A scale = device::times_power_of_two(A{1}, -exponent);
 #pragma unroll
     for (int i = 0; i < Part::row_blocks; ++i)
@@ -84,8 +85,7 @@ class State {
         const auto right = right_operand<T>(&h_[m][k / 8], scale);
 #pragma unroll
         for (int i = 0; i < Part::row_blocks; ++i)
-          multiply<T>(out.sums[i][m], operand(load_rows<Role::left>(a, 16 * i, Part::warp_row() + k, lane)),
-                      right);
+          multiply<T>(out.sums[i][m], operand(load_rows<Role::left>(a, 16 * i, row + k, lane)), right);
       }
     }
     if constexpr (std::same_as<T, half>) {
@@ -103,17 +103,18 @@ class State {
   /// sum over the chunk starts from zero and is added rounded: a running sum in the tensor cores would drift.
   /// For half, 2^factor_exponent bounds the factors.
   __device__ __forceinline__ void absorb(const typename Part::RowTile& b, const typename Part::Values& c,
-                                         const A* factor_shared, [[maybe_unused]] int factor_exponent,
-                                         A weight) {
+                                         const TermFactors<T, Part::chunk>& term_factors,
+                                         [[maybe_unused]] int factor_exponent, A weight) {
     const Lane lane = Lane::afresh();
-    using Scaled = decltype(scaled_left(c.blocks[0][0], TermFactors<T>{}));
+    const int row = Part::warp_row();
+    using Scaled = decltype(scaled_left(c.blocks[0][0], LaneFactors<T>{}));
     Scaled left[Part::warp_column_blocks][Part::term_blocks];
     const int exponent = std::same_as<T, half> ? values_exponent(c) + factor_exponent : 0;
     const A up = device::times_power_of_two(A{1}, -exponent);
     if constexpr (std::same_as<T, half>) weight = device::times_power_of_two(weight, exponent);
 #pragma unroll
     for (int j = 0; j < Part::term_blocks; ++j) {
-      TermFactors<T> factors = load_factors<T>(factor_shared + j * terms<T>, lane);
+      LaneFactors<T> factors = load_factors(term_factors, j * terms<T>, lane);
       if constexpr (std::same_as<T, half>)
 #pragma unroll
         for (int e = 0; e < 4; ++e) factors.f[e / 2][e % 2] *= up;
@@ -128,7 +129,7 @@ class State {
       for (int m = 0; m < Part::warp_column_blocks; ++m) clear_pair(added[m]);
 #pragma unroll
       for (int j = 0; j < Part::term_blocks; ++j) {
-        const auto right = operand(load_columns<Role::right>(b, j * terms<T>, Part::warp_row() + k, lane));
+        const auto right = operand(load_columns<Role::right>(b, j * terms<T>, row + k, lane));
 #pragma unroll
         for (int m = 0; m < Part::warp_column_blocks; ++m) multiply<T>(added[m], left[m][j], right);
       }
@@ -158,7 +159,7 @@ class State {
   }
 
   /// f(x0, x1, m, lower, n): elements of column 16 m + g + 8 lower of this warp's of c, and columns 8 n + 2 t
-  /// and the next of its of b.
+  /// and the next of its part of b's.
   template <class F>
   __device__ __forceinline__ void for_each_pair(F f) const {
 #pragma unroll

@@ -5,6 +5,8 @@
 // and two stages where they fit.
 #pragma once
 
+#include <cstdint>
+
 #include <cottention/kernel/roles.cuh>
 #include <cottention/problem.hpp>
 #include <cottention/tile/layout.cuh>
@@ -78,18 +80,45 @@ template <kernel::AnyRoles R>
 inline constexpr Tiling compact_recurrence = recurrence_tiling(sizeof(typename R::element), R::dims,
                                                                R::output, shared_bytes_of_all_devices);
 
+/// How many blocks a call has for each multiprocessor: up to one and a half, or more. Few have to be of many
+/// warps, or nothing is left to do while a warp waits.
+enum class Load { few_blocks, many_blocks };
+constexpr Load load_of(std::int64_t blocks, int multiprocessors) {
+  return 2 * blocks <= 3 * std::int64_t{multiprocessors} ? Load::few_blocks : Load::many_blocks;
+}
+
+/// The row for few blocks, where it is another: twice the warps, which take rows of the output apart. They
+/// execute more instructions together, but each a third fewer.
+template <kernel::AnyRoles R>
+inline constexpr Tiling few_blocks_recurrence = [] {
+  Tiling t = tuned_recurrence<R>;
+  const int across = t.columns / 16;
+  if (sizeof(typename R::element) == 2 && R::output == kernel::Output::o && R::dims.qk <= 64 &&
+      t.warps == across && across <= 4 && tile::round_up(R::dims.qk, 16) % 32 == 0) {
+    t.warps *= 2;
+    t.blocks = 2;
+  }
+  return t;
+}();
+
 template <AnyProblem P>
 inline constexpr Tiling tuned_forward = tuned_recurrence<kernel::Roles<P, kernel::Output::o>>;
 template <AnyProblem P>
 inline constexpr Tiling compact_forward = compact_recurrence<kernel::Roles<P, kernel::Output::o>>;
 
 /// The row of the kernels that make all gradients together, where there are such. Registers hold two states,
-/// which up to dim 64 leave room for three blocks; bidirectional one, and a longer chunk. Seven warps share
-/// rows out by divisions, whose results take the registers of a longer chunk.
-template <AnyProblem P>
+/// which up to dim 64 leave room for three blocks; bidirectional one, and a longer chunk. Few blocks have up
+/// to 16 warps there, each with 16 rows and 16 columns of the outputs. Seven warps share rows out by
+/// divisions, whose results take the registers of a longer chunk.
+template <AnyProblem P, Load load>
 inline constexpr Tiling tuned_joint_gradient = [] {
-  const int columns = tile::round_up(P::head_dim.v, 16);
-  Tiling t{.chunk = 32, .warps = columns / 16, .stages = 2, .columns = columns, .arch = Arch::sm_80};
+  const int columns = tile::round_up(P::head_dim.v, 16), across = columns / 16;
+  Tiling t{.chunk = 32, .warps = across, .stages = 2, .columns = columns, .arch = Arch::sm_80};
+  if (load == Load::few_blocks && columns <= 64 && across % 2 == 0) {
+    t.warps = across * across;
+    t.chunk = columns;
+    return t;
+  }
   if (columns <= 64) t.blocks = P::mask == Mask::causal ? 3 : 2;
   if (P::mask == Mask::bidirectional && columns <= 64) t.chunk = 64;
   if (P::mask == Mask::causal && columns == 112) t.chunk = 16;

@@ -45,6 +45,11 @@ template <class T>
 }
 
 template <class T>
+[[gnu::always_inline]] inline T* flip_shared(T* at, unsigned bits) {
+  return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(at) ^ bits);
+}
+
+template <class T>
 [[gnu::always_inline]] inline T load_shared(const T* from,
                                             emulation::Where where = emulation::Where::current()) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16);
