@@ -2,6 +2,7 @@
 // forward's.
 #include "support/catch.hpp"
 #include "support/cuda_backward.hpp"
+#include "support/many_blocks.hpp"
 
 using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale;
 using namespace support;
@@ -21,10 +22,15 @@ const Case in_pieces{.shape = {1, 600, 600, 1, 1, 0, 0}};
 }  // namespace
 
 TEMPLATE_TEST_CASE("No race in gradients made together", "", cottention::half, cottention::bfloat16) {
-  check_cuda_backward<P<TestType, 32, 32, Mask::causal>>(masked(1),
-                                                         {.split = {1}, .final_h = Presence::present});
-  check_cuda_backward<P<TestType, 32, 32, Mask::causal, Scale::by_query>>(masked(1), {.split = {1}});
-  check_cuda_backward<P<TestType, 32, 32, Mask::bidirectional>>(masked(2), {.split = {1}});
+  const auto check = [] {
+    check_cuda_backward<P<TestType, 32, 32, Mask::causal>>(masked(1),
+                                                           {.split = {1}, .final_h = Presence::present});
+    check_cuda_backward<P<TestType, 32, 32, Mask::causal, Scale::by_query>>(masked(1), {.split = {1}});
+    check_cuda_backward<P<TestType, 32, 32, Mask::bidirectional>>(masked(2), {.split = {1}});
+  };
+  check();
+  const ManyBlocks many_blocks;
+  check();
 }
 
 TEST_CASE("No race in gradients made one by one") {

@@ -5,6 +5,7 @@
 
 #include "support/catch.hpp"
 #include "support/cuda_backward.hpp"
+#include "support/many_blocks.hpp"
 
 using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale;
 using namespace support;
@@ -31,12 +32,29 @@ double traffic(const cottention::Shape& shape, Presence final_h) {
   return static_cast<double>(counted.global_bytes_read + counted.global_bytes_written) / once;
 }
 
+/// Of the last call.
+void check_conflicts() {
+  std::string worst;
+  for (const auto& launch : cottention::emulation::launches())
+    for (const auto& place : launch.conflicts)
+      worst += place.file + ':' + std::to_string(place.line) + ' ' + std::to_string(place.conflicts) + '/' +
+               std::to_string(place.wavefronts) + '\n';
+  INFO(worst);
+  const auto counted = cottention::emulation::statistics();
+  CHECK(static_cast<double>(counted.shared_conflicts) <=
+        0.03 * static_cast<double>(counted.shared_wavefronts));
+}
+
 }  // namespace
 
 TEMPLATE_TEST_CASE("Gradients together move each tensor once", "", cottention::half, cottention::bfloat16) {
+  using P = Problem<TestType, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
   const cottention::Shape shape{1, 2048, 2048, 2, 2, 64, 64};
-  CHECK(traffic<Problem<TestType, HeadDim{64, 64}, Mask::causal, Scale::by_key>>(shape, Presence::present) <=
-        1.05);
+  CHECK(traffic<P>(shape, Presence::present) <= 1.05);
+  check_conflicts();
+  const ManyBlocks many_blocks;
+  CHECK(traffic<P>(shape, Presence::present) <= 1.05);
+  check_conflicts();
 }
 
 TEST_CASE("Wide gradients together move each tensor once, causal and bidirectional") {

@@ -1,6 +1,6 @@
-// Forward's kernels on small shapes with everything that they synchronise over: several chunks, stages and pieces,
-// grouped heads, warps that share columns, masks and weights. For the race detector, which needs ThreadSanitizer;
-// without it, one more comparison with the reference.
+// Forward's kernels on small shapes with everything that they synchronise over: several chunks, stages and
+// pieces, grouped heads, warps that share columns, masks and weights. For the race detector, which needs
+// ThreadSanitizer; without it, one more comparison with the reference.
 #include "support/catch.hpp"
 #include "support/cuda_forward.hpp"
 
@@ -12,9 +12,8 @@ namespace {
 template <class T, int qk, int v, Mask mask, Scale scale = Scale::by_key>
 using P = Problem<T, HeadDim{qk, v}, mask, scale>;
 
-const Case masked{.shape = {1, 150, 150, 2, 1, 0, 0},
-                  .padding = Padding::middle,
-                  .initial_state = Presence::present};
+const Case masked{
+    .shape = {1, 150, 150, 2, 1, 0, 0}, .padding = Padding::middle, .initial_state = Presence::present};
 const Case in_pieces{.shape = {1, 600, 600, 1, 1, 0, 0}};
 
 }  // namespace
@@ -30,6 +29,15 @@ TEMPLATE_TEST_CASE("No race in forward of the tuned tilings", "", double, float,
 TEST_CASE("No race in forward where warps share columns") {
   check_cuda_forward<P<cottention::bfloat16, 256, 24, Mask::causal>>(masked, {.split = {1}});
   check_cuda_forward<P<cottention::bfloat16, 256, 24, Mask::bidirectional>>(masked, {.split = {1}});
+}
+
+TEST_CASE("No race in forward where they take rows apart") {
+  using Q = P<cottention::half, 64, 64, Mask::causal>;
+  using R = P<cottention::bfloat16, 64, 64, Mask::bidirectional>;
+  check_cuda_forward<Q, cottention::few_blocks_recurrence<cottention::host::ForwardRoles<Q>>>(masked,
+                                                                                              {.split = {1}});
+  check_cuda_forward<R, cottention::few_blocks_recurrence<cottention::host::ForwardRoles<R>>>(masked,
+                                                                                              {.split = {1}});
 }
 
 TEST_CASE("No race in forward with one stage or three") {

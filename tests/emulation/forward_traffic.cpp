@@ -14,13 +14,13 @@ using namespace support;
 namespace {
 
 /// Global bytes of a forward call over those of reading q, k and v and writing o once.
-template <cottention::AnyProblem P>
+template <cottention::AnyProblem P, cottention::Tiling tiling = cottention::tuned_forward<P>>
 double traffic(const cottention::Shape& shape, Split split) {
   using T = typename P::element;
   Case c{.mask = P::mask, .scale = P::scale, .shape = shape};
   const Inputs<T> inputs(c);
   cottention::emulation::clear_statistics();
-  (void)run_cuda_forward<P>(inputs.forward(), {.split = split, .final_state = FinalState::absent});
+  (void)run_cuda_forward<P, tiling>(inputs.forward(), {.split = split, .final_state = FinalState::absent});
   const auto counted = cottention::emulation::statistics();
   const std::int64_t q_and_o = shape.seq_q * shape.heads_q, k_and_v = shape.seq_k * shape.heads_kv;
   const double once = static_cast<double>(shape.batch * (q_and_o + k_and_v) * (shape.dim_qk + shape.dim_v)) *
@@ -31,6 +31,22 @@ double traffic(const cottention::Shape& shape, Split split) {
 template <class T, int d, Mask mask>
 using P = Problem<T, HeadDim{d, d}, mask, Scale::by_key>;
 
+template <cottention::AnyProblem P>
+constexpr cottention::Tiling few_blocks =
+    cottention::few_blocks_recurrence<cottention::host::ForwardRoles<P>>;
+
+void check_conflicts() {
+  std::string worst;
+  for (const auto& launch : cottention::emulation::launches())
+    for (const auto& place : launch.conflicts)
+      worst += place.file + ':' + std::to_string(place.line) + ' ' + std::to_string(place.conflicts) + '/' +
+               std::to_string(place.wavefronts) + '\n';
+  INFO(worst);
+  const auto counted = cottention::emulation::statistics();
+  CHECK(static_cast<double>(counted.shared_conflicts) <=
+        0.03 * static_cast<double>(counted.shared_wavefronts));
+}
+
 }  // namespace
 
 TEMPLATE_TEST_CASE("A block per head moves each tensor once", "", double, float, cottention::half,
@@ -38,6 +54,17 @@ TEMPLATE_TEST_CASE("A block per head moves each tensor once", "", double, float,
   const cottention::Shape shape{1, 2048, 2048, 2, 2, 64, 64};
   CHECK(traffic<P<TestType, 64, Mask::causal>>(shape, {1}) <= 1.05);
   CHECK(traffic<P<TestType, 64, Mask::bidirectional>>(shape, {1}) <= 1.05);
+}
+
+TEST_CASE("The tiling for few blocks moves each tensor once, without bank conflicts") {
+  using Causal = P<cottention::bfloat16, 64, Mask::causal>;
+  using Bidirectional = P<cottention::bfloat16, 64, Mask::bidirectional>;
+  static_assert(few_blocks<Causal> != cottention::tuned_forward<Causal>);
+  const cottention::Shape shape{1, 2048, 2048, 2, 2, 64, 64};
+  CHECK(traffic<Causal, few_blocks<Causal>>(shape, {1}) <= 1.05);
+  check_conflicts();
+  CHECK(traffic<Bidirectional, few_blocks<Bidirectional>>(shape, {1}) <= 1.05);
+  check_conflicts();
 }
 
 TEST_CASE("Grouped heads read their keys and values once") {
@@ -55,15 +82,7 @@ TEST_CASE("Split sequences read keys and values twice and little besides") {
 TEMPLATE_TEST_CASE("Shared memory is read and written without bank conflicts", "", double, float,
                    cottention::half, cottention::bfloat16) {
   (void)traffic<P<TestType, 64, Mask::causal>>({1, 256, 256, 1, 1, 64, 64}, {1});
-  std::string worst;
-  for (const auto& launch : cottention::emulation::launches())
-    for (const auto& place : launch.conflicts)
-      worst += place.file + ':' + std::to_string(place.line) + ' ' + std::to_string(place.conflicts) + '/' +
-               std::to_string(place.wavefronts) + '\n';
-  INFO(worst);
-  const auto counted = cottention::emulation::statistics();
-  CHECK(static_cast<double>(counted.shared_conflicts) <=
-        0.03 * static_cast<double>(counted.shared_wavefronts));
+  check_conflicts();
 }
 
 TEMPLATE_TEST_CASE("No schedule of threads and copies changes a bit of forward", "", double, float,

@@ -223,6 +223,8 @@ void read_limits(Scanner& scanner, Function& function) {
 }  // namespace
 
 Module::Module(std::string text) : text_(std::move(text)) {
+  for (std::size_t end = text_.find('\n'); end != std::string::npos; end = text_.find('\n', end + 1))
+    line_starts_.push_back(end + 1);
   Scanner scanner(text_);
   while (!scanner.at_end()) {
     const std::string_view word = scanner.word();
@@ -265,8 +267,7 @@ Function Module::function(std::string_view name) const {
 }
 
 std::string Module::line(int number) const {
-  std::size_t at = 0;
-  for (int i = 1; i < number && at != std::string::npos; ++i) at = text_.find('\n', at) + 1;
+  const std::size_t at = line_starts_.at(static_cast<std::size_t>(number - 1));
   const std::size_t end = text_.find('\n', at);
   std::string line = text_.substr(at, end - at);
   const std::size_t first = line.find_first_not_of(" \t");

@@ -85,6 +85,7 @@ class Module {
     int line;
   };
   std::string text_;
+  std::vector<std::size_t> line_starts_{0};
   int target_ = 0;
   std::map<std::string, Variable, std::less<>> variables_;
   std::map<std::string, Place, std::less<>> functions_;

@@ -40,7 +40,10 @@ std::string opcode_of(const std::string& statement) {
 }
 
 std::vector<KernelProfile::Line> lines_of(const Program& program) {
-  const std::vector<std::string> sources = source_lines(program.module->text());
+  static std::map<const Module*, std::vector<std::string>> known;
+  const auto [of_module, is_new] = known.try_emplace(program.module);
+  std::vector<std::string>& sources = of_module->second;
+  if (is_new) sources = source_lines(program.module->text());
   std::vector<KernelProfile::Line> lines;
   for (const Instruction& i : program.code)
     lines.push_back({opcode_of(program.module->line(i.line)), sources.at(static_cast<std::size_t>(i.line))});
