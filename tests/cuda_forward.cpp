@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <limits>
+#include <utility>
 #include <vector>
 
 #include "support/cases.hpp"
@@ -217,6 +218,34 @@ TEST_CASE("NaN and infinity reach only the outputs that see them") {
             check.template operator()<P>(c, operand, position, value);
     }
   });
+}
+
+TEST_CASE("Beside a NaN the other columns of v keep their accuracy") {
+  using P = Problem<T, HeadDim{64, 64}, Mask::causal, Scale::none>;
+  constexpr int n = 130, spoiled = 0;
+  Inputs<T> inputs(Case{.mask = P::mask, .scale = P::scale, .shape = {1, n, n, 1, 1, 64, 64}});
+  for (int i = 0; i < n; ++i)
+    for (int c = 0; c < 64; ++c) {
+      T& v = inputs.v().row(i, 0)[c];
+      v = from_double<T>(cottention::to_double(v) * (c == 8 && i == 2 ? 100 : 0.01));
+    }
+  inputs.v().row(0, 0)[spoiled] = from_double<T>(0);
+  const Output expected = expected_output(inputs.description(), inputs.forward());
+  inputs.v().row(0, 0)[spoiled] = from_double<T>(std::numeric_limits<double>::quiet_NaN());
+  const auto check = [&](const Output& got) {
+    for (const auto& [o, right] : {std::pair{&got.o, &expected.o}, std::pair{&got.h, &expected.h}}) {
+      std::vector<double> others, right_others;
+      for (std::size_t x = 0; x < o->size(); ++x)
+        if (x % 64 != spoiled) {
+          others.push_back((*o)[x]);
+          right_others.push_back((*right)[x]);
+        }
+      CHECK(relative_error(others, right_others) <= bounds<T>.forward);
+    }
+  };
+  check(run_cuda_forward<P>(inputs.forward()));
+  check(run_cuda_forward<P, cottention::few_blocks_recurrence<cottention::host::ForwardRoles<P>>>(
+      inputs.forward()));
 }
 
 TEST_CASE("Every legal tiling gives right results") {

@@ -9,6 +9,7 @@
 
 #include "support/catch.hpp"
 #include "support/cuda_forward.hpp"
+#include "support/many_blocks.hpp"
 #include "support/part.hpp"
 
 using cottention::HeadDim, cottention::Mask, cottention::Plan, cottention::Problem, cottention::Scale,
@@ -179,6 +180,19 @@ TEST_CASE("Under the batch-invariant plan a sequence alone has the bits that it 
   check.operator()<Everything>();
 }
 
+TEST_CASE("The library's tiling is right, whatever the number of blocks") {
+  using Q = Problem<bfloat16, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
+  Inputs<bfloat16> inputs(Case{.shape = {1, 300, 300, 2, 2, 64, 64}});
+  const auto check = [&inputs](Plan plan) {
+    auto args = inputs.forward();
+    args.plan = plan;
+    check_output(inputs, run_cuda_forward_with<Q>(args));
+  };
+  check(Plan::automatic);
+  const ManyBlocks many_blocks;
+  check(Plan::automatic);
+}
+
 TEST_CASE("Under the batch-invariant plan a packed sequence has the bits that it has alone") {
   const auto check = []<class Q>() {
     const Case c{.mask = Q::mask,
@@ -201,6 +215,27 @@ TEST_CASE("Under the batch-invariant plan a packed sequence has the bits that it
 }
 
 #if __has_include(<emulation.hpp>)
+TEST_CASE("Few blocks get a tiling of their own, but not under the batch-invariant plan") {
+  using Q = Problem<bfloat16, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
+  constexpr cottention::Tiling few = cottention::few_blocks_recurrence<cottention::host::ForwardRoles<Q>>;
+  const Inputs<bfloat16> inputs(Case{.shape = {1, 300, 300, 2, 2, 64, 64}});
+  const auto kernel_of = [&inputs]<cottention::Tiling... tiling>(Plan plan) {
+    auto args = inputs.forward();
+    args.plan = plan;
+    cottention::emulation::clear_statistics();
+    (void)run_cuda_forward_with<Q, tiling...>(args, {.final_state = FinalState::absent});
+    return cottention::emulation::launches().front().kernel;
+  };
+  const std::string for_few = kernel_of.operator()<few>(Plan::automatic);
+  const std::string for_many = kernel_of.operator()<cottention::tuned_forward<Q>>(Plan::automatic);
+  CHECK(for_few != for_many);
+  CHECK(kernel_of.operator()<>(Plan::automatic) == for_few);
+  CHECK(kernel_of.operator()<>(Plan::batch_invariant) == for_many);
+  const ManyBlocks many_blocks;
+  CHECK(kernel_of.operator()<>(Plan::automatic) == for_many);
+  CHECK(kernel_of.operator()<>(Plan::batch_invariant) == for_many);
+}
+
 TEST_CASE("A state is updated in place by a sequence in pieces, whatever the order of blocks") {
   const Case c{.shape = {1, 1100, 1100, 1, 1, 16, 24}, .initial_state = Presence::present};
   const Inputs<float> inputs(c);

@@ -25,10 +25,11 @@ struct Factors {
 template <class T, Scale scale>
 void check_with(
     const std::function<Factors(std::int64_t, int)>& factors_of,
-    const std::function<void(Inputs<T>&)>& change = [](Inputs<T>&) {}, std::int64_t checked = 0) {
+    const std::function<void(Inputs<T>&)>& change = [](Inputs<T>&) {}, std::int64_t checked = 0,
+    std::int64_t length = tokens) {
   using P = Problem<T, HeadDim{dim, dim}, Mask::causal, scale>;
-  Inputs<T> inputs(Case{.mask = P::mask, .scale = P::scale, .shape = {1, tokens, tokens, 1, 1, dim, dim}});
-  for (std::int64_t position = 0; position < tokens; ++position)
+  Inputs<T> inputs(Case{.mask = P::mask, .scale = P::scale, .shape = {1, length, length, 1, 1, dim, dim}});
+  for (std::int64_t position = 0; position < length; ++position)
     for (int column = 0; column < dim; ++column) {
       const Factors f = factors_of(position, column);
       const auto multiply = [&](TensorBuffer<T>& x, double factor) {
@@ -125,4 +126,20 @@ TEST_CASE("dq is right where one query is so short that its dq is longer than al
             .q = position == tokens - 1 ? 0x1p-24 : 1, .v = rise(position), .dout = 1 / rise(position)};
       },
       [](Inputs<bfloat16>&) {}, tokens - 1);
+}
+
+TEST_CASE("dq is right where all terms are equal, and so their errors") {
+  // Rows whose product with one over their length is split with nearly the largest error that there is.
+  constexpr std::int64_t length = 4096, first = 16;
+  check_with<bfloat16, Scale::none>(
+      [](std::int64_t, int) { return Factors{}; },
+      [](Inputs<bfloat16>& inputs) {
+        for (std::int64_t position = 0; position < length; ++position)
+          for (int column = 0; column < dim; ++column) {
+            inputs.k().row(position, 0)[column] = from_double<bfloat16>(column < 6 ? 1.4453125 : 0.55859375);
+            inputs.v().row(position, 0)[column] = from_double<bfloat16>(1);
+            inputs.dout().row(position, 0)[column] = from_double<bfloat16>(position < first ? 1 : 0);
+          }
+      },
+      0, length);
 }

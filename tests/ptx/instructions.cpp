@@ -52,7 +52,7 @@ using ByKey = Problem<T, HeadDim{dim, dim}, mask, Scale::by_key>;
 Case of_length(std::int64_t n, Load load) {
   Case c{.shape = {1, n, n, 1, 1, 0, 0}};
   if (load == Load::many_blocks) {
-    c.lengths_q.assign(200, 0);
+    c.lengths_q.assign(2 * 132, 0);
     c.lengths_q[0] = n;
   }
   return c;

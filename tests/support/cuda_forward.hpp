@@ -21,10 +21,11 @@ struct DeviceManner {
   FinalState final_state = FinalState::separate;
 };
 
-/// `args` has the inputs, in host memory; outputs are added here.
-template <cottention::AnyProblem P, cottention::Tiling tiling = cottention::tuned_forward<P>>
-Output run_cuda_forward(cottention::ForwardArguments<typename P::element> args,
-                        const DeviceManner& manner = {}) {
+/// `args` has the inputs, in host memory; outputs are added here. With the given tiling, or the library's
+/// choice.
+template <cottention::AnyProblem P, cottention::Tiling... tiling>
+Output run_cuda_forward_with(cottention::ForwardArguments<typename P::element> args,
+                             const DeviceManner& manner = {}) {
   using T = typename P::element;
   const cottention::Shape& s = args.shape;
   const std::int64_t batch = args.cu_seqlens_q.given() ? 1 : s.batch;
@@ -40,12 +41,12 @@ Output run_cuda_forward(cottention::ForwardArguments<typename P::element> args,
   }
   Mirror mirror;
   const auto device_args = mirror.forward(args);
-  const std::size_t bytes = cottention::workspace_bytes<P, tiling>(device_args, manner.split);
+  const std::size_t bytes = cottention::workspace_bytes<P, tiling...>(device_args, manner.split);
   std::vector<unsigned char> scratch(bytes, nan_byte);
   const cottention::Workspace workspace{
       bytes == 0 ? nullptr : mirror.array(scratch.data(), static_cast<std::int64_t>(bytes)), bytes};
   const cottention::Status status =
-      cottention::forward<P, tiling>(device_args, workspace, nullptr, manner.split);
+      cottention::forward<P, tiling...>(device_args, workspace, nullptr, manner.split);
   INFO(status.reason);
   REQUIRE(status.ok());
   mirror.download();
@@ -54,6 +55,13 @@ Output run_cuda_forward(cottention::ForwardArguments<typename P::element> args,
   CHECK(count.guards_untouched());
   if (manner.final_state == FinalState::absent) return {.o = o.values(), .h = {}, .count = {}};
   return {.o = o.values(), .h = values_of(h), .count = {count.data(), count.data() + count.count()}};
+}
+
+/// One tiling is compiled faster than all that the library may choose.
+template <cottention::AnyProblem P, cottention::Tiling tiling = cottention::tuned_forward<P>>
+Output run_cuda_forward(const cottention::ForwardArguments<typename P::element>& args,
+                        const DeviceManner& manner = {}) {
+  return run_cuda_forward_with<P, tiling>(args, manner);
 }
 
 /// Generates a case with the Problem's head dims, mask and scale, runs it and checks it.

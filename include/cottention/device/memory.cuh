@@ -74,7 +74,8 @@ __device__ __forceinline__ std::int64_t fetch_add_global(std::int64_t* at, std::
 /// In 32 bits, whose sum with a constant is part of the instruction that uses it.
 template <class T>
 __device__ __forceinline__ T* flip_shared(T* at, unsigned bits) {
-  return static_cast<T*>(__cvta_shared_to_generic(__cvta_generic_to_shared(at) ^ bits));
+  return static_cast<T*>(
+      __cvta_shared_to_generic(static_cast<unsigned>(__cvta_generic_to_shared(at)) ^ bits));
 }
 
 template <class T>

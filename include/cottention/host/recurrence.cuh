@@ -83,6 +83,7 @@ auto with_tiling(const device::Properties& device, const Shape& shape, Plan plan
   constexpr Tiling large = tuned_recurrence<R>, compact = compact_recurrence<R>,
                    few = few_blocks_recurrence<R>;
   if constexpr (few != large) {
+    static_assert(sizeof(typename kernel::Walk<R, few>::Storage) <= shared_bytes_of_all_devices);
     // In the batch-invariant plan the rest of the batch must not count.
     const RecurrencePlan p = plan_recurrence<R, large>(shape, plan, split, device.multiprocessors);
     if (plan != Plan::batch_invariant &&

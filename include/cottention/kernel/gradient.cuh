@@ -41,10 +41,10 @@ struct Gradient {
 
   static __device__ void run(const Params& params, Storage& storage) {
     const typename Block::Queries queries(params.dq);
-    const typename Block::Keys keys(params.dk);
-    if (device::thread_index() == 0) storage.rows.set(params, queries, keys);
     typename Block::State s;
     Block::load_state(params, queries, s, storage.reduce);
+    const typename Block::Keys keys(params.dk);
+    if (device::thread_index() == 0) storage.rows.set(params, queries, keys);
     Block block(params, queries, keys, storage.rows, storage.walk.joint);
     Steps steps{block, s, storage.walk};
     steps.observe_state();
@@ -98,7 +98,7 @@ struct Gradient {
         else
           s.apply(chunk.g, out, over_key_weight);
         block.scale_prefix(out, factors.g);
-        attend<forward>(storage.dq_scores, chunk.k, k, block.all_finite(Block::k_rows), out);
+        attend<forward>(storage.dq_scores, chunk.k, k, block.rows_finite(Block::Rows::k), out);
         block.scale_dq(out, key_weight);
         observe(out, storage.joint.squares.unit_dq);
         block.store_dq(0, row, chunk.q, out);
@@ -112,7 +112,7 @@ struct Gradient {
         const typename Part::Values q = Block::load(chunk.q);
         storage.joint.state.apply_transposed(chunk.v, out, over_query_weight);
         block.scale_prefix(out, factors.v);
-        attend<reverse>(storage.dk_scores, chunk.q, q, block.all_finite(Block::q_rows), out);
+        attend<reverse>(storage.dk_scores, chunk.q, q, block.rows_finite(Block::Rows::q), out);
         block.scale_dk(out, query_weight);
         block.store_dk(row, chunk.k, out);
       }
@@ -120,7 +120,7 @@ struct Gradient {
         const typename Part::Values g = Block::load(chunk.g);
         storage.joint.state.apply(chunk.k, out, over_query_weight);
         block.scale_prefix(out, storage.joint.k.unit);
-        attend<reverse>(storage.dv_scores, chunk.g, g, block.all_finite(Block::g_rows), out);
+        attend<reverse>(storage.dv_scores, chunk.g, g, block.rows_finite(Block::Rows::g), out);
         block.scale_dv(out, query_weight);
         block.store_dv(row, out);
         block.d.absorb(chunk.q, g, factors.query_term, query_exponent, query_weight);
@@ -134,8 +134,9 @@ struct Gradient {
     // adds up as it is. Scaled by query, the gradient of m is made of q^ . dq^, and bounded likewise.
 
     static constexpr bool is_half = std::same_as<T, half>;
-    /// Of the split operands, 2 x 9 bits or 2 x 11, and the rounded sum of a chunk.
-    static constexpr double term_error = is_half ? 0x1p-20 : 0x1p-17;
+    /// Of the split operands and the rounded sum of a chunk. Usually it is a quarter of that in bfloat16, but
+    /// equal terms err alike.
+    static constexpr double term_error = is_half ? 0x1p-20 : 0x1p-15;
     /// In the mean square, of one addition in fp32 by the forward call and one here: 2^-23 / sqrt(12) of the
     /// power of two below the sum, twice.
     static constexpr double sum_error = 0x1.3p-25;
@@ -175,7 +176,7 @@ struct Gradient {
       const double g_log_total = sums_logs ? total(squares.g_log) : 0;
       const double log_total = sums_logs ? total(squares.log) : 0;
       if (device::thread_index() != 0) return;
-      const int chunks = (block.keys.last + Part::chunk - 1) / Part::chunk;
+      const int chunks = (device::load_shared(&block.rows.keys.length) + Part::chunk - 1) / Part::chunk;
       const double repeated_sums = repeated_sum_error * chunks;
       const double error = term_error * term_error * (s_total + v_total) +
                            (chunks * (sum_error * sum_error) + repeated_sums * repeated_sums) * s_total;

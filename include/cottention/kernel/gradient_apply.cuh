@@ -33,10 +33,10 @@ struct GradientApply {
 
   static __device__ void run(const Params& params, Storage& storage) {
     const typename Block::Queries queries(params.dq);
-    const typename Block::Keys keys(params.dk);
-    if (device::thread_index() == 0) storage.rows.set(params, queries, keys);
     typename Block::State s;
     Block::load_state(params, queries, s, storage.reduce);
+    const typename Block::Keys keys(params.dk);
+    if (device::thread_index() == 0) storage.rows.set(params, queries, keys);
     storage.apply.joint.state.share(s);
     Block block(params, queries, keys, storage.rows, storage.apply.joint);
     walk_queries(block, storage.apply);

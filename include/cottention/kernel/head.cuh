@@ -38,7 +38,6 @@ struct Head {
   Pieces pieces;    // of the sequence of terms
   int rank;         // of this block's piece, in the order of the walk
   int first, last;  // positions of the piece
-  std::int64_t state_offset;
 
   explicit __device__ __forceinline__ Head(const RecurrenceParams<T>& p)
       : params(p),
@@ -51,8 +50,17 @@ struct Head {
         pieces(walked(), p.pieces, p.shortest, tiling.chunk),
         rank(device::block_y()),
         first(pieces.first(piece())),
-        last(pieces.last(piece(), walked())),
-        state_offset(std::int64_t{device::block_x()} * R::dims.qk * R::dims.v) {}
+        last(pieces.last(piece(), walked())) {}
+
+  /// Of the head among states; found anew at either end of its way, so that lanes need not keep it.
+  __device__ __forceinline__ std::int64_t state_offset() const {
+    return std::int64_t{device::afresh(device::block_x())} * R::dims.qk * R::dims.v;
+  }
+
+  /// Whether it is the last piece, in the order of the walk.
+  __device__ __forceinline__ bool is_last() const {
+    return device::afresh(device::block_y()) == pieces.count - 1;
+  }
 
   /// By its place in the sequence.
   __device__ __forceinline__ int piece() const {
@@ -81,7 +89,7 @@ struct Head {
  private:
   /// Where the state takes half of a lane's registers, there are none to keep addresses in.
   static __device__ __forceinline__ int afresh(int of_head) {
-    return sizeof(T) == 8 && PartOf<R, tiling>::warp_depth > 64 ? device::afresh(of_head) : of_head;
+    return sizeof(T) != 4 && PartOf<R, tiling>::warp_depth > 64 ? device::afresh(of_head) : of_head;
   }
   /// Without query heads one side has no positions, but a causal walk still meets the other.
   __device__ __forceinline__ int walked() const {
@@ -101,14 +109,14 @@ struct Head {
 template <AnyRoles R, Tiling tiling>
 __device__ __forceinline__ void start_state(const Head<R, tiling>& head, StateOf<R, tiling>& state) {
   if (head.rank == 0 && head.params.initial_h != nullptr)
-    state.load(head.params.initial_h + head.state_offset, head.params.layout, head.column);
+    state.load(head.params.initial_h + head.state_offset(), head.params.layout, head.column);
   else
     state.set_zero();
 }
 template <AnyRoles R, Tiling tiling>
 __device__ __forceinline__ void store_final_state(const Head<R, tiling>& head, StateOf<R, tiling>& state) {
   if (head.params.final_h != nullptr)
-    state.store(head.params.final_h + head.state_offset, head.params.layout, head.column);
+    state.store(head.params.final_h + head.state_offset(), head.params.layout, head.column);
 }
 
 // ---- tiles of a chunk

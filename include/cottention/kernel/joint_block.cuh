@@ -115,7 +115,7 @@ struct JointStorage {
   using A = typename Part::A;
   GradientFactors<Part> factors;
   tile::Projection<Part> q, k;
-  tile::SharedState<typename JointRoles<P, tiling>::Recurrence, tiling> state;  // D; bidirectional, S first
+  tile::SharedState<typename JointRoles<P, tiling>::Recurrence, tiling> state;  // S and D, in turns
   CountStorage<A, Part::warps> counts;
   alignas(16) double log_sums[Part::chunk];  // of each row of all chunks; lanes have no room for them either
   Squares<Part::threads> squares;
@@ -154,7 +154,7 @@ class JointBlock {
                                                     State& s,
                                                     ReduceStorage<typename Roles::Dq, tiling>& storage) {
     if (params.final_h != nullptr) {
-      s.load(params.final_h + queries.state_offset, params.dq.layout, 0);
+      s.load(params.final_h + queries.state_offset(), params.dq.layout, 0);
     } else {
       ChunkFactors<typename Roles::Dq, tiling> factors(queries, storage.factors);
       start_state(queries, s);
@@ -175,7 +175,7 @@ class JointBlock {
         weights(p.dk, k.batch, k.kv_head, k.keys(), 0, k.last, memory.counts) {
     const A* dfinal = p.dk.initial_h;
     if (dfinal != nullptr)
-      d.load(dfinal + k.state_offset, tile::StateLayout::as_is, 0);
+      d.load(dfinal + k.state_offset(), tile::StateLayout::as_is, 0);
     else
       d.set_zero();
     memory.squares.clear();
@@ -215,7 +215,7 @@ class JointBlock {
   /// Once D is whole.
   __device__ __forceinline__ void store_d() {
     if (params.dv.final_h != nullptr)
-      d.store(params.dv.final_h + keys.state_offset, tile::StateLayout::as_is, 0);
+      d.store(params.dv.final_h + keys.state_offset(), tile::StateLayout::as_is, 0);
   }
   /// At the end of a head.
   __device__ __forceinline__ void store_log_sums() {
@@ -263,7 +263,7 @@ class JointBlock {
     measure(v, k, Part::warps / 2, write_v, write_k);
   }
 
-  /// After that barrier, and before the one that all_finite() follows: the squares of the chunk's rows, and
+  /// After that barrier, and before the one that rows_finite() follows: the squares of the chunk's rows, and
   /// whether rows of q, k and g are finite.
   __device__ __forceinline__ void observe_rows() {
     for (int w = Part::warps - 1 - device::warp_index(); w < row_words; w += Part::warps) {
@@ -274,21 +274,22 @@ class JointBlock {
         Squares<threads>::add(storage.squares.g, g * over_q);
         Squares<threads>::add(storage.squares.unit_g, g);
         Squares<threads>::add(storage.squares.v, weighted(storage.factors.dk, storage.factors.v, r));
-        // One over a length that is not finite is 0 or NaN.
+        // One over a length that is not finite is 0 or NaN, with whatever weight.
         q_is = over_q > A{0};
         k_is = device::load_shared(storage.k.slopes + r)[0] > A{0};
         g_is = device::is_finite(g);
       }
       const bool finite[] = {!device::any_lane(!q_is), !device::any_lane(!k_is), !device::any_lane(!g_is)};
       if (device::lane_index() == 0)
+#pragma unroll
         for (int x = 0; x < 3; ++x) device::store_shared(&storage.finite[x][w], finite[x]);
     }
   }
-  enum Row { q_rows, k_rows, g_rows };
-  __device__ __forceinline__ bool all_finite(Row of) const {
+  enum class Rows { q, k, g };
+  __device__ __forceinline__ bool rows_finite(Rows of) const {
     bool all = true;
 #pragma unroll
-    for (int w = 0; w < row_words; ++w) all = device::load_shared(&storage.finite[of][w]) && all;
+    for (int w = 0; w < row_words; ++w) all = device::load_shared(&storage.finite[static_cast<int>(of)][w]) && all;
     return all;
   }
 

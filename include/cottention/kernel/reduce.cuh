@@ -51,9 +51,9 @@ struct Reduce {
     const Head<R, tiling> head(params);
     if (head.rank >= head.pieces.count) return;
     StateOf<R, tiling> state;
-    if (R::mask == Mask::causal && head.rank == head.pieces.count - 1) {
+    if (R::mask == Mask::causal && head.is_last()) {
       if (params.initial_h == nullptr) return;
-      state.load(params.initial_h + head.state_offset, params.layout, head.column);
+      state.load(params.initial_h + head.state_offset(), params.layout, head.column);
     } else {
       ChunkFactors<R, tiling> factors(head, storage.factors);
       start_state(head, state);

@@ -98,7 +98,7 @@ struct Walk {
     };
     tile::for_each_step<Part::stages, Part::chunk, direction>(head.first, head.last, head.group, copy,
                                                               prepare, compute);
-    if (head.rank == head.pieces.count - 1) store_final_state(head, state);
+    if (head.is_last()) store_final_state(head, state);
   }
 };
 

@@ -160,9 +160,9 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
     const int before = forward ? (top + 16) / terms<T> : top / terms<T>;
     const int begin = forward || Part::rows_apart ? 0 : before;
     const int end = forward && !Part::rows_apart && before < Part::term_blocks ? before : Part::term_blocks;
-    [[maybe_unused]] const int edge = device::afresh(finite    ? before
-                                                     : forward ? top / terms<T>
-                                                               : (top + 16) / terms<T>);
+    int edge = 0;  // of the terms that the tensor cores sum
+    if constexpr (Part::rows_apart)
+      edge = device::afresh(finite ? before : forward ? top / terms<T> : (top + 16) / terms<T>);
 #pragma unroll
     for (int first = begin; first < end; first += deep) {
       const int j = first + (deep > 1 ? depth : 0);

@@ -44,9 +44,9 @@ struct Tile {
   __device__ __forceinline__ T* at(int row, int column) { return data + offset(row, column); }
   __device__ __forceinline__ const T* at(int row, int column) const { return data + offset(row, column); }
 
-  /// at(row + lane_row, column + lane_column) for the lanes of an instruction: `row` a multiple of 8 that the
-  /// compiler knows, `column` of a power of two above every lane_column. Lanes then keep one address for a
-  /// whole tile, to which a row adds and of which a column flips lower bits.
+  /// at(row + lane_row, column + lane_column) for the lanes of an instruction: `row` a multiple of 8, best
+  /// one that the compiler knows, `column` of a power of two above every lane_column. Lanes then keep one
+  /// address for a whole tile, to which a row adds and of which a column flips lower bits.
   __device__ __forceinline__ T* at(int row, int column, unsigned lane_row, unsigned lane_column) {
     if constexpr (rows < block_width) row %= rows, lane_row %= rows;
     const unsigned of_lane =
@@ -63,7 +63,8 @@ struct Tile {
   }
 
   /// Its rows from `row` on, a multiple of 8 that only runs know.
-  using Below = Tile < T, rows<block_width ? rows : block_width, columns>;
+  static constexpr int block_rows = rows < block_width ? rows : block_width;
+  using Below = Tile<T, block_rows, columns>;
   __device__ __forceinline__ Below& below(int row) {
     return *reinterpret_cast<Below*>(data + (rows < block_width ? 0 : row * pitch));
   }

@@ -248,7 +248,7 @@ __device__ __forceinline__ float squares_of_rows(const Tile<T, tile_rows, tile_c
 }
 
 /// f(reader, squares of its row) for each row that falls to this lane. Of 16-bit elements a warp has 16 rows
-/// at a time; the first of them to warp `from`.
+/// at a time; the first of them to warp `from`, at most the number of warps.
 template <int threads, Element T, int tile_rows, int tile_columns, class F>
 __device__ __forceinline__ void for_each_row(Tile<T, tile_rows, tile_columns>& tile, int from, F f) {
   if constexpr (sizeof(T) == 2) {

@@ -1,5 +1,6 @@
-// A state in shared memory, as operands. One in registers multiplies along b's columns, which a warp has all
-// of, and takes room there; along c's columns, which are spread over the warps, each needs what others hold.
+// A state in shared memory, as operands. One in registers multiplies along b's columns where a warp has all
+// of them; along c's columns, which are spread over the warps, or where rows are apart, each needs what
+// others hold.
 #pragma once
 
 #include <cottention/tile/output.cuh>

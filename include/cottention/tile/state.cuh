@@ -145,17 +145,17 @@ class State {
 
   /// The largest magnitude among the warp's finite elements.
   __device__ __forceinline__ float largest() const {
-    float of_lane = 0;
-#pragma unroll
-    for (int m = 0; m < Part::warp_column_blocks; ++m)
-#pragma unroll
-      for (int n = 0; n < depth_blocks; ++n)
-#pragma unroll
-        for (int e = 0; e < 4; ++e) {
-          const float x = device::magnitude(h_[m][n].values[e]);
-          of_lane = x > of_lane && device::is_finite(x) ? x : of_lane;
-        }
-    return largest_over_warp(of_lane);
+    // Twice the bits of magnitudes are in their order, and one more exponent turns what is not finite to the
+    // smallest.
+    constexpr std::uint32_t one_exponent = 1u << 24;
+    std::uint32_t most = one_exponent;
+    for_each_pair([&most](A x0, A x1, int, int, int) {
+      for (const A x : {x0, x1}) {
+        const std::uint32_t place = (device::bits_as<std::uint32_t>(x) << 1) + one_exponent;
+        most = place > most ? place : most;
+      }
+    });
+    return largest_over_warp(device::bits_as<float>((most - one_exponent) >> 1));
   }
 
   /// f(x0, x1, m, lower, n): elements of column 16 m + g + 8 lower of this warp's of c, and columns 8 n + 2 t

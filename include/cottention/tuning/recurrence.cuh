@@ -5,6 +5,7 @@
 // and two stages where they fit.
 #pragma once
 
+#include <concepts>
 #include <cstdint>
 
 #include <cottention/kernel/roles.cuh>
@@ -37,8 +38,10 @@ constexpr int recurrence_shared_bytes(int bytes, HeadDim dim, bool projects, Til
 
 }  // namespace detail
 
-/// The tiling for head dimensions `dim` of `bytes`-byte elements, within `shared_bytes` where any tiling is.
-constexpr Tiling recurrence_tiling(int bytes, HeadDim dim, kernel::Output output, int shared_bytes) {
+/// The tiling for head dimensions `dim`, within `shared_bytes` where any tiling is.
+template <Element T>
+constexpr Tiling recurrence_tiling(HeadDim dim, kernel::Output output, int shared_bytes) {
+  constexpr int bytes = sizeof(T);
   const int width = tile::round_up(dim.v, 16);
   // Several warps share columns where one has no room for dim_qk.
   const int warp_depth = bytes == 8 && dim.qk <= 512 ? 64 : 128;
@@ -50,7 +53,8 @@ constexpr Tiling recurrence_tiling(int bytes, HeadDim dim, kernel::Output output
   Tiling t{.chunk = bytes == 2 ? 64 : bytes == 4 ? 32 : 16, .stages = 2, .arch = Arch::sm_80};
   t.columns = tile::round_up((width + blocks_of_columns - 1) / blocks_of_columns, 16);
   t.warps = t.columns / 16 * deep;
-  if (depth > 128 && t.chunk > 32) t.chunk = 32;  // registers
+  if (std::same_as<T, half> && depth > 64) t.chunk = 48;  // registers: the power of two that it is scaled by
+  if (depth > 128 && t.chunk > 32) t.chunk = 32;          // registers
   if (bytes == 2 && depth > 64 && !kernel::rows_are_queries(output))
     t.chunk = 32;                              // registers: out is kept from member to member
   if (bytes == 4 && depth > 64) t.chunk = 16;  // registers
@@ -62,7 +66,7 @@ constexpr Tiling recurrence_tiling(int bytes, HeadDim dim, kernel::Output output
              shared_bytes &&
          (t.stages > 1 || t.chunk > (bytes == 2 ? 16 : 8))) {
     if (t.chunk > 16)
-      t.chunk /= 2;
+      t.chunk = t.chunk > 32 ? 32 : t.chunk / 2;
     else if (t.stages > 1)
       t.stages = 1;
     else
@@ -74,11 +78,11 @@ constexpr Tiling recurrence_tiling(int bytes, HeadDim dim, kernel::Output output
 /// The row for devices with much shared memory, and the one that every device has room for where it has for
 /// any.
 template <kernel::AnyRoles R>
-inline constexpr Tiling tuned_recurrence = recurrence_tiling(sizeof(typename R::element), R::dims, R::output,
-                                                             shared_bytes_of_large_devices);
+inline constexpr Tiling tuned_recurrence =
+    recurrence_tiling<typename R::element>(R::dims, R::output, shared_bytes_of_large_devices);
 template <kernel::AnyRoles R>
-inline constexpr Tiling compact_recurrence = recurrence_tiling(sizeof(typename R::element), R::dims,
-                                                               R::output, shared_bytes_of_all_devices);
+inline constexpr Tiling compact_recurrence =
+    recurrence_tiling<typename R::element>(R::dims, R::output, shared_bytes_of_all_devices);
 
 /// How many blocks a call has for each multiprocessor: up to one and a half, or more. Few have to be of many
 /// warps, or nothing is left to do while a warp waits.
@@ -88,7 +92,7 @@ constexpr Load load_of(std::int64_t blocks, int multiprocessors) {
 }
 
 /// The row for few blocks, where it is another: twice the warps, which take rows of the output apart. They
-/// execute more instructions together, but each a third fewer.
+/// execute more instructions together, but each fewer.
 template <kernel::AnyRoles R>
 inline constexpr Tiling few_blocks_recurrence = [] {
   Tiling t = tuned_recurrence<R>;
@@ -96,7 +100,7 @@ inline constexpr Tiling few_blocks_recurrence = [] {
   if (sizeof(typename R::element) == 2 && R::output == kernel::Output::o && R::dims.qk <= 64 &&
       t.warps == across && across <= 4 && tile::round_up(R::dims.qk, 16) % 32 == 0) {
     t.warps *= 2;
-    t.blocks = 2;
+    t.blocks = std::same_as<typename R::element, half> ? 1 : 2;  // 255 or 128 registers
   }
   return t;
 }();
@@ -108,14 +112,15 @@ inline constexpr Tiling compact_forward = compact_recurrence<kernel::Roles<P, ke
 
 /// The row of the kernels that make all gradients together, where there are such. Registers hold two states,
 /// which up to dim 64 leave room for three blocks; bidirectional one, and a longer chunk. Few blocks have up
-/// to 16 warps there, each with 16 rows and 16 columns of the outputs. Seven warps share rows out by
-/// divisions, whose results take the registers of a longer chunk.
+/// to 16 warps there, each with 16 columns and 16 rows of the outputs, or a few such. Seven warps share rows
+/// out by divisions, whose results take the registers of a longer chunk.
 template <AnyProblem P, Load load>
 inline constexpr Tiling tuned_joint_gradient = [] {
   const int columns = tile::round_up(P::head_dim.v, 16), across = columns / 16;
   Tiling t{.chunk = 32, .warps = across, .stages = 2, .columns = columns, .arch = Arch::sm_80};
   if (load == Load::few_blocks && columns <= 64 && across % 2 == 0) {
-    t.warps = across * across;
+    // Half has more to hold: at dim 64 half the warps.
+    t.warps = std::same_as<typename P::element, half> && across == 4 ? 8 : across * across;
     t.chunk = columns;
     return t;
   }
