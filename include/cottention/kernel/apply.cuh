@@ -31,7 +31,7 @@ struct Apply {
     RowStorage apply;
   };
 
-  static __device__ void run(const Params& params, Storage& storage) {
+  static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     const Head<R, tiling> head(params);
     const int part = device::block_y();
     StateOf<R, tiling> state;

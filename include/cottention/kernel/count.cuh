@@ -24,7 +24,7 @@ struct Count {
     std::int64_t scratch[threads / device::warp_size];
   };
 
-  static __device__ void run(const Params& params, Storage& storage) {
+  static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     const std::int64_t batch = device::block_x();
     const Side keys(params.offsets, params.mask, batch, params.seq);
     const std::int64_t present = tile::count_present<threads / device::warp_size>(

@@ -31,7 +31,7 @@ struct GradientApply {
     };
   };
 
-  static __device__ void run(const Params& params, Storage& storage) {
+  static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     const typename Block::Queries queries(params.dq);
     typename Block::State s;
     Block::load_state(params, queries, s, storage.reduce);

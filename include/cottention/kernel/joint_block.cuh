@@ -289,7 +289,8 @@ class JointBlock {
   __device__ __forceinline__ bool rows_finite(Rows of) const {
     bool all = true;
 #pragma unroll
-    for (int w = 0; w < row_words; ++w) all = device::load_shared(&storage.finite[static_cast<int>(of)][w]) && all;
+    for (int w = 0; w < row_words; ++w)
+      all = device::load_shared(&storage.finite[static_cast<int>(of)][w]) && all;
     return all;
   }
 

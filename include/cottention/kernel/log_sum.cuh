@@ -49,7 +49,7 @@ struct LogSum {
     std::int64_t scratch[threads / device::warp_size];
   };
 
-  static __device__ void run(const Params& params, Storage& storage) {
+  static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     const int head = device::block_x();
     double sum = 0;
     if (params.log_sums != nullptr)

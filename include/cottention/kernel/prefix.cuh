@@ -22,7 +22,7 @@ struct Prefix {
   static constexpr std::int64_t parts =
       (StateOf<R, tiling>::image_elements + threads * lane_elements - 1) / (threads * lane_elements);
 
-  static __device__ void run(const Params& params, Storage&) {
+  static __device__ __forceinline__ void run(const Params& params, Storage&) {
     const Head<R, tiling> head(params);
     const int count = head.pieces.count - (R::mask == Mask::causal ? 1 : 0);
     const std::int64_t element =

@@ -21,7 +21,7 @@ struct Project {
     Factors<Part> factors;
   };
 
-  static __device__ void run(const Params& params, Storage& storage) {
+  static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     constexpr bool causal = R::mask == Mask::causal;
     const Head<R, tiling> head(params);
     const Pieces parts(head.rows.length, params.row_parts, 1, Part::chunk);

@@ -47,7 +47,7 @@ struct Reduce {
   using Params = RecurrenceParams<typename R::element>;
   using Storage = ReduceStorage<R, tiling>;
 
-  static __device__ void run(const Params& params, Storage& storage) {
+  static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     const Head<R, tiling> head(params);
     if (head.rank >= head.pieces.count) return;
     StateOf<R, tiling> state;

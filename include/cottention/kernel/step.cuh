@@ -104,7 +104,7 @@ struct Step {
   /// readers.
   static constexpr std::int64_t reader = std::int64_t{1} << 44;
 
-  static __device__ void run(const Params& params, Storage& storage) {
+  static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     StepTask task{};
     if (!find_task(params, task)) return;
     Position position;

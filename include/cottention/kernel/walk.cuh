@@ -32,7 +32,7 @@ struct Walk {
     EpilogueStorage<R, tiling> epilogue;
   };
 
-  static __device__ void run(const Params& params, Storage& storage) {
+  static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     if (params.marks != nullptr && device::load_global(params.marks + device::block_x()) == 0) return;
     const Head<R, tiling> head(params);
     Epilogue<R, tiling> epilogue(head, storage.epilogue);

@@ -255,7 +255,9 @@ __device__ __forceinline__ void for_each_row(Tile<T, tile_rows, tile_columns>& t
     using Reader = RowReader<device::warp_size, 16, Tile<T, tile_rows, tile_columns>>;
     constexpr int warps = threads / device::warp_size;
     const int warp = device::warp_index();
-    const auto turn = static_cast<unsigned>((warps < 16 ? warp : device::afresh(warp)) + warps - from);
+    // Half has the most to hold: where rows are wide, what follows from the warp is not kept.
+    constexpr bool finds_anew = std::same_as<T, half> && tile_columns > 64;
+    const auto turn = static_cast<unsigned>((finds_anew ? device::afresh(warp) : warp) + warps - from);
     for (int i = static_cast<int>(turn % warps); i < tile_rows / 16; i += warps)
       f(Reader{tile, 16 * i + device::lane_index() / Reader::sharing}, squares_of_rows(tile, i));
   } else {
