@@ -1,6 +1,7 @@
 #include "module.hpp"
 
 #include <cctype>
+#include <sstream>
 #include <utility>
 
 #include "scanner.hpp"
@@ -272,6 +273,30 @@ std::string Module::line(int number) const {
   std::string line = text_.substr(at, end - at);
   const std::size_t first = line.find_first_not_of(" \t");
   return first == std::string::npos ? "" : line.substr(first);
+}
+
+const std::vector<std::string>& Module::source_lines() const {
+  if (!sources_.empty()) return sources_;
+  std::map<int, std::string> files;
+  std::string line, now;
+  for (std::istringstream text(text_); std::getline(text, line);) {
+    std::istringstream words(line);
+    std::string word, name;
+    int number = 0;
+    if (!(words >> word >> number >> name) || word != ".file") continue;
+    const std::size_t folder = name.rfind("/cottention/");
+    name = name.substr(folder == std::string::npos ? 1 : folder + 12);
+    files[number] = name.substr(0, name.find('"'));
+  }
+  sources_.push_back("");
+  for (std::istringstream text(text_); std::getline(text, line);) {
+    std::istringstream words(line);
+    std::string word;
+    int file = 0, number = 0;
+    if (words >> word >> file >> number && word == ".loc") now = files[file] + ":" + std::to_string(number);
+    sources_.push_back(now);
+  }
+  return sources_;
 }
 
 }  // namespace cottention::ptx

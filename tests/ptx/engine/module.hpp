@@ -78,6 +78,8 @@ class Module {
   const std::string& text() const { return text_; }
   /// A line of the text, counted from 1.
   std::string line(int number) const;
+  /// For each line of the text, counted from 1, the source line that the last .loc before it names.
+  const std::vector<std::string>& source_lines() const;
 
  private:
   struct Place {
@@ -86,6 +88,7 @@ class Module {
   };
   std::string text_;
   std::vector<std::size_t> line_starts_{0};
+  mutable std::vector<std::string> sources_;  // once asked for
   int target_ = 0;
   std::map<std::string, Variable, std::less<>> variables_;
   std::map<std::string, Place, std::less<>> functions_;

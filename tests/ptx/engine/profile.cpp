@@ -7,30 +7,6 @@
 namespace cottention::ptx {
 namespace {
 
-/// Of each line of a module's text, the source line that the last .loc before it names.
-std::vector<std::string> source_lines(const std::string& module) {
-  std::map<int, std::string> files;
-  std::string line, now;
-  for (std::istringstream text(module); std::getline(text, line);) {
-    std::istringstream words(line);
-    std::string word, name;
-    int number = 0;
-    if (!(words >> word >> number >> name) || word != ".file") continue;
-    const std::size_t folder = name.rfind("/cottention/");
-    name = name.substr(folder == std::string::npos ? 1 : folder + 12);
-    files[number] = name.substr(0, name.find('"'));
-  }
-  std::vector<std::string> sources{""};
-  for (std::istringstream text(module); std::getline(text, line);) {
-    std::istringstream words(line);
-    std::string word;
-    int file = 0, number = 0;
-    if (words >> word >> file >> number && word == ".loc") now = files[file] + ":" + std::to_string(number);
-    sources.push_back(now);
-  }
-  return sources;
-}
-
 std::string opcode_of(const std::string& statement) {
   std::istringstream words(statement);
   std::string word;
@@ -40,10 +16,7 @@ std::string opcode_of(const std::string& statement) {
 }
 
 std::vector<KernelProfile::Line> lines_of(const Program& program) {
-  static std::map<const Module*, std::vector<std::string>> known;
-  const auto [of_module, is_new] = known.try_emplace(program.module);
-  std::vector<std::string>& sources = of_module->second;
-  if (is_new) sources = source_lines(program.module->text());
+  const std::vector<std::string>& sources = program.module->source_lines();
   std::vector<KernelProfile::Line> lines;
   for (const Instruction& i : program.code)
     lines.push_back({opcode_of(program.module->line(i.line)), sources.at(static_cast<std::size_t>(i.line))});
