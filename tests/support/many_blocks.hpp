@@ -9,7 +9,8 @@
 
 namespace support {
 
-/// While it lives, any block is one of many to the library. In the emulator; a GPU has the multiprocessors it has.
+/// While it lives, any block is one of many to the library. In the emulator; a GPU has the multiprocessors it
+/// has.
 class ManyBlocks {
  public:
   ManyBlocks() = default;
