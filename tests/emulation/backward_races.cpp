@@ -35,6 +35,7 @@ TEMPLATE_TEST_CASE("No race in gradients made together", "", cottention::half, c
 
 TEST_CASE("No race in gradients made one by one") {
   check_cuda_backward<P<double, 24, 40, Mask::causal>>(masked(2), {.split = {1}});
+  check_cuda_backward<P<double, 24, 40, Mask::bidirectional>>(masked(2), {.split = {1}});
   check_cuda_backward<P<float, 24, 40, Mask::causal>>(masked(2), {.split = {1}});
   check_cuda_backward<P<float, 24, 40, Mask::bidirectional, Scale::by_query>>(masked(2), {.split = {1}});
   check_cuda_backward<P<cottention::half, 24, 40, Mask::causal>>(in_pieces, {.split = {2}});

@@ -3,6 +3,7 @@
 
 #include <emulation.hpp>
 
+#include "emulation/conflicts.hpp"
 #include "support/catch.hpp"
 #include "support/cuda_backward.hpp"
 #include "support/many_blocks.hpp"
@@ -30,19 +31,6 @@ double traffic(const cottention::Shape& shape, Presence final_h) {
   const double once =
       static_cast<double>(shape.batch * (query_side + key_side)) * static_cast<double>(sizeof(T));
   return static_cast<double>(counted.global_bytes_read + counted.global_bytes_written) / once;
-}
-
-/// Of the last call.
-void check_conflicts() {
-  std::string worst;
-  for (const auto& launch : cottention::emulation::launches())
-    for (const auto& place : launch.conflicts)
-      worst += place.file + ':' + std::to_string(place.line) + ' ' + std::to_string(place.conflicts) + '/' +
-               std::to_string(place.wavefronts) + '\n';
-  INFO(worst);
-  const auto counted = cottention::emulation::statistics();
-  CHECK(static_cast<double>(counted.shared_conflicts) <=
-        0.03 * static_cast<double>(counted.shared_wavefronts));
 }
 
 }  // namespace

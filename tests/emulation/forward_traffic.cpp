@@ -1,10 +1,10 @@
 // What forward's kernels move, counted by the emulator, and that no schedule of threads and copies changes a
 // bit.
 #include <cstdint>
-#include <string>
 
 #include <emulation.hpp>
 
+#include "emulation/conflicts.hpp"
 #include "support/catch.hpp"
 #include "support/cuda_forward.hpp"
 
@@ -34,18 +34,6 @@ using P = Problem<T, HeadDim{d, d}, mask, Scale::by_key>;
 template <cottention::AnyProblem P>
 constexpr cottention::Tiling few_blocks =
     cottention::few_blocks_recurrence<cottention::host::ForwardRoles<P>>;
-
-void check_conflicts() {
-  std::string worst;
-  for (const auto& launch : cottention::emulation::launches())
-    for (const auto& place : launch.conflicts)
-      worst += place.file + ':' + std::to_string(place.line) + ' ' + std::to_string(place.conflicts) + '/' +
-               std::to_string(place.wavefronts) + '\n';
-  INFO(worst);
-  const auto counted = cottention::emulation::statistics();
-  CHECK(static_cast<double>(counted.shared_conflicts) <=
-        0.03 * static_cast<double>(counted.shared_wavefronts));
-}
 
 }  // namespace
 

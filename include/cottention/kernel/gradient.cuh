@@ -134,8 +134,7 @@ struct Gradient {
     // adds up as it is. Scaled by query, the gradient of m is made of q^ . dq^, and bounded likewise.
 
     static constexpr bool is_half = std::same_as<T, half>;
-    /// Of the split operands and the rounded sum of a chunk. Usually it is a quarter of that in bfloat16, but
-    /// equal terms err alike.
+    /// Of the split operands, at most, and the rounded sum of a chunk: equal terms err alike.
     static constexpr double term_error = is_half ? 0x1p-20 : 0x1p-15;
     /// In the mean square, of one addition in fp32 by the forward call and one here: 2^-23 / sqrt(12) of the
     /// power of two below the sum, twice.

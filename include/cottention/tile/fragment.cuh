@@ -216,7 +216,7 @@ __device__ __forceinline__ LaneFactors<T> load_factors(const TermFactors<T, chun
 }
 
 /// The block on the left, with each term multiplied, to about fp32's precision (fp64's for fp64); for
-/// bfloat16 to 2^-15 of the product, 2^-17.8 in the mean square.
+/// bfloat16 to 2^-15 of the product.
 template <Element T, Role role>
 __device__ __forceinline__ auto scaled_left(const Block<T, role>& block, const LaneFactors<T>& factors) {
   if constexpr (sizeof(T) == 2) {
