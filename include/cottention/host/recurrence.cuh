@@ -21,7 +21,9 @@ RecurrencePlan plan_recurrence(const Shape& s, Plan plan, Split split, int multi
   constexpr std::int64_t most_chunks = 1024;  // docs/tuning.md, "Long sequences"
   const BlockSize block{
       .column_blocks = kernel::column_blocks<R, tiling>,
-      .image_bytes = kernel::StateOf<R, tiling>::image_elements * sizeof(Accumulate<T>),
+      .chunk = tiling.chunk,
+      .image_elements = kernel::StateOf<R, tiling>::image_elements,
+      .element_bytes = sizeof(Accumulate<T>),
       .longest_piece = std::same_as<T, float> ? most_chunks * tiling.chunk : 0,
   };
   const RecurrenceExtent extent{.units = s.batch * s.heads_kv,
@@ -33,19 +35,18 @@ RecurrencePlan plan_recurrence(const Shape& s, Plan plan, Split split, int multi
 /// The kernels over heads, in their order: `each` is called with a kernel and its grid.
 template <kernel::AnyRoles R, Tiling tiling, class Each>
 void recurrence_kernels(const RecurrencePlan& plan, Each each) {
-  using kernel::Apply, kernel::Prefix, kernel::Project, kernel::Reduce, kernel::Sum, kernel::Walk;
+  using kernel::Apply, kernel::Project, kernel::Reduce, kernel::Walk;
+  using Prefix = kernel::Prefix<typename R::element, R::mask>;
   const device::Grid pieces{plan.units, plan.pieces, plan.column_blocks};
   const device::Grid parts{plan.units, plan.row_parts, plan.column_blocks};
   if (plan.pieces > 1) {
     each.template operator()<Reduce<R, tiling>>(pieces);
-    each.template operator()<Prefix<R, tiling>>({plan.units, Prefix<R, tiling>::parts, plan.column_blocks});
+    each.template operator()<Prefix>({plan.units, Prefix::parts(plan.image_elements), plan.column_blocks});
   }
   if constexpr (R::mask == Mask::causal)
     each.template operator()<Walk<R, tiling>>(pieces);
-  else if (plan.pieces > 1)
-    each.template operator()<Apply<R, tiling, Sum::from_images>>(parts);
   else
-    each.template operator()<Apply<R, tiling, Sum::own>>(parts);
+    each.template operator()<Apply<R, tiling>>(parts);
   if constexpr (R::projects && !kernel::projects_itself<R, tiling>)
     each.template operator()<Project<R, tiling>>(
         {plan.units, R::mask == Mask::causal ? plan.pieces : plan.row_parts});
@@ -72,7 +73,10 @@ kernel::RecurrenceParams<typename R::element> recurrence_params(const Arguments&
   p.heads_kv = static_cast<int>(s.heads_kv);
   p.pieces = plan.pieces;
   p.shortest = plan.shortest;
+  p.chunk = plan.chunk;
   p.row_parts = plan.row_parts;
+  p.column_blocks = plan.column_blocks;
+  p.image_elements = plan.image_elements;
   return p;
 }
 

@@ -25,10 +25,12 @@ inline constexpr int shortest_piece = 256;
 struct RecurrencePlan {
   std::int64_t units = 0;  // batch * heads_kv
   int column_blocks = 1;
-  int pieces = 1;               // most that a sequence has; 1: no images
-  int shortest = 0;             // rows of a piece, at least
-  int row_parts = 1;            // of a bidirectional head
-  std::size_t image_bytes = 0;  // of all pieces
+  int chunk = 0;
+  std::int64_t image_elements = 0;  // of a block's state
+  int pieces = 1;                   // most that a sequence has; 1: no images
+  int shortest = 0;                 // rows of a piece, at least
+  int row_parts = 1;                // of a bidirectional head
+  std::size_t image_bytes = 0;      // of all pieces
 };
 
 /// What the plan has to know of the call.
@@ -39,8 +41,10 @@ struct RecurrenceExtent {
 /// And of the kernels.
 struct BlockSize {
   int column_blocks = 1;
-  std::size_t image_bytes = 0;     // of a block's state
-  std::int64_t longest_piece = 0;  // terms that may be summed one chunk after the other; 0: any number
+  int chunk = 0;
+  std::int64_t image_elements = 0;  // of a block's state
+  int element_bytes = 0;            // of the state
+  std::int64_t longest_piece = 0;   // terms that may be summed one chunk after the other; 0: any number
 };
 
 /// `multiprocessors` counts only under Plan::automatic.
@@ -49,6 +53,8 @@ inline RecurrencePlan plan_recurrence(const RecurrenceExtent& extent, Plan plan,
   RecurrencePlan p;
   p.units = extent.units;
   p.column_blocks = block.column_blocks;
+  p.chunk = block.chunk;
+  p.image_elements = block.image_elements;
   const std::int64_t blocks = p.units * p.column_blocks;
   const std::int64_t longest = std::max<std::int64_t>(1, extent.terms / shortest_piece);
   std::int64_t wanted = 1;
@@ -63,7 +69,7 @@ inline RecurrencePlan plan_recurrence(const RecurrenceExtent& extent, Plan plan,
   p.pieces = static_cast<int>(std::min({wanted, longest, std::int64_t{most_pieces}}));
   if (p.pieces > 1) {
     p.shortest = shortest_piece;
-    p.image_bytes = block.image_bytes * static_cast<std::size_t>(blocks * p.pieces);
+    p.image_bytes = static_cast<std::size_t>(block.image_elements * block.element_bytes * blocks * p.pieces);
     const std::int64_t rows = std::max<std::int64_t>(1, extent.rows / shortest_piece);
     p.row_parts = static_cast<int>(std::min({wanted, rows, std::int64_t{most_pieces}}));
   }

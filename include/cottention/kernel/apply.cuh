@@ -7,12 +7,9 @@
 
 namespace cottention::kernel {
 
-/// Where the sum comes from: the images that Reduce and Prefix left, or the block itself, which then has the
-/// sequence to itself.
-enum class Sum { from_images, own };
-
-/// Blocks: y = part of the rows, x and z as in RecurrenceParams.
-template <AnyRoles R, Tiling tiling, Sum sum>
+/// The sum comes from the images that Reduce and Prefix left, or without such from the block itself, which
+/// then has the sequence to itself. Blocks: y = part of the rows, x and z as in RecurrenceParams.
+template <AnyRoles R, Tiling tiling>
 struct Apply {
   using Part = PartOf<R, tiling>;
   using T = typename R::element;
@@ -35,13 +32,13 @@ struct Apply {
     const Head<R, tiling> head(params);
     const int part = device::block_y();
     StateOf<R, tiling> state;
-    if constexpr (sum == Sum::own) {
+    if (params.images != nullptr) {
+      state.load_image(head.image(head.pieces.count - 1));
+    } else {
       ChunkFactors<R, tiling> factors(head, storage.reduce.factors);
       start_state(head, state);
       reduce_piece(head, factors, state, storage.reduce);
       device::sync_block();  // tiles of terms are read; their memory is used again
-    } else {
-      state.load_image(head.image(head.pieces.count - 1));
     }
     if (part == 0) store_final_state(head, state);
     ChunkFactors<R, tiling> factors(head, storage.apply.factors);

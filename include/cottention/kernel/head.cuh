@@ -17,14 +17,6 @@ using StateOf = tile::State<typename R::Recurrence, tiling>;
 template <AnyRoles R, Tiling tiling>
 inline constexpr int column_blocks = (R::dims.v + tiling.columns - 1) / tiling.columns;
 
-/// The state of a piece, of block x's head and a block of columns.
-template <AnyRoles R, Tiling tiling>
-__device__ __forceinline__ Accumulate<typename R::element>* image_of(
-    const RecurrenceParams<typename R::element>& params, int column_block, int piece) {
-  const std::int64_t unit = std::int64_t{device::block_x()} * column_blocks<R, tiling> + column_block;
-  return params.images + (unit * params.pieces + piece) * StateOf<R, tiling>::image_elements;
-}
-
 /// The block's part of one key/value head of one sequence. Members are the query heads of the head's group.
 template <AnyRoles R, Tiling tiling>
 struct Head {
@@ -83,7 +75,7 @@ struct Head {
 
   /// The state of the piece of this rank in this sequence, of this block's columns.
   __device__ __forceinline__ A* image(int of_rank) const {
-    return image_of<R, tiling>(params, device::block_z(), of_rank);
+    return image_of(params, device::block_z(), of_rank);
   }
 
  private:
@@ -91,10 +83,7 @@ struct Head {
   static __device__ __forceinline__ int afresh(int of_head) {
     return sizeof(T) != 4 && PartOf<R, tiling>::warp_depth > 64 ? device::afresh(of_head) : of_head;
   }
-  /// Without query heads one side has no positions, but a causal walk still meets the other.
-  __device__ __forceinline__ int walked() const {
-    return R::mask == Mask::causal && terms.length == 0 ? rows.length : terms.length;
-  }
+  __device__ __forceinline__ int walked() const { return walked_length<R::mask>(rows, terms); }
   template <class E>
   __device__ __forceinline__ tile::Rows<E> on_rows(const View<E>& view, int member) const {
     return rows.rows(view, batch, afresh(R::rows_are_queries ? kv_head * group + member : kv_head));

@@ -5,6 +5,8 @@
 
 #include <cottention/arguments.hpp>
 #include <cottention/device/memory.cuh>
+#include <cottention/device/thread.cuh>
+#include <cottention/problem.hpp>
 #include <cottention/tile/rows.cuh>
 #include <cottention/tile/state.cuh>
 
@@ -85,6 +87,13 @@ struct Pieces {
   }
 };
 
+/// Positions that a recurrence goes through. Without query heads one side has none, but a causal walk still
+/// meets the other.
+template <Mask mask>
+__device__ __forceinline__ int walked_length(const Side& rows, const Side& terms) {
+  return mask == Mask::causal && terms.length == 0 ? rows.length : terms.length;
+}
+
 /// What the kernels over heads are given, in the words of kernel/roles.cuh. Blocks: x = batch index *
 /// heads_kv + key/value head, y = piece, z = block of columns of c and the output.
 template <Element T>
@@ -109,7 +118,18 @@ struct RecurrenceParams {
   int heads_kv = 0;
   int pieces = 1;     // most that a sequence may have
   int shortest = 0;   // rows of a piece, at least
+  int chunk = 0;      // of the Tiling: pieces end with one
   int row_parts = 1;  // blocks that share the rows of a bidirectional head
+  int column_blocks = 1;
+  std::int64_t image_elements = 0;
 };
+
+/// The state of a piece, of block x's head and a block of columns.
+template <Element T>
+__device__ __forceinline__ Accumulate<T>* image_of(const RecurrenceParams<T>& params, int column_block,
+                                                   int piece) {
+  const std::int64_t unit = std::int64_t{device::block_x()} * params.column_blocks + column_block;
+  return params.images + (unit * params.pieces + piece) * params.image_elements;
+}
 
 }  // namespace cottention::kernel
