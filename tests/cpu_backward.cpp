@@ -11,17 +11,17 @@
 using cottention::bfloat16, cottention::half, cottention::Mask, cottention::Scale;
 using namespace support;
 
-TEMPLATE_TEST_CASE("Backward: every length is right", "", double, float, half, bfloat16) {
+TEMPLATE_TEST_CASE("Backward: every length is right", "", COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::lengths()) check_backward<TestType>(c);
 }
 
-TEMPLATE_TEST_CASE("Backward: every pair of head dims is right", "", double, float, half, bfloat16) {
+TEMPLATE_TEST_CASE("Backward: every pair of head dims is right", "", COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::head_dims())
     if (c.shape.dim_qk > 1) check_backward<TestType>(c);
   for (const Case& c : cases::wide_head_dims()) check_backward<TestType>(c);
 }
 
-TEMPLATE_TEST_CASE("Backward: with dim_qk 1, q and k have no gradient", "", double, float, half, bfloat16) {
+TEMPLATE_TEST_CASE("Backward: with dim_qk 1, q and k have no gradient", "", COTTENTION_TEST_ELEMENTS) {
   // norm(q) is a sign then, and its gradient cancels: dq^_i - q^_i (o_i . g_i) = 0. What rounding leaves of
   // the two terms is measured against their size, |o_i . g_i| / ||q_i||; likewise v_j . dv_j for k.
   for (const Case& c :
@@ -51,41 +51,40 @@ TEMPLATE_TEST_CASE("Backward: with dim_qk 1, q and k have no gradient", "", doub
   }
 }
 
-TEMPLATE_TEST_CASE("Backward: masked positions get exactly 0", "", double, float, half, bfloat16) {
+TEMPLATE_TEST_CASE("Backward: masked positions get exactly 0", "", COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::paddings()) check_backward<TestType>(c);
 }
 
-TEMPLATE_TEST_CASE("Backward: packed sequences are right, empty ones included", "", double, float, half,
-                   bfloat16) {
+TEMPLATE_TEST_CASE("Backward: packed sequences are right, empty ones included", "",
+                   COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::packed()) check_backward<TestType>(c);
 }
 
-TEMPLATE_TEST_CASE("Backward: strided tensors are right and gaps stay untouched", "", double, float, half,
-                   bfloat16) {
+TEMPLATE_TEST_CASE("Backward: strided tensors are right and gaps stay untouched", "",
+                   COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::layouts())
     for (const Layout layout : {Layout::bshd, Layout::bhsd, Layout::gaps})
       check_backward<TestType>(c, {.layout = layout});
 }
 
-TEMPLATE_TEST_CASE("Backward: grouped heads are right", "", double, float, half, bfloat16) {
+TEMPLATE_TEST_CASE("Backward: grouped heads are right", "", COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::groups()) check_backward<TestType>(c);
 }
 
-TEMPLATE_TEST_CASE("Backward: gradients pass through states", "", double, float, half, bfloat16) {
+TEMPLATE_TEST_CASE("Backward: gradients pass through states", "", COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::states()) check_backward<TestType>(c);
 }
 
-TEMPLATE_TEST_CASE("Backward: cross-attention is right", "", double, float, half, bfloat16) {
+TEMPLATE_TEST_CASE("Backward: cross-attention is right", "", COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::cross_attention()) check_backward<TestType>(c);
 }
 
-TEMPLATE_TEST_CASE("Backward: tiny, huge, zero and correlated rows are right", "", double, float, half,
-                   bfloat16) {
+TEMPLATE_TEST_CASE("Backward: tiny, huge, zero and correlated rows are right", "", COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::magnitudes()) check_backward<TestType>(c);
 }
 
-TEMPLATE_TEST_CASE("Backward: pieces of long sequences are right with any threads", "", double, float, half,
-                   bfloat16) {
+TEMPLATE_TEST_CASE("Backward: pieces of long sequences are right with any threads", "",
+                   COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::pieces()) {
     Inputs<TestType> inputs(c);
     const auto call = cpu_backward<TestType>(c.mask, c.scale);
@@ -98,7 +97,7 @@ TEMPLATE_TEST_CASE("Backward: pieces of long sequences are right with any thread
   }
 }
 
-TEMPLATE_TEST_CASE("Backward: 131,072 tokens are right", "[long]", double, float, half, bfloat16) {
+TEMPLATE_TEST_CASE("Backward: 131,072 tokens are right", "[long]", COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::longest(std::same_as<TestType, double> ? 8 : 16))
     check_backward<TestType>(c, {.execution = executor(2)});
 }
@@ -186,8 +185,8 @@ void spoil(Inputs<T>& inputs, Operand operand, std::int64_t position, double val
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("Backward: NaN and infinity reach only the gradients that see them", "", double, float,
-                   half, bfloat16) {
+TEMPLATE_TEST_CASE("Backward: NaN and infinity reach only the gradients that see them", "",
+                   COTTENTION_TEST_ELEMENTS) {
   const double nan = std::numeric_limits<double>::quiet_NaN(),
                infinity = std::numeric_limits<double>::infinity();
   for (const auto& [c, positions] : cases::spoiled())

@@ -10,48 +10,46 @@
 using cottention::Mask, cottention::Scale, cottention::bfloat16, cottention::half;
 using namespace support;
 
-TEMPLATE_TEST_CASE("Forward: every length is right", "", double, float, half, bfloat16) {
+TEMPLATE_TEST_CASE("Forward: every length is right", "", COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::lengths()) check_forward<TestType>(c);
 }
 
-TEMPLATE_TEST_CASE("Forward: every pair of head dims is right", "", double, float, half, bfloat16) {
+TEMPLATE_TEST_CASE("Forward: every pair of head dims is right", "", COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::head_dims()) check_forward<TestType>(c);
   for (const Case& c : cases::wide_head_dims()) check_forward<TestType>(c);
 }
 
-TEMPLATE_TEST_CASE("Forward: masked tokens add nothing and masked queries get 0", "", double, float, half,
-                   bfloat16) {
+TEMPLATE_TEST_CASE("Forward: masked tokens add nothing and masked queries get 0", "",
+                   COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::paddings()) check_forward<TestType>(c);
 }
 
-TEMPLATE_TEST_CASE("Forward: packed sequences are right, empty ones included", "", double, float, half,
-                   bfloat16) {
+TEMPLATE_TEST_CASE("Forward: packed sequences are right, empty ones included", "", COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::packed()) check_forward<TestType>(c);
 }
 
-TEMPLATE_TEST_CASE("Forward: strided tensors are right and gaps stay untouched", "", double, float, half,
-                   bfloat16) {
+TEMPLATE_TEST_CASE("Forward: strided tensors are right and gaps stay untouched", "",
+                   COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::layouts())
     for (const Layout layout : {Layout::bshd, Layout::bhsd, Layout::gaps})
       check_forward<TestType>(c, {.layout = layout});
 }
 
-TEMPLATE_TEST_CASE("Forward: grouped heads are right", "", double, float, half, bfloat16) {
+TEMPLATE_TEST_CASE("Forward: grouped heads are right", "", COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::groups()) check_forward<TestType>(c);
 }
 
-TEMPLATE_TEST_CASE("Forward: states go in and come out, in place too", "", double, float, half, bfloat16) {
+TEMPLATE_TEST_CASE("Forward: states go in and come out, in place too", "", COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::states())
     for (const FinalState final_state : {FinalState::separate, FinalState::in_place})
       check_forward<TestType>(c, {.final_state = final_state});
 }
 
-TEMPLATE_TEST_CASE("Forward: cross-attention is right", "", double, float, half, bfloat16) {
+TEMPLATE_TEST_CASE("Forward: cross-attention is right", "", COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::cross_attention()) check_forward<TestType>(c);
 }
 
-TEMPLATE_TEST_CASE("Forward: tiny, huge, zero and correlated rows are right", "", double, float, half,
-                   bfloat16) {
+TEMPLATE_TEST_CASE("Forward: tiny, huge, zero and correlated rows are right", "", COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::magnitudes()) check_forward<TestType>(c);
 }
 
@@ -70,8 +68,8 @@ TEST_CASE("Forward: subnormal values, the largest and zeros are right in fp16") 
   }
 }
 
-TEMPLATE_TEST_CASE("Forward: pieces of long sequences are right with any threads", "", double, float, half,
-                   bfloat16) {
+TEMPLATE_TEST_CASE("Forward: pieces of long sequences are right with any threads", "",
+                   COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::pieces()) {
     Inputs<TestType> inputs(c);
     const auto call = cpu_forward<TestType>(c.mask, c.scale);
@@ -88,7 +86,7 @@ TEMPLATE_TEST_CASE("Forward: pieces of long sequences are right with any threads
   }
 }
 
-TEMPLATE_TEST_CASE("Forward: 131,072 tokens are right", "[long]", double, float, half, bfloat16) {
+TEMPLATE_TEST_CASE("Forward: 131,072 tokens are right", "[long]", COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::longest(std::same_as<TestType, double> ? 8 : 16))
     check_forward<TestType>(c, {.execution = executor(2)});
 }
@@ -175,8 +173,8 @@ void spoil(Inputs<T>& inputs, Operand operand, std::int64_t position, double val
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("Forward: NaN and infinity reach only the outputs that see them", "", double, float, half,
-                   bfloat16) {
+TEMPLATE_TEST_CASE("Forward: NaN and infinity reach only the outputs that see them", "",
+                   COTTENTION_TEST_ELEMENTS) {
   const double nan = std::numeric_limits<double>::quiet_NaN(),
                infinity = std::numeric_limits<double>::infinity();
   for (const auto& [c, positions] : cases::spoiled())

@@ -36,7 +36,7 @@ BackwardCall<T> backward_call(const Case& c) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("Property: random problems are right", "", double, float, half, bfloat16) {
+TEMPLATE_TEST_CASE("Property: random problems are right", "", COTTENTION_TEST_ELEMENTS) {
   for (std::uint64_t seed = 100; seed < 150; ++seed) {
     const Case c = cases::random(seed);
     check_forward<TestType>(c, {.execution = executor(2), .layout = c.layout});
@@ -44,8 +44,8 @@ TEMPLATE_TEST_CASE("Property: random problems are right", "", double, float, hal
   }
 }
 
-TEMPLATE_TEST_CASE("Property: any split of a sequence gives what no split gives", "", double, float, half,
-                   bfloat16) {
+TEMPLATE_TEST_CASE("Property: any split of a sequence gives what no split gives", "",
+                   COTTENTION_TEST_ELEMENTS) {
   Random random(11);
   for (const Scale scale : {Scale::none, Scale::by_key, Scale::by_query}) {
     Case c{.scale = scale, .shape = {1, 300, 300, 4, 2, 24, 16}, .padding = Padding::unrelated};
@@ -75,8 +75,8 @@ TEMPLATE_TEST_CASE("Property: any split of a sequence gives what no split gives"
   }
 }
 
-TEMPLATE_TEST_CASE("Property: gradients pass between the parts of a split sequence", "", double, float, half,
-                   bfloat16) {
+TEMPLATE_TEST_CASE("Property: gradients pass between the parts of a split sequence", "",
+                   COTTENTION_TEST_ELEMENTS) {
   for (const Scale scale : {Scale::none, Scale::by_key, Scale::by_query})
     for (const std::int64_t cut : {1, 100, 299}) {
       Case c{.scale = scale, .shape = {1, 300, 300, 4, 2, 24, 16}, .initial_state = Presence::present};
@@ -117,7 +117,7 @@ TEST_CASE("Property: states of disjoint parts add") {
   CHECK(sum.count == expected.count);
 }
 
-TEMPLATE_TEST_CASE("Property: two runs agree bit for bit", "", double, float, bfloat16) {
+TEMPLATE_TEST_CASE("Property: two runs agree bit for bit", "", COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::batches()) {
     const Inputs<TestType> inputs(c);
     INFO(describe<TestType>(c));
@@ -146,8 +146,8 @@ TEST_CASE("Property: the order in which an executor runs its threads changes no 
   }
 }
 
-TEMPLATE_TEST_CASE("Property: batch-invariant results do not depend on threads", "", double, float, half,
-                   bfloat16) {
+TEMPLATE_TEST_CASE("Property: batch-invariant results do not depend on threads", "",
+                   COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::batches()) {
     const Inputs<TestType> inputs(c);
     INFO(describe<TestType>(c));
@@ -168,8 +168,8 @@ TEMPLATE_TEST_CASE("Property: batch-invariant results do not depend on threads",
   }
 }
 
-TEMPLATE_TEST_CASE("Property: batch-invariant results do not depend on the rest of the batch", "", double,
-                   float, half, bfloat16) {
+TEMPLATE_TEST_CASE("Property: batch-invariant results do not depend on the rest of the batch", "",
+                   COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::batches()) {
     const Inputs<TestType> inputs(c);
     auto forward = inputs.forward();
@@ -201,7 +201,7 @@ TEMPLATE_TEST_CASE("Property: batch-invariant results do not depend on the rest 
   }
 }
 
-TEMPLATE_TEST_CASE("Property: permuting the batch permutes the bits", "", double, float, half, bfloat16) {
+TEMPLATE_TEST_CASE("Property: permuting the batch permutes the bits", "", COTTENTION_TEST_ELEMENTS) {
   // Sequences in reverse order: the same memory, walked with a negative batch stride.
   for (const Case& c : cases::of_every_kind(
            {{.shape = {4, 100, 100, 2, 1, 24, 40}}, {.shape = {3, 5000, 5000, 1, 1, 8, 8}}})) {
@@ -236,8 +236,7 @@ TEMPLATE_TEST_CASE("Property: permuting the batch permutes the bits", "", double
   }
 }
 
-TEMPLATE_TEST_CASE("Property: permuting a packed batch permutes the bits", "", double, float, half,
-                   bfloat16) {
+TEMPLATE_TEST_CASE("Property: permuting a packed batch permutes the bits", "", COTTENTION_TEST_ELEMENTS) {
   // The second batch has the same sequences, two of them exchanged: its q, k and v are copied row by row.
   for (const Case& c :
        cases::of_every_kind({{.shape = {.heads_q = 2, .heads_kv = 1, .dim_qk = 24, .dim_v = 40},
@@ -289,8 +288,8 @@ void scale_rows(TensorBuffer<T>& x, double factor) {
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("Property: scaling q or k by a power of two changes no bits", "", double, float, half,
-                   bfloat16) {
+TEMPLATE_TEST_CASE("Property: scaling q or k by a power of two changes no bits", "",
+                   COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::of_every_kind({{.shape = {2, 70, 70, 2, 1, 24, 40}}})) {
     Inputs<TestType> inputs(c), scaled(c);
     INFO(describe<TestType>(c));
@@ -308,8 +307,8 @@ TEMPLATE_TEST_CASE("Property: scaling q or k by a power of two changes no bits",
   }
 }
 
-TEMPLATE_TEST_CASE("Property: scaling q or k by any positive number changes only rounding", "", double,
-                   float) {
+TEST_CASE("Property: scaling q or k by any positive number changes only rounding") {
+  using TestType = float;  // 16-bit rows are not what they were, scaled
   for (const Case& c : cases::of_every_kind({{.shape = {2, 70, 70, 2, 1, 24, 40}}})) {
     Inputs<TestType> inputs(c), scaled(c);
     INFO(describe<TestType>(c));
@@ -324,8 +323,8 @@ TEMPLATE_TEST_CASE("Property: scaling q or k by any positive number changes only
   }
 }
 
-TEMPLATE_TEST_CASE("Property: bidirectional attention ignores the order of keys", "", double, float, half,
-                   bfloat16) {
+TEMPLATE_TEST_CASE("Property: bidirectional attention ignores the order of keys", "",
+                   COTTENTION_TEST_ELEMENTS) {
   for (const Scale scale : {Scale::none, Scale::by_key, Scale::by_query})
     for (const std::int64_t seq_k : {90, 5000}) {
       Case c{.mask = Mask::bidirectional, .scale = scale, .shape = {2, 40, seq_k, 2, 1, 16, 24}};

@@ -28,8 +28,7 @@ constexpr Scale scales[] = {Scale::none, Scale::by_key, Scale::by_query};
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("Step: any number of tokens and any head dims are right", "", double, float, half,
-                   bfloat16) {
+TEMPLATE_TEST_CASE("Step: any number of tokens and any head dims are right", "", COTTENTION_TEST_ELEMENTS) {
   constexpr std::int64_t dims[][2] = {{16, 16}, {64, 64},  {24, 40}, {1, 3},
                                       {3, 1},   {129, 80}, {5, 33},  {128, 256}};
   constexpr std::int64_t heads[][2] = {{2, 2}, {4, 1}};
@@ -43,7 +42,7 @@ TEMPLATE_TEST_CASE("Step: any number of tokens and any head dims are right", "",
     check_step<TestType>({.shape = {2, tokens, tokens, 2, 1, 24, 40}}, {}, 2);
 }
 
-TEMPLATE_TEST_CASE("Step: lanes use their slots, idle lanes none", "", double, float, half, bfloat16) {
+TEMPLATE_TEST_CASE("Step: lanes use their slots, idle lanes none", "", COTTENTION_TEST_ELEMENTS) {
   for (const std::int64_t tokens : {1, 3})
     for (const std::int64_t dim : {16, 40}) {
       const Case c{.shape = {5, tokens, tokens, 2, 2, dim, dim}};
@@ -54,8 +53,8 @@ TEMPLATE_TEST_CASE("Step: lanes use their slots, idle lanes none", "", double, f
     }
 }
 
-TEMPLATE_TEST_CASE("Step: states absorb accepted tokens only, outputs are of all", "", double, float, half,
-                   bfloat16) {
+TEMPLATE_TEST_CASE("Step: states absorb accepted tokens only, outputs are of all", "",
+                   COTTENTION_TEST_ELEMENTS) {
   for (const Scale scale : scales) {
     const Case c{.scale = scale, .shape = {5, 4, 4, 4, 2, 24, 40}};
     check_step<TestType>(c, {.accepted = {0, 1, 2, 3, 4}}, 5);
@@ -68,21 +67,19 @@ TEMPLATE_TEST_CASE("Step: states absorb accepted tokens only, outputs are of all
   }
 }
 
-TEMPLATE_TEST_CASE("Step: strided tensors are right and gaps stay untouched", "", double, float, half,
-                   bfloat16) {
+TEMPLATE_TEST_CASE("Step: strided tensors are right and gaps stay untouched", "", COTTENTION_TEST_ELEMENTS) {
   for (const Layout inputs : {Layout::bhsd, Layout::gaps})
     for (const Layout outputs : {Layout::bhsd, Layout::gaps})
       check_step<TestType>({.shape = {3, 2, 2, 4, 2, 24, 17}, .layout = inputs}, {}, 3, outputs);
 }
 
-TEMPLATE_TEST_CASE("Step: tiny, huge, zero and correlated rows are right", "", double, float, half,
-                   bfloat16) {
+TEMPLATE_TEST_CASE("Step: tiny, huge, zero and correlated rows are right", "", COTTENTION_TEST_ELEMENTS) {
   for (const Rows rows : {Rows::correlated, Rows::small, Rows::tiny, Rows::huge, Rows::mixed})
     for (const std::int64_t tokens : {1, 5})
       check_step<TestType>({.shape = {4, tokens, tokens, 2, 1, 40, 24}, .rows = rows}, {}, 4);
 }
 
-TEMPLATE_TEST_CASE("Step: a prefix and steps make one pass", "", double, float, half, bfloat16) {
+TEMPLATE_TEST_CASE("Step: a prefix and steps make one pass", "", COTTENTION_TEST_ELEMENTS) {
   for (const Scale scale : scales)
     check_prefix_and_steps<TestType>(
         stepper<TestType>(scale), {.scale = scale, .shape = {2, 90, 90, 4, 2, 24, 32}}, 50,
@@ -93,13 +90,13 @@ TEST_CASE("Step: a draft leaves the states, accepting it gives what plain steps 
   check_draft<float>(stepper<float>(Scale::by_key), {.shape = {3, 4, 4, 2, 1, 24, 40}});
 }
 
-TEMPLATE_TEST_CASE("Step: NaN reaches only the tokens and states that see it", "", float, bfloat16) {
+TEMPLATE_TEST_CASE("Step: NaN reaches only the tokens and states that see it", "", COTTENTION_TEST_ELEMENTS) {
   check_containment<TestType>(stepper<TestType>(Scale::by_key), {.shape = {3, 4, 4, 2, 1, 24, 40}},
                               std::numeric_limits<double>::quiet_NaN());
 }
 
-TEMPLATE_TEST_CASE("Step: a lane's bits depend neither on threads nor on other lanes", "", double, float,
-                   bfloat16) {
+TEMPLATE_TEST_CASE("Step: a lane's bits depend neither on threads nor on other lanes", "",
+                   COTTENTION_TEST_ELEMENTS) {
   for (const std::int64_t tokens : {1, 3}) {  // with states large enough to be worth several threads
     const Case c{.shape = {7, tokens, tokens, 4, 2, 128, 136}};
     const Inputs<TestType> inputs(c);
