@@ -204,6 +204,7 @@ TEST_CASE("NaN and infinity reach only the outputs that see them") {
     check_spread(got.o, expected.o, c.shape.dim_v, bounds<T>.forward);
     check_spread(got.h, expected.h, c.shape.dim_qk * c.shape.dim_v, bounds<T>.state);
   };
+  std::size_t turn = 0;
   for_each_kind<odd>([&]<class P>() {
     for (cases::Spoiled spoiled : cases::spoiled()) {
       Case& c = spoiled.description;
@@ -214,8 +215,7 @@ TEST_CASE("NaN and infinity reach only the outputs that see them") {
       }
       for (const int operand : {0, 1, 2})
         for (const std::int64_t position : spoiled.positions)
-          for (const double value : {nan, infinity})
-            check.template operator()<P>(c, operand, position, value);
+          check.template operator()<P>(c, operand, position, turn++ % 2 == 0 ? nan : infinity);
     }
   });
 }

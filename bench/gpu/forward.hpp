@@ -82,7 +82,7 @@ template <cottention::AnyProblem P, cottention::Tiling... tiling>
 Result measure_forward(const Conditions& conditions, Size s, Batch batch, const Work& work,
                        cottention::Split split) {
   using Set = ForwardBuffers<typename P::element>;
-  if (conditions.emulated) s = emulated(s, batch, 2, 70);
+  if (conditions.emulated) s = emulated(s, batch, 2, 40);
   return measure_on_sets(
       conditions, work.bytes,
       [&](std::uint32_t seed) {
@@ -100,8 +100,8 @@ template <cottention::AnyProblem P>
 Result measure_prefill(const Conditions& conditions, Size s, std::int64_t piece, const Work& work) {
   using Set = ForwardBuffers<typename P::element>;
   if (conditions.emulated) {
-    s = emulated(s, Batch::even, 2, 70);
-    piece = 40;
+    s = emulated(s, Batch::even, 2, 40);
+    piece = 30;
   }
   const auto arguments_of = [&](const Set& set, std::int64_t first) {
     auto args = set.arguments();
