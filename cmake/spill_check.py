@@ -109,11 +109,11 @@ def faults_of(rows):
 
 
 def table_of(rows):
-    """Rows with their registers for each architecture; + marks those that did not suffice."""
+    """Rows with their registers for each architecture, - where there is no code for it; + marks those that did not suffice."""
     architectures = list(dict.fromkeys(name for row in rows for name in row["report"]))
     lines = [("problem", "kernel", "chunk, warps, stages, columns, blocks", "shared", *architectures)]
     for row in rows:
-        registers = [f"{report['registers']}{'+' if report['spills'] or report['stack'] else ''}"
+        registers = [f"{report['registers']}{'+' if report['spills'] or report['stack'] else ''}" if report else "-"
                      for report in (row["report"].get(name) for name in architectures)]
         tiling = ", ".join(re.findall(r"\d+", row["tiling"]))
         lines.append((row["problem"], row["kernel"], tiling, f"{int(row['shared_bytes']):,}", *registers))
@@ -185,6 +185,9 @@ def self_test():
     table = table_of(rows_of(report_of(stack=8), listing, ("sm_80", "sm_90a")))
     if table.splitlines()[-1].split() != ["bf16", "64x64", "causal", "by_key", "Walk", "64,", "4", "4,096", "192", "192+"]:
         missed.append(f"the table is wrong:\n{table}")
+    fewer = rows_of(report_of(), listing, ("sm_80",)) + rows_of(report_of(last="sm_100"), listing, ("sm_100",))
+    if [line.split()[-3:] for line in table_of(fewer).splitlines()[1:]] != [["192", "192", "-"], ["192", "-", "192"]]:
+        missed.append(f"the table of different architectures is wrong:\n{table_of(fewer)}")
     return missed
 
 

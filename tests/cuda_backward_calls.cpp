@@ -210,6 +210,11 @@ TEST_CASE(
   CHECK(cottention::workspace_bytes<P>(args, {65}) == 0);
   args.shape.dim_v = 16;
   CHECK(cottention::workspace_bytes<P>(args, {2}) == 0);
+  constexpr std::int64_t many = std::int64_t{1} << 30;
+  args.shape = {2, many, many, many, 1, 16, 24};
+  CHECK(cottention::workspace_bytes<Everything>(args) == 0);
+  args.shape = {1, many, many, many / 2, 1, 16, 24};
+  CHECK(cottention::workspace_bytes<Everything>(args) == 0);
 }
 
 TEST_CASE("Backward of an empty problem succeeds") {

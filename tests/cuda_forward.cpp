@@ -172,6 +172,19 @@ TEST_CASE("Sequences in pieces are right, however many") {
               {.split = {pieces}, .final_state = pieces == 3 ? FinalState::absent : FinalState::separate});
 }
 
+TEST_CASE("Blocks that share the columns of a row are right, in pieces too") {
+  const auto check = []<Mask mask>() {
+    const Case c{.mask = mask,
+                 .shape = {1, 530, 530, 2, 1, 16, 136},
+                 .padding = Padding::middle,
+                 .initial_state = Presence::present};
+    for (const int pieces : {1, 2})
+      check_cuda_forward<Problem<T, HeadDim{16, 136}, mask, Scale::by_key>>(c, {.split = {pieces}});
+  };
+  check.template operator()<Mask::causal>();
+  check.template operator()<Mask::bidirectional>();
+}
+
 TEST_CASE("131,072 tokens are right", "[long]") {
   for (Case c : cases::longest(16)) {
     if (c.mask == Mask::causal)

@@ -1,4 +1,6 @@
 // Calls of the CUDA forward: what they refuse, what they promise about bits, what they leave alone.
+#include <algorithm>
+#include <cmath>
 #include <cstdint>
 #include <string>
 #include <vector>
@@ -212,6 +214,53 @@ TEST_CASE("Under the batch-invariant plan a packed sequence has the bits that it
   };
   check.operator()<P>();
   check.operator()<Everything>();
+}
+
+TEST_CASE(
+    "Under the batch-invariant plan a sequence has its bits beside one that is too long to stay whole") {
+  // In fp32 no piece has over 1,024 chunks, here of 8.
+  static constexpr cottention::Tiling short_chunks{.chunk = 8, .warps = 1, .stages = 1, .columns = 16};
+  const auto check = []<Mask mask>() {
+    using Q = Problem<float, HeadDim{8, 8}, mask, Scale::none>;
+    const Case c{.mask = mask,
+                 .scale = Scale::none,
+                 .shape = {.heads_q = 1, .heads_kv = 1, .dim_qk = 8, .dim_v = 8},
+                 .lengths_q = {1200, 9000}};
+    const Inputs<float> inputs(c);
+    auto args = inputs.forward();
+    args.plan = Plan::batch_invariant;
+    for (const int pieces : {0, 1, 2}) {
+      const Output together = run_cuda_forward<Q, short_chunks>(args, {.split = {pieces}});
+      for (std::int64_t b = 0; b < 2; ++b) {
+        const Output alone = run_cuda_forward<Q, short_chunks>(sequence(args, b), {.split = {pieces}}),
+                     inside = sequence_of(together, inputs, b);
+        INFO(describe<float>(c) << ", sequence " << b << ", pieces " << pieces);
+        CHECK(alone.o == inside.o);
+        CHECK(alone.h == inside.h);
+      }
+    }
+  };
+  check.operator()<Mask::causal>();
+  check.operator()<Mask::bidirectional>();
+}
+
+TEST_CASE("An empty sequence returns its initial state bit for bit, in a batch that is cut too") {
+  for (const Mask mask : {Mask::causal, Mask::bidirectional}) {
+    const Case c{.mask = mask,
+                 .shape = {.heads_q = 1, .heads_kv = 1, .dim_qk = 16, .dim_v = 24},
+                 .lengths_q = {0, 600},
+                 .initial_state = Presence::present};
+    Inputs<float> inputs(c);
+    auto args = inputs.forward();
+    std::vector<float> zeros(2 * 16 * 24, -0.0f);
+    args.initial_state.h = zeros.data();
+    for (const int pieces : {1, 2}) {
+      INFO(describe<float>(c) << ", pieces " << pieces);
+      const Output got = mask == Mask::causal ? run_cuda_forward<P>(args, {.split = {pieces}})
+                                              : run_cuda_forward<Everything>(args, {.split = {pieces}});
+      CHECK(std::all_of(got.h.begin(), got.h.begin() + 16 * 24, [](double h) { return std::signbit(h); }));
+    }
+  }
 }
 
 #if __has_include(<emulation.hpp>)

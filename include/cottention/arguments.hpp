@@ -136,7 +136,8 @@ struct StepArguments {
                                            ///< Null: all. Outputs are those of all T tokens either way
 };
 
-/// Scratch memory from the caller, aligned to `workspace_alignment`. Contents before and after do not matter.
+/// Scratch memory from the caller, aligned to `workspace_alignment`, or on a device to 256 bytes. Contents
+/// before and after do not matter.
 struct Workspace {
   void* data = nullptr;
   std::size_t bytes = 0;

@@ -8,17 +8,17 @@
 
 namespace cottention {
 /// Bytes of scratch that `backward` needs on the calling thread's current device; pointers need not be set
-/// yet. 0 for arguments that will be refused. With a Tiling: that of the call.
+/// yet. 0 for shapes and splits that will be refused. With a Tiling: that of the call.
 template <AnyProblem P, Tiling tiling>
 std::size_t workspace_bytes(const BackwardArguments<typename P::element>& args, Split split = {}) {
   device::Properties device;
-  if (!host::validate_extents<P>(args.shape, split) || !device::current_device(device)) return 0;
+  if (!host::validate_extents<P>(args, split) || !device::current_device(device)) return 0;
   return host::Gradients<P, host::GivenTiling<tiling>>(args, split, device).workspace_bytes();
 }
 template <AnyProblem P>
 std::size_t workspace_bytes(const BackwardArguments<typename P::element>& args, Split split = {}) {
   device::Properties device;
-  if (!host::validate_extents<P>(args.shape, split) || !device::current_device(device)) return 0;
+  if (!host::validate_extents<P>(args, split) || !device::current_device(device)) return 0;
   return host::Gradients<P, host::TunedTiling>(args, split, device).workspace_bytes();
 }
 

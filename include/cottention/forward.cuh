@@ -60,11 +60,11 @@ Status forward_on(const device::Properties& device, const ForwardArguments<typen
 }  // namespace host
 
 /// Bytes of scratch that `forward` needs on the calling thread's current device; pointers need not be set
-/// yet. 0 for arguments that will be refused. With a Tiling: that of the call.
+/// yet. 0 for shapes and splits that will be refused. With a Tiling: that of the call.
 template <AnyProblem P, Tiling tiling>
 std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args, Split split = {}) {
   device::Properties device;
-  if (!host::validate_extents<P>(args.shape, split) || !device::current_device(device)) return 0;
+  if (!host::validate_extents<P>(args, split) || !device::current_device(device)) return 0;
   return host::plan_recurrence<host::ForwardRoles<P>, tiling>(args.shape, args.plan, split,
                                                               device.multiprocessors)
       .image_bytes;
@@ -72,7 +72,7 @@ std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args, S
 template <AnyProblem P>
 std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args, Split split = {}) {
   device::Properties device;
-  if (!host::validate_extents<P>(args.shape, split) || !device::current_device(device)) return 0;
+  if (!host::validate_extents<P>(args, split) || !device::current_device(device)) return 0;
   return host::with_tiling<host::ForwardRoles<P>>(device, args.shape, args.plan, split, [&](auto tiling) {
     return workspace_bytes<P, decltype(tiling)::value>(args, split);
   });

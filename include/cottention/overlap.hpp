@@ -46,19 +46,24 @@ struct Operand {
   std::uint64_t address() const { return reinterpret_cast<std::uintptr_t>(data); }
 };
 
-/// Checks the extents, the pointer and the strides of `x` one by one and finds the bytes they cover.
-inline Status locate(Operand& x) {
-  std::int64_t elements = 1;  // with zeros taken for ones, so that resolve() cannot overflow either
-  bool empty = false;
-  for (const std::int64_t extent : x.extents) {
-    empty = empty || extent == 0;
+/// The product of extents, with zeros taken for ones, so that resolve() cannot overflow either.
+inline Status count_elements(const char* name, const std::array<std::int64_t, 4>& extents,
+                             std::int64_t& elements) {
+  elements = 1;
+  for (const std::int64_t extent : extents)
     if (__builtin_mul_overflow(elements, std::max<std::int64_t>(extent, 1), &elements) ||
         elements > largest_span)
-      return Status::failure(
-          StatusCode::bad_shape, "shape of %s = [%lld, %lld, %lld, %lld]: must have at most 2^57 elements",
-          x.name, number(x.extents[0]), number(x.extents[1]), number(x.extents[2]), number(x.extents[3]));
-  }
-  if (empty) return {};
+      return Status::failure(StatusCode::bad_shape,
+                             "shape of %s = [%lld, %lld, %lld, %lld]: must have at most 2^57 elements", name,
+                             number(extents[0]), number(extents[1]), number(extents[2]), number(extents[3]));
+  return {};
+}
+
+/// Checks the extents, the pointer and the strides of `x` one by one and finds the bytes they cover.
+inline Status locate(Operand& x) {
+  std::int64_t elements = 0;
+  if (Status status = count_elements(x.name, x.extents, elements); !status) return status;
+  if (std::find(x.extents.begin(), x.extents.end(), 0) != x.extents.end()) return {};
   if (x.data == nullptr) {
     if (x.need == Need::optional) return {};
     return Status::failure(StatusCode::null_pointer, "%s%s = null: must point to %lld elements", x.name,

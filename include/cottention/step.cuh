@@ -29,9 +29,9 @@ Status validate_step_extents(const StepArguments<T>& args) {
         StatusCode::bad_shape, "shape.batch = %lld: must be at most %lld on a device with %lld key heads",
         number(s.batch), number(most_blocks / Kernel::column_blocks / s.heads_kv), number(s.heads_kv));
   const std::int64_t rows_per_token = 1 + s.heads_q / s.heads_kv;
-  if (s.seq_q > most_blocks / rows_per_token)
+  if (s.seq_q > longest_axis / rows_per_token)
     return Status::failure(StatusCode::bad_shape, "shape.seq_q = %lld: must be at most %lld on a device",
-                           number(s.seq_q), number(most_blocks / rows_per_token));
+                           number(s.seq_q), number(longest_axis / rows_per_token));
   return {};
 }
 

@@ -143,3 +143,32 @@ TEST_CASE("dq is right where all terms are equal, and so their errors") {
       },
       0, length);
 }
+
+namespace {
+
+/// Ordinary tokens, and after them many whose keys take turns and whose values are all `value`: the turns of
+/// `keys` and the third that makes their sum 0. S hardly grows, and what each key is off when it is split
+/// adds up. Only ordinary tokens have gradients.
+template <class T, Scale scale>
+void check_turns(int key0, int key1, double value, std::int64_t late) {
+  const int turns[] = {key0, key1, -key0 - key1};
+  check_with<T, scale>(
+      [](std::int64_t position, int) { return Factors{.dout = position < early ? 1.0 : 0.0}; },
+      [&](Inputs<T>& inputs) {
+        for (std::int64_t position = early; position < early + late; ++position)
+          for (int column = 0; column < dim; ++column) {
+            inputs.k().row(position, 0)[column] =
+                from_double<T>(column == dim - 1 ? 0 : turns[(column + position) % 3]);
+            inputs.v().row(position, 0)[column] = from_double<T>(value);
+          }
+      },
+      0, early + late);
+}
+
+}  // namespace
+
+TEST_CASE("dq is right where terms cancel and their errors do not") {
+  check_turns<bfloat16, Scale::none>(12, -75, 1.5, 4092);
+  check_turns<bfloat16, Scale::none>(1, -3, 1.5, 4092);
+  check_turns<cottention::half, Scale::none>(35, -269, 4, 16368);
+}

@@ -9,9 +9,6 @@
 
 namespace cottention::host {
 
-/// Kernels count rows, heads and sequences in 32 bits, rows to the end of the last chunks.
-inline constexpr std::int64_t longest_axis = (std::int64_t{1} << 31) - 65'536;
-
 inline Status validate_length(const char* name, std::int64_t length) {
   if (length <= longest_axis) return {};
   return Status::failure(StatusCode::bad_shape, "shape.%s = %lld: must be at most %lld on a device", name,
@@ -19,8 +16,9 @@ inline Status validate_length(const char* name, std::int64_t length) {
 }
 
 /// What workspace_bytes rests on.
-template <AnyProblem P>
-Status validate_extents(const Shape& shape, Split split) {
+template <AnyProblem P, class Arguments>
+Status validate_extents(const Arguments& args, Split split) {
+  const Shape& shape = args.shape;
   if (Status status = cottention::detail::validate_shape<P>(shape); !status) return status;
   if (Status status = validate_length("seq_q", shape.seq_q); !status) return status;
   if (Status status = validate_length("seq_k", shape.seq_k); !status) return status;
@@ -34,13 +32,20 @@ Status validate_extents(const Shape& shape, Split split) {
                            "shape.batch * shape.heads_kv = %lld: must be at most %lld, the blocks of a grid",
                            static_cast<long long>(shape.batch * shape.heads_kv),
                            static_cast<long long>(most_blocks));
-  return {};
+  const std::int64_t batch = args.cu_seqlens_q.given() ? 1 : shape.batch;  // packed: one axis of all tokens
+  std::int64_t elements = 0;
+  if (Status status = cottention::detail::count_elements(
+          "q", {batch, shape.seq_q, shape.heads_q, shape.dim_qk}, elements);
+      !status)
+    return status;
+  return cottention::detail::count_elements("k", {batch, shape.seq_k, shape.heads_kv, shape.dim_qk},
+                                            elements);
 }
 
 /// All that can be told of a call without the device.
 template <AnyProblem P, class Arguments>
 Status validate_call(const Arguments& args, Split split) {
-  if (Status status = validate_extents<P>(args.shape, split); !status) return status;
+  if (Status status = validate_extents<P>(args, split); !status) return status;
   if (Status status = validate<P>(args); !status) return status;
   return validate_for_device<P>(args);
 }

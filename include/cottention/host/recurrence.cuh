@@ -18,7 +18,7 @@ namespace cottention::host {
 template <kernel::AnyRoles R, Tiling tiling>
 RecurrencePlan plan_recurrence(const Shape& s, Plan plan, Split split, int multiprocessors) {
   using T = typename R::element;
-  constexpr std::int64_t most_chunks = 1024;  // docs/tuning.md, "Long sequences"
+  constexpr int most_chunks = 1024;  // docs/tuning.md, "Long sequences"
   const BlockSize block{
       .column_blocks = kernel::column_blocks<R, tiling>,
       .chunk = tiling.chunk,
@@ -71,8 +71,7 @@ kernel::RecurrenceParams<typename R::element> recurrence_params(const Arguments&
   p.row_group = R::rows_are_queries ? group : 1;
   p.term_group = R::rows_are_queries ? 1 : group;
   p.heads_kv = static_cast<int>(s.heads_kv);
-  p.pieces = plan.pieces;
-  p.shortest = plan.shortest;
+  p.cuts = {.wanted = plan.wanted, .shortest = plan.shortest, .longest = plan.longest, .most = plan.pieces};
   p.chunk = plan.chunk;
   p.row_parts = plan.row_parts;
   p.column_blocks = plan.column_blocks;

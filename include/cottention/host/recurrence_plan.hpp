@@ -10,7 +10,8 @@
 namespace cottention {
 
 /// Pieces that a sequence is cut into where heads are few. 0: the library's choice; 1: none; up to 64
-/// otherwise. Never more than one for each 256 tokens.
+/// otherwise. Never more than one for each 256 tokens; in fp32 at least so many that none has over 1,024
+/// chunks, as far as 64 suffice (docs/tuning.md, "Long sequences").
 struct Split {
   int pieces = 0;
 };
@@ -28,7 +29,8 @@ struct RecurrencePlan {
   int chunk = 0;
   std::int64_t image_elements = 0;  // of a block's state
   int pieces = 1;                   // most that a sequence has; 1: no images
-  int shortest = 0;                 // rows of a piece, at least
+  int wanted = 1;                   // of a sequence, unless they would be too short or too long
+  int shortest = 0, longest = 0;    // rows of a piece; longest 0: any number
   int row_parts = 1;                // of a bidirectional head
   std::size_t image_bytes = 0;      // of all pieces
 };
@@ -44,7 +46,7 @@ struct BlockSize {
   int chunk = 0;
   std::int64_t image_elements = 0;  // of a block's state
   int element_bytes = 0;            // of the state
-  std::int64_t longest_piece = 0;   // terms that may be summed one chunk after the other; 0: any number
+  int longest_piece = 0;            // terms that may be summed one chunk after the other; 0: any number
 };
 
 /// `multiprocessors` counts only under Plan::automatic.
@@ -56,19 +58,23 @@ inline RecurrencePlan plan_recurrence(const RecurrenceExtent& extent, Plan plan,
   p.chunk = block.chunk;
   p.image_elements = block.image_elements;
   const std::int64_t blocks = p.units * p.column_blocks;
-  const std::int64_t longest = std::max<std::int64_t>(1, extent.terms / shortest_piece);
-  std::int64_t wanted = 1;
+  const std::int64_t room = std::max<std::int64_t>(1, extent.terms / shortest_piece);
+  std::int64_t asked = 1;
   if (split.pieces > 0)
-    wanted = split.pieces;
+    asked = split.pieces;
   else if (plan == Plan::batch_invariant)
-    wanted = most_pieces;  // as many as its length allows each sequence
+    asked = most_pieces;  // as many as its length allows each sequence
   else if (blocks > 0 && 10 * blocks < 9 * static_cast<std::int64_t>(multiprocessors))
-    wanted = (2 * static_cast<std::int64_t>(multiprocessors) + blocks - 1) / blocks;
+    asked = (2 * static_cast<std::int64_t>(multiprocessors) + blocks - 1) / blocks;
+  // The terms of a packed batch may all be of one sequence.
+  std::int64_t wanted = asked;
   if (block.longest_piece > 0)
     wanted = std::max(wanted, (extent.terms + block.longest_piece - 1) / block.longest_piece);
-  p.pieces = static_cast<int>(std::min({wanted, longest, std::int64_t{most_pieces}}));
+  p.pieces = static_cast<int>(std::min({wanted, room, std::int64_t{most_pieces}}));
   if (p.pieces > 1) {
+    p.wanted = static_cast<int>(std::min(asked, std::int64_t{most_pieces}));
     p.shortest = shortest_piece;
+    p.longest = block.longest_piece;
     p.image_bytes = static_cast<std::size_t>(block.image_elements * block.element_bytes * blocks * p.pieces);
     const std::int64_t rows = std::max<std::int64_t>(1, extent.rows / shortest_piece);
     p.row_parts = static_cast<int>(std::min({wanted, rows, std::int64_t{most_pieces}}));

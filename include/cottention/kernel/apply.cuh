@@ -43,7 +43,7 @@ struct Apply {
     if (part == 0) store_final_state(head, state);
     ChunkFactors<R, tiling> factors(head, storage.apply.factors);
     Epilogue<R, tiling> epilogue(head, storage.apply.epilogue);
-    const Pieces parts(head.rows.length, params.row_parts, 1, Part::chunk);
+    const Pieces parts = row_parts(head);
     if (part < parts.count)
       answer(head, factors, epilogue, state, parts.first(part), parts.last(part, head.rows.length),
              storage.apply);

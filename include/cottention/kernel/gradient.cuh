@@ -3,8 +3,8 @@
 // The walk runs in reverse, as dk and dv have it, with the sum D of terms q g^T behind it. dq wants S, the
 // sum of k v^T ahead of it. Nothing decays, so that is known too: S at the end of the sequence is the final
 // state, and each chunk takes its own terms out of it. What the rounding of all that leaves in dq is bounded
-// at the end; where it could be seen, the head is marked, and Walk does its dq again, which sums S from the
-// start.
+// at the end, not least by what S is off then; where it could be seen, the head is marked, and Walk does its
+// dq again, which sums S from the start.
 #pragma once
 
 #include <cottention/kernel/joint_block.cuh>
@@ -131,7 +131,9 @@ struct Gradient {
     // 1 / ||q|| that dq has, and without 1 / ||q||, which may vary so much that a few rows are all of the
     // sum. The terms of a chunk are taken out with a relative error of `term_error`, and the sum is rounded
     // each time; such errors add up like independent ones, but for chunks that come again, whose rounding
-    // adds up as it is. Scaled by query, the gradient of m is made of q^ . dq^, and bounded likewise.
+    // adds up as it is. What errors that lean one way have added up to, S itself tells at the end: it should
+    // be the initial state then. Scaled by query, the gradient of m is made of q^ . dq^, and bounded
+    // likewise.
 
     static constexpr bool is_half = std::same_as<T, half>;
     /// Of the split operands, at most, and the rounded sum of a chunk: equal terms err alike.
@@ -168,6 +170,10 @@ struct Gradient {
                                            storage.joint.counts.scratch);
       };
       const Squares<threads>& squares = storage.joint.squares;
+      const A* initial = block.params.dq.initial_h;
+      if (initial != nullptr) initial += block.queries.state_offset();
+      const double off_total = sum_over_block<Part::warps>(s.squares_off(initial, block.params.dq.layout, 0),
+                                                           storage.joint.counts.scratch);
       const double s_total = total(squares.s), v_total = total(squares.v);
       const double g_total = total(squares.g), dq_total = total(squares.dq);
       const double unit_g_total = total(squares.unit_g), unit_dq_total = total(squares.unit_dq);
@@ -177,7 +183,7 @@ struct Gradient {
       if (device::thread_index() != 0) return;
       const int chunks = (device::load_shared(&block.rows.keys.length) + Part::chunk - 1) / Part::chunk;
       const double repeated_sums = repeated_sum_error * chunks;
-      const double error = term_error * term_error * (s_total + v_total) +
+      const double error = off_total + term_error * term_error * (s_total + v_total) +
                            (chunks * (sum_error * sum_error) + repeated_sums * repeated_sums) * s_total;
       const auto fine = [error](double g, double result) {
         return g >= least_squares && result <= most_squares &&

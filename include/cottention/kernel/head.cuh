@@ -39,7 +39,7 @@ struct Head {
         column(device::block_z() * tiling.columns),
         rows(p.row_offsets, p.row_mask, batch, p.seq_rows),
         terms(p.term_offsets, p.term_mask, batch, p.seq_terms),
-        pieces(walked(), p.pieces, p.shortest, tiling.chunk),
+        pieces(walked(), p.cuts, tiling.chunk),
         rank(device::block_y()),
         first(pieces.first(piece())),
         last(pieces.last(piece(), walked())) {}
@@ -93,6 +93,13 @@ struct Head {
     return terms.rows(view, batch, afresh(R::rows_are_queries ? kv_head : kv_head * group + member));
   }
 };
+
+/// The parts of a bidirectional head's rows that blocks share.
+template <AnyRoles R, Tiling tiling>
+__device__ __forceinline__ Pieces row_parts(const Head<R, tiling>& head) {
+  const int parts = head.params.row_parts;
+  return {head.rows.length, {.wanted = parts, .shortest = 1, .most = parts}, tiling.chunk};
+}
 
 /// The first in the order of the walk starts from the caller's initial state, the others from zero.
 template <AnyRoles R, Tiling tiling>

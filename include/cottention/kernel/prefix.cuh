@@ -32,14 +32,15 @@ struct Prefix {
     const std::int64_t batch = device::block_x() / params.heads_kv;
     const Side rows(params.row_offsets, nullptr, batch, params.seq_rows);
     const Side terms(params.term_offsets, nullptr, batch, params.seq_terms);
-    const Pieces pieces(walked_length<mask>(rows, terms), params.pieces, params.shortest, params.chunk);
+    const Pieces pieces(walked_length<mask>(rows, terms), params.cuts, params.chunk);
     const int count = pieces.count - (mask == Mask::causal ? 1 : 0);
     const auto place = [&](int piece) {
       return reinterpret_cast<Lane*>(image_of(params, device::block_z(), piece) + element);
     };
-    Lane total{};
+    if (count <= 1) return;
+    Lane total = device::load_global(place(0));
 #pragma unroll 4
-    for (int piece = 0; piece < count; ++piece) {
+    for (int piece = 1; piece < count; ++piece) {
       const Lane own = device::load_global(place(piece));
 #pragma unroll
       for (int e = 0; e < lane_elements; ++e) total[e] = device::sum(total[e], own[e]);

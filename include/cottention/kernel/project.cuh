@@ -24,7 +24,7 @@ struct Project {
   static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     constexpr bool causal = R::mask == Mask::causal;
     const Head<R, tiling> head(params);
-    const Pieces parts(head.rows.length, params.row_parts, 1, Part::chunk);
+    const Pieces parts = row_parts(head);
     const int part = device::block_y(), count = causal ? head.pieces.count : parts.count;
     double log_sum = 0;
     if (part < count) {
@@ -48,7 +48,7 @@ struct Project {
       }
     }
     if (params.log_sums != nullptr)
-      store_log_sum<Part::warps>(params.log_sums, causal ? params.pieces : params.row_parts, log_sum,
+      store_log_sum<Part::warps>(params.log_sums, causal ? params.cuts.most : params.row_parts, log_sum,
                                  storage.factors.counts.scratch);
   }
 

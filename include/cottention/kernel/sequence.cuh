@@ -67,17 +67,28 @@ struct Side {
   }
 };
 
-/// A sequence in pieces of `rows` that are summed apart: `most`, or as many as have room at `shortest` rows
-/// each. The whole batch's length limits `most`, but never to less than a sequence of it has room for; so the
-/// rest of a batch has no say in a sequence's bits.
+/// Into how many pieces a sequence is cut.
+struct Cuts {
+  int wanted = 1;    // pieces
+  int shortest = 0;  // rows of a piece, at least
+  int longest = 0;   // at most, as far as `most` allows; 0: any number
+  int most = 1;      // pieces that the launch has room for
+};
+
+/// A sequence in pieces of `rows` that are summed apart: as many as are wanted and no piece is too long for,
+/// or as many as have room at `shortest` rows each. The whole batch's length limits the launch, but never to
+/// less than a sequence of it has room for; so the rest of a batch has no say in a sequence's bits.
 struct Pieces {
   int rows = 0;
   int count = 1;  // at least 1: an empty sequence has one empty piece
 
-  __device__ __forceinline__ Pieces(int length, int most, int shortest, int chunk) {
+  __device__ __forceinline__ Pieces(int length, const Cuts& cuts, int chunk) {
     if (length == 0) return;
-    int wanted = most;
-    if (most > 1 && length / shortest < most) wanted = length < shortest ? 1 : length / shortest;
+    int wanted = cuts.wanted;
+    if (cuts.longest > 0 && (length - 1) / cuts.longest >= wanted) wanted = (length - 1) / cuts.longest + 1;
+    if (wanted > cuts.most) wanted = cuts.most;
+    if (wanted > 1 && length / cuts.shortest < wanted)
+      wanted = length < cuts.shortest ? 1 : length / cuts.shortest;
     rows = ((length - 1) / wanted / chunk + 1) * chunk;
     count = (length - 1) / rows + 1;
   }
@@ -116,8 +127,7 @@ struct RecurrenceParams {
   std::int64_t seq_rows = 0, seq_terms = 0;
   int row_group = 1, term_group = 1;  // heads for each of heads_kv
   int heads_kv = 0;
-  int pieces = 1;     // most that a sequence may have
-  int shortest = 0;   // rows of a piece, at least
+  Cuts cuts;
   int chunk = 0;      // of the Tiling: pieces end with one
   int row_parts = 1;  // blocks that share the rows of a bidirectional head
   int column_blocks = 1;
@@ -129,7 +139,7 @@ template <Element T>
 __device__ __forceinline__ Accumulate<T>* image_of(const RecurrenceParams<T>& params, int column_block,
                                                    int piece) {
   const std::int64_t unit = std::int64_t{device::block_x()} * params.column_blocks + column_block;
-  return params.images + (unit * params.pieces + piece) * params.image_elements;
+  return params.images + (unit * params.cuts.most + piece) * params.image_elements;
 }
 
 }  // namespace cottention::kernel

@@ -5,9 +5,9 @@
 // tile touches each bank once:
 //
 //     16-bit   ldmatrix: one unit of each of 8 rows
-//     32-bit   pairs: 2 units of rows g to g + 3;             single: 2 units of rows 0, 2, 4, 6 or 1, 3, 5,
-//     7 64-bit   pairs: 4 units of rows g and g + 1;            single: 2 units of rows 0, 2, 4, 6 or 1, 3,
-//     5, 7
+//     32-bit   pairs: 2 units of rows g to g + 3
+//     64-bit   pairs: 4 units of rows g and g + 1
+//     both     single: 2 units of rows 0, 2, 4, 6 or 1, 3, 5, 7
 #pragma once
 
 #include <cuda_runtime.h>

@@ -171,6 +171,15 @@ class State {
           f(h_[m][n].values[2 * lower], h_[m][n].values[2 * lower + 1], m, lower, n);
   }
 
+  /// The sum over this lane's elements of the squares of what they are off `h`, or off 0 without one.
+  __device__ __forceinline__ A squares_off(const A* h, StateLayout layout, int column) {
+    A sum{};
+    for_each_element(layout, column, [h, &sum](A& x, std::int64_t offset, bool exists) {
+      const A off = x - (exists && h != nullptr ? device::load_global(h + offset) : A{0});
+      sum = device::fused(off, off, sum);
+    });
+    return sum;
+  }
   /// The sum of the squares of this lane's elements.
   __device__ __forceinline__ A squares() {
     A sum{};
