@@ -20,7 +20,7 @@ namespace {
 constexpr int dim = 16;
 constexpr std::int64_t tokens = 131'072;
 
-enum class Kind { independent, parallel, rising, crossing, first, cancelling };
+enum class Kind { independent, parallel, rising, crossing, first, cancelling, leaning };
 
 const char* name_of(Kind kind) {
   switch (kind) {
@@ -36,6 +36,8 @@ const char* name_of(Kind kind) {
       return "g only at the first 100 tokens";
     case Kind::cancelling:
       return "one key, v of period 3 and sum 0";
+    case Kind::leaning:
+      return "keys of period 3 and sum 0, one v";
   }
   return "";
 }
@@ -51,7 +53,7 @@ struct Rows {
     double directions[4][dim];
     for (auto& direction : directions)
       for (double& x : direction) x = normal(generator);
-    const bool parallel = kind != Kind::independent && kind != Kind::cancelling;
+    const bool parallel = kind != Kind::independent && kind != Kind::cancelling && kind != Kind::leaning;
     for (std::int64_t i = 0; i < tokens; ++i) {
       const double rise = std::pow(1000.0, static_cast<double>(i) / tokens);
       const double v_factor = kind == Kind::rising || kind == Kind::crossing ? rise : 1;
@@ -68,9 +70,21 @@ struct Rows {
       }
     }
     if (kind == Kind::cancelling) repeat();
+    if (kind == Kind::leaning) lean();
   }
 
  private:
+  /// After 64 tokens, which alone have gradients: three keys by turns whose sum is 0, and whose errors, when
+  /// they are split, lean one way.
+  void lean() {
+    constexpr int turns[] = {12, -75, 63};
+    for (std::size_t i = 64; i < tokens; ++i)
+      for (std::size_t e = 0; e < dim; ++e) {
+        k[i * dim + e] = from_double<T>(e == dim - 1 ? 0 : turns[(e + i) % 3]);
+        v[i * dim + e] = from_double<T>(1.5);
+        g[i * dim + e] = from_double<T>(0);
+      }
+  }
   /// The first key for all, and v0, v1, -v0 - v1 by turns: small integers, so that the sum is exactly 0.
   void repeat() {
     int turns[3][dim];
@@ -121,8 +135,8 @@ void measure(Kind kind) {
   std::fflush(stdout);
 }
 
-constexpr Kind kinds[] = {Kind::independent, Kind::parallel, Kind::rising,
-                          Kind::crossing,    Kind::first,    Kind::cancelling};
+constexpr Kind kinds[] = {Kind::independent, Kind::parallel,   Kind::rising, Kind::crossing,
+                          Kind::first,       Kind::cancelling, Kind::leaning};
 
 }  // namespace
 
