@@ -496,6 +496,21 @@ TEST_CASE("Backward: no schedule of threads and copies changes a bit") {
   check.template operator()<Narrow>(c, Presence::absent, {1});
   c.shape.heads_kv = 2;
   check.template operator()<Narrow>(c, Presence::present, {1});
+  if constexpr (has_joint_kernel) {
+    c.shape.dim_qk = c.shape.dim_v = 64;
+    for (const Mask mask : {Mask::causal, Mask::bidirectional}) {
+      c.mask = mask;
+      for (const bool many : {false, true}) {
+        std::optional<ManyBlocks> many_blocks;
+        if (many) many_blocks.emplace();
+        if (mask == Mask::causal)
+          check.template operator()<Square>(c, Presence::present, {1});
+        else
+          check.template operator()<SquareBidirectional>(c, Presence::present, {1});
+      }
+    }
+    c.shape.dim_qk = c.shape.dim_v = 8;
+  }
   c.shape.heads_kv = 1;
   c.mask = Mask::bidirectional;
   check.template operator()<NarrowBidirectional>(c, Presence::present, {1});

@@ -266,7 +266,7 @@ TEST_CASE("Every legal tiling gives right results") {
   using Bidirectional = Problem<T, HeadDim{64, 64}, Mask::bidirectional, Scale::by_key>;
   const auto check = []<cottention::Tiling tiling>() {
     if (!fits_device<Causal, tiling>()) return;
-    for (const int n : {1, 70, 300}) {
+    for (const int n : {1, 70, 520}) {  // the last in two pieces
       const Case c{.shape = {1, n, n, 2, 1, 0, 0}, .initial_state = Presence::present};
       check_cuda_forward<Causal, tiling>(c, {.split = {2}});
       check_cuda_forward<Bidirectional, tiling>(c);
