@@ -186,15 +186,24 @@ def self_test():
     if table.splitlines()[-1].split() != ["bf16", "64x64", "causal", "by_key", "Walk", "64,", "4", "4,096", "192", "192+"]:
         missed.append(f"the table is wrong:\n{table}")
     fewer = rows_of(report_of(), listing, ("sm_80",)) + rows_of(report_of(last="sm_100"), listing, ("sm_100",))
+    if [set(row["report"]) for row in merged(fewer)] != [{"sm_80", "sm_90a", "sm_100"}]:
+        missed.append(f"the same kernel of two files is not one row:\n{merged(fewer)}")
     if [line.split()[-3:] for line in table_of(fewer).splitlines()[1:]] != [["192", "192", "-"], ["192", "-", "192"]]:
         missed.append(f"the table of different architectures is wrong:\n{table_of(fewer)}")
     return missed
 
 
 def read_rows(files):
-    """The rows of all files; those that several have, once."""
-    rows = [row for file in files for row in json.loads(pathlib.Path(file).read_text(encoding="utf-8"))]
-    return [row for i, row in enumerate(rows) if row not in rows[:i]]
+    """The rows of all files; those that several have, once, for the architectures of all."""
+    return merged(row for file in files for row in json.loads(pathlib.Path(file).read_text(encoding="utf-8")))
+
+
+def merged(rows):
+    found = {}
+    for row in rows:
+        key = tuple(row[name] for name in ("kernel", *LISTED))
+        found.setdefault(key, {**row, "report": {}})["report"].update(row["report"])
+    return list(found.values())
 
 
 def main():
