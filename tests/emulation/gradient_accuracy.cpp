@@ -85,6 +85,7 @@ struct Rows {
         g[i * dim + e] = from_double<T>(0);
       }
   }
+
   /// The first key for all, and v0, v1, -v0 - v1 by turns: small integers, so that the sum is exactly 0.
   void repeat() {
     int turns[3][dim];

@@ -180,6 +180,7 @@ class State {
     });
     return sum;
   }
+
   /// The sum of the squares of this lane's elements.
   __device__ __forceinline__ A squares() {
     A sum{};
