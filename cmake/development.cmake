@@ -22,6 +22,10 @@ if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU" AND CMAKE_CXX_COMPILER_VERSION VERSION_L
   list(APPEND cottention_options -Wno-restrict) # false alarms on std::string: GCC bug 105651, mended in 13
 endif()
 
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU") # collects no garbage below 1 GB, which takes a tenth off the time to compile
+  list(APPEND cottention_options "SHELL:--param ggc-min-expand=100" "SHELL:--param ggc-min-heapsize=1000000")
+endif()
+
 if(COTTENTION_NATIVE)
   check_cxx_compiler_flag(-march=native COTTENTION_HAS_MARCH_NATIVE)
   check_cxx_compiler_flag(-mcpu=native COTTENTION_HAS_MCPU_NATIVE) # clang on Arm knows only this one

@@ -1,6 +1,7 @@
 // Memory that shows misuse: born as NaN, between guard zones that must stay as they are.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
@@ -38,9 +39,11 @@ class Buffer {
 
   bool guards_untouched() const {
     ASAN_UNPOISON_MEMORY_REGION(memory_.get(), size());
-    bool untouched = true;
-    for (std::size_t i = 0; i < size(); ++i)
-      if (i < offset_ || i >= offset_ + bytes_) untouched = untouched && memory_.get()[i] == nan_byte;
+    const auto untouched_from = [this](std::size_t first, std::size_t count) {
+      return std::all_of(memory_.get() + first, memory_.get() + first + count,
+                         [](unsigned char byte) { return byte == nan_byte; });
+    };
+    const bool untouched = untouched_from(0, offset_) && untouched_from(offset_ + bytes_, guard);
     forbid_zones();
     return untouched;
   }
