@@ -294,7 +294,7 @@ TEMPLATE_TEST_CASE("Property: scaling q or k by a power of two changes no bits",
     Inputs<TestType> inputs(c), scaled(c);
     INFO(describe<TestType>(c));
     scale_rows(scaled.q(), 4);
-    scale_rows(scaled.k(), 0x1p-3);
+    scale_rows(scaled.k(), std::same_as<TestType, half> ? 0x1p3 : 0x1p-3);  // small halves would lose bits
     CHECK(same_bits(run_forward(forward_call<TestType>(c), scaled.forward()),
                     run_forward(forward_call<TestType>(c), inputs.forward())));
     // Gradients scale inversely; in fp16 some fall below the normal range and lose bits.

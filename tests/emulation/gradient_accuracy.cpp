@@ -20,7 +20,7 @@ namespace {
 constexpr int dim = 16;
 constexpr std::int64_t tokens = 131'072;
 
-enum class Kind { independent, parallel, rising, crossing, first, cancelling, leaning };
+enum class Kind { independent, parallel, rising, crossing, first, cancelling, leaning, returning };
 
 const char* name_of(Kind kind) {
   switch (kind) {
@@ -38,6 +38,8 @@ const char* name_of(Kind kind) {
       return "one key, v of period 3 and sum 0";
     case Kind::leaning:
       return "keys of period 3 and sum 0, one v";
+    case Kind::returning:
+      return "the same, and the keys' negatives";
   }
   return "";
 }
@@ -53,7 +55,7 @@ struct Rows {
     double directions[4][dim];
     for (auto& direction : directions)
       for (double& x : direction) x = normal(generator);
-    const bool parallel = kind != Kind::independent && kind != Kind::cancelling && kind != Kind::leaning;
+    const bool parallel = kind != Kind::independent && kind < Kind::cancelling;
     for (std::int64_t i = 0; i < tokens; ++i) {
       const double rise = std::pow(1000.0, static_cast<double>(i) / tokens);
       const double v_factor = kind == Kind::rising || kind == Kind::crossing ? rise : 1;
@@ -70,19 +72,22 @@ struct Rows {
       }
     }
     if (kind == Kind::cancelling) repeat();
-    if (kind == Kind::leaning) lean();
+    if (kind == Kind::leaning) lean(tokens, 0);
+    if (kind == Kind::returning) lean(tokens / 2, tokens / 2);
   }
 
  private:
-  /// After 64 tokens, which alone have gradients: three keys by turns whose sum is 0, and whose errors, when
-  /// they are split, lean one way.
-  void lean() {
+  /// After 64 tokens: three keys by turns whose sum is 0, and whose errors, when they are split, lean one
+  /// way; from token `back` on, their negatives. Only the 64 tokens from `seen` on have gradients.
+  void lean(std::int64_t back, std::int64_t seen) {
     constexpr int turns[] = {12, -75, 63};
-    for (std::size_t i = 64; i < tokens; ++i)
-      for (std::size_t e = 0; e < dim; ++e) {
-        k[i * dim + e] = from_double<T>(e == dim - 1 ? 0 : turns[(e + i) % 3]);
-        v[i * dim + e] = from_double<T>(1.5);
-        g[i * dim + e] = from_double<T>(0);
+    for (std::int64_t i = 0; i < tokens; ++i)
+      for (std::int64_t e = 0; e < dim; ++e) {
+        const auto at = static_cast<std::size_t>(i * dim + e);
+        if (i < seen || i >= seen + 64) g[at] = from_double<T>(0);
+        if (i < 64) continue;
+        k[at] = from_double<T>(e == dim - 1 ? 0 : (i < back ? 1 : -1) * turns[(e + i) % 3]);
+        v[at] = from_double<T>(1.5);
       }
   }
 
@@ -127,17 +132,19 @@ void measure(Kind kind) {
   const auto moved = cottention::emulation::statistics();
   const double once = 7.0 * static_cast<double>(sizeof(T)) * dim * tokens;
   const bool again = static_cast<double>(moved.global_bytes_read + moved.global_bytes_written) > 1.5 * once;
+  static constexpr Wanted dq_alone[] = {Wanted::dq};
+  const Gradient alone = run_cuda_backward<P>(args, {.split = {1}, .wanted = dq_alone});
   const Gradient expected = gradient(P::mask, P::scale, args);
   constexpr const char* scales[] = {"none", "by_key", "by_query"};
-  std::printf("%s %-8s %-35s dq %.2e dk %.2e dv %.2e%s\n", cottention::element_name<T>,
+  std::printf("%s %-8s %-35s dq %.2e dk %.2e dv %.2e, dq made alone %.2e%s\n", cottention::element_name<T>,
               scales[static_cast<int>(scale)], name_of(kind), relative_error(got.dq, expected.dq),
               relative_error(got.dk, expected.dk), relative_error(got.dv, expected.dv),
-              again ? ", dq done again" : "");
+              relative_error(alone.dq, expected.dq), again ? ", dq done again" : "");
   std::fflush(stdout);
 }
 
-constexpr Kind kinds[] = {Kind::independent, Kind::parallel,   Kind::rising, Kind::crossing,
-                          Kind::first,       Kind::cancelling, Kind::leaning};
+constexpr Kind kinds[] = {Kind::independent, Kind::parallel,   Kind::rising,  Kind::crossing,
+                          Kind::first,       Kind::cancelling, Kind::leaning, Kind::returning};
 
 }  // namespace
 

@@ -133,7 +133,7 @@ struct Gradient {
     // each time; such errors add up like independent ones, but for chunks that come again, whose rounding
     // adds up as it is. What errors that lean one way have added up to, S itself tells at the end: it should
     // be the initial state then. Scaled by query, the gradient of m is made of q^ . dq^, and bounded
-    // likewise.
+    // likewise: of an error whose direction is not q^'s, 1 / sqrt(dim_qk) falls on q^.
 
     static constexpr bool is_half = std::same_as<T, half>;
     /// Of the split operands, at most, and the rounded sum of a chunk: equal terms err alike.
@@ -183,16 +183,17 @@ struct Gradient {
       if (device::thread_index() != 0) return;
       const int chunks = (device::load_shared(&block.rows.keys.length) + Part::chunk - 1) / Part::chunk;
       const double repeated_sums = repeated_sum_error * chunks;
-      const double error = off_total + term_error * term_error * (s_total + v_total) +
-                           (chunks * (sum_error * sum_error) + repeated_sums * repeated_sums) * s_total;
-      const auto fine = [error](double g, double result) {
+      const double rounded = term_error * term_error * (s_total + v_total) +
+                             (chunks * (sum_error * sum_error) + repeated_sums * repeated_sums) * s_total;
+      const double error = off_total + rounded, error_along_q = off_total + rounded / P::head_dim.qk;
+      const auto fine = [](double error_squares, double g, double result) {
         return g >= least_squares && result <= most_squares &&
-               error * g <= allowed_error * allowed_error * result;
+               error_squares * g <= allowed_error * allowed_error * result;
       };
       bool all_fine = s_total >= least_squares && s_total <= most_squares;
       if (block.params.dq.out.data != nullptr)
-        all_fine = all_fine && fine(g_total, dq_total) && fine(unit_g_total, unit_dq_total);
-      if (sums_logs) all_fine = all_fine && fine(g_log_total, log_total);
+        all_fine = all_fine && fine(error, g_total, dq_total) && fine(error, unit_g_total, unit_dq_total);
+      if (sums_logs) all_fine = all_fine && fine(error_along_q, g_log_total, log_total);
       device::store_global(block.params.marks + device::block_x(), all_fine ? 0 : 1);
     }
   };
