@@ -136,9 +136,10 @@ void measure(Kind kind) {
   const Gradient alone = run_cuda_backward<P>(args, {.split = {1}, .wanted = dq_alone});
   const Gradient expected = gradient(P::mask, P::scale, args);
   constexpr const char* scales[] = {"none", "by_key", "by_query"};
-  std::printf("%s %-8s %-35s dq %.2e dk %.2e dv %.2e, dq made alone %.2e%s\n", cottention::element_name<T>,
-              scales[static_cast<int>(scale)], name_of(kind), relative_error(got.dq, expected.dq),
-              relative_error(got.dk, expected.dk), relative_error(got.dv, expected.dv),
+  std::printf("%s %-8s %-35s dq %.2e dk %.2e dv %.2e dm %.2e, dq made alone %.2e%s\n",
+              cottention::element_name<T>, scales[static_cast<int>(scale)], name_of(kind),
+              relative_error(got.dq, expected.dq), relative_error(got.dk, expected.dk),
+              relative_error(got.dv, expected.dv), relative_error(got.dscale_logit, expected.dscale_logit),
               relative_error(alone.dq, expected.dq), again ? ", dq done again" : "");
   std::fflush(stdout);
 }
