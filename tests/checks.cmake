@@ -61,7 +61,7 @@ function(cottention_add_consumer name folder)
     COMMAND
       ${CMAKE_CTEST_COMMAND} --build-and-test ${cottention_consumer}/${folder} ${cottention_packages}/${build}
       --build-generator ${CMAKE_GENERATOR} --build-makeprogram ${CMAKE_MAKE_PROGRAM} --build-options
-      -DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER} -DCMAKE_CXX_FLAGS=-O1 -DCOTTENTION_SOURCE=${PROJECT_SOURCE_DIR}
+      -DCMAKE_CXX_COMPILER=${CMAKE_CXX_COMPILER} -DCMAKE_CXX_FLAGS=-O0 -DCOTTENTION_SOURCE=${PROJECT_SOURCE_DIR}
       -DCMAKE_PREFIX_PATH=${cottention_prefix} ${ARGN} --test-command consumer)
   set_tests_properties("package/${name}" PROPERTIES TIMEOUT 300 ENVIRONMENT OMP_WAIT_POLICY=passive FIXTURES_REQUIRED
                                                                                                cottention_packages)

@@ -2,10 +2,12 @@
 #include <cmath>
 #include <cstdint>
 #include <limits>
+#include <thread>
 #include <vector>
 
 #include "support/cases.hpp"
 #include "support/catch.hpp"
+#include "support/compare.hpp"
 #include "support/cpu_runs.hpp"
 
 using cottention::bfloat16, cottention::half, cottention::Mask, cottention::Scale;
@@ -209,4 +211,33 @@ TEMPLATE_TEST_CASE("Backward: NaN and infinity reach only the gradients that see
           check_spread(got.dscale_logit, expected.dscale_logit, 1, bound);
           check_spread(got.dinitial_state, expected.dinitial_state, s.dim_qk * s.dim_v, bound);
         }
+}
+
+TEST_CASE("Backward: calls made at the same time do not disturb each other") {
+  constexpr std::int64_t n = 5000;
+  const Case c{.shape = {1, n, n, 3, 1, 16, 24}};
+  const Inputs<float> inputs(c);
+  const auto call = cpu_backward<float>(c.mask, c.scale);
+  // The first call is made alone, the others at once. Assertions belong to one thread, so the calls are bare.
+  constexpr std::size_t calls = 4;
+  std::vector<TensorBuffer<float>> dk;
+  std::vector<ExactWorkspace> workspaces;
+  std::vector<cottention::BackwardArguments<float>> args(calls, inputs.backward());
+  for (auto& a : args) {
+    dk.emplace_back(Layout::bshd, 1, n, 1, 16);
+    a.dk = dk.back().view();
+    workspaces.emplace_back(call.workspace_bytes(a, executor(2)));
+  }
+  std::vector<cottention::Status> status(calls);
+  const auto make_call = [&](std::size_t i) {
+    status[i] = call.run(args[i], workspaces[i].view(), executor(2));
+  };
+  make_call(0);
+  std::vector<std::thread> threads;
+  for (std::size_t i = 1; i < calls; ++i) threads.emplace_back(make_call, i);
+  for (std::thread& thread : threads) thread.join();
+  for (std::size_t i = 0; i < calls; ++i) {
+    CHECK(status[i].ok());
+    CHECK(same_bits(dk[i].values(), dk[0].values()));
+  }
 }

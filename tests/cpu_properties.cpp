@@ -1,7 +1,6 @@
 // Properties that hold for any shape: what must agree to rounding, and what bit for bit.
 #include <algorithm>
 #include <cstdint>
-#include <thread>
 #include <vector>
 
 #include "support/cases.hpp"
@@ -366,33 +365,4 @@ TEMPLATE_TEST_CASE("Property: tilings agree to rounding", "", float, bfloat16) {
   };
   check(cottention::Problem<TestType, cottention::any_head_dim, Mask::causal, Scale::by_key>{});
   check(cottention::Problem<TestType, cottention::any_head_dim, Mask::bidirectional, Scale::by_query>{});
-}
-
-TEST_CASE("Property: calls made at the same time do not disturb each other") {
-  constexpr std::int64_t n = 5000;
-  const Case c{.shape = {1, n, n, 3, 1, 16, 24}};
-  const Inputs<float> inputs(c);
-  const auto call = backward_call<float>(c);
-  // The first call is made alone, the others at once. Assertions belong to one thread, so the calls are bare.
-  constexpr std::size_t calls = 4;
-  std::vector<TensorBuffer<float>> dk;
-  std::vector<ExactWorkspace> workspaces;
-  std::vector<cottention::BackwardArguments<float>> args(calls, inputs.backward());
-  for (auto& a : args) {
-    dk.emplace_back(Layout::bshd, 1, n, 1, 16);
-    a.dk = dk.back().view();
-    workspaces.emplace_back(call.workspace_bytes(a, executor(2)));
-  }
-  std::vector<cottention::Status> status(calls);
-  const auto make_call = [&](std::size_t i) {
-    status[i] = call.run(args[i], workspaces[i].view(), executor(2));
-  };
-  make_call(0);
-  std::vector<std::thread> threads;
-  for (std::size_t i = 1; i < calls; ++i) threads.emplace_back(make_call, i);
-  for (std::thread& thread : threads) thread.join();
-  for (std::size_t i = 0; i < calls; ++i) {
-    CHECK(status[i].ok());
-    CHECK(same_bits(dk[i].values(), dk[0].values()));
-  }
 }

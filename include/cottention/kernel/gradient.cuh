@@ -133,7 +133,7 @@ struct Gradient {
     // each time; such errors add up like independent ones, but for chunks that come again, whose rounding
     // adds up as it is. What errors that lean one way have added up to, S itself tells at the end: it should
     // be the initial state then. Scaled by query, the gradient of m is made of q^ . dq^, and bounded
-    // likewise: of an error whose direction is not q^'s, 1 / sqrt(dim_qk) falls on q^.
+    // likewise: 1 / sqrt(dim_qk) of an error falls on q^, and where more does, again and again, S tells.
 
     static constexpr bool is_half = std::same_as<T, half>;
     /// Of the split operands, at most, and the rounded sum of a chunk: equal terms err alike.
