@@ -19,9 +19,6 @@ cottention_add_check("quoted code is compiled code" snippet_check.py ${PROJECT_S
 
 cottention_add_check("each header compiles alone" header_check.py ${cottention_include} ${CMAKE_CXX_COMPILER}
                      ${cottention_check_flags})
-cottention_add_check(
-  "each CUDA header compiles alone in the emulator" header_check.py --emulation
-  ${CMAKE_CURRENT_SOURCE_DIR}/emulation/include ${cottention_include} ${CMAKE_CXX_COMPILER} ${cottention_check_flags})
 
 # With this build's compiler, and with the other of g++ and clang++ where there is one that is new enough.
 if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
@@ -42,6 +39,16 @@ if(other_version VERSION_LESS cottention_oldest_other)
   message(STATUS "cottention: no ${other} of version ${cottention_oldest_other}; the package is checked without it")
   list(REMOVE_AT cottention_compilers 1)
 endif()
+# With the other compiler where there is one: the tests of kernels are compiled with this one.
+set(compiler ${CMAKE_CXX_COMPILER})
+list(LENGTH cottention_compilers count)
+if(count GREATER 1)
+  set(compiler ${COTTENTION_OTHER_COMPILER})
+endif()
+cottention_add_check(
+  "each CUDA header compiles alone in the emulator" header_check.py --emulation
+  ${CMAKE_CURRENT_SOURCE_DIR}/emulation/include ${cottention_include} ${compiler} ${cottention_check_flags})
+
 set(compiler ${CMAKE_CXX_COMPILER})
 foreach(name IN LISTS cottention_compilers)
   cottention_add_check("misuse is refused with its reason by ${name}" compile_fail_check.py
