@@ -55,7 +55,8 @@ struct Rows {
     double directions[4][dim];
     for (auto& direction : directions)
       for (double& x : direction) x = normal(generator);
-    const bool parallel = kind != Kind::independent && kind < Kind::cancelling;
+    const bool parallel =
+        kind == Kind::parallel || kind == Kind::rising || kind == Kind::crossing || kind == Kind::first;
     for (std::int64_t i = 0; i < tokens; ++i) {
       const double rise = std::pow(1000.0, static_cast<double>(i) / tokens);
       const double v_factor = kind == Kind::rising || kind == Kind::crossing ? rise : 1;
