@@ -91,8 +91,7 @@ TEMPLATE_TEST_CASE("Backward: pieces of long sequences are right with any thread
     Inputs<TestType> inputs(c);
     const auto call = cpu_backward<TestType>(c.mask, c.scale);
     const Gradient expected = gradient(c.mask, c.scale, inputs.backward());
-    for (const auto& execution :
-         {cottention::cpu::Execution{}, cottention::cpu::Execution{.threads = 1}, executor(2)}) {
+    for (const auto& execution : executions()) {
       INFO(describe<TestType>(c) << ", threads " << execution.threads);
       check_gradient(inputs, run_backward(call, inputs.backward(), {.execution = execution}), expected);
     }

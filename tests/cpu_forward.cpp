@@ -74,8 +74,7 @@ TEMPLATE_TEST_CASE("Forward: pieces of long sequences are right with any threads
     Inputs<TestType> inputs(c);
     const auto call = cpu_forward<TestType>(c.mask, c.scale);
     const Output expected = expected_output(c, inputs.forward());
-    for (const auto& execution :
-         {cottention::cpu::Execution{}, cottention::cpu::Execution{.threads = 1}, executor(2)}) {
+    for (const auto& execution : executions()) {
       INFO(describe<TestType>(c) << ", threads " << execution.threads);
       const FinalState final_state =
           c.initial_state == Presence::present ? FinalState::in_place : FinalState::separate;

@@ -90,8 +90,11 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
 std::vector<Row> selected_rows(const Options& options) {
   const std::regex wanted(options.rows);
   Rows rows(options.preset);
-  for (const auto add :
-       {add_bf16, add_fp16, add_fp32, add_fp64, add_wide_bf16, add_wide_fp32, add_forward_tilings, add_step})
+  for (const auto add : {
+#ifndef BENCH_BF16_ALONE
+           add_fp16, add_fp32, add_fp64, add_wide_fp32,
+#endif
+           add_bf16, add_wide_bf16, add_forward_tilings, add_step})
     add(rows);
   std::vector<Row> selected = std::move(rows).take();
   std::erase_if(selected, [&](const Row& row) {

@@ -32,4 +32,13 @@ inline cottention::cpu::Execution executor(int threads, Order order = Order::con
                                             : run_at_once};
 }
 
+/// The library's own threads, those of a caller, and one alone, of which ThreadSanitizer has nothing to say.
+inline std::vector<cottention::cpu::Execution> executions() {
+  std::vector<cottention::cpu::Execution> all{{}, executor(2)};
+#ifndef __SANITIZE_THREAD__
+  all.push_back({.threads = 1});
+#endif
+  return all;
+}
+
 }  // namespace support
