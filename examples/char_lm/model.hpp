@@ -241,4 +241,6 @@ class Model {
   std::vector<Real> past_;  // (layers, taps, dim)
 };
 
+extern template class Model<float>;  // model.cpp
+
 }  // namespace char_lm

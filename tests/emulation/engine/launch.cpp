@@ -1,6 +1,10 @@
 // Launches, and what is known of them afterwards.
 #include <algorithm>
+#include <map>
 #include <mutex>
+#include <string>
+#include <utility>
+#include <vector>
 
 #include "block.hpp"
 #include "global_memory.hpp"
@@ -18,10 +22,15 @@ Block& the_block() {
 }
 
 std::vector<Place> worst_first(const PlaceCounts& counts) {
+  std::map<std::pair<std::string, unsigned>, PlaceCount> by_name;
+  for (const auto& [place, count] : counts) {
+    PlaceCount& sum = by_name[{short_path(place.first), place.second}];
+    sum.wavefronts += count.wavefronts;
+    sum.conflicts += count.conflicts;
+  }
   std::vector<Place> places;
-  for (const auto& [place, count] : counts)
-    if (count.conflicts > 0)
-      places.push_back({short_path(place.first.data()), place.second, count.wavefronts, count.conflicts});
+  for (const auto& [place, count] : by_name)
+    if (count.conflicts > 0) places.push_back({place.first, place.second, count.wavefronts, count.conflicts});
   std::stable_sort(places.begin(), places.end(),
                    [](const Place& a, const Place& b) { return a.conflicts > b.conflicts; });
   return places;

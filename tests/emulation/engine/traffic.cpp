@@ -100,7 +100,7 @@ void WarpTraffic::close_window(Statistics& statistics, PlaceCounts& places) {
       count(instruction, statistics, places);
     }
   } else {
-    using Key = std::tuple<std::string_view, unsigned, unsigned, Access::Kind>;
+    using Key = std::tuple<const char*, unsigned, unsigned, Access::Kind>;
     std::map<std::pair<Key, int>, std::vector<Access>> instructions;
     for (const auto& accesses : lanes_) {
       std::map<Key, int> occurrences;

@@ -9,7 +9,6 @@
 #include <cstdint>
 #include <map>
 #include <span>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -30,8 +29,8 @@ struct Access {
 struct PlaceCount {
   std::uint64_t wavefronts = 0, conflicts = 0;
 };
-/// By file and line.
-using PlaceCounts = std::map<std::pair<std::string_view, unsigned>, PlaceCount>;
+/// By file and line. Names of files are compared by their addresses, so a line may be there more than once.
+using PlaceCounts = std::map<std::pair<const char*, unsigned>, PlaceCount>;
 
 /// Counts one instruction whose lanes, in order, made these accesses, all of one kind.
 void count(std::span<const Access> lanes, Statistics& statistics, PlaceCounts& places);
