@@ -156,8 +156,8 @@ template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native
       const Sequence s = source.roles().sequence(b);
       sum += driver.log_sum(b * heads + head, P::scale == Scale::by_key ? s.length_k : s.length_q);
     }
-    const double gate = source.sums_logs() ? sigmoid(static_cast<double>(args.scale_logit[head])) : 0;
-    args.dscale_logit[head] = static_cast<Accumulate<T>>(0 - gate * (1 - gate) * sum);
+    const double slope = source.sums_logs() ? sigmoid_slope(static_cast<double>(args.scale_logit[head])) : 0;
+    args.dscale_logit[head] = static_cast<Accumulate<T>>(0 - slope * sum);
   }
   return {};
 }

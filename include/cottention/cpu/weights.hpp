@@ -10,6 +10,8 @@
 namespace cottention::cpu {
 
 inline double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+/// Its derivative: 1 - sigmoid(x) would lose the digits of large x.
+inline double sigmoid_slope(double x) { return sigmoid(x) * sigmoid(-x); }
 
 /// Nonzero bytes in mask[from, to); all of them where there is no mask.
 inline std::int64_t count_unmasked(const std::uint8_t* mask, std::int64_t from, std::int64_t to) {

@@ -59,10 +59,10 @@ struct LogSum {
       }
     sum = sum_over_block<threads / device::warp_size>(sum, storage.scratch);
     if (device::thread_index() != 0) return;
-    const double gate =
-        params.log_sums != nullptr ? tile::sigmoid(device::load_global(params.scale_logit + head)) : 0.0;
-    device::store_global(params.dscale_logit + head,
-                         static_cast<Accumulate<T>>(0.0 - gate * (1.0 - gate) * sum));
+    const double slope = params.log_sums != nullptr
+                             ? tile::sigmoid_slope(device::load_global(params.scale_logit + head))
+                             : 0.0;
+    device::store_global(params.dscale_logit + head, static_cast<Accumulate<T>>(0.0 - slope * sum));
   }
 };
 

@@ -295,6 +295,21 @@ __device__ __forceinline__ void read_lengths(Tile<T, tile_rows, tile_columns>& t
   });
 }
 
+/// Likewise of any rows, and upper bounds of the lengths of those whose squares vanish: 0 for zeros alone.
+template <int threads, Element T, int tile_rows, int tile_columns, class Write>
+__device__ __forceinline__ void bound_lengths(Tile<T, tile_rows, tile_columns>& tile, int from, Write write) {
+  using A = Accumulate<T>;
+  detail::for_each_row<threads>(tile, from, [&](const auto& reader, A squares) {
+    Length<A> length{squares, 0};
+    const bool vanishes = squares < A{0x1p-80};
+    if (device::any_lane(vanishes)) {
+      const A largest = reader.largest();
+      if (vanishes && largest > A{0}) length = {A{tile_columns}, device::exponent_of(largest) + 1};
+    }
+    if (reader.part() == 0) write(reader.row, length);
+  });
+}
+
 /// In half: half the exponent of a row's length.
 __device__ __forceinline__ int half_exponent(const Length<float>& length) {
   return length.squares > 0.0f && device::is_finite(length.squares) ? device::exponent_of(length.squares) / 4

@@ -13,6 +13,9 @@ __device__ __forceinline__ double sigmoid(float m) {
   return device::quotient(1.0, 1.0 + device::exponential(-static_cast<double>(m)));
 }
 
+/// Its derivative, sigmoid(m) sigmoid(-m): 1 - sigmoid(m) would lose the digits of large m.
+__device__ __forceinline__ double sigmoid_slope(float m) { return sigmoid(m) * sigmoid(-m); }
+
 /// ln(max(count, 1)). About a hundred fp64 instructions: meant for one lane a chunk or token.
 __device__ __forceinline__ double log_count(std::int64_t count) {
   return count <= 1 ? 0.0 : device::logarithm(static_cast<double>(count));
