@@ -1,4 +1,5 @@
 // The CPU backend's gradients against the reference.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -96,6 +97,16 @@ TEMPLATE_TEST_CASE("Backward: pieces of long sequences are right with any thread
       check_gradient(inputs, run_backward(call, inputs.backward(), {.execution = execution}), expected);
     }
   }
+}
+
+TEMPLATE_TEST_CASE("Backward: the gradient of m is right where m is large", "", COTTENTION_TEST_ELEMENTS) {
+  for (const Scale scale : {Scale::by_key, Scale::by_query})
+    for (const float m : {-30.0f, 10.0f, 30.0f, 40.0f}) {
+      Inputs<TestType> inputs({.scale = scale, .shape = {1, 70, 70, 2, 1, 8, 8}});
+      std::fill(inputs.scale_logit().begin(), inputs.scale_logit().end(), m);
+      INFO("m " << m);
+      check_gradient(inputs, run_backward(cpu_backward<TestType>(Mask::causal, scale), inputs.backward()));
+    }
 }
 
 TEMPLATE_TEST_CASE("Backward: 131,072 tokens are right", "[long]", COTTENTION_TEST_ELEMENTS) {

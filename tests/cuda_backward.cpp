@@ -374,6 +374,16 @@ TEST_CASE("Backward: the final state that forward wrote serves") {
   });
 }
 
+TEST_CASE("Backward: the gradient of m is right where m is large") {
+  for (const float m : {-30.0f, 30.0f, 40.0f})
+    for_each_in_turn({of_length(40)}, [m]<class P>(const Case& c, Presence final_h) {
+      Inputs<T> inputs(c);
+      std::fill(inputs.scale_logit().begin(), inputs.scale_logit().end(), m);
+      INFO("m " << m);
+      check_cuda_backward<P>(inputs, {.final_h = final_h});
+    });
+}
+
 TEST_CASE("Backward: each gradient may be wanted alone, and dfinal_state left out") {
   for_each_in_turn({of_length(20), of_length(33), of_length(40)}, []<class P>(Case c, Presence final_h) {
     c.shape.batch = 2;

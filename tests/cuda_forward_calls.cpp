@@ -2,6 +2,7 @@
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -105,6 +106,13 @@ TEST_CASE("A device refuses shapes that its kernels cannot count") {
     call.args.shape.batch = call.args.shape.heads_q = call.args.shape.heads_kv = 1;
     call.args.shape.seq_q = call.args.shape.seq_k = (std::int64_t{1} << 31) - 1;
     call.refuse(StatusCode::bad_shape, "shape.seq_q = 2147483647: must be at most");
+  }
+  {
+    Call call(plain);
+    constexpr std::int64_t most = std::numeric_limits<std::int64_t>::max();
+    call.args.shape.seq_q = call.args.shape.seq_k = call.args.shape.heads_q = 0;
+    call.args.shape.heads_kv = most;
+    call.refuse(StatusCode::bad_shape, "shape.heads_kv = 9223372036854775807: must be at most");
   }
 }
 

@@ -361,6 +361,20 @@ TEST_CASE("The reference's gradients are the slopes of its definition") {
   }
 }
 
+TEST_CASE("The reference's gradient of m falls as exp(-m) where weights no longer change") {
+  for (const Scale scale : {Scale::by_key, Scale::by_query}) {
+    Inputs<double> inputs({.scale = scale, .shape = {1, 40, 40, 1, 1, 8, 8}});
+    const auto gradient_at = [&](float m) {
+      inputs.scale_logit()[0] = m;
+      return support::gradient(Mask::causal, scale, inputs.backward()).dscale_logit[0];
+    };
+    const double at_30 = gradient_at(30);
+    REQUIRE(at_30 != 0);
+    for (const float m : {33.0F, 40.0F, 60.0F})
+      CHECK(gradient_at(m) / at_30 == Approx(std::exp(30.0 - m)).epsilon(1e-9));
+  }
+}
+
 TEST_CASE("In the reference a NaN reaches only the outputs that see it") {
   for (const Mask mask : {Mask::causal, Mask::bidirectional}) {
     const Case c{.mask = mask, .shape = {1, 6, 6, 1, 1, 3, 1}};

@@ -243,7 +243,7 @@ TEST_CASE("A Problem carries its element, head dimensions, mask and scale") {
 TEST_CASE("A Tiling is a template value") {
   constexpr Tiling tiling{.chunk = 32};
   STATIC_REQUIRE(std::integral_constant<int, tiling.chunk>::value == 32);
-  STATIC_REQUIRE(tiling == Tiling{32, 0, 0, 0, 1, Arch::cpu});
+  STATIC_REQUIRE(tiling == Tiling{32, 0, 0, 0, 1});
   STATIC_REQUIRE_FALSE(tiling == Tiling{64});
 }
 

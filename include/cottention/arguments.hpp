@@ -106,11 +106,11 @@ struct BackwardArguments {
   Offsets cu_seqlens_q{};
   Offsets cu_seqlens_k{};
   ConstState<Accumulate<T>> initial_state{};  ///< as in the forward call
-  const Accumulate<T>* final_h =
-      nullptr;  ///< [batch, heads_kv, dim_qk, dim_v], final_state.h of the forward
-                ///< call; null: not kept. Spares a CUDA call that makes all
-                ///< gradients together a pass over k and v: 16-bit elements,
-                ///< dim_qk = dim_v <= 128, as docs/tuning.md has it. Others ignore it
+  const Accumulate<T>* final_h = nullptr;  ///< [batch, heads_kv, dim_qk, dim_v], final_state.h of the forward
+                                           ///< call; null: not kept. Spares a CUDA call that makes all
+                                           ///< gradients together a pass over k and v: 16-bit elements,
+                                           ///< dim_qk = dim_v <= 128, as docs/tuning.md has it, where it must
+                                           ///< be of the same k, v, masks and initial_state. Others ignore it
   const Accumulate<T>* dfinal_state = nullptr;  ///< [batch, heads_kv, dim_qk, dim_v]; null: zero
   Accumulate<T>* dinitial_state = nullptr;      ///< [batch, heads_kv, dim_qk, dim_v]
   Plan plan = Plan::automatic;
@@ -136,8 +136,8 @@ struct StepArguments {
                                            ///< Null: all. Outputs are those of all T tokens either way
 };
 
-/// Scratch memory from the caller, aligned to `workspace_alignment`, or on a device to 256 bytes. Contents
-/// before and after do not matter.
+/// Scratch memory from the caller, aligned to `workspace_alignment`, or on a device to 256 bytes, that
+/// nothing else of the call is in. Contents before and after do not matter.
 struct Workspace {
   void* data = nullptr;
   std::size_t bytes = 0;

@@ -5,9 +5,9 @@
 #include <cstdint>
 #include <utility>
 
-#include <cottention/device/launch.cuh>
 #include <cottention/device/runtime.cuh>
 #include <cottention/host/device_arguments.hpp>
+#include <cottention/host/launches.cuh>
 #include <cottention/kernel/step.cuh>
 #include <cottention/tuning/step.cuh>
 #include <cottention/validation.hpp>
@@ -45,7 +45,8 @@ inline bool is_empty(const Shape& s) { return s.batch == 0 || s.heads_kv == 0 ||
 
 /// Launches valid arguments that are not empty.
 template <AnyProblem P, Tiling tiling>
-Status launch_step(StepArguments<typename P::element> args, cudaStream_t stream) {
+Status launch_step(StepArguments<typename P::element> args, const device::Properties& device,
+                   cudaStream_t stream) {
   using Kernel = kernel::Step<P, tiling>;
   if (Status status = validate_step_extents<Kernel>(args); !status) return status;
   const Shape& s = args.shape;
@@ -60,10 +61,10 @@ Status launch_step(StepArguments<typename P::element> args, cudaStream_t stream)
   params.heads = tile::Divisor(static_cast<std::uint32_t>(s.heads_kv));
   params.rows_per_token =
       tile::Divisor(args.o.data == nullptr ? 1u : 1u + static_cast<std::uint32_t>(params.group));
-  cudaError_t error = device::prepare<Kernel>();
-  if (error == cudaSuccess)
-    error = device::launch<Kernel>({s.batch * s.heads_kv * Kernel::column_blocks}, params, stream);
-  return device::status_of(error, "kernel launch");
+  Launches launches(device, stream);
+  launches.prepare<Kernel>();
+  launches.launch<Kernel>({s.batch * s.heads_kv * Kernel::column_blocks}, params);
+  return launches.status();
 }
 
 /// The largest blocks that keep most of the multiprocessors busy. Smaller ones spread a state over more of
@@ -113,7 +114,9 @@ template <AnyProblem P>
   const std::size_t chosen = host::choose_step_tiling<P>(args.shape, properties.multiprocessors);
   Status status;
   [&]<std::size_t... i>(std::index_sequence<i...>) {
-    (void)((chosen == i && (status = host::launch_step<P, tilings.list[i]>(args, stream), true)) || ...);
+    (void)((chosen == i &&
+            (status = host::launch_step<P, tilings.list[i]>(args, properties, stream), true)) ||
+           ...);
   }
   (std::make_index_sequence<tilings.count>());
   return status;
@@ -125,7 +128,10 @@ template <AnyProblem P, Tiling tiling>
                           cudaStream_t stream) {
   if (Status status = host::validate_step<P>(args); !status) return status;
   if (Status status = host::validate_workspace(workspace, workspace_bytes<P>(args)); !status) return status;
-  return host::is_empty(args.shape) ? Status{} : host::launch_step<P, tiling>(args, stream);
+  if (host::is_empty(args.shape)) return {};
+  device::Properties properties;
+  if (Status status = device::current_device(properties); !status) return status;
+  return host::launch_step<P, tiling>(args, properties, stream);
 }
 
 }  // namespace cottention

@@ -1,9 +1,7 @@
-// How it is computed: chunk sizes and hardware. A Tiling changes only the speed.
+// How it is computed: chunk sizes and shares of the hardware. A Tiling changes only the speed.
 #pragma once
 
 namespace cottention {
-
-enum class Arch { cpu, sm_80, sm_90a, sm_100 };
 
 /// How a kernel cuts its work up. Structural, so that it is legal as a template value. The CPU backend uses
 /// `chunk` alone.
@@ -13,7 +11,6 @@ struct Tiling {
   int stages = 0;   ///< chunks in flight between memory and compute, the one computed on included
   int columns = 0;  ///< columns of v and o that one thread block handles; the grid covers the rest
   int blocks = 1;   ///< thread blocks that registers must leave room for on a multiprocessor
-  Arch arch = Arch::cpu;
   friend constexpr bool operator==(Tiling, Tiling) = default;
 };
 

@@ -27,11 +27,13 @@ Status validate_extents(const Arguments& args, Split split) {
   if (split.pieces < 0 || split.pieces > most_pieces)
     return Status::failure(StatusCode::bad_option, "split.pieces = %d: must be at least 0 and at most %d",
                            split.pieces, most_pieces);
-  if (shape.batch * shape.heads_kv > most_blocks)
+  if (shape.batch > 0 && shape.heads_kv > most_blocks / shape.batch)
     return Status::failure(StatusCode::bad_shape,
-                           "shape.batch * shape.heads_kv = %lld: must be at most %lld, the blocks of a grid",
-                           static_cast<long long>(shape.batch * shape.heads_kv),
-                           static_cast<long long>(most_blocks));
+                           "shape.heads_kv = %lld: must be at most %lld with a batch of %lld, for the blocks "
+                           "of a grid",
+                           static_cast<long long>(shape.heads_kv),
+                           static_cast<long long>(most_blocks / shape.batch),
+                           static_cast<long long>(shape.batch));
   const std::int64_t batch = args.cu_seqlens_q.given() ? 1 : shape.batch;  // packed: one axis of all tokens
   std::int64_t elements = 0;
   if (Status status = cottention::detail::count_elements(

@@ -74,6 +74,9 @@ struct Step {
       columns > 0 && columns % 8 == 0 && Parts::groups * vectors <= threads,
       "cottention: a Tiling of step needs columns in eights, and 16 bytes of each of the state's rows "
       "(8 rows up to dim_qk 256, 16 rows beyond) for a thread. Remedy: more warps or fewer columns.");
+  static_assert(tiling.warps >= 1 && tiling.warps <= 32 && tiling.blocks >= 1,
+                "cottention: a Tiling of step needs 1 to 32 warps and at least 1 block. Remedy: leave the "
+                "tiling to the library.");
   static_assert(chunk > 0 && chunk <= device::warp_size,
                 "cottention: a Tiling of step handles 1 to 32 rows together. Remedy: a chunk within that.");
 

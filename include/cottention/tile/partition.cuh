@@ -27,9 +27,10 @@ struct Partition {
       (chunk % 16 == 0 || (chunk == 8 && terms<T> == 8)) && chunk > 0 && chunk <= 128,
       "cottention: a Tiling's chunk must be a multiple of 16 up to 128 (or 8 for fp32 and fp64), the rows "
       "of the tensor cores' operands. Remedy: Tiling{.chunk = 64}.");
-  static_assert(warps >= 1 && warps <= 16 && stages >= 1 && columns >= 16 && columns % 16 == 0,
-                "cottention: a Tiling needs 1 to 16 warps, at least 1 stage, and columns a multiple of 16. "
-                "Remedy: leave the tiling to the library.");
+  static_assert(
+      warps >= 1 && warps <= 16 && stages >= 1 && tiling.blocks >= 1 && columns >= 16 && columns % 16 == 0,
+      "cottention: a Tiling needs 1 to 16 warps, at least 1 stage and 1 block, and columns a multiple of 16. "
+      "Remedy: leave the tiling to the library.");
 
   static constexpr int column_blocks = columns / block_width;
   static constexpr int warps_across = warps < column_blocks ? warps : column_blocks;

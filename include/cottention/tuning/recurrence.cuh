@@ -50,7 +50,7 @@ constexpr Tiling recurrence_tiling(HeadDim dim, kernel::Output output, int share
   // Warps left for columns, 16 each.
   const int across = deep >= 8 ? 1 : 8 / deep;
   const int blocks_of_columns = (width + 16 * across - 1) / (16 * across);
-  Tiling t{.chunk = bytes == 2 ? 64 : bytes == 4 ? 32 : 16, .stages = 2, .arch = Arch::sm_80};
+  Tiling t{.chunk = bytes == 2 ? 64 : bytes == 4 ? 32 : 16, .stages = 2};
   t.columns = tile::round_up((width + blocks_of_columns - 1) / blocks_of_columns, 16);
   t.warps = t.columns / 16 * deep;
   if (std::same_as<T, half> && depth > 64) t.chunk = 48;  // registers: the power of two that it is scaled by
@@ -117,7 +117,7 @@ inline constexpr Tiling compact_forward = compact_recurrence<kernel::Roles<P, ke
 template <AnyProblem P, Load load>
 inline constexpr Tiling tuned_joint_gradient = [] {
   const int columns = tile::round_up(P::head_dim.v, 16), across = columns / 16;
-  Tiling t{.chunk = 32, .warps = across, .stages = 2, .columns = columns, .arch = Arch::sm_80};
+  Tiling t{.chunk = 32, .warps = across, .stages = 2, .columns = columns};
   if (load == Load::few_blocks && columns <= 64 && across % 2 == 0) {
     // Half has more to hold: at dim 64 half the warps.
     t.warps = std::same_as<typename P::element, half> && across == 4 ? 8 : across * across;

@@ -17,8 +17,7 @@ constexpr Tiling step_tiling(int warps) {
   const int most = warps * 32 / Parts::groups * Parts::width / 8;
   if (most == 0) return {};
   const int blocks = (eights + most - 1) / most;
-  Tiling tiling{
-      .chunk = 0, .stages = 1, .columns = 8 * ((eights + blocks - 1) / blocks), .arch = Arch::sm_80};
+  Tiling tiling{.chunk = 0, .stages = 1, .columns = 8 * ((eights + blocks - 1) / blocks)};
   const int vectors = Parts::groups * (tiling.columns / Parts::width);
   tiling.warps = (vectors + 31) / 32;
   // A row of the chunk has up to 512 bytes of partial sums for each warp: 16 KiB in all.
