@@ -121,7 +121,7 @@ class Gradients {
     const RecurrencePlan p = plan<R, tiling>();
     layout_.images = std::max(layout_.images, aligned(p.image_bytes));
     if (p.pieces > 1) allows_joint_ = false;
-    if constexpr (kernel::has_joint_gradient<P>)
+    if constexpr (kernel::has_joint_gradient<P> && P::mask == Mask::causal)
       layout_.marks = aligned(static_cast<std::size_t>(p.units) * sizeof(int));
     if constexpr (R::projects && !kernel::projects_itself<R, tiling>) {
       const Shape& s = args_.shape;
@@ -201,7 +201,7 @@ class Gradients {
       part = params<R, tiling>(plan<R, tiling>());
     });
     p.final_h = args_.final_h;
-    p.marks = marks();
+    if constexpr (P::mask == Mask::causal) p.marks = marks();
     return p;
   }
 

@@ -22,7 +22,7 @@ struct GradientParams {
   using T = typename P::element;
   RecurrenceParams<T> dq, dk, dv;          // of each alone; no sequence is cut, and no causal head in a group
   const Accumulate<T>* final_h = nullptr;  // null: summed here first
-  int* marks = nullptr;                    // [unit], whether dq is to be done again
+  int* marks = nullptr;                    // [unit], causal: whether dq is to be done again
 };
 
 /// Roles of all gradients at a time. All tiles have the same columns, so that one serves whoever plays.
