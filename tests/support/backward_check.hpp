@@ -40,8 +40,7 @@ std::vector<double> size_of_dscale_logit(Inputs<T>& inputs, const Gradient& expe
   const std::vector<double> dx = by_key ? expected.dv : inputs.dout().values();
   const std::int64_t heads = by_key ? s.heads_kv : s.heads_q;
   for (std::int64_t h_kv = 0; h_kv < s.heads_kv; ++h_kv) {
-    const double m = static_cast<double>(args.scale_logit[h_kv]);
-    const double slope = cottention::reference::sigmoid(m) * cottention::reference::sigmoid(-m);
+    const double slope = cottention::reference::sigmoid_slope(static_cast<double>(args.scale_logit[h_kv]));
     double squares = 0;
     for (std::int64_t b = 0; b < s.batch; ++b) {
       std::int64_t n = args.initial_state.count == nullptr ? 0 : args.initial_state.count[b];

@@ -160,10 +160,9 @@ struct Gradient {
       device::store_shared(sum, squares);
     }
 
-    /// Sums of squares outside are not to be relied on. Within, what fp32's range has cost matters in
-    /// squares of what S is off alone, which may all have vanished.
-    static constexpr double least_squares = 0x1p-100, most_squares = 0x1p100;
-    static constexpr double lost_squares = 0x1p-126 * P::head_dim.qk * P::head_dim.v;
+    /// Sums of squares outside may have lost to fp32's range what counts. Within they have not, though
+    /// squares vanish from 2^-126 down with fast-math.
+    static constexpr double least_squares = 0x1p-80, most_squares = 0x1p100;
 
     /// Marks the head unless its bounds are within what is allowed.
     __device__ __forceinline__ void mark() {
@@ -174,9 +173,8 @@ struct Gradient {
       const Squares<threads>& squares = storage.joint.squares;
       const A* initial = block.params.dq.initial_h;
       if (initial != nullptr) initial += block.queries.state_offset();
-      const double off_total =
-          lost_squares + sum_over_block<Part::warps>(s.squares_off(initial, block.params.dq.layout, 0),
-                                                     storage.joint.counts.scratch);
+      const double off_total = sum_over_block<Part::warps>(s.squares_off(initial, block.params.dq.layout, 0),
+                                                           storage.joint.counts.scratch);
       const double s_total = total(squares.s), v_total = total(squares.v);
       const double g_total = total(squares.g), dq_total = total(squares.dq);
       const double unit_g_total = total(squares.unit_g), unit_dq_total = total(squares.unit_dq);

@@ -106,10 +106,6 @@ struct Squares {
     of += device::thread_index();
     device::store_shared(of, device::fused(x, x, device::load_shared(of)));
   }
-  /// Of what multiplies an error: where the square of x > 0 would vanish, that of more.
-  static __device__ __forceinline__ void add_bound(float* of, float x) {
-    add(of, x > 0.0f && x < 0x1p-60f ? 0x1p-60f : x);
-  }
 };
 
 /// In shared memory.
@@ -275,9 +271,9 @@ class JointBlock {
       bool q_is = true, k_is = true, g_is = true;
       if (r < Part::chunk) {
         const A g = weighted_g(r), over_q = device::load_shared(storage.q.slopes + r)[0];
-        Squares<threads>::add_bound(storage.squares.g, g * over_q);
-        Squares<threads>::add_bound(storage.squares.unit_g, g);
-        Squares<threads>::add_bound(storage.squares.v, weighted(storage.factors.dk, storage.factors.v, r));
+        Squares<threads>::add(storage.squares.g, g * over_q);
+        Squares<threads>::add(storage.squares.unit_g, g);
+        Squares<threads>::add(storage.squares.v, weighted(storage.factors.dk, storage.factors.v, r));
         // One over a length that is not finite is 0 or NaN, with whatever weight.
         q_is = over_q > A{0};
         k_is = device::load_shared(storage.k.slopes + r)[0] > A{0};
@@ -405,7 +401,7 @@ class JointBlock {
                              device::load_shared(storage.log_sums + r) + static_cast<double>(term));
         if constexpr (bounds_dq && weighs_queries) {
           Squares<threads>::add(storage.squares.log, term);
-          Squares<threads>::add_bound(storage.squares.g_log, log * weighted_g(r));
+          Squares<threads>::add(storage.squares.g_log, log * weighted_g(r));
         }
       }
     if (view.data == nullptr) return;

@@ -110,8 +110,7 @@ class HeadGradient {
   /// dL/dm from this sequence.
   R dscale_logit() const {
     if (P::scale == Scale::none || args_.scale_logit == nullptr) return 0;
-    const R m = R(args_.scale_logit[h_]);
-    return -sigmoid(m) * sigmoid(-m) * log_count_sum_;  // 1 - sigmoid(m) would lose the digits of large m
+    return -sigmoid_slope(R(args_.scale_logit[h_])) * log_count_sum_;
   }
 
  private:

@@ -136,6 +136,11 @@ template <class R>
 R sigmoid(R m) {
   return 1 / (1 + std::exp(-m));
 }
+/// Its derivative: 1 - sigmoid(m) would lose the digits of large m.
+template <class R>
+R sigmoid_slope(R m) {
+  return sigmoid(m) * sigmoid(-m);
+}
 
 /// The weights of one head: w = max(n, 1)^-sigmoid(m) for keys or for queries, whichever P::scale weighs, and
 /// 1 for the others.
