@@ -18,7 +18,7 @@ void backward(benchmark::State& state, const std::string& row, const NamedShape&
   const Scratch scratch(std::max(cottention::cpu::workspace_bytes<P>(forward_arguments, execution),
                                  cottention::cpu::workspace_bytes<P>(arguments, execution)));
   for (auto _ : state) {
-    cottention::Status status;
+    cottention::CallStatus status;
     if (calls == Calls::forward_and_backward) {
       status = cottention::cpu::forward<P>(forward_arguments, scratch.workspace(), execution);
       if (!status.ok()) return state.SkipWithError(status.reason);

@@ -18,7 +18,8 @@ void forward(benchmark::State& state, const std::string& row, const NamedShape& 
   const cottention::cpu::Execution execution{.threads = threads};
   const Scratch scratch(cottention::cpu::workspace_bytes<P>(arguments, execution));
   for (auto _ : state) {
-    const cottention::Status status = cottention::cpu::forward<P>(arguments, scratch.workspace(), execution);
+    const cottention::CallStatus status =
+        cottention::cpu::forward<P>(arguments, scratch.workspace(), execution);
     if (!status.ok()) return state.SkipWithError(status.reason);
     benchmark::ClobberMemory();
   }

@@ -48,7 +48,7 @@ void packed(benchmark::State& state, const std::string& row, const NamedShape& n
   const Scratch scratch(std::max(cottention::cpu::workspace_bytes<P>(forward_arguments, execution),
                                  cottention::cpu::workspace_bytes<P>(backward_arguments, execution)));
   for (auto _ : state) {
-    cottention::Status status =
+    cottention::CallStatus status =
         cottention::cpu::forward<P>(forward_arguments, scratch.workspace(), execution);
     if (!status.ok()) return state.SkipWithError(status.reason);
     if (walks == Walks::forward_and_backward)

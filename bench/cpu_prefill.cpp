@@ -29,7 +29,7 @@ void prefill(benchmark::State& state, const std::string& row, const NamedShape& 
   const Scratch scratch(cottention::cpu::workspace_bytes<P>(arguments_of(piece), execution));
   for (auto _ : state) {
     for (std::int64_t first = 0; first < whole.seq; first += piece) {
-      const cottention::Status status =
+      const cottention::CallStatus status =
           cottention::cpu::forward<P>(arguments_of(first), scratch.workspace(), execution);
       if (!status.ok()) return state.SkipWithError(status.reason);
     }

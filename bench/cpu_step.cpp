@@ -72,18 +72,18 @@ void step(benchmark::State& state, std::int64_t batch, int threads) {
                                          .v = {data.v.data()},
                                          .o = {data.o.data()},
                                          .scale_logit = data.m.data(),
-                                         .slots = batch};
+                                         .pool_slots = batch};
   const cottention::cpu::Execution execution{.threads = threads};
   arguments.pool = {.h = pools[0].h.data(), .count = pools[0].count.data()};
   const Scratch scratch(cottention::cpu::workspace_bytes<P>(arguments, execution));
-  const cottention::Status first = cottention::cpu::step<P>(arguments, scratch.workspace(), execution);
+  const cottention::CallStatus first = cottention::cpu::step<P>(arguments, scratch.workspace(), execution);
   if (!first.ok()) return state.SkipWithError(first.reason);
   const double error = step_error(data, Pool<T>(batch).h, Pool<T>(batch).count);
   std::size_t turn = 0;
   for (auto _ : state) {
     const Pool<T>& pool = pools[turn++ % pools.size()];
     arguments.pool = {.h = pool.h.data(), .count = pool.count.data()};
-    const cottention::Status status = cottention::cpu::step<P>(arguments, scratch.workspace(), execution);
+    const cottention::CallStatus status = cottention::cpu::step<P>(arguments, scratch.workspace(), execution);
     if (!status.ok()) return state.SkipWithError(status.reason);
     benchmark::ClobberMemory();
   }

@@ -35,8 +35,8 @@ bool reset_peak() {
 }
 
 template <class Arguments>
-cottention::Status call(const Arguments& arguments, cottention::Workspace workspace,
-                        const cottention::cpu::Execution& execution) {
+cottention::CallStatus call(const Arguments& arguments, cottention::Workspace workspace,
+                            const cottention::cpu::Execution& execution) {
   if constexpr (std::is_same_v<Arguments, cottention::ForwardArguments<float>>)
     return cottention::cpu::forward<MemoryProblem>(arguments, workspace, execution);
   else
@@ -48,7 +48,7 @@ void measure(benchmark::State& state, const Arguments& arguments, const Argument
   const cottention::cpu::Execution execution{.threads = threads};
   {  // starts the threads and touches the code
     const Scratch scratch(cottention::cpu::workspace_bytes<MemoryProblem>(warm_up, execution));
-    const cottention::Status status = call(warm_up, scratch.workspace(), execution);
+    const cottention::CallStatus status = call(warm_up, scratch.workspace(), execution);
     if (!status.ok()) return state.SkipWithError(status.reason);
   }
   const std::size_t bytes = cottention::cpu::workspace_bytes<MemoryProblem>(arguments, execution);
@@ -57,7 +57,7 @@ void measure(benchmark::State& state, const Arguments& arguments, const Argument
     return state.SkipWithError("cannot reset the peak memory: /proc/self/clear_refs is not writable");
   const std::int64_t before = proc_bytes("/proc/self/status", "VmRSS");
   for (auto _ : state) {
-    const cottention::Status status = call(arguments, scratch.workspace(), execution);
+    const cottention::CallStatus status = call(arguments, scratch.workspace(), execution);
     if (!status.ok()) return state.SkipWithError(status.reason);
   }
   const std::int64_t peak = proc_bytes("/proc/self/status", "VmHWM");

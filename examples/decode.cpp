@@ -58,7 +58,7 @@ int run() {
     }
     if (std::count(slot.begin(), slot.end(), -1) == lanes) break;
     auto tokens = arguments<StepArguments<float>>(lanes, 1, qkv, o);
-    tokens.pool = {h.data(), count.data()}, tokens.slots = lanes, tokens.slot = slot.data();
+    tokens.pool = {h.data(), count.data()}, tokens.pool_slots = lanes, tokens.slot = slot.data();
     check(cpu::step<Attention>(tokens, {scratch, sizeof scratch}));
     for (std::size_t lane = 0; lane < lanes; ++lane)
       if (Sequence* s = running[lane]) std::copy_n(&o[lane * row], row, s->o.begin() + s->done++ * row);

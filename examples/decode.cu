@@ -29,7 +29,8 @@ Arguments arguments(std::int64_t batch, std::int64_t seq, const bfloat16* qkv, b
 }
 
 int run() {
-  if (const Status device = find_device(); !device) return std::printf("skipped: %s\n", device.reason), 77;
+  if (const CallStatus device = find_device(); !device)
+    return std::printf("skipped: %s\n", device.reason), 77;
   std::mt19937 random(1);
   std::vector<Sequence> sequences{{60}, {90}, {10}, {1}, {149}};
   Stream stream;
@@ -41,7 +42,7 @@ int run() {
   check(qkv.reserve(lanes * 3 * row)), check(o.reserve(lanes * row)), check(count.reserve(lanes));
   check(slot.reserve(lanes));
   auto args = arguments<StepArguments<bfloat16>>(lanes, 1, qkv.data(), o.data(), m.data());
-  args.pool = {h.data(), count.data()}, args.slots = lanes, args.slot = slot.data();
+  args.pool = {h.data(), count.data()}, args.pool_slots = lanes, args.slot = slot.data();
   Graph graph;  // keeps these addresses; what changes from token to token lies behind them
   check(graph.capture(stream, [&] { return step<Attention>(args, {}, stream.get()); }));
   std::vector<Sequence*> running;

@@ -13,14 +13,14 @@
 #include <cottention/status.hpp>
 
 /// Whether there is a GPU, or what CUDA says instead.
-inline cottention::Status find_device() {
+inline cottention::CallStatus find_device() {
   int devices = 0;
   return cottention::device::status_of(cudaGetDeviceCount(&devices), "cudaGetDeviceCount");
 }
 
 /// Ends the program, with the exit code by which ctest knows that it was skipped, where there is no GPU.
 inline void skip_without_device() {
-  const cottention::Status found = find_device();
+  const cottention::CallStatus found = find_device();
   if (found.ok()) return;
   std::printf("skipped: %s\n", found.reason);
   std::exit(77);
@@ -35,10 +35,10 @@ class Stream {
   Stream(const Stream&) = delete;
   Stream& operator=(const Stream&) = delete;
 
-  cottention::Status create() {
+  cottention::CallStatus create() {
     return cottention::device::status_of(cudaStreamCreate(&stream_), "cudaStreamCreate");
   }
-  cottention::Status wait() const {
+  cottention::CallStatus wait() const {
     return cottention::device::status_of(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
   }
   cudaStream_t get() const { return stream_; }
@@ -59,30 +59,30 @@ class DeviceArray {
   T* data() const { return data_; }
 
   /// Makes room for `count` values. Where there was too little, what was there is lost.
-  cottention::Status reserve(std::size_t count) {
+  cottention::CallStatus reserve(std::size_t count) {
     if (count <= count_) return {};
     (void)cudaFree(std::exchange(data_, nullptr));
     const cudaError_t error = cudaMalloc(&data_, count * sizeof(T));
     count_ = error == cudaSuccess ? count : 0;
     return cottention::device::status_of(error, "cudaMalloc");
   }
-  cottention::Status upload(std::span<const T> host, const Stream& stream) {
-    if (cottention::Status status = reserve(host.size()); !status) return status;
+  cottention::CallStatus upload(std::span<const T> host, const Stream& stream) {
+    if (cottention::CallStatus status = reserve(host.size()); !status) return status;
     return cottention::device::status_of(
         cudaMemcpyAsync(data_, host.data(), host.size_bytes(), cudaMemcpyHostToDevice, stream.get()),
         "cudaMemcpyAsync to the device");
   }
-  cottention::Status download(std::span<T> host, const Stream& stream) const {
+  cottention::CallStatus download(std::span<T> host, const Stream& stream) const {
     return cottention::device::status_of(
         cudaMemcpyAsync(host.data(), data_, host.size_bytes(), cudaMemcpyDeviceToHost, stream.get()),
         "cudaMemcpyAsync from the device");
   }
   /// Makes values first, ..., first + count - 1 zero.
-  cottention::Status clear(const Stream& stream, std::size_t first, std::size_t count) {
+  cottention::CallStatus clear(const Stream& stream, std::size_t first, std::size_t count) {
     return cottention::device::status_of(cudaMemsetAsync(data_ + first, 0, count * sizeof(T), stream.get()),
                                          "cudaMemsetAsync");
   }
-  cottention::Status clear(const Stream& stream) { return clear(stream, 0, count_); }
+  cottention::CallStatus clear(const Stream& stream) { return clear(stream, 0, count_); }
 
  private:
   T* data_ = nullptr;

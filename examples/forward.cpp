@@ -35,7 +35,7 @@ int main() {
   };
   const std::size_t bytes = cottention::cpu::workspace_bytes<Problem>(arguments);
   void* scratch = std::aligned_alloc(cottention::workspace_alignment, bytes);
-  const cottention::Status status = cottention::cpu::forward<Problem>(arguments, {scratch, bytes});
+  const cottention::CallStatus status = cottention::cpu::forward<Problem>(arguments, {scratch, bytes});
   std::free(scratch);
   if (!status) {
     std::fprintf(stderr, "%s\n", status.reason);  // names the argument, its value and the rule it breaks

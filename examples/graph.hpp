@@ -15,18 +15,18 @@ class Graph {
 
   /// `enqueue()` makes its calls on `stream`, where they are recorded and not run, and returns their status.
   template <class Enqueue>
-  cottention::Status capture(const Stream& stream, Enqueue enqueue) {
+  cottention::CallStatus capture(const Stream& stream, Enqueue enqueue) {
     using cottention::device::status_of;
     // Relaxed, because a kernel's code may be loaded when it is first asked for.
     cudaError_t error = cudaStreamBeginCapture(stream.get(), cudaStreamCaptureModeRelaxed);
     if (error != cudaSuccess) return status_of(error, "cudaStreamBeginCapture");
-    const cottention::Status status = enqueue();
+    const cottention::CallStatus status = enqueue();
     error = cudaStreamEndCapture(stream.get(), &graph_);
     if (!status) return status;
     if (error != cudaSuccess) return status_of(error, "cudaStreamEndCapture");
     return status_of(cudaGraphInstantiate(&executable_, graph_, 0), "cudaGraphInstantiate");
   }
-  cottention::Status replay(const Stream& stream) const {
+  cottention::CallStatus replay(const Stream& stream) const {
     return cottention::device::status_of(cudaGraphLaunch(executable_, stream.get()), "cudaGraphLaunch");
   }
 

@@ -21,7 +21,7 @@ std::vector<T> random_tensor(std::int64_t elements, std::mt19937& random) {
 }
 
 /// Ends the program with exit code 1 unless the call succeeded.
-inline void check(const cottention::Status& status) {
+inline void check(const cottention::CallStatus& status) {
   if (status.ok()) return;
   std::fprintf(stderr, "%s\n", status.reason);
   std::exit(1);

@@ -238,7 +238,7 @@ TEST_CASE("Backward: calls made at the same time do not disturb each other") {
     a.dk = dk.back().view();
     workspaces.emplace_back(call.workspace_bytes(a, executor(2)));
   }
-  std::vector<cottention::Status> status(calls);
+  std::vector<cottention::CallStatus> status(calls);
   const auto make_call = [&](std::size_t i) {
     status[i] = call.run(args[i], workspaces[i].view(), executor(2));
   };

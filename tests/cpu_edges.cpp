@@ -55,7 +55,7 @@ TEST_CASE("A workspace can be sized before any pointer is set, and its size does
         CHECK(sizes(2, 100, n)[call] <= sizes(2, 100, n + 1)[call]);
       }
   }
-  const StepArguments<float> step{.shape = {256, 1, 1, 16, 16, 64, 64}, .slots = 256};
+  const StepArguments<float> step{.shape = {256, 1, 1, 16, 16, 64, 64}, .pool_slots = 256};
   CHECK(cpu::workspace_bytes<Causal>(step, support::executor(1)) > 0);
   CHECK(cpu::workspace_bytes<Causal>(step, support::executor(1)) <
         cpu::workspace_bytes<Causal>(step, support::executor(2)));
@@ -85,13 +85,13 @@ TEST_CASE("An execution that cannot be is refused by every call") {
 TEST_CASE("Counts that could overflow are refused") {
   float h[64] = {}, row[8] = {}, o[8];
   std::int64_t count = (std::int64_t{1} << 62) + 1;
-  const Status forward = cpu::forward<Causal>({.shape = {1, 1, 1, 1, 1, 8, 8},
-                                               .q = {row},
-                                               .k = {row},
-                                               .v = {row},
-                                               .o = {o},
-                                               .initial_state = {h, &count}},
-                                              {});
+  const CallStatus forward = cpu::forward<Causal>({.shape = {1, 1, 1, 1, 1, 8, 8},
+                                                   .q = {row},
+                                                   .k = {row},
+                                                   .v = {row},
+                                                   .o = {o},
+                                                   .initial_state = {h, &count}},
+                                                  {});
   CHECK(std::string(forward.reason) == "initial_state.count[0] = 4611686018427387905: must be at most 2^62");
   const StepArguments<float> args{.shape = {1, 1, 1, 1, 1, 8, 8},
                                   .q = {row},
@@ -99,9 +99,9 @@ TEST_CASE("Counts that could overflow are refused") {
                                   .v = {row},
                                   .o = {o},
                                   .pool = {h, &count},
-                                  .slots = 1};
+                                  .pool_slots = 1};
   Scratch scratch(cpu::workspace_bytes<Causal>(args));
-  const Status step = cpu::step<Causal>(args, scratch);
+  const CallStatus step = cpu::step<Causal>(args, scratch);
   CHECK(std::string(step.reason) == "pool.count[0] = 4611686018427387905: must be at most 2^62");
 }
 
@@ -122,7 +122,7 @@ TEST_CASE("Keys and values without query heads still get gradients from the fina
                                       .scale_logit = &m,
                                       .dfinal_state = dfinal.data()};
   Scratch scratch(cpu::workspace_bytes<Causal>(args));
-  const Status status = cpu::backward<Causal>(args, scratch);
+  const CallStatus status = cpu::backward<Causal>(args, scratch);
   REQUIRE(std::string(status.reason) == "");
   const auto expected = reference::backward<Causal>(args);
   CHECK(support::relative_error({dk.begin(), dk.end()}, expected.dk) < support::bounds<float>.gradient);
@@ -146,7 +146,7 @@ TEST_CASE("Lengths of keys and sizes of values at opposite ends of the range do 
                                          .v = {v.data()},
                                          .o = {o.data()}};
       Scratch scratch(cpu::workspace_bytes<Causal>(args));
-      const Status status = cpu::forward<Causal>(args, scratch);
+      const CallStatus status = cpu::forward<Causal>(args, scratch);
       REQUIRE(status.ok());
       // values near 1e-34 times norms of 1e-13 are subnormal in fp32, so there only the size is asked for
       if (length < 1e-20f && size < 1e-30f) continue;

@@ -167,7 +167,7 @@ TEST_CASE(
     void* aligned = memory.data();
     std::size_t left = memory.size();
     std::align(workspace_alignment, 1, aligned, left);
-    const Status status = backward<P>(args, {aligned, left}, execution);
+    const CallStatus status = backward<P>(args, {aligned, left}, execution);
     REQUIRE(status.ok());
     return dm;
   };

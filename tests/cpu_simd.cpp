@@ -169,7 +169,7 @@ void check_calls() {
                                          .v = {v.data()},
                                          .o = {o.data()},
                                          .scale_logit = m.data()};
-  const Status forward_status =
+  const CallStatus forward_status =
       cpu::forward<P, tuned_tiling<P>, bytes>(forward_args, workspace, {.threads = 1});
   REQUIRE(forward_status.ok());
   const auto expected = reference::forward<P>(forward_args);
@@ -185,7 +185,7 @@ void check_calls() {
                                            .dv = {dv.data()},
                                            .scale_logit = m.data(),
                                            .dscale_logit = dm.data()};
-  const Status backward_status =
+  const CallStatus backward_status =
       cpu::backward<P, tuned_tiling<P>, bytes>(backward_args, workspace, {.threads = 1});
   REQUIRE(backward_status.ok());
   const auto gradient = reference::backward<P>(backward_args);
@@ -203,8 +203,8 @@ void check_calls() {
                                      .o = {stepped.data()},
                                      .scale_logit = m.data(),
                                      .pool = {h.data(), &count},
-                                     .slots = 1};
-    const Status step_status = cpu::step<P, bytes>(step_args, workspace, {.threads = 1});
+                                     .pool_slots = 1};
+    const CallStatus step_status = cpu::step<P, bytes>(step_args, workspace, {.threads = 1});
     REQUIRE(step_status.ok());
     CHECK(error_of(stepped, expected.o) < bounds<T>.forward);
     CHECK(error_of(h, expected.h) < bounds<T>.state);

@@ -136,7 +136,7 @@ TEST_CASE("Step: head dims known at compile time are right") {
                                         .o = o.view(),
                                         .scale_logit = forward.scale_logit,
                                         .pool = pool.view(),
-                                        .slots = 2};
+                                        .pool_slots = 2};
   run(step_of<P>(), args, {});
   std::vector<double> expected = expected_lane(inputs, 0, 1, before, 0).o;
   append(expected, expected_lane(inputs, 1, 1, before, 1).o);

@@ -17,7 +17,7 @@
 #include "support/part.hpp"
 
 using cottention::HeadDim, cottention::Mask, cottention::Plan, cottention::Problem, cottention::Scale,
-    cottention::Split, cottention::Status, cottention::StatusCode;
+    cottention::Split, cottention::CallStatus, cottention::StatusCode;
 using namespace support;
 
 namespace {
@@ -44,7 +44,7 @@ struct DeviceCall {
     args = mirrored(mirror, args);
   }
 
-  Status run() const { return cottention::backward<P>(args, workspace, nullptr, split); }
+  CallStatus run() const { return cottention::backward<P>(args, workspace, nullptr, split); }
 
   /// Memory for the workspace.
   unsigned char* reserve(std::size_t bytes) {
@@ -58,7 +58,7 @@ struct DeviceCall {
 #if __has_include(<emulation.hpp>)
     cottention::emulation::clear_statistics();
 #endif
-    const Status status = run();
+    const CallStatus status = run();
     INFO(status.reason);
     CHECK(status.code == code);
     CHECK(std::string(status.reason).substr(0, reason.size()) == reason);

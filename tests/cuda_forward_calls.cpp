@@ -16,7 +16,7 @@
 #include "support/part.hpp"
 
 using cottention::HeadDim, cottention::Mask, cottention::Plan, cottention::Problem, cottention::Scale,
-    cottention::Split, cottention::Status, cottention::StatusCode, cottention::bfloat16;
+    cottention::Split, cottention::CallStatus, cottention::StatusCode, cottention::bfloat16;
 using namespace support;
 
 namespace {
@@ -40,11 +40,11 @@ struct Call {
     args = mirror.forward(args);
   }
 
-  Status run() const { return cottention::forward<P>(args, workspace, nullptr, split); }
+  CallStatus run() const { return cottention::forward<P>(args, workspace, nullptr, split); }
 
   /// The call is refused with this code and a reason that starts with `reason`, and writes nothing.
   void refuse(StatusCode code, const std::string& reason) {
-    const Status status = run();
+    const CallStatus status = run();
     INFO(status.reason);
     CHECK(status.code == code);
     CHECK(std::string(status.reason).substr(0, reason.size()) == reason);

@@ -14,7 +14,7 @@
 #include <emulation.hpp>
 #endif
 
-using cottention::bfloat16, cottention::half, cottention::Mask, cottention::Scale, cottention::Status;
+using cottention::bfloat16, cottention::half, cottention::Mask, cottention::Scale, cottention::CallStatus;
 using namespace support;
 
 namespace {
@@ -22,7 +22,7 @@ namespace {
 using P = cottention::Problem<half, cottention::HeadDim{24, 40}, Mask::causal, Scale::by_key>;
 using Arguments = cottention::StepArguments<half>;
 
-std::string outcome(const Status& status) {
+std::string outcome(const CallStatus& status) {
   return status.ok() ? "ok" : std::string(to_string(status.code)) + ": " + status.reason;
 }
 
@@ -47,7 +47,7 @@ class Refusals {
               .o = o_.view(),
               .scale_logit = forward.scale_logit,
               .pool = pool_.view(),
-              .slots = 3};
+              .pool_slots = 3};
     sound_ = mirror_.step(sound_);
   }
 
@@ -96,7 +96,7 @@ TEST_CASE("Step on a device: bad arguments are refused with their reason, nothin
   refusals.check([](Arguments& a) { a.shape.dim_v = 48; }, "bad shape: shape.dim_v = 48: ");
   refusals.check([](Arguments& a) { a.shape.seq_k = 2; }, "bad shape: shape.seq_k = 2: ");
   refusals.check([](Arguments& a) { a.shape.heads_q = 3; }, "bad shape: shape.heads_q = 3: ");
-  refusals.check([](Arguments& a) { a.slots = 1; }, "bad slot: slots = 1: ");
+  refusals.check([](Arguments& a) { a.pool_slots = 1; }, "bad slot: pool_slots = 1: ");
 }
 
 TEST_CASE("Step on a device: what exceeds a grid or the kernel's counters is refused") {

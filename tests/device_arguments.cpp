@@ -19,7 +19,7 @@ T* at(std::uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-std::string outcome(const Status& status) {
+std::string outcome(const CallStatus& status) {
   return status.ok() ? "ok" : std::string(to_string(status.code)) + ": " + status.reason;
 }
 
@@ -33,7 +33,7 @@ StepArguments<E> step_arguments() {
       .o = {.data = at<E>(0x400000)},
       .scale_logit = at<const float>(0x500004),
       .pool = {.h = at<Accumulate<E>>(0x600000), .count = at<std::int64_t>(0x700008)},
-      .slots = 5,
+      .pool_slots = 5,
       .slot = at<const std::int32_t>(0x800004),
       .accepted = at<const std::int32_t>(0x900004)};
 }
@@ -56,12 +56,14 @@ ForwardArguments<E> forward_arguments() {
 
 template <class E>
 std::string outcome_of(const StepArguments<E>& args) {
-  if (const Status status = validate<Causal<E>>(args); !status) return "refused before: " + outcome(status);
+  if (const CallStatus status = validate<Causal<E>>(args); !status)
+    return "refused before: " + outcome(status);
   return outcome(host::validate_for_device<Causal<E>>(args));
 }
 template <class E>
 std::string outcome_of(const ForwardArguments<E>& args) {
-  if (const Status status = validate<Causal<E>>(args); !status) return "refused before: " + outcome(status);
+  if (const CallStatus status = validate<Causal<E>>(args); !status)
+    return "refused before: " + outcome(status);
   return outcome(host::validate_for_device<Causal<E>>(args));
 }
 

@@ -21,7 +21,7 @@ using Any = Problem<float, any_head_dim, Mask::causal, Scale::by_key>;
 template <class Compiled>
 std::string called(const RuntimeProblem& wanted) {
   std::string text;
-  const Status status = dispatch<Compiled>(wanted, [&]<class P>() -> Status {
+  const CallStatus status = dispatch<Compiled>(wanted, [&]<class P>() -> CallStatus {
     const RuntimeProblem& p = runtime_problem<P>;
     text += std::string(element_name<typename P::element>) + ' ' + std::to_string(p.dim_qk) + ' ' +
             std::to_string(p.dim_v) + ' ' + std::to_string(static_cast<int>(p.mask)) +
@@ -42,8 +42,9 @@ TEST_CASE("Dispatch calls the one Problem that was asked for") {
 }
 
 TEST_CASE("Dispatch returns the status of the call") {
-  const Status status = dispatch<ProblemSet<Small>>(
-      runtime_problem<Small>, [&]<class P>() { return Status::failure(StatusCode::bad_slot, "as it was"); });
+  const CallStatus status = dispatch<ProblemSet<Small>>(runtime_problem<Small>, [&]<class P>() {
+    return CallStatus::failure(StatusCode::bad_slot, "as it was");
+  });
   CHECK(status.code == StatusCode::bad_slot);
   CHECK(std::string(status.reason) == "as it was");
 }
@@ -58,7 +59,7 @@ TEST_CASE("Dispatch takes the first of several that fit, and any head dimensions
 TEST_CASE("Dispatch refuses what is not compiled, and names it and what is") {
   int calls = 0;
   const auto refusal = [&]<class Compiled>(Compiled, const RuntimeProblem& wanted) {
-    const Status status = dispatch<Compiled>(wanted, [&]<class P>() -> Status {
+    const CallStatus status = dispatch<Compiled>(wanted, [&]<class P>() -> CallStatus {
       ++calls;
       return {};
     });
@@ -82,9 +83,9 @@ TEST_CASE("Dispatch's refusal fits its status however much is compiled, the like
       ProblemProduct<Elements<double, float, half, bfloat16>,
                      HeadDims<HeadDim{1024, 1024}, HeadDim{512, 1024}, HeadDim{128, 128}>,
                      Masks<Mask::bidirectional, Mask::causal>, Scales<Scale::by_query, Scale::by_key>>;
-  const Status status = dispatch<Compiled>(
+  const CallStatus status = dispatch<Compiled>(
       {ElementType::bf16, std::int64_t{1} << 62, -1, Mask::bidirectional, static_cast<Scale>(7)},
-      [&]<class P>() { return Status{}; });
+      [&]<class P>() { return CallStatus{}; });
   CHECK(std::string(status.reason) ==
         "problem = bf16 4611686018427387904x-1 bidirectional unknown: must be one of the 48 compiled in: "
         "bf16 1024x1024 bidirectional by_query, and 47 more");

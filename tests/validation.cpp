@@ -52,7 +52,7 @@ T* at(std::uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
-std::string outcome(const Status& status) {
+std::string outcome(const CallStatus& status) {
   if (status.ok()) return status.reason[0] == '\0' ? "ok" : "ok with a reason";
   if (std::strlen(status.reason) + 1 >= sizeof status.reason) return "cut off: " + std::string(status.reason);
   return std::string(to_string(status.code)) + ": " + status.reason;
@@ -107,7 +107,7 @@ StepArguments<E> step_arguments() {
           .o = {.data = at<E>(0x400000)},
           .scale_logit = at<const float>(0x500000),
           .pool = {.h = at<A>(0x600000), .count = at<std::int64_t>(0x700000)},
-          .slots = 3,
+          .pool_slots = 3,
           .slot = at<const std::int32_t>(0x800000),
           .accepted = at<const std::int32_t>(0x900000)};
 }
@@ -218,7 +218,7 @@ TEST_CASE("Extents whose product overflows are refused") {
         args.shape.dim_qk = args.shape.dim_v = 65'536;
       }) ==
       "bad shape: shape of initial_state.h = [1073741824, 2, 65536, 65536]: must have at most 2^57 elements");
-  CHECK(step_with([](auto& args) { args.slots = most; }) ==
+  CHECK(step_with([](auto& args) { args.pool_slots = most; }) ==
         "bad shape: shape of pool.h = [9223372036854775807, 2, 64, 32]: must have at most 2^57 elements");
   CHECK(forward_with([](auto& args) { args.shape = {most, most, most, most, most, 1, 1}; }) ==
         "bad shape: shape of q = [9223372036854775807, 9223372036854775807, 9223372036854775807, 1]: must "
@@ -741,7 +741,7 @@ TEST_CASE("Empty problems need no pointers") {
     CHECK(outcome(validate<P>(ForwardArguments<float>{.shape = shape})) == "ok");
     CHECK(outcome(validate<P>(BackwardArguments<float>{.shape = shape, .dscale_logit = at<float>(0x1000)})) ==
           "ok");
-    CHECK(outcome(validate<P>(StepArguments<float>{.shape = shape, .slots = 2})) == "ok");
+    CHECK(outcome(validate<P>(StepArguments<float>{.shape = shape, .pool_slots = 2})) == "ok");
   };
   accept({.batch = 0, .seq_q = 5, .seq_k = 5, .heads_q = 4, .heads_kv = 2, .dim_qk = 64, .dim_v = 32});
   accept({.batch = 2, .seq_q = 0, .seq_k = 0, .heads_q = 4, .heads_kv = 2, .dim_qk = 64, .dim_v = 32});
@@ -771,7 +771,7 @@ TEST_CASE("An empty problem still needs the arrays that are not empty") {
         "bad stride: final_state.h = 0x1004: is written, so must share no memory with initial_state.h = "
         "0x1000");
 
-  StepArguments<float> no_queries{.shape = small, .slots = 2};
+  StepArguments<float> no_queries{.shape = small, .pool_slots = 2};
   no_queries.shape.heads_q = 0;
   CHECK(outcome(validate<P>(no_queries)) == "null pointer: k.data = null: must point to 1280 elements");
 }
@@ -795,14 +795,15 @@ TEST_CASE("Pointers of empty tensors are not looked at") {
 // ---- Options of step and plans
 
 TEST_CASE("Lanes without slots must fit the pool") {
-  CHECK(step_with([](auto& args) { args.slot = nullptr, args.slots = 1; }) ==
-        "bad slot: slots = 1: must be at least shape.batch = 2 when slot is null");
-  CHECK(step_with([](auto& args) { args.slot = nullptr, args.slots = 2; }) == "ok");
-  CHECK(step_with([](auto& args) { args.slots = 1; }) == "ok");
+  CHECK(step_with([](auto& args) { args.slot = nullptr, args.pool_slots = 1; }) ==
+        "bad slot: pool_slots = 1: must be at least shape.batch = 2 when slot is null");
+  CHECK(step_with([](auto& args) { args.slot = nullptr, args.pool_slots = 2; }) == "ok");
+  CHECK(step_with([](auto& args) { args.pool_slots = 1; }) == "ok");
 }
 
 TEST_CASE("A negative number of slots is refused") {
-  CHECK(step_with([](auto& args) { args.slots = -1; }) == "bad shape: slots = -1: must be at least 0");
+  CHECK(step_with([](auto& args) { args.pool_slots = -1; }) ==
+        "bad shape: pool_slots = -1: must be at least 0");
 }
 
 TEST_CASE("A plan outside its enumeration is refused") {
@@ -909,7 +910,7 @@ namespace {
 std::string step_contents(std::vector<std::int32_t> slot, std::vector<std::int32_t> accepted = {}) {
   std::vector<std::int64_t> count{0, 1, 2, 3, 4, 5, 6, 7, 8, -5};
   std::vector<std::int32_t> scratch(slot.size());
-  StepArguments<float> args{.shape = small, .slots = 10};
+  StepArguments<float> args{.shape = small, .pool_slots = 10};
   args.shape.batch = static_cast<std::int64_t>(slot.size());
   args.pool.count = count.data();
   args.slot = slot.data();
@@ -921,9 +922,9 @@ std::string step_contents(std::vector<std::int32_t> slot, std::vector<std::int32
 
 TEST_CASE("Slots must lie in the pool") {
   CHECK(step_contents({8, 0, 3}) == "ok");
-  CHECK(step_contents({8, 10, 3}) == "bad slot: slot[1] = 10: must be below slots = 10");
+  CHECK(step_contents({8, 10, 3}) == "bad slot: slot[1] = 10: must be below pool_slots = 10");
   CHECK(step_contents({8, std::numeric_limits<std::int32_t>::max()}) ==
-        "bad slot: slot[1] = 2147483647: must be below slots = 10");
+        "bad slot: slot[1] = 2147483647: must be below pool_slots = 10");
 }
 
 TEST_CASE("No slot may serve two lanes") {
@@ -952,7 +953,7 @@ TEST_CASE("Counts of states in use must not be negative") {
 
 TEST_CASE("Without slots lane b has slot b") {
   std::int64_t count[] = {1, -2};
-  StepArguments<float> args{.shape = small, .pool = {.count = count}, .slots = 2};
+  StepArguments<float> args{.shape = small, .pool = {.count = count}, .pool_slots = 2};
   CHECK(outcome(validate_contents<P>(args, nullptr)) ==
         "bad option: pool.count[1] = -2: must not be negative");
   count[1] = 2;
@@ -962,7 +963,7 @@ TEST_CASE("Without slots lane b has slot b") {
 TEST_CASE("Slots are read and not changed") {
   const std::vector<std::int32_t> slot{7, -1, 2, 5};
   std::vector<std::int32_t> copy = slot, scratch(4, -9);
-  StepArguments<float> args{.shape = small, .slots = 10};
+  StepArguments<float> args{.shape = small, .pool_slots = 10};
   args.shape.batch = 4;
   args.slot = copy.data();
   CHECK(outcome(validate_contents<P>(args, scratch.data())) == "ok");
@@ -984,7 +985,7 @@ TEST_CASE("Checks allocate nothing") {
   shared.o.data = at<float>(0x100000);
   std::vector<std::int32_t> slot(1000), scratch(1000);
   for (std::size_t i = 0; i < slot.size(); ++i) slot[i] = static_cast<std::int32_t>((i * 7) % 1000);
-  StepArguments<float> many{.shape = small, .slots = 1000, .slot = slot.data()};
+  StepArguments<float> many{.shape = small, .pool_slots = 1000, .slot = slot.data()};
   many.shape.batch = 1000;
 
   const std::int64_t before = allocations;

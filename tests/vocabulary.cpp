@@ -275,18 +275,18 @@ TEST_CASE("BHSD strides put the positions of a head next to each other") {
   STATIC_REQUIRE(resolve(strides, 5, 3, 7) == strides);
 }
 
-TEST_CASE("A Status is a success unless it says otherwise") {
-  constexpr Status status;
+TEST_CASE("A CallStatus is a success unless it says otherwise") {
+  constexpr CallStatus status;
   STATIC_REQUIRE(status.ok());
   STATIC_REQUIRE(static_cast<bool>(status));
   STATIC_REQUIRE(status.reason[0] == '\0');
-  STATIC_REQUIRE(std::is_trivially_copyable_v<Status>);
-  STATIC_REQUIRE_FALSE(std::is_convertible_v<Status, bool>);
+  STATIC_REQUIRE(std::is_trivially_copyable_v<CallStatus>);
+  STATIC_REQUIRE_FALSE(std::is_convertible_v<CallStatus, bool>);
 }
 
-TEST_CASE("A failed Status holds its code and a formatted reason") {
-  const Status status =
-      Status::failure(StatusCode::bad_shape, "shape.%s = %lld: must be at least %d", "batch", -3LL, 0);
+TEST_CASE("A failed CallStatus holds its code and a formatted reason") {
+  const CallStatus status =
+      CallStatus::failure(StatusCode::bad_shape, "shape.%s = %lld: must be at least %d", "batch", -3LL, 0);
   CHECK_FALSE(status.ok());
   CHECK_FALSE(static_cast<bool>(status));
   CHECK(status.code == StatusCode::bad_shape);
@@ -296,7 +296,7 @@ TEST_CASE("A failed Status holds its code and a formatted reason") {
 
 TEST_CASE("A reason that is too long is cut off and stays terminated") {
   const std::string text(300, 'x');
-  const Status status = Status::failure(StatusCode::bad_option, "%s", text.c_str());
+  const CallStatus status = CallStatus::failure(StatusCode::bad_option, "%s", text.c_str());
   CHECK(std::string(status.reason, sizeof status.reason) ==
         std::string(sizeof status.reason - 1, 'x') + '\0');
 }

@@ -90,7 +90,7 @@ inline int sets_of(const Conditions& conditions, double moved, double total) {
   return static_cast<int>(std::max(1.0, std::min(std::max(2.0, wanted), room)));
 }
 
-inline void require_ok(const cottention::Status& status) {
+inline void require_ok(const cottention::CallStatus& status) {
   if (!status) throw std::runtime_error(status.reason);
 }
 

@@ -37,7 +37,7 @@ struct StepBuffers {
     args.o = {o.data()};
     args.scale_logit = m.data();
     args.pool = {h.data(), count.data()};
-    args.slots = size.batch;
+    args.pool_slots = size.batch;
     return args;
   }
   Memory memory() const { return {.inputs = bytes_of(q, k, v, m, h, count), .outputs = bytes_of(o)}; }

@@ -77,7 +77,7 @@ class CosineAttention final : public Attention<Real> {
     static_cast<Team*>(team)->run(threads, body, data);
   }
 
-  static void check(const cottention::Status& status) {
+  static void check(const cottention::CallStatus& status) {
     if (!status) throw std::runtime_error(std::string("cosine attention: ") + status.reason);
   }
 

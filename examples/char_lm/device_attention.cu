@@ -17,7 +17,7 @@
 namespace char_lm {
 namespace {
 
-using cottention::HeadDim, cottention::Status;
+using cottention::HeadDim, cottention::CallStatus;
 
 /// The head dimensions that there are kernels for.
 using Compiled = cottention::ProblemProduct<
@@ -25,7 +25,7 @@ using Compiled = cottention::ProblemProduct<
     cottention::HeadDims<HeadDim{16, 16}, HeadDim{32, 32}, HeadDim{64, 64}, HeadDim{128, 128}>,
     cottention::Masks<cottention::Mask::causal>, cottention::Scales<cottention::Scale::by_key>>;
 
-void check(const Status& status) {
+void check(const CallStatus& status) {
   if (!status) throw std::runtime_error(status.reason);
 }
 
@@ -147,7 +147,7 @@ DeviceAttention make_device_attention(std::int64_t layers, const AttentionShape&
     check(find_device());
     check(cottention::dispatch<Compiled>(wanted, [&]<class P>() {
       attention = std::make_unique<OnDevice<P>>(layers, largest);
-      return Status{};
+      return CallStatus{};
     }));
     try_out(*attention, largest);
     return {std::move(attention), describe_device()};

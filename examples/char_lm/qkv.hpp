@@ -51,7 +51,7 @@ cottention::StepArguments<Real> step_arguments(std::int64_t heads, std::int64_t 
           .o = {o},
           .scale_logit = scale_logit,
           .pool = state,
-          .slots = 1};
+          .pool_slots = 1};
 }
 
 }  // namespace char_lm

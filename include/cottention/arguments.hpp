@@ -129,7 +129,7 @@ struct StepArguments {
   Tensor<T> o{};                       ///< [batch, T, heads_q, dim_v]; null: only the states advance
   const float* scale_logit = nullptr;  ///< [heads_kv]
   State<Accumulate<T>> pool{};         ///< [slots, heads_kv, dim_qk, dim_v] and [slots], updated in place
-  std::int64_t slots = 0;              ///< states in the pool
+  std::int64_t pool_slots = 0;         ///< states in the pool
   const std::int32_t* slot = nullptr;  ///< [batch], each slot at most once; negative: an idle lane, for which
                                        ///< nothing is read or written. Null: lane b has slot b
   const std::int32_t* accepted = nullptr;  ///< [batch], 0 to T: how many of the T tokens the state absorbs.

@@ -28,22 +28,22 @@ std::size_t workspace_bytes(const BackwardArguments<typename P::element>& args, 
 ///
 /// Shapes, layouts and optional arguments: BackwardArguments; all else as for `forward`.
 template <AnyProblem P>
-[[nodiscard]] Status backward(const BackwardArguments<typename P::element>& args, Workspace workspace,
-                              cudaStream_t stream, Split split = {}) {
-  if (Status status = host::validate_call<P>(args, split); !status) return status;
+[[nodiscard]] CallStatus backward(const BackwardArguments<typename P::element>& args, Workspace workspace,
+                                  cudaStream_t stream, Split split = {}) {
+  if (CallStatus status = host::validate_call<P>(args, split); !status) return status;
   device::Properties device;
-  if (Status status = device::current_device(device); !status) return status;
+  if (CallStatus status = device::current_device(device); !status) return status;
   return host::Gradients<P, host::TunedTiling>(args, split, device).run(workspace, stream);
 }
 
 /// The same with a Tiling of the caller's, for the kernels of each gradient; none are made together. It
 /// changes the speed, and by the order of sums the last bits.
 template <AnyProblem P, Tiling tiling>
-[[nodiscard]] Status backward(const BackwardArguments<typename P::element>& args, Workspace workspace,
-                              cudaStream_t stream, Split split = {}) {
-  if (Status status = host::validate_call<P>(args, split); !status) return status;
+[[nodiscard]] CallStatus backward(const BackwardArguments<typename P::element>& args, Workspace workspace,
+                                  cudaStream_t stream, Split split = {}) {
+  if (CallStatus status = host::validate_call<P>(args, split); !status) return status;
   device::Properties device;
-  if (Status status = device::current_device(device); !status) return status;
+  if (CallStatus status = device::current_device(device); !status) return status;
   return host::Gradients<P, host::GivenTiling<tiling>>(args, split, device).run(workspace, stream);
 }
 

@@ -30,11 +30,11 @@ kernel::RecurrenceParams<typename P::element> forward_params(
 }
 
 template <AnyProblem P, Tiling tiling>
-Status forward_on(const device::Properties& device, const ForwardArguments<typename P::element>& args,
-                  Workspace workspace, cudaStream_t stream, Split split) {
+CallStatus forward_on(const device::Properties& device, const ForwardArguments<typename P::element>& args,
+                      Workspace workspace, cudaStream_t stream, Split split) {
   const RecurrencePlan plan =
       plan_recurrence<ForwardRoles<P>, tiling>(args.shape, args.plan, split, device.multiprocessors);
-  if (Status status = validate_workspace(workspace, plan.image_bytes); !status) return status;
+  if (CallStatus status = validate_workspace(workspace, plan.image_bytes); !status) return status;
 
   const Shape& s = args.shape;
   const bool any = plan.units > 0 && ((s.seq_q > 0 && s.heads_q > 0) || args.final_state.h != nullptr);
@@ -92,11 +92,11 @@ std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args, S
 /// Anything but ok names the argument, its value and the rule; then nothing has been launched, unless the
 /// code is cuda_error.
 template <AnyProblem P>
-[[nodiscard]] Status forward(const ForwardArguments<typename P::element>& args, Workspace workspace,
-                             cudaStream_t stream, Split split = {}) {
-  if (Status status = host::validate_call<P>(args, split); !status) return status;
+[[nodiscard]] CallStatus forward(const ForwardArguments<typename P::element>& args, Workspace workspace,
+                                 cudaStream_t stream, Split split = {}) {
+  if (CallStatus status = host::validate_call<P>(args, split); !status) return status;
   device::Properties device;
-  if (Status status = device::current_device(device); !status) return status;
+  if (CallStatus status = device::current_device(device); !status) return status;
   return host::with_tiling<host::ForwardRoles<P>>(device, args.shape, args.plan, split, [&](auto tiling) {
     return host::forward_on<P, decltype(tiling)::value>(device, args, workspace, stream, split);
   });
@@ -104,11 +104,11 @@ template <AnyProblem P>
 
 /// The same with a Tiling of the caller's. It changes the speed, and by the order of sums the last bits.
 template <AnyProblem P, Tiling tiling>
-[[nodiscard]] Status forward(const ForwardArguments<typename P::element>& args, Workspace workspace,
-                             cudaStream_t stream, Split split = {}) {
-  if (Status status = host::validate_call<P>(args, split); !status) return status;
+[[nodiscard]] CallStatus forward(const ForwardArguments<typename P::element>& args, Workspace workspace,
+                                 cudaStream_t stream, Split split = {}) {
+  if (CallStatus status = host::validate_call<P>(args, split); !status) return status;
   device::Properties device;
-  if (Status status = device::current_device(device); !status) return status;
+  if (CallStatus status = device::current_device(device); !status) return status;
   return host::forward_on<P, tiling>(device, args, workspace, stream, split);
 }
 

@@ -20,7 +20,7 @@ namespace detail {
 /// Sums and differences of a few byte offsets below this limit fit in int64.
 inline constexpr std::int64_t largest_span = std::int64_t{1} << 57;
 
-/// Status::failure formats 64-bit numbers with %lld, and int64_t is not long long everywhere.
+/// CallStatus::failure formats 64-bit numbers with %lld, and int64_t is not long long everywhere.
 constexpr long long number(std::int64_t x) { return x; }
 
 enum class Access { read, written };
@@ -47,31 +47,31 @@ struct Operand {
 };
 
 /// The product of extents, with zeros taken for ones, so that resolve() cannot overflow either.
-inline Status count_elements(const char* name, const std::array<std::int64_t, 4>& extents,
-                             std::int64_t& elements) {
+inline CallStatus count_elements(const char* name, const std::array<std::int64_t, 4>& extents,
+                                 std::int64_t& elements) {
   elements = 1;
   for (const std::int64_t extent : extents)
     if (__builtin_mul_overflow(elements, std::max<std::int64_t>(extent, 1), &elements) ||
         elements > largest_span)
-      return Status::failure(StatusCode::bad_shape,
-                             "shape of %s = [%lld, %lld, %lld, %lld]: must have at most 2^57 elements", name,
-                             number(extents[0]), number(extents[1]), number(extents[2]), number(extents[3]));
+      return CallStatus::failure(
+          StatusCode::bad_shape, "shape of %s = [%lld, %lld, %lld, %lld]: must have at most 2^57 elements",
+          name, number(extents[0]), number(extents[1]), number(extents[2]), number(extents[3]));
   return {};
 }
 
 /// Checks the extents, the pointer and the strides of `x` one by one and finds the bytes they cover.
-inline Status locate(Operand& x) {
+inline CallStatus locate(Operand& x) {
   std::int64_t elements = 0;
-  if (Status status = count_elements(x.name, x.extents, elements); !status) return status;
+  if (CallStatus status = count_elements(x.name, x.extents, elements); !status) return status;
   if (std::find(x.extents.begin(), x.extents.end(), 0) != x.extents.end()) return {};
   if (x.data == nullptr) {
     if (x.need == Need::optional) return {};
-    return Status::failure(StatusCode::null_pointer, "%s%s = null: must point to %lld elements", x.name,
-                           x.member(), number(elements));
+    return CallStatus::failure(StatusCode::null_pointer, "%s%s = null: must point to %lld elements", x.name,
+                               x.member(), number(elements));
   }
   if ((x.address() & static_cast<std::uint64_t>(x.element_bytes - 1)) != 0)  // sizes are powers of two
-    return Status::failure(StatusCode::bad_option, "%s%s = %p: must be aligned to %lld bytes", x.name,
-                           x.member(), x.data, number(x.element_bytes));
+    return CallStatus::failure(StatusCode::bad_option, "%s%s = %p: must be aligned to %lld bytes", x.name,
+                               x.member(), x.data, number(x.element_bytes));
 
   const Strides strides = resolve(x.strides, x.extents[1], x.extents[2], x.extents[3]);
   x.steps = {strides.batch, strides.seq, strides.head, 1};
@@ -88,7 +88,7 @@ inline Status locate(Operand& x) {
   const auto before = static_cast<std::uint64_t>(below);
   const auto after = static_cast<std::uint64_t>(above + x.element_bytes);
   if (!fits || below + above > largest_span || before > x.address() || after > UINT64_MAX - x.address())
-    return Status::failure(
+    return CallStatus::failure(
         StatusCode::bad_stride,
         "%s.strides = {%lld, %lld, %lld}: elements must lie within 2^57 bytes of addresses", x.name,
         number(strides.batch), number(strides.seq), number(strides.head));
@@ -136,8 +136,8 @@ class AddressSearch {
     if (target < lowest_[i] || target > highest_[i]) return false;
     if (i == size_) return true;
     const auto [step, least, most] = terms_[i];
-    const std::int64_t first = std::max(least, (target - highest_[i + 1]) / step);
-    const std::int64_t last = std::min(most, (target - lowest_[i + 1]) / step);
+    const std::int64_t first = (std::max)(least, (target - highest_[i + 1]) / step);
+    const std::int64_t last = (std::min)(most, (target - lowest_[i + 1]) / step);
     for (std::int64_t index = first; index <= last; ++index) {
       if (nodes_-- <= 0) return false;
       if (descend(i + 1, target - index * step)) return true;
@@ -158,7 +158,7 @@ class AddressSearch {
 
 /// No two elements of an output may share an address. Take the axes in falling order of stride: two elements
 /// differ along some axis first, and the axes after it must not be able to make up for that difference.
-inline Status validate_distinct(const Operand& x) {
+inline CallStatus validate_distinct(const Operand& x) {
   constexpr std::array<const char*, 3> names{"batch", "seq", "head"};
   const auto size = [&](std::size_t axis) { return x.steps[axis] < 0 ? -x.steps[axis] : x.steps[axis]; };
   std::array<std::size_t, 4> order{0, 1, 2, 3};  // dim stays last: its stride is the smallest but for 0
@@ -178,7 +178,7 @@ inline Status validate_distinct(const Operand& x) {
     if (search.reaches(0)) {
       const Strides dense = resolve({}, x.extents[1], x.extents[2], x.extents[3]);
       const std::array<std::int64_t, 3> steps{dense.batch, dense.seq, dense.head};
-      return Status::failure(
+      return CallStatus::failure(
           StatusCode::bad_stride,
           "%s.strides.%s = %lld: elements of an output must not share an address (%lld is contiguous)",
           x.name, names[axis], number(x.steps[axis]), number(steps[axis]));
@@ -242,19 +242,19 @@ class Operands {
       array(name, static_cast<const std::int64_t*>(as_int64), entries);
   }
 
-  Status check() {
+  CallStatus check() {
     for (std::size_t i = 0; i < size_; ++i)
-      if (Status s = locate(list_[i]); !s) return s;
+      if (CallStatus s = locate(list_[i]); !s) return s;
     for (std::size_t i = 0; i < size_; ++i) {
       if (list_[i].access == Access::read || list_[i].low == list_[i].high) continue;
       if (list_[i].layout == Layout::strided)
-        if (Status s = validate_distinct(list_[i]); !s) return s;
+        if (CallStatus s = validate_distinct(list_[i]); !s) return s;
       for (std::size_t j = 0; j < size_; ++j)  // each pair once
         if ((j > i || (j < i && list_[j].access == Access::read)) && share_memory(list_[i], list_[j]))
-          return Status::failure(StatusCode::bad_stride,
-                                 "%s%s = %p: is written, so must share no memory with %s%s = %p",
-                                 list_[i].name, list_[i].member(), list_[i].data, list_[j].name,
-                                 list_[j].member(), list_[j].data);
+          return CallStatus::failure(StatusCode::bad_stride,
+                                     "%s%s = %p: is written, so must share no memory with %s%s = %p",
+                                     list_[i].name, list_[i].member(), list_[i].data, list_[j].name,
+                                     list_[j].member(), list_[j].data);
     }
     return {};
   }

@@ -48,7 +48,7 @@ constexpr const char* to_string(StatusCode code) {
 
 /// The outcome of a call. Anything but `ok` means that nothing was launched and no output was written.
 /// Holds its text by value: no allocation, and safe to keep after the call.
-struct [[nodiscard]] Status {
+struct [[nodiscard]] CallStatus {
   StatusCode code = StatusCode::ok;
   int cuda_error = 0;     ///< the cudaError_t where code is cuda_error
   char reason[184] = {};  ///< "argument = value: rule"; empty when ok
@@ -57,8 +57,8 @@ struct [[nodiscard]] Status {
   constexpr explicit operator bool() const { return ok(); }
 
   /// A failure whose reason is formatted like printf.
-  [[gnu::format(printf, 2, 3)]] static Status failure(StatusCode code, const char* format, ...) {
-    Status status;
+  [[gnu::format(printf, 2, 3)]] static CallStatus failure(StatusCode code, const char* format, ...) {
+    CallStatus status;
     status.code = code;
     std::va_list values;
     va_start(values, format);

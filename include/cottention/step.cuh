@@ -17,27 +17,28 @@ namespace host {
 
 /// Checks what the kernel counts in 32 bits, and what it keeps above a state's count.
 template <class Kernel, class T>
-Status validate_step_extents(const StepArguments<T>& args) {
+CallStatus validate_step_extents(const StepArguments<T>& args) {
   using detail::number;
   const Shape& s = args.shape;
   constexpr std::int64_t most_readers = (std::int64_t{1} << 62) / Kernel::reader - 1;
   if (s.heads_kv * Kernel::column_blocks > most_readers)
-    return Status::failure(StatusCode::bad_shape, "shape.heads_kv = %lld: must be at most %lld on a device",
-                           number(s.heads_kv), number(most_readers / Kernel::column_blocks));
+    return CallStatus::failure(StatusCode::bad_shape,
+                               "shape.heads_kv = %lld: must be at most %lld on a device", number(s.heads_kv),
+                               number(most_readers / Kernel::column_blocks));
   if (s.batch * s.heads_kv * Kernel::column_blocks > most_blocks)
-    return Status::failure(
+    return CallStatus::failure(
         StatusCode::bad_shape, "shape.batch = %lld: must be at most %lld on a device with %lld key heads",
         number(s.batch), number(most_blocks / Kernel::column_blocks / s.heads_kv), number(s.heads_kv));
   const std::int64_t rows_per_token = 1 + s.heads_q / s.heads_kv;
   if (s.seq_q > longest_axis / rows_per_token)
-    return Status::failure(StatusCode::bad_shape, "shape.seq_q = %lld: must be at most %lld on a device",
-                           number(s.seq_q), number(longest_axis / rows_per_token));
+    return CallStatus::failure(StatusCode::bad_shape, "shape.seq_q = %lld: must be at most %lld on a device",
+                               number(s.seq_q), number(longest_axis / rows_per_token));
   return {};
 }
 
 template <AnyProblem P>
-Status validate_step(const StepArguments<typename P::element>& args) {
-  if (Status status = validate<P>(args); !status) return status;
+CallStatus validate_step(const StepArguments<typename P::element>& args) {
+  if (CallStatus status = validate<P>(args); !status) return status;
   return validate_for_device<P>(args);
 }
 
@@ -45,10 +46,10 @@ inline bool is_empty(const Shape& s) { return s.batch == 0 || s.heads_kv == 0 ||
 
 /// Launches valid arguments that are not empty.
 template <AnyProblem P, Tiling tiling>
-Status launch_step(StepArguments<typename P::element> args, const device::Properties& device,
-                   cudaStream_t stream) {
+CallStatus launch_step(StepArguments<typename P::element> args, const device::Properties& device,
+                       cudaStream_t stream) {
   using Kernel = kernel::Step<P, tiling>;
-  if (Status status = validate_step_extents<Kernel>(args); !status) return status;
+  if (CallStatus status = validate_step_extents<Kernel>(args); !status) return status;
   const Shape& s = args.shape;
   args.q.strides = resolve(args.q.strides, s.seq_q, s.heads_q, s.dim_qk);
   args.k.strides = resolve(args.k.strides, s.seq_k, s.heads_kv, s.dim_qk);
@@ -103,16 +104,17 @@ std::size_t workspace_bytes(const StepArguments<typename P::element>&) {
 ///
 /// Anything but ok names the argument, its value and the rule; then nothing has been launched.
 template <AnyProblem P>
-[[nodiscard]] Status step(const StepArguments<typename P::element>& args, Workspace workspace,
-                          cudaStream_t stream) {
-  if (Status status = host::validate_step<P>(args); !status) return status;
-  if (Status status = host::validate_workspace(workspace, workspace_bytes<P>(args)); !status) return status;
+[[nodiscard]] CallStatus step(const StepArguments<typename P::element>& args, Workspace workspace,
+                              cudaStream_t stream) {
+  if (CallStatus status = host::validate_step<P>(args); !status) return status;
+  if (CallStatus status = host::validate_workspace(workspace, workspace_bytes<P>(args)); !status)
+    return status;
   if (host::is_empty(args.shape)) return {};
   device::Properties properties;
-  if (Status status = device::current_device(properties); !status) return status;
+  if (CallStatus status = device::current_device(properties); !status) return status;
   constexpr tuning::StepTilings tilings = tuning::step_tilings<P>;
   const std::size_t chosen = host::choose_step_tiling<P>(args.shape, properties.multiprocessors);
-  Status status;
+  CallStatus status;
   [&]<std::size_t... i>(std::index_sequence<i...>) {
     (void)((chosen == i &&
             (status = host::launch_step<P, tilings.list[i]>(args, properties, stream), true)) ||
@@ -124,13 +126,14 @@ template <AnyProblem P>
 
 /// Likewise, with blocks as `tiling` has them: see kernel::Step for what it may be.
 template <AnyProblem P, Tiling tiling>
-[[nodiscard]] Status step(const StepArguments<typename P::element>& args, Workspace workspace,
-                          cudaStream_t stream) {
-  if (Status status = host::validate_step<P>(args); !status) return status;
-  if (Status status = host::validate_workspace(workspace, workspace_bytes<P>(args)); !status) return status;
+[[nodiscard]] CallStatus step(const StepArguments<typename P::element>& args, Workspace workspace,
+                              cudaStream_t stream) {
+  if (CallStatus status = host::validate_step<P>(args); !status) return status;
+  if (CallStatus status = host::validate_workspace(workspace, workspace_bytes<P>(args)); !status)
+    return status;
   if (host::is_empty(args.shape)) return {};
   device::Properties properties;
-  if (Status status = device::current_device(properties); !status) return status;
+  if (CallStatus status = device::current_device(properties); !status) return status;
   return host::launch_step<P, tiling>(args, properties, stream);
 }
 

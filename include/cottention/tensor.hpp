@@ -8,7 +8,7 @@ namespace cottention {
 
 /// The stride that follows from the shape and the strides inside: by default that of [batch, seq, heads,
 /// dim].
-inline constexpr std::int64_t contiguous = std::numeric_limits<std::int64_t>::min();
+inline constexpr std::int64_t contiguous = (std::numeric_limits<std::int64_t>::min)();
 
 /// Distances, in elements, between neighbours along batch, seq and heads. Neighbours along dim are adjacent.
 /// Each may be left `contiguous`; then it follows from the ones inside it. A stride of 0 repeats an input.
@@ -30,7 +30,7 @@ constexpr std::int64_t room(std::int64_t count, std::int64_t stride, std::int64_
   if (count == 1) return alone;
   std::int64_t product = 0;
   if (__builtin_mul_overflow(count, stride, &product) || product == contiguous)
-    return std::numeric_limits<std::int64_t>::max();
+    return (std::numeric_limits<std::int64_t>::max)();
   return product < 0 ? -product : product;
 }
 

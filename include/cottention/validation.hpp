@@ -24,7 +24,7 @@ enum class Lengths { equal, free };
 inline constexpr std::int64_t largest_head_dim = 65'536;
 
 /// Extents of one problem, `fixed` being its head dimensions where they are known at compile time.
-inline Status validate_shape(const Shape& shape, HeadDim fixed, Lengths lengths) {
+inline CallStatus validate_shape(const Shape& shape, HeadDim fixed, Lengths lengths) {
   struct Extent {
     const char* name;
     std::int64_t value, least;
@@ -34,52 +34,53 @@ inline Status validate_shape(const Shape& shape, HeadDim fixed, Lengths lengths)
         Extent{"heads_q", shape.heads_q, 0}, Extent{"heads_kv", shape.heads_kv, 0},
         Extent{"dim_qk", shape.dim_qk, 1}, Extent{"dim_v", shape.dim_v, 1}})
     if (x.value < x.least)
-      return Status::failure(StatusCode::bad_shape, "shape.%s = %lld: must be at least %lld", x.name,
-                             number(x.value), number(x.least));
+      return CallStatus::failure(StatusCode::bad_shape, "shape.%s = %lld: must be at least %lld", x.name,
+                                 number(x.value), number(x.least));
   for (const Extent& x : {Extent{"dim_qk", shape.dim_qk, 1}, Extent{"dim_v", shape.dim_v, 1}})
     if (x.value > largest_head_dim)
-      return Status::failure(StatusCode::bad_shape, "shape.%s = %lld: must be at most %lld", x.name,
-                             number(x.value), number(largest_head_dim));
+      return CallStatus::failure(StatusCode::bad_shape, "shape.%s = %lld: must be at most %lld", x.name,
+                                 number(x.value), number(largest_head_dim));
   if (shape.heads_kv == 0 ? shape.heads_q != 0 : shape.heads_q % shape.heads_kv != 0)
-    return Status::failure(StatusCode::bad_shape,
-                           "shape.heads_q = %lld: must be a multiple of shape.heads_kv = %lld",
-                           number(shape.heads_q), number(shape.heads_kv));
+    return CallStatus::failure(StatusCode::bad_shape,
+                               "shape.heads_q = %lld: must be a multiple of shape.heads_kv = %lld",
+                               number(shape.heads_q), number(shape.heads_kv));
   if (lengths == Lengths::equal && shape.seq_k != shape.seq_q)
-    return Status::failure(StatusCode::bad_shape,
-                           "shape.seq_k = %lld: must equal shape.seq_q = %lld when causal",
-                           number(shape.seq_k), number(shape.seq_q));
+    return CallStatus::failure(StatusCode::bad_shape,
+                               "shape.seq_k = %lld: must equal shape.seq_q = %lld when causal",
+                               number(shape.seq_k), number(shape.seq_q));
   if (fixed != any_head_dim && shape.dim_qk != fixed.qk)
-    return Status::failure(StatusCode::bad_shape,
-                           "shape.dim_qk = %lld: must be %d, the dim_qk of the Problem", number(shape.dim_qk),
-                           fixed.qk);
+    return CallStatus::failure(StatusCode::bad_shape,
+                               "shape.dim_qk = %lld: must be %d, the dim_qk of the Problem",
+                               number(shape.dim_qk), fixed.qk);
   if (fixed != any_head_dim && shape.dim_v != fixed.v)
-    return Status::failure(StatusCode::bad_shape, "shape.dim_v = %lld: must be %d, the dim_v of the Problem",
-                           number(shape.dim_v), fixed.v);
+    return CallStatus::failure(StatusCode::bad_shape,
+                               "shape.dim_v = %lld: must be %d, the dim_v of the Problem",
+                               number(shape.dim_v), fixed.v);
   return {};
 }
 
 template <AnyProblem P>
-Status validate_shape(const Shape& shape) {
+CallStatus validate_shape(const Shape& shape) {
   return validate_shape(shape, P::head_dim, P::mask == Mask::causal ? Lengths::equal : Lengths::free);
 }
 
 /// What the arguments of forward and backward have in common besides their tensors.
 template <class Arguments>
-Status validate_options(const Arguments& args) {
+CallStatus validate_options(const Arguments& args) {
   if (args.cu_seqlens_q.given() != args.cu_seqlens_k.given())
-    return Status::failure(StatusCode::null_pointer, "%s = null: must be given together with %s",
-                           args.cu_seqlens_q.given() ? "cu_seqlens_k" : "cu_seqlens_q",
-                           args.cu_seqlens_q.given() ? "cu_seqlens_q" : "cu_seqlens_k");
+    return CallStatus::failure(StatusCode::null_pointer, "%s = null: must be given together with %s",
+                               args.cu_seqlens_q.given() ? "cu_seqlens_k" : "cu_seqlens_q",
+                               args.cu_seqlens_q.given() ? "cu_seqlens_q" : "cu_seqlens_k");
   const bool h = args.initial_state.h != nullptr;
   const bool count = args.initial_state.count != nullptr;
   if (args.shape.batch > 0 && args.shape.heads_kv > 0 && h != count)
-    return Status::failure(StatusCode::null_pointer,
-                           "initial_state.%s = null: must be given together with initial_state.%s",
-                           h ? "count" : "h", h ? "h" : "count");
+    return CallStatus::failure(StatusCode::null_pointer,
+                               "initial_state.%s = null: must be given together with initial_state.%s",
+                               h ? "count" : "h", h ? "h" : "count");
   if (args.plan != Plan::automatic && args.plan != Plan::batch_invariant)
-    return Status::failure(StatusCode::bad_option,
-                           "plan = %d: must be Plan::automatic or Plan::batch_invariant",
-                           static_cast<int>(args.plan));
+    return CallStatus::failure(StatusCode::bad_option,
+                               "plan = %d: must be Plan::automatic or Plan::batch_invariant",
+                               static_cast<int>(args.plan));
   return {};
 }
 
@@ -101,68 +102,70 @@ void add_inputs(Operands& operands, const Arguments& args, Need need) {
   }
 }
 
-inline Status validate_offsets(const char* name, const Offsets& offsets, std::int64_t batch,
-                               const char* length_name, std::int64_t length) {
+inline CallStatus validate_offsets(const char* name, const Offsets& offsets, std::int64_t batch,
+                                   const char* length_name, std::int64_t length) {
   if (offsets[0] != 0)
-    return Status::failure(StatusCode::bad_offsets, "%s[0] = %lld: must be 0", name, number(offsets[0]));
+    return CallStatus::failure(StatusCode::bad_offsets, "%s[0] = %lld: must be 0", name, number(offsets[0]));
   for (std::int64_t b = 1; b <= batch; ++b)
     if (offsets[b] < offsets[b - 1])
-      return Status::failure(StatusCode::bad_offsets, "%s[%lld] = %lld: must not be below %s[%lld] = %lld",
-                             name, number(b), number(offsets[b]), name, number(b - 1),
-                             number(offsets[b - 1]));
+      return CallStatus::failure(StatusCode::bad_offsets,
+                                 "%s[%lld] = %lld: must not be below %s[%lld] = %lld", name, number(b),
+                                 number(offsets[b]), name, number(b - 1), number(offsets[b - 1]));
   if (offsets[batch] != length)
-    return Status::failure(StatusCode::bad_offsets, "%s[%lld] = %lld: must equal shape.%s = %lld", name,
-                           number(batch), number(offsets[batch]), length_name, number(length));
+    return CallStatus::failure(StatusCode::bad_offsets, "%s[%lld] = %lld: must equal shape.%s = %lld", name,
+                               number(batch), number(offsets[batch]), length_name, number(length));
   return {};
 }
 
 /// Room for as many tokens again as anyone could add.
 inline constexpr std::int64_t largest_count = std::int64_t{1} << 62;
 
-inline Status validate_count(const char* name, std::int64_t i, std::int64_t count) {
+inline CallStatus validate_count(const char* name, std::int64_t i, std::int64_t count) {
   if (count < 0)
-    return Status::failure(StatusCode::bad_option, "%s[%lld] = %lld: must not be negative", name, number(i),
-                           number(count));
+    return CallStatus::failure(StatusCode::bad_option, "%s[%lld] = %lld: must not be negative", name,
+                               number(i), number(count));
   if (count > largest_count)
-    return Status::failure(StatusCode::bad_option, "%s[%lld] = %lld: must be at most 2^62", name, number(i),
-                           number(count));
+    return CallStatus::failure(StatusCode::bad_option, "%s[%lld] = %lld: must be at most 2^62", name,
+                               number(i), number(count));
   return {};
 }
 
 template <Mask mask, class Arguments>
-Status validate_index_arrays(const Arguments& args) {
+CallStatus validate_index_arrays(const Arguments& args) {
   const std::int64_t batch = args.shape.batch;
   if (args.cu_seqlens_q.given()) {
-    if (Status s = validate_offsets("cu_seqlens_q", args.cu_seqlens_q, batch, "seq_q", args.shape.seq_q); !s)
+    if (CallStatus s = validate_offsets("cu_seqlens_q", args.cu_seqlens_q, batch, "seq_q", args.shape.seq_q);
+        !s)
       return s;
-    if (Status s = validate_offsets("cu_seqlens_k", args.cu_seqlens_k, batch, "seq_k", args.shape.seq_k); !s)
+    if (CallStatus s = validate_offsets("cu_seqlens_k", args.cu_seqlens_k, batch, "seq_k", args.shape.seq_k);
+        !s)
       return s;
     if constexpr (mask == Mask::causal)
       for (std::int64_t b = 1; b < batch; ++b)
         if (args.cu_seqlens_k[b] != args.cu_seqlens_q[b])
-          return Status::failure(
+          return CallStatus::failure(
               StatusCode::bad_offsets,
               "cu_seqlens_k[%lld] = %lld: must equal cu_seqlens_q[%lld] = %lld when causal", number(b),
               number(args.cu_seqlens_k[b]), number(b), number(args.cu_seqlens_q[b]));
   }
   if (args.initial_state.count != nullptr)
     for (std::int64_t b = 0; b < batch; ++b)
-      if (Status status = validate_count("initial_state.count", b, args.initial_state.count[b]); !status)
+      if (CallStatus status = validate_count("initial_state.count", b, args.initial_state.count[b]); !status)
         return status;
   return {};
 }
 
 /// No slot may serve two lanes. `scratch` has room for one entry per lane.
-inline Status validate_slots_differ(const std::int32_t* slot, std::int64_t batch, std::int32_t* scratch) {
+inline CallStatus validate_slots_differ(const std::int32_t* slot, std::int64_t batch, std::int32_t* scratch) {
   std::int32_t* end = std::copy_if(slot, slot + batch, scratch, [](std::int32_t s) { return s >= 0; });
   std::sort(scratch, end);
   const std::int32_t* twice = std::adjacent_find(scratch, end);
   if (twice == end) return {};
   const std::int32_t* first = std::find(slot, slot + batch, *twice);
   const std::int32_t* second = std::find(first + 1, slot + batch, *twice);
-  return Status::failure(StatusCode::bad_slot,
-                         "slot[%lld] = %d: must not be used twice, and is by slot[%lld]",
-                         number(second - slot), *twice, number(first - slot));
+  return CallStatus::failure(StatusCode::bad_slot,
+                             "slot[%lld] = %d: must not be used twice, and is by slot[%lld]",
+                             number(second - slot), *twice, number(first - slot));
 }
 
 }  // namespace detail
@@ -170,10 +173,10 @@ inline Status validate_slots_differ(const std::int32_t* slot, std::int64_t batch
 /// Checks the arguments of `forward` by everything but the contents of arrays. Pointers of empty tensors may
 /// be null.
 template <AnyProblem P>
-Status validate(const ForwardArguments<typename P::element>& args) {
+CallStatus validate(const ForwardArguments<typename P::element>& args) {
   using namespace detail;
-  if (Status s = validate_shape<P>(args.shape); !s) return s;
-  if (Status s = validate_options(args); !s) return s;
+  if (CallStatus s = validate_shape<P>(args.shape); !s) return s;
+  if (CallStatus s = validate_options(args); !s) return s;
   const Shape& s = args.shape;
   const std::array<std::int64_t, 4> h_extents{s.batch, s.heads_kv, s.dim_qk, s.dim_v};
   Operands operands;
@@ -192,10 +195,10 @@ Status validate(const ForwardArguments<typename P::element>& args) {
 
 /// Checks the arguments of `backward` likewise. Inputs are required once any output is wanted.
 template <AnyProblem P>
-Status validate(const BackwardArguments<typename P::element>& args) {
+CallStatus validate(const BackwardArguments<typename P::element>& args) {
   using namespace detail;
-  if (Status s = validate_shape<P>(args.shape); !s) return s;
-  if (Status s = validate_options(args); !s) return s;
+  if (CallStatus s = validate_shape<P>(args.shape); !s) return s;
+  if (CallStatus s = validate_options(args); !s) return s;
   const Shape& s = args.shape;
   const bool packed = args.cu_seqlens_q.given();
   const std::array<std::int64_t, 4> h_extents{s.batch, s.heads_kv, s.dim_qk, s.dim_v};
@@ -219,20 +222,21 @@ Status validate(const BackwardArguments<typename P::element>& args) {
 
 /// Checks the arguments of `step` likewise.
 template <AnyProblem P>
-Status validate(const StepArguments<typename P::element>& args) {
+CallStatus validate(const StepArguments<typename P::element>& args) {
   using namespace detail;
   static_assert(
       P::mask == Mask::causal,
       "cottention: step needs a causal Problem, because a token that sees later ones has no recurrence. "
       "Remedy: write Mask::causal, or call forward with an initial_state.");
-  if (Status s = validate_shape<P>(args.shape); !s) return s;
+  if (CallStatus s = validate_shape<P>(args.shape); !s) return s;
   const Shape& s = args.shape;
-  if (args.slots < 0)
-    return Status::failure(StatusCode::bad_shape, "slots = %lld: must be at least 0", number(args.slots));
-  if (args.slot == nullptr && s.batch > args.slots)
-    return Status::failure(StatusCode::bad_slot,
-                           "slots = %lld: must be at least shape.batch = %lld when slot is null",
-                           number(args.slots), number(s.batch));
+  if (args.pool_slots < 0)
+    return CallStatus::failure(StatusCode::bad_shape, "pool_slots = %lld: must be at least 0",
+                               number(args.pool_slots));
+  if (args.slot == nullptr && s.batch > args.pool_slots)
+    return CallStatus::failure(StatusCode::bad_slot,
+                               "pool_slots = %lld: must be at least shape.batch = %lld when slot is null",
+                               number(args.pool_slots), number(s.batch));
   const Need needed_for_o = args.o.data != nullptr ? Need::required : Need::optional;
   const Need needed_for_pool = s.batch > 0 && s.seq_k > 0 && s.heads_kv > 0 ? Need::required : Need::optional;
   Operands operands;
@@ -241,8 +245,8 @@ Status validate(const StepArguments<typename P::element>& args) {
   operands.tensor("v", args.v, Need::required, false, {s.batch, s.seq_k, s.heads_kv, s.dim_v});
   operands.tensor("o", args.o, Need::optional, false, {s.batch, s.seq_q, s.heads_q, s.dim_v});
   operands.array("scale_logit", args.scale_logit, s.heads_kv);
-  operands.array("pool.h", args.pool.h, needed_for_pool, {args.slots, s.heads_kv, s.dim_qk, s.dim_v});
-  operands.array("pool.count", args.pool.count, needed_for_pool, {1, 1, 1, args.slots});
+  operands.array("pool.h", args.pool.h, needed_for_pool, {args.pool_slots, s.heads_kv, s.dim_qk, s.dim_v});
+  operands.array("pool.count", args.pool.count, needed_for_pool, {1, 1, 1, args.pool_slots});
   operands.array("slot", args.slot, s.batch);
   operands.array("accepted", args.accepted, s.batch);
   return operands.check();
@@ -251,11 +255,11 @@ Status validate(const StepArguments<typename P::element>& args) {
 /// Checks the contents of the index arrays: cu_seqlens ascends from 0 to the length of the token axis, the
 /// same for queries and keys when causal; counts are not negative. Needs arguments that `validate` accepts.
 template <AnyProblem P>
-Status validate_contents(const ForwardArguments<typename P::element>& args) {
+CallStatus validate_contents(const ForwardArguments<typename P::element>& args) {
   return detail::validate_index_arrays<P::mask>(args);
 }
 template <AnyProblem P>
-Status validate_contents(const BackwardArguments<typename P::element>& args) {
+CallStatus validate_contents(const BackwardArguments<typename P::element>& args) {
   return detail::validate_index_arrays<P::mask>(args);
 }
 
@@ -263,20 +267,20 @@ Status validate_contents(const BackwardArguments<typename P::element>& args) {
 /// the states in use are not negative. What belongs to idle lanes is not looked at. `scratch`: `batch`
 /// entries to write to; unused where slot is null.
 template <AnyProblem P>
-Status validate_contents(const StepArguments<typename P::element>& args, std::int32_t* scratch) {
+CallStatus validate_contents(const StepArguments<typename P::element>& args, std::int32_t* scratch) {
   using detail::number;
   for (std::int64_t b = 0; b < args.shape.batch; ++b) {
     const std::int64_t slot = args.slot != nullptr ? args.slot[b] : b;
     if (slot < 0) continue;
-    if (slot >= args.slots)
-      return Status::failure(StatusCode::bad_slot, "slot[%lld] = %lld: must be below slots = %lld", number(b),
-                             number(slot), number(args.slots));
+    if (slot >= args.pool_slots)
+      return CallStatus::failure(StatusCode::bad_slot, "slot[%lld] = %lld: must be below pool_slots = %lld",
+                                 number(b), number(slot), number(args.pool_slots));
     if (args.accepted != nullptr && (args.accepted[b] < 0 || args.accepted[b] > args.shape.seq_k))
-      return Status::failure(StatusCode::bad_option,
-                             "accepted[%lld] = %d: must be at least 0 and at most shape.seq_k = %lld",
-                             number(b), args.accepted[b], number(args.shape.seq_k));
+      return CallStatus::failure(StatusCode::bad_option,
+                                 "accepted[%lld] = %d: must be at least 0 and at most shape.seq_k = %lld",
+                                 number(b), args.accepted[b], number(args.shape.seq_k));
     if (args.pool.count != nullptr)
-      if (Status status = detail::validate_count("pool.count", slot, args.pool.count[slot]); !status)
+      if (CallStatus status = detail::validate_count("pool.count", slot, args.pool.count[slot]); !status)
         return status;
   }
   if (args.slot == nullptr || args.shape.batch == 0) return {};
@@ -284,17 +288,17 @@ Status validate_contents(const StepArguments<typename P::element>& args, std::in
 }
 
 /// Checks scratch memory against what `workspace_bytes` asked for.
-inline Status validate(const Workspace& workspace, std::size_t needed) {
+inline CallStatus validate(const Workspace& workspace, std::size_t needed) {
   if (needed == 0) return {};
   if (workspace.data == nullptr)
-    return Status::failure(StatusCode::bad_workspace, "workspace.data = null: must point to %zu bytes",
-                           needed);
+    return CallStatus::failure(StatusCode::bad_workspace, "workspace.data = null: must point to %zu bytes",
+                               needed);
   if (workspace.bytes < needed)
-    return Status::failure(StatusCode::bad_workspace, "workspace.bytes = %zu: must be at least %zu",
-                           workspace.bytes, needed);
+    return CallStatus::failure(StatusCode::bad_workspace, "workspace.bytes = %zu: must be at least %zu",
+                               workspace.bytes, needed);
   if (reinterpret_cast<std::uintptr_t>(workspace.data) % workspace_alignment != 0)
-    return Status::failure(StatusCode::bad_workspace, "workspace.data = %p: must be aligned to %zu bytes",
-                           workspace.data, workspace_alignment);
+    return CallStatus::failure(StatusCode::bad_workspace, "workspace.data = %p: must be aligned to %zu bytes",
+                               workspace.data, workspace_alignment);
   return {};
 }
 

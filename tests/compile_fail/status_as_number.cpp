@@ -1,8 +1,8 @@
-// expect: const cottention::Status
+// expect: const cottention::CallStatus
 #include <cottention/status.hpp>
 
 int main() {
-  const cottention::Status status;
+  const cottention::CallStatus status;
   const int code = status;
   return code;
 }

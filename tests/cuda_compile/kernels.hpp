@@ -67,7 +67,7 @@ void compile(Call call) {
 
 template <AnyProblem P>
 void list_forward() {
-  using Call = Status (*)(const ForwardArguments<typename P::element>&, Workspace, cudaStream_t, Split);
+  using Call = CallStatus (*)(const ForwardArguments<typename P::element>&, Workspace, cudaStream_t, Split);
   compile<Call>(&forward<P>);
   list_kernel<kernel::Count>("all", "");
   list_recurrence<P, kernel::Output::o>();
@@ -75,7 +75,7 @@ void list_forward() {
 
 template <AnyProblem P>
 void list_backward() {
-  using Call = Status (*)(const BackwardArguments<typename P::element>&, Workspace, cudaStream_t, Split);
+  using Call = CallStatus (*)(const BackwardArguments<typename P::element>&, Workspace, cudaStream_t, Split);
   compile<Call>(&backward<P>);
   list_kernel<kernel::LogSum<typename P::element>>("all", "");
   if constexpr (kernel::has_joint_gradient<P>) {
@@ -91,7 +91,7 @@ void list_backward() {
 
 template <AnyProblem P>
 void list_step() {
-  using Call = Status (*)(const StepArguments<typename P::element>&, Workspace, cudaStream_t);
+  using Call = CallStatus (*)(const StepArguments<typename P::element>&, Workspace, cudaStream_t);
   compile<Call>(&step<P>);
   constexpr tuning::StepTilings tilings = tuning::step_tilings<P>;
   [&]<std::size_t... i>(std::index_sequence<i...>) {

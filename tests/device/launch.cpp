@@ -85,9 +85,9 @@ TEST_CASE("The properties of the current device are within what the library supp
   CHECK(properties.shared_bytes_per_block >= 99 * 1024);  // sm_86's, the least from sm_80 on
 }
 
-TEST_CASE("A refusal of the runtime becomes a Status that names the call and the error") {
+TEST_CASE("A refusal of the runtime becomes a CallStatus that names the call and the error") {
   CHECK(device::status_of(cudaSuccess, "cudaMalloc").ok());
-  const cottention::Status status = device::status_of(cudaErrorInvalidValue, "cudaMalloc");
+  const cottention::CallStatus status = device::status_of(cudaErrorInvalidValue, "cudaMalloc");
   CHECK(status.code == cottention::StatusCode::cuda_error);
   CHECK(status.cuda_error == static_cast<int>(cudaErrorInvalidValue));
   CHECK(std::string(status.reason) == "cudaMalloc: invalid argument");

@@ -48,7 +48,7 @@ struct Tensors {
 void run(const ForwardArguments<T>& args) {
   const std::size_t bytes = workspace_bytes<P>(args);
   const Buffer<unsigned char> scratch(static_cast<std::int64_t>(bytes));
-  const Status status = forward<P>(args, {scratch.data(), bytes}, nullptr);
+  const CallStatus status = forward<P>(args, {scratch.data(), bytes}, nullptr);
   INFO(status.reason);
   REQUIRE(status.ok());
   REQUIRE(cudaDeviceSynchronize() == cudaSuccess);

@@ -20,7 +20,7 @@ using bench::Buffer;
 using T = bfloat16;
 using P = Problem<T, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
 
-void require_ok(const Status& status) {
+void require_ok(const CallStatus& status) {
   if (!status) throw std::runtime_error(status.reason);
 }
 
@@ -64,7 +64,7 @@ class Session {
     args.o = {step_o_.data()};
     args.scale_logit = m_.data();
     args.pool = {h_.data(), count_.data()};
-    args.slots = batch;
+    args.pool_slots = batch;
     require_ok(step<P>(args, {}, stream));
   }
 

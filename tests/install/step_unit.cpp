@@ -14,10 +14,10 @@ bool step_unit(const Inputs& in, float* o) {
                                                      .o = {o + row},
                                                      .scale_logit = in.scale_logit.data(),
                                                      .pool = {h.data(), &count},
-                                                     .slots = 1};
+                                                     .pool_slots = 1};
     const std::size_t bytes = cottention::cpu::workspace_bytes<Attention>(arguments);
     memory.resize(bytes / sizeof(Line) + 1);
-    const cottention::Status status = cottention::cpu::step<Attention>(arguments, {memory.data(), bytes});
+    const cottention::CallStatus status = cottention::cpu::step<Attention>(arguments, {memory.data(), bytes});
     if (!status) std::printf("step: %s\n", status.reason);
     if (!status) return false;
   }

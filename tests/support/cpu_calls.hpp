@@ -12,7 +12,7 @@ namespace support {
 template <class Arguments>
 struct Call {
   std::size_t (*workspace_bytes)(const Arguments&, const cottention::cpu::Execution&);
-  cottention::Status (*run)(const Arguments&, cottention::Workspace, const cottention::cpu::Execution&);
+  cottention::CallStatus (*run)(const Arguments&, cottention::Workspace, const cottention::cpu::Execution&);
 };
 
 template <cottention::Element T>

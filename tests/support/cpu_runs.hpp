@@ -34,7 +34,7 @@ struct Manner {
 template <class Arguments>
 void run(const Call<Arguments>& call, const Arguments& args, const cottention::cpu::Execution& execution) {
   ExactWorkspace workspace(call.workspace_bytes(args, execution));
-  const cottention::Status status = call.run(args, workspace.view(), execution);
+  const cottention::CallStatus status = call.run(args, workspace.view(), execution);
   INFO(status.reason);
   REQUIRE(status.ok());
   CHECK(workspace.guards_untouched());

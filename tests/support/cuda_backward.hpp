@@ -119,7 +119,7 @@ Gradient run_cuda_backward(cottention::BackwardArguments<typename P::element> ar
   std::vector<unsigned char> scratch(bytes, nan_byte);
   const cottention::Workspace workspace{
       bytes == 0 ? nullptr : mirror.array(scratch.data(), static_cast<std::int64_t>(bytes)), bytes};
-  const cottention::Status status =
+  const cottention::CallStatus status =
       cottention::backward<P, tiling...>(device_args, workspace, nullptr, manner.split);
   INFO(status.reason);
   REQUIRE(status.ok());

@@ -45,7 +45,7 @@ Output run_cuda_forward_with(cottention::ForwardArguments<typename P::element> a
   std::vector<unsigned char> scratch(bytes, nan_byte);
   const cottention::Workspace workspace{
       bytes == 0 ? nullptr : mirror.array(scratch.data(), static_cast<std::int64_t>(bytes)), bytes};
-  const cottention::Status status =
+  const cottention::CallStatus status =
       cottention::forward<P, tiling...>(device_args, workspace, nullptr, manner.split);
   INFO(status.reason);
   REQUIRE(status.ok());

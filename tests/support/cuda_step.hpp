@@ -15,8 +15,8 @@
 namespace support {
 
 template <cottention::Element T>
-using CudaStepCall = cottention::Status (*)(const cottention::StepArguments<T>&, cottention::Workspace,
-                                            cudaStream_t);
+using CudaStepCall = cottention::CallStatus (*)(const cottention::StepArguments<T>&, cottention::Workspace,
+                                                cudaStream_t);
 
 /// The calls for one Problem.
 template <cottention::Element T>
@@ -50,7 +50,7 @@ Stepper<T> device_stepper(CudaStepCall<T> call,
     Mirror mirror;
     const cottention::StepArguments<T> device_args = mirror.step(args);
     if (workspace_bytes != nullptr) CHECK(workspace_bytes(device_args) == 0);
-    const cottention::Status status = call(device_args, {}, nullptr);
+    const cottention::CallStatus status = call(device_args, {}, nullptr);
     INFO(status.reason);
     REQUIRE(status.ok());
     mirror.download();

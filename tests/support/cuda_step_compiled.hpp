@@ -17,8 +17,8 @@ CudaStep<T> cuda_step(std::int64_t dim_qk, std::int64_t dim_v, cottention::Scale
                    ProblemProduct<Elements<T>, HeadDims<HeadDim{24, 40}, HeadDim{64, 64}>,
                                   Masks<Mask::causal>, Scales<Scale::none, Scale::by_query>>>;
   CudaStep<T> calls{};
-  const Status status =
-      dispatch<Compiled>({element_type<T>, dim_qk, dim_v, Mask::causal, scale}, [&]<class P>() -> Status {
+  const CallStatus status =
+      dispatch<Compiled>({element_type<T>, dim_qk, dim_v, Mask::causal, scale}, [&]<class P>() -> CallStatus {
         calls.workspace_bytes = workspace_bytes<P>;
         calls.automatic = step<P>;
         [&]<std::size_t... i>(std::index_sequence<i...>) {

@@ -93,8 +93,8 @@ class Mirror {
     args.v = tensor(args.v, s.batch, s.seq_k, s.heads_kv, s.dim_v);
     args.o = tensor(args.o, s.batch, s.seq_q, s.heads_q, s.dim_v);
     args.scale_logit = array(args.scale_logit, s.heads_kv);
-    args.pool.h = array(args.pool.h, args.slots * s.heads_kv * s.dim_qk * s.dim_v);
-    args.pool.count = array(args.pool.count, args.slots);
+    args.pool.h = array(args.pool.h, args.pool_slots * s.heads_kv * s.dim_qk * s.dim_v);
+    args.pool.count = array(args.pool.count, args.pool_slots);
     args.slot = array(args.slot, s.batch);
     args.accepted = array(args.accepted, s.batch);
     return args;

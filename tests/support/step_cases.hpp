@@ -86,7 +86,7 @@ std::vector<double> run_step(const Stepper<T>& step, const Inputs<T>& inputs, Po
   }
   args.scale_logit = forward.scale_logit;
   args.pool = pool.view();
-  args.slots = pool.slots();
+  args.pool_slots = pool.slots();
   if (!lanes.slot.empty()) args.slot = lanes.slot.data();
   if (!lanes.accepted.empty()) args.accepted = lanes.accepted.data();
   step(args);
@@ -186,7 +186,7 @@ void check_prefix_and_steps(const Stepper<T>& step, const Case& c, std::int64_t 
       args.o = out.view();
       args.scale_logit = rest.scale_logit;
       args.pool = pool.view();
-      args.slots = s.batch;
+      args.pool_slots = s.batch;
       args.slot = slot;
       step(args);
       append(o, out.values());

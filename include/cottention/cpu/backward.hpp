@@ -28,7 +28,7 @@ class BackwardSource {
   Work work() const {
     const Shape& s = args_.shape;
     const bool packed = args_.cu_seqlens_q.given();
-    const std::int64_t rows = std::max(s.seq_q, s.seq_k) * s.heads_kv * (packed ? 1 : s.batch) * outputs_;
+    const std::int64_t rows = (std::max)(s.seq_q, s.seq_k) * s.heads_kv * (packed ? 1 : s.batch) * outputs_;
     return {.states = heads(),
             .units = heads() * outputs_,
             .heads = s.heads_kv,
@@ -41,7 +41,7 @@ class BackwardSource {
   }
   std::int64_t rows(std::int64_t i) const {
     const Sequence s = roles_.sequence(i % heads() / args_.shape.heads_kv);
-    return std::max(s.length_q, s.length_k);
+    return (std::max)(s.length_q, s.length_k);
   }
   std::int64_t log_sum_unit(std::int64_t i) const {
     return sums_logs() && output(i) == log_sum_output() ? i % heads() : -1;
@@ -135,17 +135,17 @@ std::size_t workspace_bytes(const BackwardArguments<typename P::element>& args,
 ///
 /// Anything but ok names the argument, its value and the rule; then nothing has been written.
 template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native_vector_bytes>
-[[nodiscard]] Status backward(const BackwardArguments<typename P::element>& args, Workspace workspace,
-                              const Execution& execution = {}) {
+[[nodiscard]] CallStatus backward(const BackwardArguments<typename P::element>& args, Workspace workspace,
+                                  const Execution& execution = {}) {
   using T = typename P::element;
-  if (Status status = validate(execution); !status) return status;
-  if (Status status = validate<P>(args); !status) return status;
-  if (Status status = validate_contents<P>(args); !status) return status;
+  if (CallStatus status = validate(execution); !status) return status;
+  if (CallStatus status = validate<P>(args); !status) return status;
+  if (CallStatus status = validate_contents<P>(args); !status) return status;
   const detail::BackwardSource<P> source(args);
   const WorkspaceLayout layout = workspace_layout<T>(source.work(), tile.chunk, available_threads(execution));
   const bool any = source.work().units > 0 && (source.work().rows > 0 || args.dinitial_state != nullptr);
   if (any)
-    if (Status status = validate(workspace, layout.bytes); !status) return status;
+    if (CallStatus status = validate(workspace, layout.bytes); !status) return status;
   Driver<P, tile.chunk, vector_bytes, detail::BackwardSource<P>> driver(source, layout, workspace);
   if (any) driver.run(execution);
   if (args.dscale_logit == nullptr) return {};

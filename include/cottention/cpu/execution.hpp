@@ -23,11 +23,11 @@ struct Execution {
   void* context = nullptr;  ///< handed to `run`
 };
 
-inline Status validate(const Execution& execution) {
+inline CallStatus validate(const Execution& execution) {
   const int least = execution.run == nullptr ? 0 : 1;
   if (execution.threads >= least) return {};
-  return Status::failure(StatusCode::bad_option, "execution.threads = %d: must be at least %d%s",
-                         execution.threads, least, least == 1 ? " when execution.run is given" : "");
+  return CallStatus::failure(StatusCode::bad_option, "execution.threads = %d: must be at least %d%s",
+                             execution.threads, least, least == 1 ? " when execution.run is given" : "");
 }
 
 /// The number of threads that a call with this Execution uses at most.
@@ -39,7 +39,7 @@ inline int available_threads(const Execution& execution) {
     return execution.threads;
   }
 #if defined(_OPENMP)
-  if (execution.run == nullptr) return std::max(1, omp_get_max_threads());
+  if (execution.run == nullptr) return (std::max)(1, omp_get_max_threads());
 #endif
   return 1;
 }

@@ -19,7 +19,7 @@ class ForwardSource {
   Work work() const {
     const Shape& s = args_.shape;
     const bool packed = args_.cu_seqlens_q.given();
-    const std::int64_t rows = std::max(s.seq_q, s.seq_k) * s.heads_kv * (packed ? 1 : s.batch);
+    const std::int64_t rows = (std::max)(s.seq_q, s.seq_k) * s.heads_kv * (packed ? 1 : s.batch);
     return {.states = s.batch * s.heads_kv,
             .units = s.batch * s.heads_kv,
             .heads = s.heads_kv,
@@ -31,7 +31,7 @@ class ForwardSource {
   }
   std::int64_t rows(std::int64_t i) const {
     const Sequence s = roles_.sequence(i / args_.shape.heads_kv);
-    return std::max(s.length_q, s.length_k);
+    return (std::max)(s.length_q, s.length_k);
   }
   std::int64_t log_sum_unit(std::int64_t) const { return -1; }
 
@@ -83,17 +83,17 @@ std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args,
 ///
 /// Anything but ok names the argument, its value and the rule; then nothing has been written.
 template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native_vector_bytes>
-[[nodiscard]] Status forward(const ForwardArguments<typename P::element>& args, Workspace workspace,
-                             const Execution& execution = {}) {
+[[nodiscard]] CallStatus forward(const ForwardArguments<typename P::element>& args, Workspace workspace,
+                                 const Execution& execution = {}) {
   using T = typename P::element;
-  if (Status status = validate(execution); !status) return status;
-  if (Status status = validate<P>(args); !status) return status;
-  if (Status status = validate_contents<P>(args); !status) return status;
+  if (CallStatus status = validate(execution); !status) return status;
+  if (CallStatus status = validate<P>(args); !status) return status;
+  if (CallStatus status = validate_contents<P>(args); !status) return status;
   const detail::ForwardSource<P> source(args);
   const WorkspaceLayout layout = workspace_layout<T>(source.work(), tile.chunk, available_threads(execution));
   const bool any = source.work().units > 0 && (source.work().rows > 0 || args.final_state.h != nullptr);
   if (any)
-    if (Status status = validate(workspace, layout.bytes); !status) return status;
+    if (CallStatus status = validate(workspace, layout.bytes); !status) return status;
   if (any)
     Driver<P, tile.chunk, vector_bytes, detail::ForwardSource<P>>(source, layout, workspace).run(execution);
   if (args.final_state.count != nullptr) {

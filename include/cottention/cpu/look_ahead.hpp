@@ -46,7 +46,7 @@ class LookAhead {
     const bool bc = bc_.left > 0 && (bc_turn_ || a_.left <= 0);
     bc_turn_ = !bc;
     Group& group = bc ? bc_ : a_;
-    const int rows = std::min(rows_each_, group.left);
+    const int rows = (std::min)(rows_each_, group.left);
     if (rows <= 0) return;
     for (Lines& lines : group.lines) fetch(lines, rows);
     group.left -= rows;

@@ -91,7 +91,7 @@ template <class S>
 template <class A>
 [[gnu::noinline]] A normalise_huge(A* row, std::int64_t dim, std::ptrdiff_t stride) {
   A largest = 0;
-  for (std::int64_t c = 0; c < dim; ++c) largest = std::max(largest, std::abs(row[c * stride]));
+  for (std::int64_t c = 0; c < dim; ++c) largest = (std::max)(largest, std::abs(row[c * stride]));
   double sum = 0;
   for (std::int64_t c = 0; c < dim; ++c) {
     A& x = row[c * stride];
@@ -109,8 +109,8 @@ template <class S>
 [[gnu::always_inline]] inline typename S::Vector inverse_lengths(typename S::Vector squares) {
   using A = std::remove_cvref_t<decltype(squares[0])>;
   constexpr A floor = static_cast<A>(norm_epsilon * norm_epsilon);
-  const auto small = reinterpret_cast<typename S::Bits>(squares <= floor);  // false for NaN
-  return inverse_root<S>(S::select(small, S::splat(floor), squares));
+  const auto below_floor = reinterpret_cast<typename S::Bits>(squares <= floor);  // false for NaN
+  return inverse_root<S>(S::select(below_floor, S::splat(floor), squares));
 }
 
 /// What `count` rows, at most S::lanes, are to be multiplied by to become norm(x). `scale` becomes 1 /
@@ -121,7 +121,7 @@ template <class S, class A>
                                                               std::ptrdiff_t row_stride,
                                                               std::ptrdiff_t element_stride,
                                                               std::ptrdiff_t dim, A* scale) {
-  constexpr A huge = std::numeric_limits<A>::max() / 16;
+  constexpr A huge = (std::numeric_limits<A>::max)() / 16;
   auto lengths = inverse_lengths<S>(squares);
   auto factors = lengths;
   if (!(S::sum(squares) <= huge))
@@ -149,7 +149,7 @@ bool pack_rows(const Rows<const T>& rows, int count, const A* weight, A* packed,
   alignas(64) A unit_factor[(chunk + lanes - 1) / lanes * lanes];
   Vector not_finite[4] = {};  // stay 0 until an infinity or a NaN makes one NaN
   for (int first = 0; first < count; first += lanes) {
-    const int last = std::min(count, first + lanes);
+    const int last = (std::min)(count, first + lanes);
     Vector squares[lanes] = {};
     for (int r = first; r < last; ++r) {
       A* out = packed + r * pitch;
@@ -203,7 +203,7 @@ void pack_columns(const Rows<const T>& rows, int count, const A* weight, A* pack
   const auto dim = static_cast<std::ptrdiff_t>(rows.dim);
   alignas(64) A factor[chunk];
   for (int first = 0; first < count; first += lanes) {
-    const int last = std::min(count, first + lanes);
+    const int last = (std::min)(count, first + lanes);
     Vector squares[4] = {};
     A* to = packed + first;
     const auto transpose_block = [&](std::ptrdiff_t c, auto load) __attribute__((always_inline)) {

@@ -36,13 +36,13 @@ struct Pieces {
     // Summing pieces apart costs an addition to the state in each chunk, so short sequences stay whole.
     constexpr std::int64_t whole = 4096, shortest = 1024;
     const std::int64_t limit = piece_limit(state_elements);
-    rows = length <= whole ? length : std::max(shortest, (length + limit - 1) / limit);
+    rows = length <= whole ? length : (std::max)(shortest, (length + limit - 1) / limit);
     rows = std::max<std::int64_t>(chunk, (rows + chunk - 1) / chunk * chunk);
     count = static_cast<int>((length + rows - 1) / rows);
   }
 
   std::int64_t first(int piece) const { return piece * rows; }
-  std::int64_t last(int piece) const { return std::min(length, (piece + 1) * rows); }
+  std::int64_t last(int piece) const { return (std::min)(length, (piece + 1) * rows); }
 };
 
 /// What a thread does next in a split unit.
@@ -75,7 +75,7 @@ class SplitUnit {
   }
   /// The furthest piece that can be walked, or -1: from there on a thread carries its state along.
   int furthest_walk() const {
-    for (int piece = causal_ ? std::min(ready_, walks_ - 1) : walks_ - 1; piece >= 0; --piece)
+    for (int piece = causal_ ? (std::min)(ready_, walks_ - 1) : walks_ - 1; piece >= 0; --piece)
       if (can_walk(piece)) return piece;
     return -1;
   }
@@ -83,8 +83,8 @@ class SplitUnit {
   /// that the nearest that nobody does. The last one of a causal walk is not worth it: nobody starts behind
   /// it.
   int next_reduce(int skip) const {
-    const int end = causal_ ? std::min(sums_, walks_ - 1) : sums_;
-    const int ahead = std::max(ready_, static_cast<int>(std::bit_width(sum_claimed_)));
+    const int end = causal_ ? (std::min)(sums_, walks_ - 1) : sums_;
+    const int ahead = (std::max)(ready_, static_cast<int>(std::bit_width(sum_claimed_)));
     if (ahead + skip < end) return ahead + skip;
     for (int piece = ready_; piece < end; ++piece)
       if (!has(sum_claimed_, piece)) return piece;
@@ -179,7 +179,7 @@ class SplitQueue {
 
   /// Of the pieces before those it leaves out the ones that will have been walked by the time it is done: u
   /// of them for each that it reduces.
-  int skip(int burst) const { return std::max(0, 9 * burst / (25 * std::max(1, threads_ - 1)) - 1); }
+  int skip(int burst) const { return (std::max)(0, 9 * burst / (25 * (std::max)(1, threads_ - 1)) - 1); }
 
   Task walk_task(int place, int piece) {
     return {Task::Kind::walk, place, piece, open_[place].claim_walk(piece)};

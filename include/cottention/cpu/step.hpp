@@ -29,7 +29,7 @@ StepLayout step_layout(const Shape& s, int threads) {
   const double worth =
       static_cast<double>(units) * state_bytes * static_cast<double>(s.seq_q) / bytes_per_thread;
   w.threads = static_cast<int>(
-      std::clamp(std::min(worth, static_cast<double>(units)), 1.0, static_cast<double>(threads)));
+      std::clamp((std::min)(worth, static_cast<double>(units)), 1.0, static_cast<double>(threads)));
   w.tokens = padded(s.seq_q);
   if (units == 0) return w;
   const std::int64_t rows = 1 + s.heads_q / s.heads_kv;  // of q and k, of v and o
@@ -211,14 +211,14 @@ std::size_t workspace_bytes(const StepArguments<typename P::element>& args, cons
 ///
 /// Anything but ok names the argument, its value and the rule; then nothing has been written.
 template <AnyProblem P, int vector_bytes = native_vector_bytes>
-[[nodiscard]] Status step(const StepArguments<typename P::element>& args, Workspace workspace,
-                          const Execution& execution = {}) {
+[[nodiscard]] CallStatus step(const StepArguments<typename P::element>& args, Workspace workspace,
+                              const Execution& execution = {}) {
   using T = typename P::element;
-  if (Status status = validate(execution); !status) return status;
-  if (Status status = validate<P>(args); !status) return status;
+  if (CallStatus status = validate(execution); !status) return status;
+  if (CallStatus status = validate<P>(args); !status) return status;
   const detail::StepLayout layout = detail::step_layout<T>(args.shape, available_threads(execution));
-  if (Status status = validate(workspace, layout.bytes); !status) return status;
-  if (Status status = validate_contents<P>(args, static_cast<std::int32_t*>(workspace.data)); !status)
+  if (CallStatus status = validate(workspace, layout.bytes); !status) return status;
+  if (CallStatus status = validate_contents<P>(args, static_cast<std::int32_t*>(workspace.data)); !status)
     return status;
   const std::int64_t heads = args.shape.heads_kv, units = args.shape.batch * heads;
   if (units == 0 || args.shape.seq_q == 0) return {};

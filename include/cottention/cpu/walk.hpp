@@ -47,7 +47,7 @@ struct ChunkScratch {
 
   /// Enough for either pitch to be that of a: the gradients exchange them.
   static constexpr std::int64_t elements(std::int64_t chunk, std::int64_t a_pitch, std::int64_t c_pitch) {
-    return chunk * (2 * (a_pitch + c_pitch) + std::max(a_pitch, c_pitch) + chunk);
+    return chunk * (2 * (a_pitch + c_pitch) + (std::max)(a_pitch, c_pitch) + chunk);
   }
 
   /// Carves the scratch out of `memory`, which holds elements(...) numbers.
@@ -216,11 +216,12 @@ class Walker {
   /// scores = tril(a b^T), only as far as the diagonal. Where a block is narrower than the register tile it
   /// is taller instead, so that as many accumulators hide the latency.
   void compute_scores(int count) {
-    constexpr int group = std::max(S::lanes, tile.rows);
+    constexpr int group = (std::max)(S::lanes, tile.rows);
     for (int row = 0; row < count; row += group)
       for_column_blocks<S, tile.vectors>(row + group, [&]<int vectors>(std::ptrdiff_t column) {
-        constexpr int rows = std::min(group, tile.rows * tile.vectors / vectors);
-        for (int i = row; i < std::min(count, row + group); i += rows) score_block<rows, vectors>(i, column);
+        constexpr int rows = (std::min)(group, tile.rows * tile.vectors / vectors);
+        for (int i = row; i < (std::min)(count, row + group); i += rows)
+          score_block<rows, vectors>(i, column);
       });
   }
 
@@ -242,7 +243,7 @@ class Walker {
     for_column_blocks<S, tile.vectors>(s_.c_pitch, [&]<int vectors>(std::ptrdiff_t column) {
       if (finite) {
         for (int row = 0; row < count; row += tile.rows)
-          output_block<tile.rows, vectors>(row, column, std::min(row + tile.rows, count), add, h);
+          output_block<tile.rows, vectors>(row, column, (std::min)(row + tile.rows, count), add, h);
       } else {
         // Above the diagonal 0 * NaN would reach rows that do not see it, so no score there is even read.
         for (int row = 0; row < count; ++row) output_block<1, vectors>(row, column, row + 1, add, h);
@@ -294,7 +295,7 @@ class Walker {
       project_rows<S>(s_.o, s_.unit, s_.c_pitch, count, scale_, dot);
       if (walk_.sums_log_weights)
         for (int r = 0; r < count; ++r)
-          if (rows.present(r)) log_sum += std::log(std::max(n_[r], 1.0)) * static_cast<double>(dot[r]);
+          if (rows.present(r)) log_sum += std::log((std::max)(n_[r], 1.0)) * static_cast<double>(dot[r]);
     }
     if (walk_.out.rows.data != nullptr)
       store_rows<S>(walk_.out.of(head, t), count, s_.o, s_.c_pitch, walk_.out.weighted ? weight_ : nullptr);

@@ -46,9 +46,9 @@ inline constexpr int most_together = 8;
 template <Element T>
 std::int64_t heads_together_at_most(const Work& work, std::int64_t state_elements) {
   if (!work.interleaved) return 1;
-  const std::int64_t row_bytes = std::max(work.dim_qk, work.dim_v) * static_cast<std::int64_t>(sizeof(T));
+  const std::int64_t row_bytes = (std::max)(work.dim_qk, work.dim_v) * static_cast<std::int64_t>(sizeof(T));
   const std::int64_t state_bytes = state_elements * static_cast<std::int64_t>(sizeof(Accumulate<T>));
-  return std::clamp<std::int64_t>(std::min({1024 / row_bytes, 262144 / state_bytes, work.heads}), 1,
+  return std::clamp<std::int64_t>((std::min)({1024 / row_bytes, 262144 / state_bytes, work.heads}), 1,
                                   most_together);
 }
 

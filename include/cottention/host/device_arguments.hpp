@@ -51,17 +51,17 @@ namespace detail {
 
 using cottention::detail::number;
 
-inline Status validate_aligned(const char* name, const char* member, const void* data) {
+inline CallStatus validate_aligned(const char* name, const char* member, const void* data) {
   if (reinterpret_cast<std::uintptr_t>(data) % access_bytes == 0) return {};
-  return Status::failure(StatusCode::bad_option, "%s%s = %p: must be aligned to %lld bytes on a device", name,
-                         member, data, number(access_bytes));
+  return CallStatus::failure(StatusCode::bad_option, "%s%s = %p: must be aligned to %lld bytes on a device",
+                             name, member, data, number(access_bytes));
 }
 
 template <class T>
-Status validate_tensor(const char* name, const Tensor<T>& x, std::array<std::int64_t, 4> extents) {
+CallStatus validate_tensor(const char* name, const Tensor<T>& x, std::array<std::int64_t, 4> extents) {
   for (const std::int64_t extent : extents)
     if (extent == 0) return {};
-  if (Status s = validate_aligned(name, ".data", x.data); !s) return s;
+  if (CallStatus s = validate_aligned(name, ".data", x.data); !s) return s;
   struct Axis {
     const char* name;
     std::int64_t stride, extent;
@@ -72,7 +72,7 @@ Status validate_tensor(const char* name, const Tensor<T>& x, std::array<std::int
   for (const Axis& axis : {Axis{"head", strides.head, extents[2]}, Axis{"seq", strides.seq, extents[1]},
                            Axis{"batch", strides.batch, extents[0]}})
     if (axis.extent > 1 && axis.stride % elements != 0)
-      return Status::failure(
+      return CallStatus::failure(
           StatusCode::bad_stride,
           "%s.strides.%s = %lld: must be a multiple of %lld elements, 16 bytes, on a device", name, axis.name,
           number(axis.stride), number(elements));
@@ -81,11 +81,11 @@ Status validate_tensor(const char* name, const Tensor<T>& x, std::array<std::int
 
 /// The tensors that all calls have.
 template <class Arguments>
-Status validate_tensors(const Arguments& args, std::int64_t batch) {
+CallStatus validate_tensors(const Arguments& args, std::int64_t batch) {
   const Shape& s = args.shape;
-  if (Status status = validate_tensor("q", args.q, {batch, s.seq_q, s.heads_q, s.dim_qk}); !status)
+  if (CallStatus status = validate_tensor("q", args.q, {batch, s.seq_q, s.heads_q, s.dim_qk}); !status)
     return status;
-  if (Status status = validate_tensor("k", args.k, {batch, s.seq_k, s.heads_kv, s.dim_qk}); !status)
+  if (CallStatus status = validate_tensor("k", args.k, {batch, s.seq_k, s.heads_kv, s.dim_qk}); !status)
     return status;
   return validate_tensor("v", args.v, {batch, s.seq_k, s.heads_kv, s.dim_v});
 }
@@ -94,59 +94,64 @@ Status validate_tensors(const Arguments& args, std::int64_t batch) {
 
 /// Checks what CUDA asks of the arguments of `forward`, once `validate` has accepted them.
 template <AnyProblem P>
-Status validate_for_device(const ForwardArguments<typename P::element>& args) {
+CallStatus validate_for_device(const ForwardArguments<typename P::element>& args) {
   require_device_problem<P>();
   const Shape& s = args.shape;
   const std::int64_t batch = args.cu_seqlens_q.given() ? (s.batch > 0 ? 1 : 0) : s.batch;
-  if (Status status = detail::validate_tensors(args, batch); !status) return status;
-  if (Status status = detail::validate_tensor("o", args.o, {batch, s.seq_q, s.heads_q, s.dim_v}); !status)
+  if (CallStatus status = detail::validate_tensors(args, batch); !status) return status;
+  if (CallStatus status = detail::validate_tensor("o", args.o, {batch, s.seq_q, s.heads_q, s.dim_v}); !status)
     return status;
-  if (Status status = detail::validate_aligned("initial_state", ".h", args.initial_state.h); !status)
+  if (CallStatus status = detail::validate_aligned("initial_state", ".h", args.initial_state.h); !status)
     return status;
   return detail::validate_aligned("final_state", ".h", args.final_state.h);
 }
 
 /// Likewise for `backward`.
 template <AnyProblem P>
-Status validate_for_device(const BackwardArguments<typename P::element>& args) {
+CallStatus validate_for_device(const BackwardArguments<typename P::element>& args) {
   require_device_problem<P>();
   const Shape& s = args.shape;
   const std::int64_t batch = args.cu_seqlens_q.given() ? (s.batch > 0 ? 1 : 0) : s.batch;
-  if (Status status = detail::validate_tensors(args, batch); !status) return status;
-  if (Status status = detail::validate_tensor("dout", args.dout, {batch, s.seq_q, s.heads_q, s.dim_v});
+  if (CallStatus status = detail::validate_tensors(args, batch); !status) return status;
+  if (CallStatus status = detail::validate_tensor("dout", args.dout, {batch, s.seq_q, s.heads_q, s.dim_v});
       !status)
     return status;
-  if (Status status = detail::validate_tensor("dq", args.dq, {batch, s.seq_q, s.heads_q, s.dim_qk}); !status)
+  if (CallStatus status = detail::validate_tensor("dq", args.dq, {batch, s.seq_q, s.heads_q, s.dim_qk});
+      !status)
     return status;
-  if (Status status = detail::validate_tensor("dk", args.dk, {batch, s.seq_k, s.heads_kv, s.dim_qk}); !status)
+  if (CallStatus status = detail::validate_tensor("dk", args.dk, {batch, s.seq_k, s.heads_kv, s.dim_qk});
+      !status)
     return status;
-  if (Status status = detail::validate_tensor("dv", args.dv, {batch, s.seq_k, s.heads_kv, s.dim_v}); !status)
+  if (CallStatus status = detail::validate_tensor("dv", args.dv, {batch, s.seq_k, s.heads_kv, s.dim_v});
+      !status)
     return status;
-  if (Status status = detail::validate_aligned("initial_state", ".h", args.initial_state.h); !status)
+  if (CallStatus status = detail::validate_aligned("initial_state", ".h", args.initial_state.h); !status)
     return status;
-  if (Status status = detail::validate_aligned("final_h", "", args.final_h); !status) return status;
-  if (Status status = detail::validate_aligned("dfinal_state", "", args.dfinal_state); !status) return status;
+  if (CallStatus status = detail::validate_aligned("final_h", "", args.final_h); !status) return status;
+  if (CallStatus status = detail::validate_aligned("dfinal_state", "", args.dfinal_state); !status)
+    return status;
   return detail::validate_aligned("dinitial_state", "", args.dinitial_state);
 }
 
 /// Likewise for `step`.
 template <AnyProblem P>
-Status validate_for_device(const StepArguments<typename P::element>& args) {
+CallStatus validate_for_device(const StepArguments<typename P::element>& args) {
   require_device_problem<P>();
   const Shape& s = args.shape;
-  if (Status status = detail::validate_tensors(args, s.batch); !status) return status;
-  if (Status status = detail::validate_tensor("o", args.o, {s.batch, s.seq_q, s.heads_q, s.dim_v}); !status)
+  if (CallStatus status = detail::validate_tensors(args, s.batch); !status) return status;
+  if (CallStatus status = detail::validate_tensor("o", args.o, {s.batch, s.seq_q, s.heads_q, s.dim_v});
+      !status)
     return status;
   return detail::validate_aligned("pool", ".h", args.pool.h);
 }
 
 /// Checks scratch memory of a CUDA call against what `workspace_bytes` asked for.
-inline Status validate_workspace(const Workspace& workspace, std::size_t needed) {
-  if (Status status = validate(workspace, needed); !status) return status;
+inline CallStatus validate_workspace(const Workspace& workspace, std::size_t needed) {
+  if (CallStatus status = validate(workspace, needed); !status) return status;
   if (needed > 0 && reinterpret_cast<std::uintptr_t>(workspace.data) % device_workspace_alignment != 0)
-    return Status::failure(StatusCode::bad_workspace,
-                           "workspace.data = %p: must be aligned to %zu bytes on a device", workspace.data,
-                           device_workspace_alignment);
+    return CallStatus::failure(StatusCode::bad_workspace,
+                               "workspace.data = %p: must be aligned to %zu bytes on a device",
+                               workspace.data, device_workspace_alignment);
   return {};
 }
 

@@ -4,7 +4,7 @@
 //     using Compiled = ProblemProduct<Elements<half, bfloat16>, HeadDims<HeadDim{64, 64}, HeadDim{128, 128}>,
 //                                     Masks<Mask::causal>, Scales<Scale::none, Scale::by_key>>;
 //
-//     Status status = dispatch<Compiled>(wanted, [&]<class P>() {
+//     CallStatus status = dispatch<Compiled>(wanted, [&]<class P>() {
 //       StepArguments<typename P::element> args = ...;
 //       return step<P>(args, workspace, stream);
 //     });
@@ -117,9 +117,11 @@ struct ProblemText {
 };
 
 /// Names what was asked for and as much of what is compiled as there is room for, the likest first.
-inline Status not_compiled(const RuntimeProblem& wanted, const RuntimeProblem* compiled, std::size_t count) {
-  Status status = Status::failure(StatusCode::unsupported, "problem = %s: must be one of the %zu compiled in",
-                                  ProblemText(wanted).text, count);
+inline CallStatus not_compiled(const RuntimeProblem& wanted, const RuntimeProblem* compiled,
+                               std::size_t count) {
+  CallStatus status =
+      CallStatus::failure(StatusCode::unsupported, "problem = %s: must be one of the %zu compiled in",
+                          ProblemText(wanted).text, count);
   constexpr std::size_t room_for_rest = sizeof ", and 18446744073709551615 more";
   std::size_t length = 0, listed = 0;
   while (status.reason[length] != '\0') ++length;
@@ -140,8 +142,8 @@ inline Status not_compiled(const RuntimeProblem& wanted, const RuntimeProblem* c
 }
 
 template <AnyProblem... P, class Call>
-Status dispatch(ProblemSet<P...>, const RuntimeProblem& wanted, Call& call) {
-  Status status;
+CallStatus dispatch(ProblemSet<P...>, const RuntimeProblem& wanted, Call& call) {
+  CallStatus status;
   const bool found = ((agreement(runtime_problem<P>, wanted) == full_agreement &&
                        (status = call.template operator()<P>(), true)) ||
                       ...);
@@ -164,7 +166,7 @@ using ProblemUnion = decltype(detail::over_sets(Sets{}...));
 /// the wanted one; one with `any_head_dim` serves all head dimensions. Calls nothing if there is none: then
 /// the status is `unsupported` and names what was wanted and what is compiled.
 template <class Compiled, class Call>
-Status dispatch(const RuntimeProblem& wanted, Call&& call) {
+CallStatus dispatch(const RuntimeProblem& wanted, Call&& call) {
   return detail::dispatch(Compiled{}, wanted, call);
 }
 

@@ -9,34 +9,34 @@
 
 namespace cottention::host {
 
-inline Status validate_length(const char* name, std::int64_t length) {
+inline CallStatus validate_length(const char* name, std::int64_t length) {
   if (length <= longest_axis) return {};
-  return Status::failure(StatusCode::bad_shape, "shape.%s = %lld: must be at most %lld on a device", name,
-                         static_cast<long long>(length), static_cast<long long>(longest_axis));
+  return CallStatus::failure(StatusCode::bad_shape, "shape.%s = %lld: must be at most %lld on a device", name,
+                             static_cast<long long>(length), static_cast<long long>(longest_axis));
 }
 
 /// What workspace_bytes rests on.
 template <AnyProblem P, class Arguments>
-Status validate_extents(const Arguments& args, Split split) {
+CallStatus validate_extents(const Arguments& args, Split split) {
   const Shape& shape = args.shape;
-  if (Status status = cottention::detail::validate_shape<P>(shape); !status) return status;
-  if (Status status = validate_length("seq_q", shape.seq_q); !status) return status;
-  if (Status status = validate_length("seq_k", shape.seq_k); !status) return status;
-  if (Status status = validate_length("batch", shape.batch); !status) return status;
-  if (Status status = validate_length("heads_q", shape.heads_q); !status) return status;
+  if (CallStatus status = cottention::detail::validate_shape<P>(shape); !status) return status;
+  if (CallStatus status = validate_length("seq_q", shape.seq_q); !status) return status;
+  if (CallStatus status = validate_length("seq_k", shape.seq_k); !status) return status;
+  if (CallStatus status = validate_length("batch", shape.batch); !status) return status;
+  if (CallStatus status = validate_length("heads_q", shape.heads_q); !status) return status;
   if (split.pieces < 0 || split.pieces > most_pieces)
-    return Status::failure(StatusCode::bad_option, "split.pieces = %d: must be at least 0 and at most %d",
-                           split.pieces, most_pieces);
+    return CallStatus::failure(StatusCode::bad_option, "split.pieces = %d: must be at least 0 and at most %d",
+                               split.pieces, most_pieces);
   if (shape.batch > 0 && shape.heads_kv > most_blocks / shape.batch)
-    return Status::failure(StatusCode::bad_shape,
-                           "shape.heads_kv = %lld: must be at most %lld with a batch of %lld, for the blocks "
-                           "of a grid",
-                           static_cast<long long>(shape.heads_kv),
-                           static_cast<long long>(most_blocks / shape.batch),
-                           static_cast<long long>(shape.batch));
+    return CallStatus::failure(
+        StatusCode::bad_shape,
+        "shape.heads_kv = %lld: must be at most %lld with a batch of %lld, for the blocks "
+        "of a grid",
+        static_cast<long long>(shape.heads_kv), static_cast<long long>(most_blocks / shape.batch),
+        static_cast<long long>(shape.batch));
   const std::int64_t batch = args.cu_seqlens_q.given() ? 1 : shape.batch;  // packed: one axis of all tokens
   std::int64_t elements = 0;
-  if (Status status = cottention::detail::count_elements(
+  if (CallStatus status = cottention::detail::count_elements(
           "q", {batch, shape.seq_q, shape.heads_q, shape.dim_qk}, elements);
       !status)
     return status;
@@ -46,9 +46,9 @@ Status validate_extents(const Arguments& args, Split split) {
 
 /// All that can be told of a call without the device.
 template <AnyProblem P, class Arguments>
-Status validate_call(const Arguments& args, Split split) {
-  if (Status status = validate_extents<P>(args, split); !status) return status;
-  if (Status status = validate<P>(args); !status) return status;
+CallStatus validate_call(const Arguments& args, Split split) {
+  if (CallStatus status = validate_extents<P>(args, split); !status) return status;
+  if (CallStatus status = validate<P>(args); !status) return status;
   return validate_for_device<P>(args);
 }
 

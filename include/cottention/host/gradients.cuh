@@ -53,9 +53,9 @@ class Gradients {
   /// Whichever outputs are wanted.
   std::size_t workspace_bytes() const { return layout_.bytes(); }
 
-  Status run(Workspace workspace, cudaStream_t stream) {
+  CallStatus run(Workspace workspace, cudaStream_t stream) {
     if (wanted<Output::dq>() || wanted<Output::dk>() || wanted<Output::dv>())
-      if (Status status = validate_workspace(workspace, layout_.bytes()); !status) return status;
+      if (CallStatus status = validate_workspace(workspace, layout_.bytes()); !status) return status;
     workspace_ = static_cast<unsigned char*>(workspace.data);
     const bool joint = goes_jointly();
     const bool scale = args_.dscale_logit != nullptr && args_.shape.heads_kv > 0;
@@ -119,7 +119,7 @@ class Gradients {
   template <kernel::AnyRoles R, Tiling tiling>
   void make_room() {
     const RecurrencePlan p = plan<R, tiling>();
-    layout_.images = std::max(layout_.images, aligned(p.image_bytes));
+    layout_.images = (std::max)(layout_.images, aligned(p.image_bytes));
     if (p.pieces > 1) allows_joint_ = false;
     if constexpr (kernel::has_joint_gradient<P> && P::mask == Mask::causal)
       layout_.marks = aligned(static_cast<std::size_t>(p.units) * sizeof(int));
@@ -128,7 +128,7 @@ class Gradients {
       const std::int64_t rows = (R::rows_are_queries ? s.seq_q * s.heads_q : s.seq_k * s.heads_kv) *
                                 (args_.cu_seqlens_q.given() ? 1 : s.batch);
       layout_.unprojected =
-          std::max(layout_.unprojected, aligned(static_cast<std::size_t>(rows * R::dims.v) * sizeof(A)));
+          (std::max)(layout_.unprojected, aligned(static_cast<std::size_t>(rows * R::dims.v) * sizeof(A)));
     }
     if constexpr (P::scale != Scale::none && R::output == log_output) {
       log_places_ = P::mask == Mask::causal ? p.pieces : p.row_parts;

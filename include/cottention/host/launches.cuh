@@ -19,7 +19,7 @@ class Launches {
     if (!status_) return;
     constexpr int bytes = static_cast<int>(sizeof(typename Kernel::Storage));
     if (bytes > device_.shared_bytes_per_block)
-      status_ = Status::failure(
+      status_ = CallStatus::failure(
           StatusCode::unsupported,
           "device: has %d bytes of shared memory for a thread block, and this tiling's kernels need %d",
           device_.shared_bytes_per_block, bytes);
@@ -33,12 +33,12 @@ class Launches {
       status_ = device::status_of(device::launch<Kernel>(grid, params, stream_), "cudaLaunchKernelEx");
   }
 
-  const Status& status() const { return status_; }
+  const CallStatus& status() const { return status_; }
 
  private:
   const device::Properties& device_;
   cudaStream_t stream_;
-  Status status_;
+  CallStatus status_;
 };
 
 }  // namespace cottention::host

@@ -69,15 +69,15 @@ inline RecurrencePlan plan_recurrence(const RecurrenceExtent& extent, Plan plan,
   // The terms of a packed batch may all be of one sequence.
   std::int64_t wanted = asked;
   if (block.longest_piece > 0)
-    wanted = std::max(wanted, (extent.terms + block.longest_piece - 1) / block.longest_piece);
-  p.pieces = static_cast<int>(std::min({wanted, room, std::int64_t{most_pieces}}));
+    wanted = (std::max)(wanted, (extent.terms + block.longest_piece - 1) / block.longest_piece);
+  p.pieces = static_cast<int>((std::min)({wanted, room, std::int64_t{most_pieces}}));
   if (p.pieces > 1) {
-    p.wanted = static_cast<int>(std::min(asked, std::int64_t{most_pieces}));
+    p.wanted = static_cast<int>((std::min)(asked, std::int64_t{most_pieces}));
     p.shortest = shortest_piece;
     p.longest = block.longest_piece;
     p.image_bytes = static_cast<std::size_t>(block.image_elements * block.element_bytes * blocks * p.pieces);
     const std::int64_t rows = std::max<std::int64_t>(1, extent.rows / shortest_piece);
-    p.row_parts = static_cast<int>(std::min({wanted, rows, std::int64_t{most_pieces}}));
+    p.row_parts = static_cast<int>((std::min)({wanted, rows, std::int64_t{most_pieces}}));
   }
   return p;
 }

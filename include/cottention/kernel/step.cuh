@@ -144,7 +144,7 @@ struct Step {
     std::int32_t accepted = tokens;
     if (args.accepted != nullptr) accepted = device::load_global(args.accepted + task.lane);
     task.slot = args.slot == nullptr ? task.lane : device::load_global(args.slot + task.lane);
-    if (task.slot < 0 || task.slot >= args.slots) return false;
+    if (task.slot < 0 || task.slot >= args.pool_slots) return false;
     task.accepted = accepted < 0 ? 0 : accepted > tokens ? tokens : accepted;
     task.rows = args.o.data != nullptr ? tokens * (1 + params.group) : task.accepted;
     return task.rows > 0;
