@@ -77,14 +77,14 @@ struct BackwardBuffers {
 
 /// Walks::backward, or forward and backward together.
 template <cottention::AnyProblem P>
-Result measure_backward(const Conditions& conditions, Size s, Batch batch, const Work& work, Walks walks,
-                        FinalH final_h, cottention::Split split) {
+Subject backward_subject(const Conditions& conditions, Size s, Batch batch, const Work& work, Walks walks,
+                         FinalH final_h, cottention::Split split) {
   using Set = BackwardBuffers<typename P::element>;
   if (conditions.emulated) s = emulated(s, batch, 1, 40);
   const auto forward = [](const Set& set, cudaStream_t stream) {
     require_ok(cottention::forward<P>(set.forward(), set.in.workspace(), stream));
   };
-  return measure_on_sets(
+  return subject_on_sets(
       conditions, work.bytes,
       [&](std::uint32_t seed) {
         Set set(s, batch, walks, final_h, seed);
@@ -93,7 +93,7 @@ Result measure_backward(const Conditions& conditions, Size s, Batch batch, const
         forward(set, nullptr);  // for its final state
         return set;
       },
-      [&](const Set& set, cudaStream_t stream) {
+      [=](const Set& set, cudaStream_t stream) {
         if (walks == Walks::forward_and_backward) forward(set, stream);
         require_ok(cottention::backward<P>(set.backward(), set.workspace(), stream, split));
       });
@@ -106,7 +106,7 @@ void add_backward(Rows& rows, const Size& s, Walks walks, const std::string& var
   const Work work = work_of<P>(walks, s, batch);
   rows.add({call + (batch == Batch::packed ? "packed_" : "") + of_problem<P>(s), variant, work,
             [=](const Conditions& conditions) {
-              return measure_backward<P>(conditions, s, batch, work, walks, final_h, split);
+              return backward_subject<P>(conditions, s, batch, work, walks, final_h, split);
             }});
 }
 

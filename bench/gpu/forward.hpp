@@ -79,31 +79,31 @@ inline Size emulated(const Size& s, Batch batch, std::int64_t heads, std::int64_
 
 /// With the library's tiling or with the caller's.
 template <cottention::AnyProblem P, cottention::Tiling... tiling>
-Result measure_forward(const Conditions& conditions, Size s, Batch batch, const Work& work,
-                       cottention::Split split) {
+Subject forward_subject(const Conditions& conditions, Size s, Batch batch, const Work& work,
+                        cottention::Split split) {
   using Set = ForwardBuffers<typename P::element>;
   if (conditions.emulated) s = emulated(s, batch, 2, 40);
-  return measure_on_sets(
+  return subject_on_sets(
       conditions, work.bytes,
       [&](std::uint32_t seed) {
         Set set(s, batch, seed);
         set.scratch = scratch_of(cottention::workspace_bytes<P, tiling...>(set.arguments(), split));
         return set;
       },
-      [&](const Set& set, cudaStream_t stream) {
+      [=](const Set& set, cudaStream_t stream) {
         require_ok(cottention::forward<P, tiling...>(set.arguments(), set.workspace(), stream, split));
       });
 }
 
 /// `piece` tokens at a time, each piece from the state that the one before has left.
 template <cottention::AnyProblem P>
-Result measure_prefill(const Conditions& conditions, Size s, std::int64_t piece, const Work& work) {
+Subject prefill_subject(const Conditions& conditions, Size s, std::int64_t piece, const Work& work) {
   using Set = ForwardBuffers<typename P::element>;
   if (conditions.emulated) {
     s = emulated(s, Batch::even, 2, 40);
     piece = 30;
   }
-  const auto arguments_of = [&](const Set& set, std::int64_t first) {
+  const auto arguments_of = [=](const Set& set, std::int64_t first) {
     auto args = set.arguments();
     const std::int64_t at = first * s.heads * s.dim;
     args.shape.seq_q = args.shape.seq_k = std::min(piece, s.seq - first);
@@ -115,7 +115,7 @@ Result measure_prefill(const Conditions& conditions, Size s, std::int64_t piece,
     args.final_state = {set.h.data(), set.tokens.data()};
     return args;
   };
-  return measure_on_sets(
+  return subject_on_sets(
       conditions, work.bytes,
       [&](std::uint32_t seed) {
         Set set(s, Batch::even, seed);
@@ -123,7 +123,7 @@ Result measure_prefill(const Conditions& conditions, Size s, std::int64_t piece,
         set.scratch = scratch_of(cottention::workspace_bytes<P>(arguments_of(set, 0)));
         return set;
       },
-      [&](const Set& set, cudaStream_t stream) {
+      [=](const Set& set, cudaStream_t stream) {
         for (std::int64_t first = 0; first < s.seq; first += piece)
           require_ok(cottention::forward<P>(arguments_of(set, first), set.workspace(), stream));
       });
@@ -143,7 +143,7 @@ void add_forward(Rows& rows, const Size& s, const std::string& variant, cottenti
   const Work work = work_of<P>(Walks::forward, s, batch);
   rows.add({(batch == Batch::packed ? "forward_packed_" : "forward_") + of_problem<P>(s), variant, work,
             [=](const Conditions& conditions) {
-              return measure_forward<P, tiling...>(conditions, s, batch, work, split);
+              return forward_subject<P, tiling...>(conditions, s, batch, work, split);
             }});
 }
 
@@ -151,7 +151,7 @@ template <cottention::AnyProblem P>
 void add_prefill(Rows& rows, const Size& s, std::int64_t piece) {
   const Work work = work_of<P>(Walks::forward, s, Batch::even);
   rows.add({"prefill_" + std::to_string(piece) + "_" + of_problem<P>(s), default_variant, work,
-            [=](const Conditions& conditions) { return measure_prefill<P>(conditions, s, piece, work); }});
+            [=](const Conditions& conditions) { return prefill_subject<P>(conditions, s, piece, work); }});
 }
 
 inline constexpr Size long_sequence = {1, 16, 131072, 64};

@@ -1,10 +1,9 @@
 // cottention_bench_gpu: times the CUDA calls on the current device, as fractions of what its memory allows.
-#include <algorithm>
-#include <chrono>
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <exception>
+#include <optional>
 #include <regex>
 #include <stdexcept>
 #include <string>
@@ -12,7 +11,7 @@
 #include <utility>
 #include <vector>
 
-#include "buffer.hpp"
+#include "measurement.hpp"
 #include "report.hpp"
 #include "row.hpp"
 
@@ -26,7 +25,7 @@ constexpr const char* usage = R"(usage: cottention_bench_gpu [OPTION...]
                  the authors of the paper time; or all, standard and sweep
   --rows=REGEX   only rows whose name, call/element/shape/variant, contains a match; also --filter=REGEX
   --variants     tilings and splits beside the library's choice too
-  --seconds=S    of measuring, for each row; default 0.25
+  --seconds=S    of measuring, for each row; default 0.25, and a single replay in the emulator
   --limit=S      seconds after which no row is begun
   --json=FILE    write results to FILE, after every row
   --list         name the rows and stop
@@ -35,7 +34,8 @@ constexpr const char* usage = R"(usage: cottention_bench_gpu [OPTION...]
 
 struct Options {
   std::string rows = "", json = "";
-  double seconds = 0.25, limit = 1e9;
+  std::optional<double> seconds = {};
+  double limit = 1e9;
   Preset preset = Preset::standard;
   bool variants = false, list = false, machine = false;
 };
@@ -69,22 +69,7 @@ bool parse(int argc, char** argv, Options& options) {
     else
       return false;
   }
-  return options.seconds > 0;
-}
-
-/// Bytes a second of copies within device memory, each byte counted where it is read and where it is written.
-double copy_bandwidth(const Conditions& conditions) {
-  const std::int64_t bytes = conditions.emulated ? 1 << 16 : std::int64_t{1} << 30;
-  const Buffer<float> from = random_buffer<float>(bytes / 4, 99), to(bytes / 4);
-  const Timing timing = time_calls(conditions.pace, 1, [&](int, cudaStream_t stream) {
-    require_success(cudaMemcpyAsync(to.data(), from.data(), from.bytes(), cudaMemcpyDeviceToDevice, stream),
-                    "cudaMemcpyAsync");
-  });
-  return 2.0 * static_cast<double>(bytes) / (1e-6 * std::min(timing.median, timing.launched));
-}
-
-double seconds_since(std::chrono::steady_clock::time_point start) {
-  return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
+  return options.seconds.value_or(1) > 0;
 }
 
 std::vector<Row> selected_rows(const Options& options) {
@@ -110,37 +95,26 @@ Conditions conditions_for(const Options& options, const Machine& machine) {
   conditions.memory_bytes = machine.memory_bytes;
   conditions.emulated = machine.emulated;
   // A row warms up, is replayed, and then launched singly for a quarter as long.
-  conditions.pace = {.warm_up = 1e6 * options.seconds / 8, .samples = 1e6 * options.seconds / 2};
-  if (machine.emulated) conditions.pace = {.warm_up = 0, .sample = 0, .samples = 0, .fewest = 1, .most = 1};
+  Pace& pace = conditions.pace;
+  const double seconds = options.seconds.value_or(0.25);
+  pace.warm_up = seconds / 8;
+  pace.repetition = seconds / 2 / pace.repetitions;
+  pace.once = machine.emulated && !options.seconds;
   return conditions;
-}
-
-Measured measured(const Row& row, const Conditions& conditions, bool in_time) {
-  Measured m{&row, {}};
-  try {
-    if (in_time)
-      m.result = row.measure(conditions);
-    else
-      m.failed = "not begun: out of time";
-  } catch (const OutOfMemory& error) {
-    m.skipped = error.what();
-  } catch (const std::exception& error) {
-    m.failed = error.what();
-  }
-  return m;
 }
 
 /// Measures and prints every row, after one that fails too, and writes what there is after each.
 std::vector<Measured> measure(const std::vector<Row>& rows, const Conditions& conditions,
                               const Options& options, const Machine& machine, const Copies& copies) {
-  const auto started = std::chrono::steady_clock::now();
+  Measurement measurement(conditions, options.limit);
+  for (const Row& row : rows) measurement.add(row);
   std::vector<Measured> all;
-  for (const Row& row : rows) {
-    all.push_back(measured(row, conditions, seconds_since(started) <= options.limit));
-    print(all.back(), all.size(), rows.size(), copies.before);
+  measurement.run([&](const Measured& m) {
+    all.push_back(m);
+    print(m, all.size(), rows.size(), copies.before);
     if (!options.json.empty() && !write_json(options.json, machine, all, copies, false))
       throw std::runtime_error("results cannot be written");
-  }
+  });
   return all;
 }
 

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <stdexcept>
 #include <string>
 #include <utility>
@@ -56,10 +57,18 @@ struct Result {
   bool complete = false;      // every element of the output was written with a number
 };
 
+/// A call on sets of buffers, ready to be made.
+struct Subject {
+  Memory memory;
+  int sets = 1;
+  std::function<void(int, cudaStream_t)> call;  // on the i-th set
+  std::function<bool()> complete;               // whether a call writes all of its output with numbers
+};
+
 struct Row {
   std::string name, variant;
   Work work;  // its bytes are those that must move through device memory: docs/performance.md
-  std::function<Result(const Conditions&)> measure;
+  std::function<Subject(const Conditions&)> make;
 };
 
 /// The rows of a preset. Presets overlap, so a row that is there already is not added again.
@@ -94,30 +103,29 @@ inline void require_ok(const cottention::CallStatus& status) {
   if (!status) throw std::runtime_error(status.reason);
 }
 
-/// Times `call(set, stream)` on sets of buffers that `make(seed)` returns; afterwards one more call must
-/// write all of its output. A set has memory(), poison() and complete(). `moved`: bytes that a call moves.
+/// `call(set, stream)` on sets of buffers that `make(seed)` returns. A set has memory(), poison() and
+/// complete(). `moved`: bytes that a call moves.
 template <class Make, class Call>
-Result measure_on_sets(const Conditions& conditions, double moved, const Make& make, const Call& call) {
+Subject subject_on_sets(const Conditions& conditions, double moved, const Make& make, const Call& call) {
   constexpr std::size_t seeds = 4;  // that a set draws its inputs from
-  std::vector<decltype(make(std::uint32_t{1}))> sets;
-  sets.push_back(make(1));
-  Result result;
-  result.memory = sets.front().memory();
-  result.sets = sets_of(conditions, moved, result.memory.total());
-  while (static_cast<int>(sets.size()) < result.sets)
-    sets.push_back(make(static_cast<std::uint32_t>(seeds * sets.size() + 1)));
-
-  const std::int64_t free_before = free_memory();
-  result.timing = time_calls(conditions.pace, result.sets, [&](int i, cudaStream_t stream) {
-    call(sets[static_cast<std::size_t>(i)], stream);
-  });
-  result.beside_buffers = static_cast<double>(std::max<std::int64_t>(0, free_before - free_memory()));
-
-  sets.front().poison();
-  call(sets.front(), nullptr);
-  require_success(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
-  result.complete = sets.front().complete();
-  return result;
+  using Set = decltype(make(std::uint32_t{1}));
+  const auto sets = std::make_shared<std::vector<Set>>();
+  sets->push_back(make(1));
+  Subject subject;
+  subject.memory = sets->front().memory();
+  subject.sets = sets_of(conditions, moved, subject.memory.total());
+  while (static_cast<int>(sets->size()) < subject.sets)
+    sets->push_back(make(static_cast<std::uint32_t>(seeds * sets->size() + 1)));
+  subject.call = [sets, call](int i, cudaStream_t stream) {
+    call((*sets)[static_cast<std::size_t>(i)], stream);
+  };
+  subject.complete = [sets, call] {
+    sets->front().poison();
+    call(sets->front(), nullptr);
+    require_success(cudaDeviceSynchronize(), "cudaDeviceSynchronize");
+    return sets->front().complete();
+  };
+  return subject;
 }
 
 inline std::string in_words(const cottention::Tiling& t) {

@@ -52,10 +52,10 @@ struct StepBuffers {
 };
 
 template <AnyProblem P, Tiling... tiling>
-Result measure_step(const Conditions& conditions, Size s, double moved) {
+Subject step_subject(const Conditions& conditions, Size s, double moved) {
   using Set = StepBuffers<typename P::element>;
   if (conditions.emulated) s = {2, 2, s.seq, s.dim};
-  return measure_on_sets(
+  return subject_on_sets(
       conditions, moved, [&](std::uint32_t seed) { return Set(s, seed); },
       [](const Set& set, cudaStream_t stream) {
         require_ok(step<P, tiling...>(set.arguments(), {}, stream));
@@ -81,7 +81,7 @@ void add_step_row(Rows& rows, const Size& s, const std::string& variant) {
   const Work work = step_work<T>(s);
   rows.add(
       {std::string("step/") + element_name<T> + "/" + in_words(s), variant, work,
-       [=](const Conditions& conditions) { return measure_step<P, tiling...>(conditions, s, work.bytes); }});
+       [=](const Conditions& conditions) { return step_subject<P, tiling...>(conditions, s, work.bytes); }});
 }
 
 template <Element T, int dim>
