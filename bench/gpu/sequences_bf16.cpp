@@ -22,8 +22,10 @@ void add_splits(Rows& rows) {
 void add_bf16(Rows& rows) {
   add_standard_rows<bfloat16>(rows);
   if (rows.wants(Preset::standard)) add_splits(rows);
+#ifndef BENCH_STANDARD_ALONE
   add_sweep_rows<bfloat16>(rows);
   add_authors_rows<bfloat16>(rows);
+#endif
 }
 
 }  // namespace bench

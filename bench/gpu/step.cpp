@@ -100,6 +100,7 @@ void add_tilings(Rows& rows, const std::vector<Size>& sizes) {
   }
 }
 
+#ifndef BENCH_STANDARD_ALONE
 /// The library's choice over the head dimension, for 256 sequences of 16 heads.
 template <Element T>
 void add_dims(Rows& rows) {
@@ -108,6 +109,7 @@ void add_dims(Rows& rows) {
   add_step_row<Decoding<T, 128>>(rows, {256, 16, 1, 128}, default_variant);
   add_step_row<Decoding<T, 256>>(rows, {256, 16, 1, 256}, default_variant);
 }
+#endif
 
 }  // namespace
 
@@ -117,6 +119,7 @@ void add_step(Rows& rows) {
     add_tilings<Decoding<bfloat16, 128>>(rows, {{256, 32, 1, 128}, {1, 32, 1, 128}});
     add_tilings<Decoding<float, 64>>(rows, {{256, 16, 1, 64}});
   }
+#ifndef BENCH_STANDARD_ALONE
   if (rows.wants(Preset::sweep)) {
     add_dims<bfloat16>(rows);
     add_dims<half>(rows);
@@ -128,6 +131,7 @@ void add_step(Rows& rows) {
       add_step_row<Decoding<float, 64>>(rows, s, default_variant);
     }
   }
+#endif
 }
 
 }  // namespace bench
