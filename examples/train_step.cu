@@ -9,8 +9,7 @@
 #include <random>
 #include <vector>
 
-#include <cottention/backward.cuh>
-#include <cottention/forward.cuh>
+#include <cottention/owned_workspace.cuh>
 #include <cottention/reference.hpp>
 
 #include "device_support.hpp"
@@ -25,9 +24,18 @@ struct Layout {
   std::int64_t seq;
   std::int64_t elements() const { return batch * seq * heads * dim; }  // of each of q, k, v and o
   std::int64_t parameters() const { return 3 * elements() + heads; }
+  Shape shape() const {
+    return {.batch = batch,
+            .seq_q = seq,
+            .seq_k = seq,
+            .heads_q = heads,
+            .heads_kv = heads,
+            .dim_qk = dim,
+            .dim_v = dim};
+  }
 
   ForwardArguments<float> forward(const float* p, float* o) const {
-    return {.shape = {batch, seq, seq, heads, heads, dim, dim},
+    return {.shape = shape(),
             .q = {p},
             .k = {p + elements()},
             .v = {p + 2 * elements()},
@@ -35,7 +43,7 @@ struct Layout {
             .scale_logit = p + 3 * elements()};
   }
   BackwardArguments<float> backward(const float* p, const float* dout, float* dp) const {
-    return {.shape = {batch, seq, seq, heads, heads, dim, dim},
+    return {.shape = shape(),
             .q = {p},
             .k = {p + elements()},
             .v = {p + 2 * elements()},
@@ -71,17 +79,15 @@ int run(std::int64_t seq, int steps) {
 
   Stream stream;
   DeviceArray<float> device_p, device_o, device_dout, device_gradient;
-  DeviceArray<std::byte> scratch;
+  DeviceWorkspace workspace;
   check(stream.create());
   check(device_p.reserve(parameters)), check(device_gradient.reserve(parameters));
   check(device_o.reserve(elements));
 
   const auto forward = layout.forward(device_p.data(), device_o.data());
-  const std::size_t forward_bytes = workspace_bytes<Attention>(forward);
   const auto attend = [&](std::vector<float>& to) {
     check(device_p.upload(p, stream));
-    check(scratch.reserve(forward_bytes));
-    check(cottention::forward<Attention>(forward, {scratch.data(), forward_bytes}, stream.get()));
+    check(cottention::forward<Attention>(forward, workspace, stream.get()));
     check(device_o.download(to, stream));
     check(stream.wait());
   };
@@ -99,9 +105,7 @@ int run(std::int64_t seq, int steps) {
     // [backward-cuda]
     check(device_dout.upload(o, stream));
     const auto backward = layout.backward(device_p.data(), device_dout.data(), device_gradient.data());
-    const std::size_t bytes = workspace_bytes<Attention>(backward);
-    check(scratch.reserve(bytes));
-    check(cottention::backward<Attention>(backward, {scratch.data(), bytes}, stream.get()));
+    check(cottention::backward<Attention>(backward, workspace, stream.get()));
     // [backward-cuda]
     check(device_gradient.download(gradient, stream));
     check(stream.wait());

@@ -3,20 +3,40 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <limits>
 #include <memory>
+#include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include <cottention/cpu.hpp>
+#include <cottention/owned_workspace.hpp>
 #include <cottention/reference.hpp>
 
 #include "support/catch.hpp"
 #include "support/error.hpp"
 #include "support/executor.hpp"
+#include "support/extents.hpp"
+
+namespace {
+std::size_t most_bytes = std::numeric_limits<std::size_t>::max();
+int allocations = 0;
+}  // namespace
+
+// What HostWorkspace allocates by: counted, and null above `most_bytes`.
+void* operator new(std::size_t bytes, std::align_val_t alignment, const std::nothrow_t&) noexcept {
+  const auto unit = static_cast<std::size_t>(alignment);
+  if (bytes > most_bytes) return nullptr;
+  ++allocations;
+  return std::aligned_alloc(unit, (bytes + unit - 1) / unit * unit);
+}
+void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
 
 namespace cottention::test {
 namespace {
+
+using support::Extents;
 
 using Causal = Problem<float, any_head_dim, Mask::causal, Scale::by_key>;
 
@@ -40,7 +60,7 @@ TEST_CASE("A workspace can be sized before any pointer is set, and its size does
   for (const int threads : {1, 2, 16}) {
     const cpu::Execution execution = support::executor(threads);
     const auto sizes = [&](std::int64_t batch, std::int64_t seq, std::int64_t heads) {
-      const Shape shape{batch, seq, seq, heads, heads, 64, 64};
+      const Shape shape = Extents{batch, seq, seq, heads, heads, 64, 64};
       return std::array{cpu::workspace_bytes<Causal>(ForwardArguments<float>{.shape = shape}, execution),
                         cpu::workspace_bytes<Causal>(BackwardArguments<float>{.shape = shape}, execution)};
     };
@@ -55,7 +75,7 @@ TEST_CASE("A workspace can be sized before any pointer is set, and its size does
         CHECK(sizes(2, 100, n)[call] <= sizes(2, 100, n + 1)[call]);
       }
   }
-  const StepArguments<float> step{.shape = {256, 1, 1, 16, 16, 64, 64}, .pool_slots = 256};
+  const StepArguments<float> step{.shape = Extents{256, 1, 1, 16, 16, 64, 64}, .pool_slots = 256};
   CHECK(cpu::workspace_bytes<Causal>(step, support::executor(1)) > 0);
   CHECK(cpu::workspace_bytes<Causal>(step, support::executor(1)) <
         cpu::workspace_bytes<Causal>(step, support::executor(2)));
@@ -63,15 +83,167 @@ TEST_CASE("A workspace can be sized before any pointer is set, and its size does
 
 TEST_CASE("Empty problems need no workspace") {
   const Workspace none{};
-  CHECK(cpu::forward<Causal>({.shape = {0, 5, 5, 2, 2, 8, 8}}, none).ok());
-  CHECK(cpu::forward<Causal>({.shape = {3, 5, 5, 0, 0, 8, 8}}, none).ok());
-  CHECK(cpu::backward<Causal>({.shape = {0, 5, 5, 2, 2, 8, 8}}, none).ok());
-  CHECK(cpu::backward<Causal>({.shape = {2, 5, 5, 2, 2, 8, 8}}, none).ok());  // no gradient is wanted
-  CHECK(cpu::step<Causal>({.shape = {0, 1, 1, 2, 2, 8, 8}}, none).ok());
+  CHECK(cpu::forward<Causal>({.shape = Extents{0, 5, 5, 2, 2, 8, 8}}, none).ok());
+  CHECK(cpu::forward<Causal>({.shape = Extents{3, 5, 5, 0, 0, 8, 8}}, none).ok());
+  CHECK(cpu::backward<Causal>({.shape = Extents{0, 5, 5, 2, 2, 8, 8}}, none).ok());
+  CHECK(cpu::backward<Causal>({.shape = Extents{2, 5, 5, 2, 2, 8, 8}}, none).ok());  // no gradient is wanted
+  CHECK(cpu::step<Causal>({.shape = Extents{0, 1, 1, 2, 2, 8, 8}}, none).ok());
+}
+
+TEST_CASE("workspace_bytes tells what needs nothing from what is refused") {
+  const auto check = [](auto args) {
+    std::size_t bytes = 1;
+    CHECK(std::string(cpu::workspace_bytes<Causal>(args, bytes).reason) == "");
+    CHECK(bytes == 0);
+    args.shape.batch = 2;
+    CHECK(cpu::workspace_bytes<Causal>(args, bytes).ok());
+    CHECK(bytes > 0);
+    CHECK(bytes == cpu::workspace_bytes<Causal>(args));
+    CHECK(std::string(cpu::workspace_bytes<Causal>(args, bytes, {.threads = -1}).reason) ==
+          "execution.threads = -1: must be at least 0");
+    CHECK(bytes == 0);
+    bytes = 1;
+    args.shape.dim_v = 0;
+    CHECK(std::string(cpu::workspace_bytes<Causal>(args, bytes).reason) ==
+          "shape.dim_v = 0: must be at least 1");
+    CHECK(bytes == 0);
+  };
+  const Shape empty = Extents{0, 5, 5, 2, 2, 8, 8};
+  check(ForwardArguments<float>{.shape = empty});
+  check(BackwardArguments<float>{.shape = empty});
+  check(StepArguments<float>{.shape = empty});
+}
+
+/// Forward, backward and step of one small problem, whose outputs are `o`, `dq` and `stepped`.
+struct Calls {
+  static constexpr std::int64_t seq = 40, dim = 8;
+  std::vector<float> x = std::vector<float>(seq * dim), o = x, dq = x, stepped = std::vector<float>(dim),
+                     h = std::vector<float>(dim * dim);
+  float m = 0.5f;
+  std::int64_t count = 0;
+
+  Calls() {
+    for (std::size_t i = 0; i < x.size(); ++i) x[i] = std::sin(static_cast<float>(i * i));
+  }
+  Shape shape(std::int64_t tokens) const { return Extents{1, tokens, tokens, 1, 1, dim, dim}; }
+  ForwardArguments<float> forward() {
+    return {.shape = shape(seq),
+            .q = {x.data()},
+            .k = {x.data()},
+            .v = {x.data()},
+            .o = {o.data()},
+            .scale_logit = &m};
+  }
+  BackwardArguments<float> backward() {
+    return {.shape = shape(seq),
+            .q = {x.data()},
+            .k = {x.data()},
+            .v = {x.data()},
+            .dout = {x.data()},
+            .dq = {dq.data()},
+            .scale_logit = &m};
+  }
+  StepArguments<float> step() {
+    return {.shape = shape(1),
+            .q = {x.data()},
+            .k = {x.data()},
+            .v = {x.data()},
+            .o = {stepped.data()},
+            .scale_logit = &m,
+            .pool = {h.data(), &count},
+            .pool_slots = 1};
+  }
+};
+
+TEST_CASE("Calls with a workspace that grows give what they give with one of the caller's") {
+  Calls expected, got;
+  Scratch scratch(std::size_t{1} << 20);
+  REQUIRE(cpu::forward<Causal>(expected.forward(), scratch).ok());
+  REQUIRE(cpu::backward<Causal>(expected.backward(), scratch).ok());
+  REQUIRE(cpu::step<Causal>(expected.step(), scratch).ok());
+  HostWorkspace workspace;
+  const auto check = [&](const CallStatus& status, std::size_t needed) {
+    CHECK(std::string(status.reason) == "");
+    CHECK(workspace.bytes() >= needed);
+    CHECK(workspace.get().bytes == workspace.bytes());
+    CHECK(reinterpret_cast<std::uintptr_t>(workspace.get().data) % workspace_alignment == 0);
+  };
+  check(cpu::step<Causal>(got.step(), workspace), cpu::workspace_bytes<Causal>(got.step()));
+  check(cpu::forward<Causal>(got.forward(), workspace), cpu::workspace_bytes<Causal>(got.forward()));
+  check(cpu::backward<Causal>(got.backward(), workspace), cpu::workspace_bytes<Causal>(got.backward()));
+  CHECK(got.o == expected.o);
+  CHECK(got.dq == expected.dq);
+  CHECK(got.stepped == expected.stepped);
+  // Nothing more is allocated by calls that it has room for, or that are refused.
+  const int before = allocations;
+  CHECK(cpu::forward<Causal>(got.forward(), workspace).ok());
+  HostWorkspace empty;
+  auto args = got.forward();
+  args.q.data = nullptr;
+  CHECK(cpu::forward<Causal>(args, empty).code == StatusCode::null_pointer);
+  args.shape.dim_qk = 0;
+  CHECK(cpu::forward<Causal>(args, empty).code == StatusCode::bad_shape);
+  CHECK(cpu::forward<Causal>(got.forward(), empty, {.threads = -1}).code == StatusCode::bad_option);
+  args.shape = Extents{0, 1, 1, 1, 1, 8, 8};
+  CHECK(cpu::forward<Causal>(args, empty).ok());
+  CHECK(allocations == before);
+}
+
+TEST_CASE("A workspace grows by half at least, moves, and says when there is no memory") {
+  HostWorkspace workspace;
+  REQUIRE(workspace.reserve(1000).ok());
+  CHECK(workspace.bytes() == 1000);
+  const int first = allocations;
+  REQUIRE(workspace.reserve(500).ok());
+  CHECK(allocations == first);
+  REQUIRE(workspace.reserve(1001).ok());
+  CHECK(workspace.bytes() == 1500);
+  REQUIRE(workspace.reserve(9000).ok());
+  CHECK(workspace.bytes() == 9000);
+
+  void* const data = workspace.get().data;
+  HostWorkspace other = std::move(workspace);
+  CHECK(other.get().data == data);
+  CHECK(workspace.get().data == nullptr);
+  CHECK(workspace.bytes() == 0);
+  REQUIRE(workspace.reserve(10).ok());
+  workspace = std::move(other);
+  CHECK(workspace.get().data == data);
+  CHECK(other.bytes() == 0);
+
+  most_bytes = 10'000;  // not enough for half as much again
+  CHECK(workspace.reserve(10'000).ok());
+  CHECK(workspace.bytes() == 10'000);
+  const CallStatus status = workspace.reserve(10'001);
+  CHECK(status.code == StatusCode::bad_workspace);
+  CHECK(std::string(status.reason) == "workspace: there is no memory for 10001 bytes");
+  CHECK(workspace.bytes() == 0);
+  most_bytes = 100;
+  Calls calls;
+  CHECK(cpu::forward<Causal>(calls.forward(), workspace).code == StatusCode::bad_workspace);
+  most_bytes = std::numeric_limits<std::size_t>::max();
+  CHECK(cpu::forward<Causal>(calls.forward(), workspace).ok());
+}
+
+TEST_CASE("Dispatch serves the CPU: elements by their names, any head dimensions") {
+  using Compiled =
+      ProblemProduct<Elements<float>, HeadDims<any_head_dim>, Masks<Mask::causal>, Scales<Scale::by_key>>;
+  Calls expected, got;
+  HostWorkspace workspace;
+  REQUIRE(cpu::forward<Causal>(expected.forward(), workspace).ok());
+  RuntimeProblem wanted{.dim_qk = 8, .dim_v = 8, .mask = Mask::causal, .scale = Scale::by_key};
+  const auto forward = [&](const char* element) {
+    if (CallStatus status = parse_element(element, wanted.element); !status) return status;
+    return dispatch<Compiled>(wanted, [&]<class P>() { return cpu::forward<P>(got.forward(), workspace); });
+  };
+  CHECK(forward("int8").code == StatusCode::bad_option);
+  CHECK(forward("torch.bfloat16").code == StatusCode::unsupported);
+  CHECK(forward("torch.float32").ok());
+  CHECK(got.o == expected.o);
 }
 
 TEST_CASE("An execution that cannot be is refused by every call") {
-  const Shape shape{0, 1, 1, 1, 1, 8, 8};
+  const Shape shape = Extents{0, 1, 1, 1, 1, 8, 8};
   const auto each = [&](const cpu::Execution& execution, const std::string& reason) {
     CHECK(cpu::forward<Causal>({.shape = shape}, {}, execution).reason == reason);
     CHECK(cpu::backward<Causal>({.shape = shape}, {}, execution).reason == reason);
@@ -83,21 +255,23 @@ TEST_CASE("An execution that cannot be is refused by every call") {
 }
 
 TEST_CASE("Counts that could overflow are refused") {
-  float h[64] = {}, row[8] = {}, o[8];
+  float h[64] = {}, row[8] = {}, o[8], m = 0;
   std::int64_t count = (std::int64_t{1} << 62) + 1;
-  const CallStatus forward = cpu::forward<Causal>({.shape = {1, 1, 1, 1, 1, 8, 8},
+  const CallStatus forward = cpu::forward<Causal>({.shape = Extents{1, 1, 1, 1, 1, 8, 8},
                                                    .q = {row},
                                                    .k = {row},
                                                    .v = {row},
                                                    .o = {o},
+                                                   .scale_logit = &m,
                                                    .initial_state = {h, &count}},
                                                   {});
   CHECK(std::string(forward.reason) == "initial_state.count[0] = 4611686018427387905: must be at most 2^62");
-  const StepArguments<float> args{.shape = {1, 1, 1, 1, 1, 8, 8},
+  const StepArguments<float> args{.shape = Extents{1, 1, 1, 1, 1, 8, 8},
                                   .q = {row},
                                   .k = {row},
                                   .v = {row},
                                   .o = {o},
+                                  .scale_logit = &m,
                                   .pool = {h, &count},
                                   .pool_slots = 1};
   Scratch scratch(cpu::workspace_bytes<Causal>(args));
@@ -114,7 +288,7 @@ TEST_CASE("Keys and values without query heads still get gradients from the fina
   }
   for (std::size_t i = 0; i < dfinal.size(); ++i) dfinal[i] = std::sin(static_cast<float>(7 * i));
   const float m = 0.5f;
-  const BackwardArguments<float> args{.shape = {1, seq, seq, 0, 1, dim, dim},
+  const BackwardArguments<float> args{.shape = Extents{1, seq, seq, 0, 1, dim, dim},
                                       .k = {k.data()},
                                       .v = {v.data()},
                                       .dk = {dk.data()},
@@ -134,17 +308,19 @@ TEST_CASE("Lengths of keys and sizes of values at opposite ends of the range do 
     for (const float size : {1e-34f, 1.0f, 1e34f}) {
       CAPTURE(length, size);
       constexpr std::int64_t seq = 40, dim = 4;
+      const float m = 0;
       std::vector<float> q(seq * dim), k(seq * dim), v(seq * dim), o(seq * dim);
       for (std::size_t i = 0; i < k.size(); ++i) {
         q[i] = std::sin(static_cast<float>(i));
         k[i] = std::sin(static_cast<float>(5 * i)) * length;
         v[i] = std::cos(static_cast<float>(3 * i)) * size;
       }
-      const ForwardArguments<float> args{.shape = {1, seq, seq, 1, 1, dim, dim},
+      const ForwardArguments<float> args{.shape = Extents{1, seq, seq, 1, 1, dim, dim},
                                          .q = {q.data()},
                                          .k = {k.data()},
                                          .v = {v.data()},
-                                         .o = {o.data()}};
+                                         .o = {o.data()},
+                                         .scale_logit = &m};
       Scratch scratch(cpu::workspace_bytes<Causal>(args));
       const CallStatus status = cpu::forward<Causal>(args, scratch);
       REQUIRE(status.ok());
