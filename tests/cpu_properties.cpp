@@ -366,3 +366,24 @@ TEMPLATE_TEST_CASE("Property: tilings agree to rounding", "", float, bfloat16) {
   check(cottention::Problem<TestType, cottention::any_head_dim, Mask::causal, Scale::by_key>{});
   check(cottention::Problem<TestType, cottention::any_head_dim, Mask::bidirectional, Scale::by_query>{});
 }
+
+TEST_CASE("m may be float beside elements in double, with the bits of the same m in double") {
+  Inputs<double> inputs({.scale = Scale::by_query, .shape = {1, 21, 21, 4, 2, 16, 24}});
+  std::vector<float> m;
+  for (double& x : inputs.scale_logit()) {
+    m.push_back(static_cast<float>(x));
+    x = static_cast<double>(m.back());
+  }
+  auto forward_args = inputs.forward();
+  auto backward_args = inputs.backward();
+  const auto forward = cpu_forward<double>(Mask::causal, Scale::by_query);
+  const auto backward = cpu_backward<double>(Mask::causal, Scale::by_query);
+  const Output output = run_forward(forward, forward_args);
+  const Gradient gradient = run_backward(backward, backward_args);
+  check_output(inputs, output);
+  check_gradient(inputs, gradient);
+  forward_args.scale_logit = m.data();
+  backward_args.scale_logit = m.data();
+  CHECK(same_bits(run_forward(forward, forward_args), output));
+  CHECK(same_bits(run_backward(backward, backward_args), gradient));
+}

@@ -368,3 +368,24 @@ TEST_CASE("Backward gives the derivatives of forward, by finite differences in d
   check.operator()<Problem<double, HeadDim{16, 24}, Mask::causal, Scale::by_query>>(Presence::absent);
   check.operator()<Problem<double, HeadDim{16, 24}, Mask::bidirectional, Scale::by_key>>(Presence::absent);
 }
+
+TEST_CASE("m may be float beside elements in double, with the bits of the same m in double") {
+  using Q = Problem<double, HeadDim{16, 24}, Mask::causal, Scale::by_key>;
+  const Case c{.mask = Q::mask, .scale = Q::scale, .shape = {1, 21, 21, 4, 2, 16, 24}};
+  Inputs<double> inputs(c);
+  std::vector<float> m;
+  for (double& x : inputs.scale_logit()) {
+    m.push_back(static_cast<float>(x));
+    x = static_cast<double>(m.back());
+  }
+  auto forward_args = inputs.forward();
+  auto backward_args = inputs.backward();
+  const Output output = run_cuda_forward<Q>(forward_args);
+  const Gradient gradient = run_cuda_backward<Q>(backward_args);
+  check_output(inputs, output);
+  check_gradient(inputs, gradient);
+  forward_args.scale_logit = m.data();
+  backward_args.scale_logit = m.data();
+  CHECK(same_bits(run_cuda_forward<Q>(forward_args), output));
+  CHECK(same_bits(run_cuda_backward<Q>(backward_args), gradient));
+}

@@ -2,6 +2,7 @@
 // initialisers; docs/math.md has the equations, validation.hpp the rules that are checked.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 
@@ -10,14 +11,9 @@
 
 namespace cottention {
 
-/// Keeps a Shape from being given as a row of numbers: seven of one type are too easily mixed up.
-struct ExtentsAreGivenByName {
-  explicit ExtentsAreGivenByName() = default;
-};
-
-/// Extents, in elements, given by name: `{.batch = 2, .seq_q = 500, ...}`. Those left out are 0.
+/// Extents, in elements. Give them by name, `{.batch = 2, .seq_q = 500, ...}`: seven numbers in a row are
+/// easily mixed up. Those left out are 0.
 struct Shape {
-  [[no_unique_address]] ExtentsAreGivenByName by_name = ExtentsAreGivenByName();
   std::int64_t batch = 0;     ///< sequences; in packed batches, the number of sequences packed
   std::int64_t seq_q = 0;     ///< positions of q and o; in packed batches, the length of their token axis
   std::int64_t seq_k = 0;     ///< positions of k and v, likewise; equal to seq_q when causal
@@ -64,6 +60,25 @@ using State = BasicState<A, std::int64_t>;
 template <class A>
 using ConstState = BasicState<const A, const std::int64_t>;
 
+/// The learned scalar m of each key head, [heads_kv]: float; for fp64 elements double, or float as models
+/// keep it.
+template <class A>
+struct ScaleLogit {
+  const A* data = nullptr;
+  const float* narrow = nullptr;  ///< in place of `data`, where A is double
+
+  constexpr ScaleLogit() = default;
+  constexpr ScaleLogit(std::nullptr_t) {}
+  constexpr ScaleLogit(const A* m) : data(m) {}
+  constexpr ScaleLogit(const float* m) requires(!std::same_as<A, float>) : narrow(m) {}
+
+  constexpr bool given() const { return data != nullptr || narrow != nullptr; }
+  /// m must be in memory that the caller can read.
+  constexpr A operator[](std::int64_t head) const {
+    return narrow != nullptr ? static_cast<A>(narrow[head]) : data[head];
+  }
+};
+
 /// How the work may be cut up.
 enum class Plan {
   automatic,        ///< may follow batch size and head count; equal calls give equal bits
@@ -83,7 +98,7 @@ struct ForwardArguments {
                         ///< becomes 0
   /// [heads_kv], m: required where it weighs anything, that is, where v has elements (Scale::by_key) or o has
   /// (by_query). Scale::none neither reads nor checks it.
-  const Accumulate<T>* scale_logit = nullptr;
+  ScaleLogit<Accumulate<T>> scale_logit{};
   const std::uint8_t* query_mask = nullptr;   ///< [batch, seq_q]
   const std::uint8_t* key_mask = nullptr;     ///< [batch, seq_k]; counts n count unmasked keys
   Offsets cu_seqlens_q{};                     ///< [batch + 1]; given together with cu_seqlens_k
@@ -103,14 +118,14 @@ struct BackwardArguments {
   Tensor<const T> q{};  ///< as in the forward call
   Tensor<const T> k{};
   Tensor<const T> v{};
-  Tensor<const T> dout{};                      ///< [batch, seq_q, heads_q, dim_v]
-  Tensor<T> dq{};                              ///< [batch, seq_q, heads_q, dim_qk]
-  Tensor<T> dk{};                              ///< [batch, seq_k, heads_kv, dim_qk]
-  Tensor<T> dv{};                              ///< [batch, seq_k, heads_kv, dim_v]
-  const Accumulate<T>* scale_logit = nullptr;  ///< [heads_kv], as in the forward call
-  Accumulate<T>* dscale_logit = nullptr;       ///< [heads_kv], dL/dm summed over the batch; 0 for Scale::none
-  const std::uint8_t* query_mask = nullptr;    ///< [batch, seq_q]
-  const std::uint8_t* key_mask = nullptr;      ///< [batch, seq_k]
+  Tensor<const T> dout{};                    ///< [batch, seq_q, heads_q, dim_v]
+  Tensor<T> dq{};                            ///< [batch, seq_q, heads_q, dim_qk]
+  Tensor<T> dk{};                            ///< [batch, seq_k, heads_kv, dim_qk]
+  Tensor<T> dv{};                            ///< [batch, seq_k, heads_kv, dim_v]
+  ScaleLogit<Accumulate<T>> scale_logit{};   ///< [heads_kv], as in the forward call
+  Accumulate<T>* dscale_logit = nullptr;     ///< [heads_kv], dL/dm summed over the batch; 0 for Scale::none
+  const std::uint8_t* query_mask = nullptr;  ///< [batch, seq_q]
+  const std::uint8_t* key_mask = nullptr;    ///< [batch, seq_k]
   Offsets cu_seqlens_q{};
   Offsets cu_seqlens_k{};
   ConstState<Accumulate<T>> initial_state{};  ///< as in the forward call
@@ -131,11 +146,11 @@ struct BackwardArguments {
 template <Element T>
 struct StepArguments {
   Shape shape{};
-  Tensor<const T> q{};                         ///< [batch, T, heads_q, dim_qk]; may be null when o is
-  Tensor<const T> k{};                         ///< [batch, T, heads_kv, dim_qk]
-  Tensor<const T> v{};                         ///< [batch, T, heads_kv, dim_v]
-  Tensor<T> o{};                               ///< [batch, T, heads_q, dim_v]; null: only the states advance
-  const Accumulate<T>* scale_logit = nullptr;  ///< [heads_kv], as in ForwardArguments
+  Tensor<const T> q{};                      ///< [batch, T, heads_q, dim_qk]; may be null when o is
+  Tensor<const T> k{};                      ///< [batch, T, heads_kv, dim_qk]
+  Tensor<const T> v{};                      ///< [batch, T, heads_kv, dim_v]
+  Tensor<T> o{};                            ///< [batch, T, heads_q, dim_v]; null: only the states advance
+  ScaleLogit<Accumulate<T>> scale_logit{};  ///< [heads_kv], as in ForwardArguments
   State<Accumulate<T>> pool{};         ///< [slots, heads_kv, dim_qk, dim_v] and [slots], updated in place
   std::int64_t pool_slots = 0;         ///< states in the pool
   const std::int32_t* slot = nullptr;  ///< [batch], each slot at most once; negative: an idle lane, for which

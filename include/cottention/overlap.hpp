@@ -232,6 +232,14 @@ class Operands {
     array(name, data, Need::optional, {1, 1, 1, extent});
   }
 
+  template <class A>
+  void scale_logit(const char* name, const ScaleLogit<A>& m, std::int64_t heads) {
+    if (m.narrow != nullptr)
+      array(name, m.narrow, heads);
+    else
+      array(name, m.data, heads);
+  }
+
   /// Offsets keeps one pointer of two, by type.
   void offsets(const char* name, const Offsets& x, std::int64_t batch) {
     const std::int64_t entries = batch < largest_span ? batch + 1 : batch;  // locate refuses the latter

@@ -87,7 +87,7 @@ CallStatus validate_options(const Arguments& args) {
 /// m is required where it weighs anything.
 template <AnyProblem P, class Arguments>
 CallStatus validate_scale(const Arguments& args, Need need) {
-  if (P::scale == Scale::none || args.scale_logit != nullptr || need == Need::optional) return {};
+  if (P::scale == Scale::none || args.scale_logit.given() || need == Need::optional) return {};
   const Shape& s = args.shape;
   const bool weighs = s.batch > 0 && (P::scale == Scale::by_key ? s.seq_k > 0 && s.heads_kv > 0
                                                                 : s.seq_q > 0 && s.heads_q > 0);
@@ -107,7 +107,7 @@ void add_inputs(Operands& operands, const Arguments& args, Need need) {
   operands.tensor("q", args.q, need, packed, {s.batch, s.seq_q, s.heads_q, s.dim_qk});
   operands.tensor("k", args.k, need, packed, {s.batch, s.seq_k, s.heads_kv, s.dim_qk});
   operands.tensor("v", args.v, need, packed, {s.batch, s.seq_k, s.heads_kv, s.dim_v});
-  if (P::scale != Scale::none) operands.array("scale_logit", args.scale_logit, s.heads_kv);
+  if (P::scale != Scale::none) operands.scale_logit("scale_logit", args.scale_logit, s.heads_kv);
   operands.array("query_mask", args.query_mask, Need::optional, {1, 1, rows, s.seq_q});
   operands.array("key_mask", args.key_mask, Need::optional, {1, 1, rows, s.seq_k});
   if (packed) {
@@ -260,7 +260,7 @@ CallStatus validate(const StepArguments<typename P::element>& args) {
   operands.tensor("k", args.k, Need::required, false, {s.batch, s.seq_k, s.heads_kv, s.dim_qk});
   operands.tensor("v", args.v, Need::required, false, {s.batch, s.seq_k, s.heads_kv, s.dim_v});
   operands.tensor("o", args.o, Need::optional, false, {s.batch, s.seq_q, s.heads_q, s.dim_v});
-  if (P::scale != Scale::none) operands.array("scale_logit", args.scale_logit, s.heads_kv);
+  if (P::scale != Scale::none) operands.scale_logit("scale_logit", args.scale_logit, s.heads_kv);
   operands.array("pool.h", args.pool.h, needed_for_pool, {args.pool_slots, s.heads_kv, s.dim_qk, s.dim_v});
   operands.array("pool.count", args.pool.count, needed_for_pool, {1, 1, 1, args.pool_slots});
   operands.array("slot", args.slot, s.batch);

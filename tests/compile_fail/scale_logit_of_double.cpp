@@ -1,5 +1,5 @@
-// expect: const double
+// expect: ScaleLogit
 #include <cottention/arguments.hpp>
 
-const float m = 0.5f;
-const cottention::ForwardArguments<double> arguments{.scale_logit = &m};
+const double m = 0.5;
+const cottention::ForwardArguments<float> arguments{.scale_logit = &m};

@@ -7,7 +7,7 @@
 
 namespace support {
 
-/// A Shape as a row of numbers, which a Shape itself refuses: tests have hundreds.
+/// A Shape as a row of numbers: tests have hundreds.
 struct Extents {
   std::int64_t batch = 0, seq_q = 0, seq_k = 0, heads_q = 0, heads_kv = 0, dim_qk = 0, dim_v = 0;
   constexpr operator cottention::Shape() const {

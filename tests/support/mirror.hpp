@@ -42,6 +42,12 @@ class Mirror {
     return static_cast<Value*>(copy.array());
   }
 
+  template <class A>
+  cottention::ScaleLogit<A> array(const cottention::ScaleLogit<A>& m, std::int64_t count) {
+    if (m.narrow != nullptr) return array(m.narrow, count);
+    return array(m.data, count);
+  }
+
   /// A copy of a tensor with whatever lies between its rows.
   template <class T>
   cottention::Tensor<T> tensor(cottention::Tensor<T> x, std::int64_t batch, std::int64_t seq,

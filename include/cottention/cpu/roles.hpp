@@ -45,7 +45,7 @@ class Roles {
   explicit Roles(const Arguments& arguments) : args_(arguments), shape_(arguments.shape) {}
 
   std::int64_t group() const { return shape_.heads_kv == 0 ? 1 : shape_.heads_q / shape_.heads_kv; }
-  bool scaled() const { return P::scale != Scale::none && args_.scale_logit != nullptr; }
+  bool scaled() const { return P::scale != Scale::none && args_.scale_logit.given(); }
   bool scaled_by_key() const { return P::scale == Scale::by_key && scaled(); }
   bool scaled_by_query() const { return P::scale == Scale::by_query && scaled(); }
 

@@ -77,7 +77,7 @@ class Stepper {
     const std::int64_t slot = args_.slot == nullptr ? lane : args_.slot[lane];
     if (slot < 0) return;
     accepted_ = args_.accepted == nullptr ? tokens_ : args_.accepted[lane];
-    const bool scaled = P::scale != Scale::none && args_.scale_logit != nullptr;
+    const bool scaled = P::scale != Scale::none && args_.scale_logit.given();
     if (scaled) {
       const double count = static_cast<double>(args_.pool.count[slot]);
       for (std::int64_t t = 0; t < padded(tokens_); ++t) n_[t] = count + static_cast<double>(t + 1);

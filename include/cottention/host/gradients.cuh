@@ -140,7 +140,7 @@ class Gradients {
     return reinterpret_cast<double*>(workspace_ + layout_.images + layout_.unprojected);
   }
   bool sums_logs() const {
-    return P::scale != Scale::none && args_.dscale_logit != nullptr && args_.scale_logit != nullptr;
+    return P::scale != Scale::none && args_.dscale_logit != nullptr && args_.scale_logit.given();
   }
 
   int* marks() const {

@@ -40,7 +40,7 @@ struct LogSum {
 
   struct Params {
     const double* log_sums = nullptr;  // [batch, heads_kv, places]; null: all 0
-    const Accumulate<T>* scale_logit = nullptr;
+    ScaleLogit<Accumulate<T>> scale_logit{};
     Accumulate<T>* dscale_logit = nullptr;
     std::int64_t batch = 0;
     int heads_kv = 0, places = 0;
@@ -60,7 +60,7 @@ struct LogSum {
     sum = sum_over_block<threads / device::warp_size>(sum, storage.scratch);
     if (device::thread_index() != 0) return;
     const double slope = params.log_sums != nullptr
-                             ? tile::sigmoid_slope(device::load_global(params.scale_logit + head))
+                             ? tile::sigmoid_slope(tile::load_scale_logit(params.scale_logit, head))
                              : 0.0;
     device::store_global(params.dscale_logit + head, static_cast<Accumulate<T>>(0.0 - slope * sum));
   }

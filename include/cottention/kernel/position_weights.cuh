@@ -29,9 +29,9 @@ class PositionWeights {
                                              std::int64_t batch, int kv_head, const Side& keys, int first,
                                              int last, CountStorage<A, warps>& storage)
       : storage_(storage), first_(first) {
-    scaled_ = P::scale != Scale::none && params.scale_logit != nullptr;
+    scaled_ = P::scale != Scale::none && tile::given(params.scale_logit);
     if (!scaled_) return;
-    const double exponent = tile::sigmoid(device::load_global(params.scale_logit + kv_head));
+    const double exponent = tile::sigmoid(tile::load_scale_logit(params.scale_logit, kv_head));
     std::int64_t anchor =
         params.initial_count != nullptr ? device::load_global(params.initial_count + batch) : 0;
     const auto sync = [] { device::sync_block(); };  // the warps' counts are written; they are read

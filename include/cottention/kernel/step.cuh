@@ -151,7 +151,7 @@ struct Step {
   }
 
   static __device__ __forceinline__ bool is_weighted(const Params& params) {
-    return P::scale != Scale::none && params.args.scale_logit != nullptr;
+    return P::scale != Scale::none && tile::given(params.args.scale_logit);
   }
 
   /// Adds a lane's tokens to its count, where no weights follow from it. By one thread of all blocks.
@@ -179,7 +179,7 @@ struct Step {
   }
   static __device__ __forceinline__ void receive_position(const Params& params, const StepTask& task,
                                                           Position& position) {
-    const A scale_logit = device::load_global(params.args.scale_logit + task.head);
+    const A scale_logit = tile::load_scale_logit(params.args.scale_logit, task.head);
     const std::int64_t readers = params.args.shape.heads_kv * column_blocks;
     if (task.accepted > 0 && device::lane_index() == 0 && position.count / reader + 1 == readers)
       device::fetch_add_global(params.args.pool.count + task.slot, task.accepted - readers * reader);

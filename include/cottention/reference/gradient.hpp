@@ -109,7 +109,7 @@ class HeadGradient {
 
   /// dL/dm from this sequence.
   R dscale_logit() const {
-    if (P::scale == Scale::none || args_.scale_logit == nullptr) return 0;
+    if (P::scale == Scale::none || !args_.scale_logit.given()) return 0;
     return -sigmoid_slope(R(args_.scale_logit[h_])) * log_count_sum_;
   }
 

@@ -152,8 +152,8 @@ class Weights {
  public:
   /// `scale_logit` may be null where nothing is weighed; a weight that it was needed for is NaN.
   template <class A>
-  Weights(const Counts<P::mask>& counts, const A* scale_logit, std::int64_t h) : counts_(counts) {
-    if (P::scale != Scale::none && scale_logit != nullptr) exponent_ = sigmoid(R(scale_logit[h]));
+  Weights(const Counts<P::mask>& counts, ScaleLogit<A> scale_logit, std::int64_t h) : counts_(counts) {
+    if (P::scale != Scale::none && scale_logit.given()) exponent_ = sigmoid(R(scale_logit[h]));
   }
 
   R key(std::int64_t j) const { return P::scale == Scale::by_key ? at(j) : R(1); }

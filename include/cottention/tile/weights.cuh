@@ -2,10 +2,26 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
+#include <cottention/arguments.hpp>
 #include <cottention/device/math.cuh>
+#include <cottention/device/memory.cuh>
 
 namespace cottention::tile {
+
+template <class A>
+__device__ __forceinline__ bool given(const ScaleLogit<A>& m) {
+  return m.data != nullptr || m.narrow != nullptr;
+}
+
+/// m of a head.
+template <class A>
+__device__ __forceinline__ A load_scale_logit(const ScaleLogit<A>& m, std::int64_t head) {
+  if constexpr (!std::is_same_v<A, float>)
+    if (m.narrow != nullptr) return static_cast<A>(device::load_global(m.narrow + head));
+  return device::load_global(m.data + head);
+}
 
 /// sigmoid(m). In double, like what is made of it: a relative error of exp(-s ln n) is an absolute one of
 /// s ln n, which 24 bits leave too large for fp32's accuracy at long sequences.
