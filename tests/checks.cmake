@@ -89,3 +89,16 @@ cottention_add_consumer("find_package without OpenMP on the machine" find_packag
 cottention_add_consumer("find_package with OpenMP declined" find_package -DCOTTENTION_OPENMP=OFF -DEXPECT_OPENMP=0)
 cottention_add_consumer("add_subdirectory" add_subdirectory -DEXPECT_OPENMP=${cottention_openmp})
 cottention_add_consumer("FetchContent" fetch_content -DEXPECT_OPENMP=${cottention_openmp})
+
+# Packages for others. The one of conan is built where there is conan: COTTENTION_CONAN is a folder for PYTHONPATH.
+set(COTTENTION_CONAN "" CACHE PATH "Folder that conan was installed into by pip install --target; empty: the conan of the PATH")
+cottention_add_check("every package has the version of the header" package_check.py versions ${PROJECT_SOURCE_DIR})
+cottention_add_check("pkg-config finds an installation that was moved" package_check.py pkg-config ${cottention_prefix}
+                     ${CMAKE_CXX_COMPILER} ${cottention_packages}/pkg_config)
+set_tests_properties("check/pkg-config finds an installation that was moved" PROPERTIES FIXTURES_REQUIRED cottention_packages)
+foreach(name vcpkg conan)
+  cottention_add_check("${name} builds a package from the clone that a project finds" package_check.py ${name}
+                       ${PROJECT_SOURCE_DIR} ${CMAKE_COMMAND} ${CMAKE_CURRENT_BINARY_DIR}/${name})
+endforeach()
+set_property(TEST "check/conan builds a package from the clone that a project finds" APPEND
+             PROPERTY ENVIRONMENT PYTHONPATH=${COTTENTION_CONAN})
