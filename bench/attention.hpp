@@ -56,7 +56,7 @@ struct Attention {
         k(random_buffer<T>(count, seed_k)),
         v(random_buffer<T>(count, seed_v)),
         o(output_buffer<T>(count)),
-        m(scale_logits(s.heads)) {}
+        m(scale_logits<cottention::Accumulate<T>>(s.heads)) {}
 
   cottention::ForwardArguments<T> forward_arguments() const {
     return {.shape = extents(shape),
@@ -71,7 +71,7 @@ struct Attention {
   NamedShape shape;
   std::int64_t count;
   Buffer<T> q, k, v, o;
-  Buffer<float> m;
+  Buffer<cottention::Accumulate<T>> m;
 };
 
 template <class T>

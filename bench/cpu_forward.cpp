@@ -13,8 +13,7 @@ void forward(benchmark::State& state, const std::string& row, const NamedShape& 
   const Attention<typename P::element> data(shape);
   auto arguments = data.forward_arguments();
   if (axes == Axes::bhsd)
-    arguments.q.strides = arguments.k.strides = arguments.v.strides = arguments.o.strides =
-        cottention::bhsd_strides(shape.seq, shape.heads, shape.dim);
+    arguments.q.strides = arguments.k.strides = arguments.v.strides = arguments.o.strides = cottention::bhsd;
   const cottention::cpu::Execution execution{.threads = threads};
   const Scratch scratch(cottention::cpu::workspace_bytes<P>(arguments, execution));
   for (auto _ : state) {

@@ -112,7 +112,7 @@ void for_some_rows(std::int64_t heads, const std::vector<Span>& spans, Visit vis
 }
 
 /// n_j ^ -sigmoid(m) at position j of a span.
-inline auto weights(const Span& span, float m, cottention::Mask mask) {
+inline auto weights(const Span& span, double m, cottention::Mask mask) {
   const double power = -1.0 / (1.0 + std::exp(-static_cast<double>(m)));
   return [=](std::int64_t token) {
     const std::int64_t n = mask == cottention::Mask::causal ? token - span.first + 1 : span.length;

@@ -105,8 +105,9 @@ Buffer<T> output_buffer(std::int64_t count) {
 }
 
 /// m around its initial value in the published models, 0.5.
-inline Buffer<float> scale_logits(std::int64_t heads) {
-  Buffer<float> m(heads);
+template <class A>
+Buffer<A> scale_logits(std::int64_t heads) {
+  Buffer<A> m(heads);
   for (std::int64_t h = 0; h < heads; ++h)
     m[h] = 0.5f + 0.1f * random_value(seed_scale, static_cast<std::uint64_t>(h));
   return m;

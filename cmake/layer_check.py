@@ -12,8 +12,9 @@ import re
 import sys
 import tempfile
 
-VOCABULARY = {"arguments", "element", "overlap", "problem", "status", "tensor", "tiling", "validation", "version"}
+VOCABULARY = {"arguments", "dispatch", "element", "overlap", "problem", "status", "tensor", "tiling", "validation", "version"}
 CUDA_CALLS = {"forward", "backward", "step", "cottention"}
+OPTIONAL = {"owned_workspace"}  # included by no other layer: what allocates
 # What each layer may include besides itself.
 BELOW = {"vocabulary": set(), "reference": {"vocabulary"}, "cpu": {"vocabulary"}}
 CUDA_LAYERS = ["device", "tile", "kernel"]
@@ -22,6 +23,7 @@ for i, layer in enumerate(CUDA_LAYERS):
 BELOW["tuning"] = {"vocabulary", *CUDA_LAYERS}
 BELOW["host"] = BELOW["tuning"] | {"tuning"}
 BELOW["calls"] = {"vocabulary", *CUDA_LAYERS, "tuning", "host"}
+BELOW["optional"] = BELOW["calls"] | {"calls", "cpu"}
 # What only device/ may write.
 HARDWARE = re.compile(r"\basm\b|__global__|__shared__|\b(?:thread|block|grid)(?:Idx|Dim)\b|__\w+_sync\b|__sync\w+")
 LONG = 400
@@ -30,7 +32,9 @@ LONG = 400
 def layer_of(path):
     """The layer of a path below include/cottention; None if it has none."""
     if len(path.parts) > 1:
-        return path.parts[0] if path.parts[0] in BELOW and path.parts[0] != "calls" else None
+        return path.parts[0] if path.parts[0] in BELOW and path.parts[0] not in ("calls", "optional") else None
+    if path.stem in OPTIONAL:
+        return "optional"
     if path.suffix == ".cuh":
         return "calls" if path.stem in CUDA_CALLS else None
     return "vocabulary" if path.stem in VOCABULARY else path.stem if path.stem in ("cpu", "reference") else None
@@ -123,6 +127,8 @@ def self_test():
         "tuning/forward.cuh": "#pragma once\n#include <cottention/kernel/walk.cuh>\n",
         "host/plan.hpp": "#pragma once\n#include <cottention/tensor.hpp>\n",
         "forward.cuh": "#pragma once\n#include <cottention/host/plan.hpp>\n#include <cottention/tuning/forward.cuh>\n",
+        "owned_workspace.hpp": "#pragma once\n#include <cottention/cpu.hpp>\n",
+        "owned_workspace.cuh": "#pragma once\n#include <cottention/forward.cuh>\n",
     }
     faults = {
         "problem.hpp:2: vocabulary includes": {"problem.hpp": "#pragma once\n#include <cottention/cpu.hpp>\n"},
@@ -140,6 +146,8 @@ def self_test():
             "tuning/forward.cuh": "#pragma once\n#include <cottention/host/plan.hpp>\n"},
         "kernel/walk.cuh:2: kernel includes": {"kernel/walk.cuh": "#pragma once\n#include <cottention/forward.cuh>\n"},
         "cpu.hpp:2: cpu includes": {"cpu.hpp": "#pragma once\n#include <cottention/host/plan.hpp>\n"},
+        "tensor.hpp:2: vocabulary includes <cottention/owned": {
+            "tensor.hpp": "#pragma once\n#include <cottention/owned_workspace.hpp>\n"},
         "calls/forward.cuh: belongs to no layer": {"calls/forward.cuh": "#pragma once\n"},
         "scan.cuh: belongs to no layer": {"scan.cuh": "#pragma once\n"},
         "host/plan.hpp:2: plain C++ includes": {

@@ -26,7 +26,18 @@ template <class Arguments>
 Arguments arguments(std::int64_t batch, std::int64_t seq, const Rows& qkv, Rows& o) {
   const Strides strides{.batch = seq * 3 * row, .seq = 3 * row, .head = dim};
   const auto part = [&](int i) { return Tensor<const float>{qkv.data() + i * row, strides}; };
-  return {{batch, seq, seq, heads, heads, dim, dim}, part(0), part(1), part(2), {o.data()}, scale_logit};
+  return {.shape = {.batch = batch,
+                    .seq_q = seq,
+                    .seq_k = seq,
+                    .heads_q = heads,
+                    .heads_kv = heads,
+                    .dim_qk = dim,
+                    .dim_v = dim},
+          .q = part(0),
+          .k = part(1),
+          .v = part(2),
+          .o = {o.data()},
+          .scale_logit = scale_logit};
 }
 
 int run() {

@@ -25,7 +25,18 @@ struct Sequence {
 template <class Arguments>
 Arguments arguments(std::int64_t batch, std::int64_t seq, const bfloat16* qkv, bfloat16* o, const float* m) {
   const Strides s{.batch = seq * 3 * row, .seq = 3 * row, .head = dim};
-  return {{batch, seq, seq, heads, heads, dim, dim}, {qkv, s}, {qkv + row, s}, {qkv + 2 * row, s}, {o}, m};
+  return {.shape = {.batch = batch,
+                    .seq_q = seq,
+                    .seq_k = seq,
+                    .heads_q = heads,
+                    .heads_kv = heads,
+                    .dim_qk = dim,
+                    .dim_v = dim},
+          .q = {qkv, s},
+          .k = {qkv + row, s},
+          .v = {qkv + 2 * row, s},
+          .o = {o},
+          .scale_logit = m};
 }
 
 int run() {

@@ -26,7 +26,13 @@ int main() {
                                       cottention::Scale::by_key>;
 
   const cottention::ForwardArguments<bfloat16> arguments{
-      .shape = {batch, /*seq_q=*/seq, /*seq_k=*/seq, heads, heads_kv, /*dim_qk=*/dim, /*dim_v=*/dim},
+      .shape = {.batch = batch,
+                .seq_q = seq,
+                .seq_k = seq,
+                .heads_q = heads,
+                .heads_kv = heads_kv,
+                .dim_qk = dim,
+                .dim_v = dim},
       .q = {q.data()},  // [batch, seq, heads, dim]; for other layouts, strides beside the pointer
       .k = {k.data()},  // [batch, seq, heads_kv, dim]
       .v = {v.data()},  // [batch, seq, heads_kv, dim]

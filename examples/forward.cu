@@ -40,7 +40,13 @@ int run(int seq) {
                                       cottention::Scale::by_key>;
 
   cottention::ForwardArguments<bfloat16> arguments{
-      .shape = {batch, /*seq_q=*/seq, /*seq_k=*/seq, heads, heads_kv, /*dim_qk=*/dim, /*dim_v=*/dim},
+      .shape = {.batch = batch,
+                .seq_q = seq,
+                .seq_k = seq,
+                .heads_q = heads,
+                .heads_kv = heads_kv,
+                .dim_qk = dim,
+                .dim_v = dim},
       .q = {device_q.data()},
       .k = {device_k.data()},
       .v = {device_v.data()},

@@ -26,7 +26,13 @@ int run() {
   std::vector<float> qkv(tokens * dim_qkv), dqkv(qkv), o(tokens * values), dout(o);
   std::vector<std::size_t> key(tokens), other(tokens), answer(tokens), order(keys);
   alignas(workspace_alignment) static std::byte scratch[1 << 20];
-  const Shape shape{batch, seq, seq, 1, 1, dim_qk, values};
+  const Shape shape{.batch = batch,
+                    .seq_q = seq,
+                    .seq_k = seq,
+                    .heads_q = 1,
+                    .heads_kv = 1,
+                    .dim_qk = dim_qk,
+                    .dim_v = values};
   const Strides rows{.batch = seq * dim_qkv, .seq = dim_qkv};
   const Tensor<const float> q{&qkv[0], rows}, k{&qkv[dim_qk], rows}, v{&qkv[2 * dim_qk], rows};
   const Tensor<float> dq{&dqkv[0], rows}, dk{&dqkv[dim_qk], rows}, dv{&dqkv[2 * dim_qk], rows};
@@ -42,7 +48,9 @@ int run() {
       for (std::size_t j = 0; j < dim_qkv; ++j)
         qkv[t * dim_qkv + j] = p[key[t] * dim_qkv + j] + p[other[t] * dim_qkv + j];
     }
-    check(cpu::forward<Attention>({shape, q, k, v, {o.data()}, &p.back()}, {scratch, sizeof scratch}));
+    const ForwardArguments<float> attention{
+        .shape = shape, .q = q, .k = k, .v = v, .o = {o.data()}, .scale_logit = &p.back()};
+    check(cpu::forward<Attention>(attention, {scratch, sizeof scratch}));
 
     loss = 0;  // cross entropy of the answers
     constexpr float each = 1.0f / (batch * pairs);
@@ -55,8 +63,16 @@ int run() {
       }
       if (other[t] == question) loss += each * (std::log(sum) - o[t * values + answer[t]]);
     }
-    const BackwardArguments<float> arguments{shape, q,  k,  v,         {dout.data()},
-                                             dq,    dk, dv, &p.back(), &gradient.back()};
+    const BackwardArguments<float> arguments{.shape = shape,
+                                             .q = q,
+                                             .k = k,
+                                             .v = v,
+                                             .dout = {dout.data()},
+                                             .dq = dq,
+                                             .dk = dk,
+                                             .dv = dv,
+                                             .scale_logit = &p.back(),
+                                             .dscale_logit = &gradient.back()};
     check(cpu::backward<Attention>(arguments, {scratch, sizeof scratch}));
 
     std::fill(gradient.begin(), gradient.end() - 1, 0.0f);

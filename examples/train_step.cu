@@ -25,9 +25,18 @@ struct Layout {
   std::int64_t seq;
   std::int64_t elements() const { return batch * seq * heads * dim; }  // of each of q, k, v and o
   std::int64_t parameters() const { return 3 * elements() + heads; }
+  Shape shape() const {
+    return {.batch = batch,
+            .seq_q = seq,
+            .seq_k = seq,
+            .heads_q = heads,
+            .heads_kv = heads,
+            .dim_qk = dim,
+            .dim_v = dim};
+  }
 
   ForwardArguments<float> forward(const float* p, float* o) const {
-    return {.shape = {batch, seq, seq, heads, heads, dim, dim},
+    return {.shape = shape(),
             .q = {p},
             .k = {p + elements()},
             .v = {p + 2 * elements()},
@@ -35,7 +44,7 @@ struct Layout {
             .scale_logit = p + 3 * elements()};
   }
   BackwardArguments<float> backward(const float* p, const float* dout, float* dp) const {
-    return {.shape = {batch, seq, seq, heads, heads, dim, dim},
+    return {.shape = shape(),
             .q = {p},
             .k = {p + elements()},
             .v = {p + 2 * elements()},

@@ -177,7 +177,7 @@ TEST_CASE("Backward: an empty problem succeeds, and its state's gradient passes 
     }
   const auto call = cpu_backward<float>(Mask::causal, Scale::by_key);
   cottention::BackwardArguments<float> args;
-  args.shape = {0, 3, 3, 2, 1, 4, 5};
+  args.shape = Extents{0, 3, 3, 2, 1, 4, 5};
   run(call, args, {});
 }
 

@@ -14,9 +14,12 @@
 #include "support/catch.hpp"
 #include "support/error.hpp"
 #include "support/executor.hpp"
+#include "support/extents.hpp"
 
 namespace cottention::test {
 namespace {
+
+using support::Extents;
 
 using Causal = Problem<float, any_head_dim, Mask::causal, Scale::by_key>;
 
@@ -40,7 +43,7 @@ TEST_CASE("A workspace can be sized before any pointer is set, and its size does
   for (const int threads : {1, 2, 16}) {
     const cpu::Execution execution = support::executor(threads);
     const auto sizes = [&](std::int64_t batch, std::int64_t seq, std::int64_t heads) {
-      const Shape shape{batch, seq, seq, heads, heads, 64, 64};
+      const Shape shape = Extents{batch, seq, seq, heads, heads, 64, 64};
       return std::array{cpu::workspace_bytes<Causal>(ForwardArguments<float>{.shape = shape}, execution),
                         cpu::workspace_bytes<Causal>(BackwardArguments<float>{.shape = shape}, execution)};
     };
@@ -55,7 +58,7 @@ TEST_CASE("A workspace can be sized before any pointer is set, and its size does
         CHECK(sizes(2, 100, n)[call] <= sizes(2, 100, n + 1)[call]);
       }
   }
-  const StepArguments<float> step{.shape = {256, 1, 1, 16, 16, 64, 64}, .pool_slots = 256};
+  const StepArguments<float> step{.shape = Extents{256, 1, 1, 16, 16, 64, 64}, .pool_slots = 256};
   CHECK(cpu::workspace_bytes<Causal>(step, support::executor(1)) > 0);
   CHECK(cpu::workspace_bytes<Causal>(step, support::executor(1)) <
         cpu::workspace_bytes<Causal>(step, support::executor(2)));
@@ -63,15 +66,39 @@ TEST_CASE("A workspace can be sized before any pointer is set, and its size does
 
 TEST_CASE("Empty problems need no workspace") {
   const Workspace none{};
-  CHECK(cpu::forward<Causal>({.shape = {0, 5, 5, 2, 2, 8, 8}}, none).ok());
-  CHECK(cpu::forward<Causal>({.shape = {3, 5, 5, 0, 0, 8, 8}}, none).ok());
-  CHECK(cpu::backward<Causal>({.shape = {0, 5, 5, 2, 2, 8, 8}}, none).ok());
-  CHECK(cpu::backward<Causal>({.shape = {2, 5, 5, 2, 2, 8, 8}}, none).ok());  // no gradient is wanted
-  CHECK(cpu::step<Causal>({.shape = {0, 1, 1, 2, 2, 8, 8}}, none).ok());
+  CHECK(cpu::forward<Causal>({.shape = Extents{0, 5, 5, 2, 2, 8, 8}}, none).ok());
+  CHECK(cpu::forward<Causal>({.shape = Extents{3, 5, 5, 0, 0, 8, 8}}, none).ok());
+  CHECK(cpu::backward<Causal>({.shape = Extents{0, 5, 5, 2, 2, 8, 8}}, none).ok());
+  CHECK(cpu::backward<Causal>({.shape = Extents{2, 5, 5, 2, 2, 8, 8}}, none).ok());  // no gradient is wanted
+  CHECK(cpu::step<Causal>({.shape = Extents{0, 1, 1, 2, 2, 8, 8}}, none).ok());
+}
+
+TEST_CASE("workspace_bytes tells what needs nothing from what is refused") {
+  const auto check = [](auto args) {
+    std::size_t bytes = 1;
+    CHECK(std::string(cpu::workspace_bytes<Causal>(args, bytes).reason) == "");
+    CHECK(bytes == 0);
+    args.shape.batch = 2;
+    CHECK(cpu::workspace_bytes<Causal>(args, bytes).ok());
+    CHECK(bytes > 0);
+    CHECK(bytes == cpu::workspace_bytes<Causal>(args));
+    CHECK(std::string(cpu::workspace_bytes<Causal>(args, bytes, {.threads = -1}).reason) ==
+          "execution.threads = -1: must be at least 0");
+    CHECK(bytes == 0);
+    bytes = 1;
+    args.shape.dim_v = 0;
+    CHECK(std::string(cpu::workspace_bytes<Causal>(args, bytes).reason) ==
+          "shape.dim_v = 0: must be at least 1");
+    CHECK(bytes == 0);
+  };
+  const Shape empty = Extents{0, 5, 5, 2, 2, 8, 8};
+  check(ForwardArguments<float>{.shape = empty});
+  check(BackwardArguments<float>{.shape = empty});
+  check(StepArguments<float>{.shape = empty});
 }
 
 TEST_CASE("An execution that cannot be is refused by every call") {
-  const Shape shape{0, 1, 1, 1, 1, 8, 8};
+  const Shape shape = Extents{0, 1, 1, 1, 1, 8, 8};
   const auto each = [&](const cpu::Execution& execution, const std::string& reason) {
     CHECK(cpu::forward<Causal>({.shape = shape}, {}, execution).reason == reason);
     CHECK(cpu::backward<Causal>({.shape = shape}, {}, execution).reason == reason);
@@ -83,21 +110,23 @@ TEST_CASE("An execution that cannot be is refused by every call") {
 }
 
 TEST_CASE("Counts that could overflow are refused") {
-  float h[64] = {}, row[8] = {}, o[8];
+  float h[64] = {}, row[8] = {}, o[8], m = 0;
   std::int64_t count = (std::int64_t{1} << 62) + 1;
-  const CallStatus forward = cpu::forward<Causal>({.shape = {1, 1, 1, 1, 1, 8, 8},
+  const CallStatus forward = cpu::forward<Causal>({.shape = Extents{1, 1, 1, 1, 1, 8, 8},
                                                    .q = {row},
                                                    .k = {row},
                                                    .v = {row},
                                                    .o = {o},
+                                                   .scale_logit = &m,
                                                    .initial_state = {h, &count}},
                                                   {});
   CHECK(std::string(forward.reason) == "initial_state.count[0] = 4611686018427387905: must be at most 2^62");
-  const StepArguments<float> args{.shape = {1, 1, 1, 1, 1, 8, 8},
+  const StepArguments<float> args{.shape = Extents{1, 1, 1, 1, 1, 8, 8},
                                   .q = {row},
                                   .k = {row},
                                   .v = {row},
                                   .o = {o},
+                                  .scale_logit = &m,
                                   .pool = {h, &count},
                                   .pool_slots = 1};
   Scratch scratch(cpu::workspace_bytes<Causal>(args));
@@ -114,7 +143,7 @@ TEST_CASE("Keys and values without query heads still get gradients from the fina
   }
   for (std::size_t i = 0; i < dfinal.size(); ++i) dfinal[i] = std::sin(static_cast<float>(7 * i));
   const float m = 0.5f;
-  const BackwardArguments<float> args{.shape = {1, seq, seq, 0, 1, dim, dim},
+  const BackwardArguments<float> args{.shape = Extents{1, seq, seq, 0, 1, dim, dim},
                                       .k = {k.data()},
                                       .v = {v.data()},
                                       .dk = {dk.data()},
@@ -134,17 +163,19 @@ TEST_CASE("Lengths of keys and sizes of values at opposite ends of the range do 
     for (const float size : {1e-34f, 1.0f, 1e34f}) {
       CAPTURE(length, size);
       constexpr std::int64_t seq = 40, dim = 4;
+      const float m = 0;
       std::vector<float> q(seq * dim), k(seq * dim), v(seq * dim), o(seq * dim);
       for (std::size_t i = 0; i < k.size(); ++i) {
         q[i] = std::sin(static_cast<float>(i));
         k[i] = std::sin(static_cast<float>(5 * i)) * length;
         v[i] = std::cos(static_cast<float>(3 * i)) * size;
       }
-      const ForwardArguments<float> args{.shape = {1, seq, seq, 1, 1, dim, dim},
+      const ForwardArguments<float> args{.shape = Extents{1, seq, seq, 1, 1, dim, dim},
                                          .q = {q.data()},
                                          .k = {k.data()},
                                          .v = {v.data()},
-                                         .o = {o.data()}};
+                                         .o = {o.data()},
+                                         .scale_logit = &m};
       Scratch scratch(cpu::workspace_bytes<Causal>(args));
       const CallStatus status = cpu::forward<Causal>(args, scratch);
       REQUIRE(status.ok());

@@ -155,7 +155,7 @@ TEST_CASE("Forward: an empty problem succeeds and writes nothing but states") {
   // Nothing has to point anywhere then.
   const auto call = cpu_forward<float>(Mask::causal, Scale::by_key);
   cottention::ForwardArguments<float> args;
-  args.shape = {0, 3, 3, 2, 1, 4, 5};
+  args.shape = Extents{0, 3, 3, 2, 1, 4, 5};
   run(call, args, {});
 }
 

@@ -13,9 +13,12 @@
 
 #include "support/catch.hpp"
 #include "support/executor.hpp"
+#include "support/extents.hpp"
 
 namespace cottention::test {
 namespace {
+
+using support::Extents;
 
 using namespace cottention::cpu;
 
@@ -155,7 +158,7 @@ TEST_CASE(
   const float m = 0.5f;
   const auto gradient = [&](int threads) {
     float dm = std::numeric_limits<float>::quiet_NaN();
-    const BackwardArguments<float> args{.shape = {1, tokens, tokens, 1, 1, dim, dim},
+    const BackwardArguments<float> args{.shape = Extents{1, tokens, tokens, 1, 1, dim, dim},
                                         .q = {rows[0].data()},
                                         .k = {rows[1].data()},
                                         .v = {rows[2].data()},

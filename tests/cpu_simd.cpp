@@ -155,7 +155,7 @@ void check_calls() {
   };
   const auto q = draw(75 * 4, 21), k = draw(75 * 2, 21), v = draw(75 * 2, 37), dout = draw(75 * 4, 37);
   std::vector<T> o(dout.size()), dq(q.size()), dk(k.size()), dv(v.size()), stepped(o.size());
-  const std::vector<float> m{0.5f, -0.25f};
+  const std::vector<A> m{A{1} / 3, A{-1} / 7};  // no floats where A is double
   std::vector<A> dm(2), h(2 * 21 * 37);
   std::vector<std::byte> memory(std::size_t{1} << 20);
   void* aligned = memory.data();

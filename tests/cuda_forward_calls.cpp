@@ -151,11 +151,11 @@ TEST_CASE("Without cuts no workspace is asked for") {
 
 TEST_CASE("An empty problem succeeds and launches nothing but counts") {
   cottention::ForwardArguments<float> args;
-  args.shape = {0, 3, 3, 2, 1, 16, 24};
+  args.shape = Extents{0, 3, 3, 2, 1, 16, 24};
   CHECK(cottention::forward<P>(args, {}, nullptr).ok());
-  args.shape = {2, 0, 0, 2, 1, 16, 24};
+  args.shape = Extents{2, 0, 0, 2, 1, 16, 24};
   CHECK(cottention::forward<P>(args, {}, nullptr).ok());
-  args.shape = {2, 3, 3, 0, 0, 16, 24};
+  args.shape = Extents{2, 3, 3, 0, 0, 16, 24};
   CHECK(cottention::forward<P>(args, {}, nullptr).ok());
 }
 

@@ -121,7 +121,7 @@ TEST_CASE("Step on a device: what exceeds a grid or the kernel's counters is ref
         a.shape.heads_kv = a.shape.heads_q = 1 << 18;
         a.k.strides = a.v.strides = a.q.strides = {.batch = 0, .seq = 0, .head = 0};
         a.o.data = nullptr;
-        a.scale_logit = nullptr;
+        a.scale_logit = reinterpret_cast<const float*>(std::uintptr_t{1} << 46);
         a.pool.h = reinterpret_cast<float*>(std::uintptr_t{1} << 45);  // room for as many heads
       },
       "bad shape: shape.heads_kv = 262144: must be at most 262143 on a device");

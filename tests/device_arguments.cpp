@@ -31,7 +31,7 @@ StepArguments<E> step_arguments() {
       .k = {.data = at<const E>(0x200000)},
       .v = {.data = at<const E>(0x300000)},
       .o = {.data = at<E>(0x400000)},
-      .scale_logit = at<const float>(0x500004),
+      .scale_logit = at<const Accumulate<E>>(0x500008),
       .pool = {.h = at<Accumulate<E>>(0x600000), .count = at<std::int64_t>(0x700008)},
       .pool_slots = 5,
       .slot = at<const std::int32_t>(0x800004),
@@ -47,7 +47,7 @@ ForwardArguments<E> forward_arguments() {
       .k = {.data = at<const E>(0x200000)},
       .v = {.data = at<const E>(0x300000)},
       .o = {.data = at<E>(0x400000)},
-      .scale_logit = at<const float>(0x500004),
+      .scale_logit = at<const Accumulate<E>>(0x500008),
       .query_mask = at<const std::uint8_t>(0x600001),
       .key_mask = at<const std::uint8_t>(0x700001),
       .initial_state = {.h = at<const A>(0x800000), .count = at<const std::int64_t>(0x900008)},
@@ -119,6 +119,9 @@ TEST_CASE("Strides must be multiples of 16 bytes") {
   check_tensors<float>(
       [](auto& x) { x.strides.batch = 9002; },
       "bad stride: ?.strides.batch = 9002: must be a multiple of 4 elements, 16 bytes, on a device");
+  check_tensors<bfloat16>(
+      [](auto& x) { x.strides = {.seq = 76, .head = outside_seq}; },
+      "bad stride: ?.strides.seq = 76: must be a multiple of 8 elements, 16 bytes, on a device");
   check_tensors<double>(
       [](auto& x) { x.strides.head = 65; },
       "bad stride: ?.strides.head = 65: must be a multiple of 2 elements, 16 bytes, on a device");

@@ -1,5 +1,5 @@
-// host/dispatch.hpp: from values to Problems.
-#include <cottention/host/dispatch.hpp>
+// dispatch.hpp: from values and names to Problems.
+#include <cottention/dispatch.hpp>
 
 #include <concepts>
 #include <cstring>
@@ -89,6 +89,32 @@ TEST_CASE("Dispatch's refusal fits its status however much is compiled, the like
   CHECK(std::string(status.reason) ==
         "problem = bf16 4611686018427387904x-1 bidirectional unknown: must be one of the 48 compiled in: "
         "bf16 1024x1024 bidirectional by_query, and 47 more");
+}
+
+TEST_CASE("Names of elements are those of NumPy, PyTorch, C and safetensors, in either case") {
+  const auto parsed = [](const char* name) {
+    ElementType element = ElementType::fp64;
+    const CallStatus status = parse_element(name, element);
+    return status.ok() ? std::to_string(static_cast<int>(element)) : std::string(status.reason);
+  };
+  for (const char* name : {"fp64", "float64", "double", "F64", "torch.float64", "torch.double"})
+    CHECK(parsed(name) == "0");
+  for (const char* name : {"fp32", "float32", "float", "F32", "torch.float32", "numpy.float32"})
+    CHECK(parsed(name) == "1");
+  for (const char* name : {"fp16", "float16", "half", "F16", "torch.float16", "torch.half", "Half"})
+    CHECK(parsed(name) == "2");
+  for (const char* name : {"bf16", "bfloat16", "BF16", "torch.bfloat16", "jnp.bfloat16"})
+    CHECK(parsed(name) == "3");
+  const std::string rule =
+      ": must be one of fp64 float64 double f64, fp32 float32 float f32, fp16 float16 half f16, bf16 "
+      "bfloat16";
+  for (const char* name : {"", "int8", "fp3", "fp322", "torch.", "torch", "float32.", "float8_e4m3fn"})
+    CHECK(parsed(name) == "element = " + std::string(name) + rule);
+  const std::string lengthy(1000, 'x');
+  CHECK(parsed(lengthy.c_str()) == "element = " + lengthy.substr(0, 32) + rule);
+  ElementType element = ElementType::bf16;
+  CHECK(parse_element("int8", element).code == StatusCode::bad_option);
+  CHECK(element == ElementType::bf16);
 }
 
 TEST_CASE("Products of lists hold every combination, unions all members") {

@@ -70,7 +70,7 @@ ForwardArguments<E> forward_arguments() {
           .k = {.data = at<const E>(0x200000)},
           .v = {.data = at<const E>(0x300000)},
           .o = {.data = at<E>(0x400000)},
-          .scale_logit = at<const float>(0x500000),
+          .scale_logit = at<const A>(0x500000),
           .query_mask = at<const std::uint8_t>(0x600001),
           .key_mask = at<const std::uint8_t>(0x700001),
           .initial_state = {.h = at<const A>(0xa00000), .count = at<const std::int64_t>(0xb00000)},
@@ -88,7 +88,7 @@ BackwardArguments<E> backward_arguments() {
           .dq = {.data = at<E>(0x500000)},
           .dk = {.data = at<E>(0x600000)},
           .dv = {.data = at<E>(0x700000)},
-          .scale_logit = at<const float>(0x800000),
+          .scale_logit = at<const A>(0x800000),
           .dscale_logit = at<A>(0x900000),
           .query_mask = at<const std::uint8_t>(0xa00001),
           .key_mask = at<const std::uint8_t>(0xb00001),
@@ -105,7 +105,7 @@ StepArguments<E> step_arguments() {
           .k = {.data = at<const E>(0x200000)},
           .v = {.data = at<const E>(0x300000)},
           .o = {.data = at<E>(0x400000)},
-          .scale_logit = at<const float>(0x500000),
+          .scale_logit = at<const A>(0x500000),
           .pool = {.h = at<A>(0x600000), .count = at<std::int64_t>(0x700000)},
           .pool_slots = 3,
           .slot = at<const std::int32_t>(0x800000),
@@ -220,7 +220,15 @@ TEST_CASE("Extents whose product overflows are refused") {
       "bad shape: shape of initial_state.h = [1073741824, 2, 65536, 65536]: must have at most 2^57 elements");
   CHECK(step_with([](auto& args) { args.pool_slots = most; }) ==
         "bad shape: shape of pool.h = [9223372036854775807, 2, 64, 32]: must have at most 2^57 elements");
-  CHECK(forward_with([](auto& args) { args.shape = {most, most, most, most, most, 1, 1}; }) ==
+  CHECK(forward_with([](auto& args) {
+          args.shape = {.batch = most,
+                        .seq_q = most,
+                        .seq_k = most,
+                        .heads_q = most,
+                        .heads_kv = most,
+                        .dim_qk = 1,
+                        .dim_v = 1};
+        }) ==
         "bad shape: shape of q = [9223372036854775807, 9223372036854775807, 9223372036854775807, 1]: must "
         "have at "
         "most 2^57 elements");
@@ -236,6 +244,7 @@ TEST_CASE("Packed tensors have no batch axis") {
           args.k.data += std::int64_t{1} << 56;
           args.v.data += std::int64_t{1} << 57;
           args.o.strides.batch = 0;
+          args.scale_logit = at<const float>(0x1000);
         }) == "ok");
 }
 
@@ -305,12 +314,59 @@ TEST_CASE("Tensors of step must not be null, but o may be, and then q") {
 
 TEST_CASE("Options may be null") {
   CHECK(forward_with([](auto& args) {
-          args = {.shape = args.shape, .q = args.q, .k = args.k, .v = args.v, .o = args.o};
+          args = {.shape = args.shape,
+                  .q = args.q,
+                  .k = args.k,
+                  .v = args.v,
+                  .o = args.o,
+                  .scale_logit = args.scale_logit};
         }) == "ok");
   CHECK(forward_with([](auto& args) { args.final_state.h = nullptr; }) == "ok");
   CHECK(forward_with([](auto& args) { args.final_state.count = nullptr; }) == "ok");
-  CHECK(step_with([](auto& args) { args.scale_logit = nullptr; }) == "ok");
   CHECK(step_with([](auto& args) { args.slot = nullptr, args.accepted = nullptr; }) == "ok");
+}
+
+/// Checks scale_logit = null with every call of a Scale: `change(args)` and then what comes of it.
+template <Scale scale, class Change>
+void check_null_scale(Change change, const std::string& expected) {
+  using Weighted = Problem<float, any_head_dim, Mask::causal, scale>;
+  const auto check = [&](auto args) {
+    args.scale_logit = nullptr;
+    change(args);
+    CHECK(outcome(validate<Weighted>(args)) == expected);
+  };
+  check(forward_arguments<float>());
+  check(backward_arguments<float>());
+  check(step_arguments<float>());
+}
+
+TEST_CASE("scale_logit must not be null where it weighs anything, but Scale::none does not look at it") {
+  const std::string reason =
+      "null pointer: scale_logit = null: must point to 2 elements, m of each key head. Remedy: give it, or "
+      "write Scale::none in the Problem for w = 1";
+  const auto unchanged = [](auto&) {};
+  check_null_scale<Scale::by_key>(unchanged, reason);
+  check_null_scale<Scale::by_query>(unchanged, reason);
+  check_null_scale<Scale::none>(unchanged, "ok");
+  const auto without_query_heads = [](auto& args) { args.shape.heads_q = 0; };
+  check_null_scale<Scale::by_key>(without_query_heads, reason);
+  check_null_scale<Scale::by_query>(without_query_heads, "ok");
+  check_null_scale<Scale::by_key>([](auto& args) { args.shape.heads_q = args.shape.heads_kv = 0; }, "ok");
+  check_null_scale<Scale::by_key>([](auto& args) { args.shape.batch = 0; }, "ok");
+  check_null_scale<Scale::by_query>([](auto& args) { args.shape.seq_q = args.shape.seq_k = 0; }, "ok");
+
+  auto cross = forward_arguments<float>();
+  cross.scale_logit = nullptr;
+  cross.shape.seq_k = 0;
+  CHECK(outcome(validate<Both>(cross)) == "ok");
+  CHECK(outcome(validate<Problem<float, any_head_dim, Mask::bidirectional, Scale::by_query>>(cross)) ==
+        reason);
+  const BackwardArguments<float> nothing_wanted{.shape = small};
+  CHECK(outcome(validate<P>(nothing_wanted)) == "ok");
+  // What is not read may lie anywhere, even where o is.
+  auto unweighted = forward_arguments<float>();
+  unweighted.scale_logit = at<const float>(0x400002);
+  CHECK(outcome(validate<Problem<float, any_head_dim, Mask::causal, Scale::none>>(unweighted)) == "ok");
 }
 
 TEST_CASE("An initial state needs both h and count") {
@@ -370,9 +426,9 @@ TEST_CASE("Strides that leave the address space are refused") {
         "bad stride: q.strides = {5242880, -1048576, 64}: elements must lie within 2^57 bytes of addresses");
   CHECK(
       forward_with([](auto& args) {
-        args.q.strides = {-most, -most, -most};
+        args.q.strides = {2 - most, 2 - most, 2 - most};
       }) ==
-      "bad stride: q.strides = {-9223372036854775807, -9223372036854775807, -9223372036854775807}: elements "
+      "bad stride: q.strides = {-9223372036854775805, -9223372036854775805, -9223372036854775805}: elements "
       "must lie within 2^57 bytes of addresses");
   CHECK(forward_with([](auto& args) {
           args.q.strides = {.batch = std::int64_t{1} << 55, .seq = -(std::int64_t{1} << 53)};
@@ -418,11 +474,16 @@ TEST_CASE("Output rows that overlap are refused") {
         "bad stride: o.strides.head = 31" + rule + "(32 is contiguous)");
   CHECK(backward_with([](auto& args) { args.dk.strides.seq = 64; }) ==
         "bad stride: dk.strides.seq = 64" + rule + "(128 is contiguous)");
+  // of heads outside of seq, in numbers
+  CHECK(o({.batch = 639, .head = outside_seq}) ==
+        "bad stride: o.strides.batch = 639" + rule + "(640 is contiguous)");
+  CHECK(o({.seq = 31, .head = outside_seq}) ==
+        "bad stride: o.strides.seq = 31" + rule + "(128 is contiguous)");
 }
 
 TEST_CASE("Outputs may have any strides that keep their elements apart") {
   const auto o = [](Strides strides) { return forward_with([=](auto& args) { args.o.strides = strides; }); };
-  CHECK(o(bhsd_strides(5, 4, 32)) == "ok");
+  CHECK(o(bhsd) == "ok");
   CHECK(o({.batch = 128, .seq = 256, .head = 32}) == "ok");  // [seq, batch, heads, dim]
   CHECK(o({.batch = -640, .seq = 128, .head = 32}) == "ok");
   CHECK(o({.batch = 640, .seq = -128, .head = -32}) == "ok");
@@ -572,6 +633,7 @@ TEST_CASE("Gradients may be views of one packed buffer of tokens") {
       .k = {at<const half>(0x20000000)},
       .v = {at<const half>(0x30000000)},
       .dout = {at<const half>(0x40000000)},
+      .scale_logit = at<const float>(0x2000),
       .cu_seqlens_q = at<const std::int32_t>(0x1000),
       .cu_seqlens_k = at<const std::int32_t>(0x1000)};
   half* buffer = at<half>(0x50000000);
@@ -685,11 +747,17 @@ TEST_CASE("Random small layouts are refused exactly when two elements share an a
   BackwardArguments<float> args{.q = {at<const float>(0x1000)},
                                 .k = {at<const float>(0x2000)},
                                 .v = {at<const float>(0x3000)},
-                                .dout = {at<const float>(0x4000)}};
+                                .dout = {at<const float>(0x4000)},
+                                .scale_logit = at<const float>(0x5000)};
   int legal = 0, repeated = 0, shared = 0, wrong = 0;
   for (int trial = 0; trial < 50'000; ++trial) {
     Shape& s = args.shape;
-    s = {pick(1, 3), pick(1, 4), pick(1, 4), 0, pick(1, 3), pick(1, 5), 1};
+    s = {.batch = pick(1, 3),
+         .seq_q = pick(1, 4),
+         .seq_k = pick(1, 4),
+         .heads_kv = pick(1, 3),
+         .dim_qk = pick(1, 5),
+         .dim_v = 1};
     s.heads_q = s.heads_kv * pick(1, 2);
     args.dq = {at<float>(0x100000), strides(s.batch, s.seq_q, s.heads_q, s.dim_qk)};
     args.dk = {args.dq.data + pick(-60, 60), strides(s.batch, s.seq_k, s.heads_kv, s.dim_qk)};
@@ -723,11 +791,18 @@ TEST_CASE("Random small layouts are refused exactly when two elements share an a
 TEST_CASE("A layout too intricate to decide is accepted after a bounded search") {
   // Even strides and an odd distance never meet, but only by parity; an unbounded search would try 10^15
   // sums.
-  BackwardArguments<float> args{.shape = {100'000, 100'000, 100'000, 100'000, 100'000, 1, 1},
+  BackwardArguments<float> args{.shape = {.batch = 100'000,
+                                          .seq_q = 100'000,
+                                          .seq_k = 100'000,
+                                          .heads_q = 100'000,
+                                          .heads_kv = 100'000,
+                                          .dim_qk = 1,
+                                          .dim_v = 1},
                                 .q = {at<const float>(0x1000), {0, 0, 0}},
                                 .k = {at<const float>(0x1000), {0, 0, 0}},
                                 .v = {at<const float>(0x1000), {0, 0, 0}},
-                                .dout = {at<const float>(0x1000), {0, 0, 0}}};
+                                .dout = {at<const float>(0x1000), {0, 0, 0}},
+                                .scale_logit = at<const float>(0x2000)};
   args.dq = {at<float>(0x1000000), {200'000LL * 100'000, 200'000, 2}};
   args.dk = {args.dq.data + 1'000'000'001, {210'022LL * 100'006, 210'022, 2 * 50'021}};
   args.shape.heads_kv = args.shape.heads_q = 2;

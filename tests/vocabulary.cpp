@@ -247,6 +247,62 @@ TEST_CASE("A Tiling is a template value") {
   STATIC_REQUIRE_FALSE(tiling == Tiling{64});
 }
 
+/// Another library's 16-bit type.
+class Foreign {
+ public:
+  Foreign() = default;
+  explicit Foreign(std::uint16_t bits) : bits_(bits) {}
+  std::uint16_t bits() const { return bits_; }
+
+ private:
+  std::uint16_t bits_;
+};
+
+// Compiled as users compile: there a compiler takes it that types which may not alias lie apart.
+#if defined(__clang__)
+#define COTTENTION_TEST_OPTIMISED
+#else
+#define COTTENTION_TEST_OPTIMISED __attribute__((optimize("O3")))
+#endif
+
+/// The bits of *x once *y is written, which lies in the same place.
+template <class T>
+COTTENTION_TEST_OPTIMISED [[gnu::noinline]] std::uint16_t bits_after_write(Foreign* x, T* y) {
+  *x = Foreign(0x3c00);
+  *y = T::from_bits(0x4000);
+  return x->bits();
+}
+template <class T>
+COTTENTION_TEST_OPTIMISED [[gnu::noinline]] std::uint16_t bits_after_read(Foreign* x, const T* y) {
+  *x = Foreign(0x3c00);
+  const std::uint16_t before = y->bits;
+  *x = Foreign(0x4000);
+  return static_cast<std::uint16_t>(y->bits - before);
+}
+
+TEMPLATE_TEST_CASE("Pointers to other libraries' 16-bit types become pointers to ours, and may alias them",
+                   "", half, bfloat16) {
+  Foreign x[2] = {Foreign(0x3c00), Foreign(0x4000)};
+  const Foreign* read_only = x;
+  CHECK(as_elements<TestType>(x)[1].bits == 0x4000);
+  CHECK(bits_after_write(x, as_elements<TestType>(x)) == 0x4000);
+  CHECK(bits_after_read(x, as_elements<TestType>(read_only)) == 0x400);
+  STATIC_REQUIRE(std::is_same_v<decltype(as_elements<TestType>(x)), TestType*>);
+  STATIC_REQUIRE(std::is_same_v<decltype(as_elements<TestType>(read_only)), const TestType*>);
+  void* untyped = x;
+  const void* read_only_untyped = x;
+  STATIC_REQUIRE(std::is_same_v<decltype(as_elements<TestType>(untyped)), TestType*>);
+  STATIC_REQUIRE(std::is_same_v<decltype(as_elements<TestType>(read_only_untyped)), const TestType*>);
+  CHECK(as_elements<TestType>(read_only_untyped) == as_elements<TestType>(x));
+  const TestType own = TestType::from_bits(0x3c00);
+  CHECK(as_elements<TestType>(&own) == &own);
+  std::uint16_t bits = 0x3c00;
+  CHECK(as_elements<TestType>(&bits)->bits == 0x3c00);
+  float wide = 1;
+  untyped = &wide;
+  CHECK(*as_elements<float>(untyped) == 1);
+}
+
 TEST_CASE("Strides left contiguous follow from the shape") {
   constexpr std::int64_t seq = 5, heads = 3, dim = 7;
   STATIC_REQUIRE(resolve({}, seq, heads, dim) == Strides{.batch = 105, .seq = 21, .head = 7});
@@ -269,10 +325,20 @@ TEST_CASE("Strides left contiguous make room for the strides given inside them")
                  std::numeric_limits<std::int64_t>::max());
 }
 
-TEST_CASE("BHSD strides put the positions of a head next to each other") {
-  constexpr Strides strides = bhsd_strides(5, 3, 7);
+TEST_CASE("bshd and bhsd stand for the strides of those orders of axes") {
+  STATIC_REQUIRE(resolve(bshd, 5, 3, 7) == Strides{.batch = 105, .seq = 21, .head = 7});
+  constexpr Strides strides = resolve(bhsd, 5, 3, 7);
   STATIC_REQUIRE(strides == Strides{.batch = 105, .seq = 7, .head = 35});
   STATIC_REQUIRE(resolve(strides, 5, 3, 7) == strides);
+  // a single head or position, and none
+  STATIC_REQUIRE(resolve(bhsd, 5, 1, 7) == Strides{.batch = 35, .seq = 7, .head = 35});
+  STATIC_REQUIRE(resolve(bhsd, 1, 3, 7) == Strides{.batch = 21, .seq = 7, .head = 7});
+  STATIC_REQUIRE(resolve(bhsd, 0, 3, 7).seq == 7);
+  // heads outside of seq with rows of a given distance, and where products overflow
+  STATIC_REQUIRE(resolve({.seq = 10, .head = outside_seq}, 5, 3, 7) == Strides{150, 10, 50});
+  STATIC_REQUIRE(resolve({.seq = -10, .head = outside_seq}, 5, 3, 7) == Strides{150, -10, 50});
+  STATIC_REQUIRE(resolve({.seq = std::int64_t{1} << 62, .head = outside_seq}, 5, 3, 7).head ==
+                 std::numeric_limits<std::int64_t>::max());
 }
 
 TEST_CASE("A CallStatus is a success unless it says otherwise") {
@@ -327,6 +393,9 @@ TEST_CASE("Arguments are plain structs that start empty") {
   STATIC_REQUIRE(std::is_trivially_copyable_v<ForwardArguments<half>>);
   STATIC_REQUIRE(std::is_same_v<decltype(StepArguments<double>{}.pool), State<double>>);
   STATIC_REQUIRE(std::is_same_v<decltype(StepArguments<half>{}.pool), State<float>>);
+  STATIC_REQUIRE(std::is_same_v<decltype(ForwardArguments<double>{}.scale_logit), const double*>);
+  STATIC_REQUIRE(std::is_same_v<decltype(BackwardArguments<bfloat16>{}.scale_logit), const float*>);
+  STATIC_REQUIRE(sizeof(Shape) == 7 * sizeof(std::int64_t));  // its by_name takes no room
   float o[8] = {};
   const ForwardArguments<float> args{.shape = {.batch = 1, .seq_q = 2},
                                      .o = {.data = o, .strides = {.seq = 4}}};

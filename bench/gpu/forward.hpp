@@ -28,13 +28,11 @@ struct ForwardBuffers {
         k(random_buffer<T>(count, seed + 1)),
         v(random_buffer<T>(count, seed + 2)),
         o(count),
-        m(uploaded(std::vector<float>(static_cast<std::size_t>(s.heads), 0.5f))) {
+        m(uploaded(std::vector<A>(static_cast<std::size_t>(s.heads), A{0.5}))) {
     if (batch == Batch::packed) offsets = uploaded(uneven_offsets(s.batch, s.seq));
   }
 
-  cottention::Shape shape() const {
-    return {size.batch, size.seq, size.seq, size.heads, size.heads, size.dim, size.dim};
-  }
+  cottention::Shape shape() const { return size.shape(); }
   cottention::ForwardArguments<T> arguments() const {
     cottention::ForwardArguments<T> args;
     args.shape = shape();
@@ -65,8 +63,7 @@ struct ForwardBuffers {
   Size size;
   std::int64_t count;
   Buffer<T> q, k, v, o;
-  Buffer<float> m;
-  Buffer<A> h;
+  Buffer<A> m, h;
   Buffer<std::int64_t> tokens, offsets;
   Buffer<unsigned char> scratch;
 };

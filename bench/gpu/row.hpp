@@ -12,6 +12,7 @@
 #include <utility>
 #include <vector>
 
+#include <cottention/arguments.hpp>
 #include <cottention/problem.hpp>
 #include <cottention/status.hpp>
 #include <cottention/tiling.hpp>
@@ -27,6 +28,15 @@ namespace bench {
 struct Size {
   std::int64_t batch, heads, seq;
   int dim;
+  cottention::Shape shape() const {
+    return {.batch = batch,
+            .seq_q = seq,
+            .seq_k = seq,
+            .heads_q = heads,
+            .heads_kv = heads,
+            .dim_qk = dim,
+            .dim_v = dim};
+  }
 };
 
 struct Conditions {

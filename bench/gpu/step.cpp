@@ -24,13 +24,13 @@ struct StepBuffers {
         k(random_buffer<T>(s.batch * s.seq * s.heads * s.dim, seed + 1)),
         v(random_buffer<T>(s.batch * s.seq * s.heads * s.dim, seed + 2)),
         o(s.batch * s.seq * s.heads * s.dim),
-        m(uploaded(std::vector<float>(static_cast<std::size_t>(s.heads), 0.5f))),
+        m(uploaded(std::vector<A>(static_cast<std::size_t>(s.heads), A{0.5}))),
         h(random_buffer<A>(s.batch * s.heads * s.dim * s.dim, seed + 3)),
         count(uploaded(std::vector<std::int64_t>(static_cast<std::size_t>(s.batch), 1000))) {}
 
   StepArguments<T> arguments() const {
     StepArguments<T> args;
-    args.shape = {size.batch, size.seq, size.seq, size.heads, size.heads, size.dim, size.dim};
+    args.shape = size.shape();
     args.q = {q.data()};
     args.k = {k.data()};
     args.v = {v.data()};
@@ -46,8 +46,7 @@ struct StepBuffers {
 
   Size size;
   Buffer<T> q, k, v, o;
-  Buffer<float> m;
-  Buffer<A> h;
+  Buffer<A> m, h;
   Buffer<std::int64_t> count;
 };
 

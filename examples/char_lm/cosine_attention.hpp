@@ -23,20 +23,17 @@ class CosineAttention final : public Attention<Real> {
       : execution_{.threads = team.threads(), .run = run_on_team, .context = &team},
         heads_(heads),
         head_dim_(head_dim),
-        scale_logit_(static_cast<std::size_t>(heads)),
         h_(static_cast<std::size_t>(layers * heads * head_dim * head_dim)),
         count_(static_cast<std::size_t>(layers)) {}
 
   void forward(const AttentionShape& shape, std::int64_t, const Real* qkv, const Real* scale_logit,
                Real* o) override {
-    take(scale_logit);
-    const auto arguments = forward_arguments<Real>(shape, qkv, scale_logit_.data(), o);
+    const auto arguments = forward_arguments<Real>(shape, qkv, scale_logit, o);
     check(cottention::cpu::forward<Problem>(arguments, workspace_for(arguments, execution_), execution_));
   }
 
   void backward(const AttentionShape& shape, std::int64_t, const Real* qkv, const Real* scale_logit,
                 const Real*, const Real* dout, Real* dqkv, Real* dscale_logit) override {
-    take(scale_logit);
     const cottention::BackwardArguments<Real> arguments{.shape = extents(shape),
                                                         .q = part(qkv, 0, shape),
                                                         .k = part(qkv, 1, shape),
@@ -45,7 +42,7 @@ class CosineAttention final : public Attention<Real> {
                                                         .dq = part(dqkv, 0, shape),
                                                         .dk = part(dqkv, 1, shape),
                                                         .dv = part(dqkv, 2, shape),
-                                                        .scale_logit = scale_logit_.data(),
+                                                        .scale_logit = scale_logit,
                                                         .dscale_logit = dscale_logit};
     check(cottention::cpu::backward<Problem>(arguments, workspace_for(arguments, execution_), execution_));
   }
@@ -56,9 +53,8 @@ class CosineAttention final : public Attention<Real> {
   }
 
   void step(std::int64_t layer, const Real* qkv, const Real* scale_logit, Real* o) override {
-    take(scale_logit);
     const std::int64_t state = heads_ * head_dim_ * head_dim_;
-    const auto arguments = step_arguments<Real>(heads_, head_dim_, qkv, scale_logit_.data(), o,
+    const auto arguments = step_arguments<Real>(heads_, head_dim_, qkv, scale_logit, o,
                                                 {h_.data() + layer * state, count_.data() + layer});
     // A token of one sequence is a few microseconds of work: less than waking other threads.
     const cottention::cpu::Execution alone{.threads = 1};
@@ -81,12 +77,6 @@ class CosineAttention final : public Attention<Real> {
     if (!status) throw std::runtime_error(std::string("cosine attention: ") + status.reason);
   }
 
-  /// The library takes m in fp32 whatever the element.
-  void take(const Real* scale_logit) {
-    for (std::size_t h = 0; h < scale_logit_.size(); ++h)
-      scale_logit_[h] = static_cast<float>(scale_logit[h]);
-  }
-
   /// The same memory for every call; it grows at the first call of a shape.
   template <class Arguments>
   cottention::Workspace workspace_for(const Arguments& arguments,
@@ -98,7 +88,6 @@ class CosineAttention final : public Attention<Real> {
 
   cottention::cpu::Execution execution_;
   std::int64_t heads_, head_dim_;
-  std::vector<float> scale_logit_;
   std::vector<Real> h_;              // (layers, heads, head_dim, head_dim)
   std::vector<std::int64_t> count_;  // (layers)
   std::vector<Block> memory_;

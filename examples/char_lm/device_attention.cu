@@ -7,8 +7,8 @@
 #include <vector>
 
 #include <cottention/backward.cuh>
+#include <cottention/dispatch.hpp>
 #include <cottention/forward.cuh>
-#include <cottention/host/dispatch.hpp>
 #include <cottention/step.cuh>
 
 #include "../device_support.hpp"

@@ -29,7 +29,8 @@ cottention::Tensor<T> part(T* qkv, std::int64_t which, const AttentionShape& sha
 
 template <class Real>
 cottention::ForwardArguments<Real> forward_arguments(const AttentionShape& shape, const Real* qkv,
-                                                     const float* scale_logit, Real* o) {
+                                                     const cottention::Accumulate<Real>* scale_logit,
+                                                     Real* o) {
   return {.shape = extents(shape),
           .q = part(qkv, 0, shape),
           .k = part(qkv, 1, shape),
@@ -41,7 +42,7 @@ cottention::ForwardArguments<Real> forward_arguments(const AttentionShape& shape
 /// Of the next token of one sequence, whose state is `state`.
 template <class Real>
 cottention::StepArguments<Real> step_arguments(std::int64_t heads, std::int64_t head_dim, const Real* qkv,
-                                               const float* scale_logit, Real* o,
+                                               const cottention::Accumulate<Real>* scale_logit, Real* o,
                                                cottention::State<Real> state) {
   const AttentionShape shape{.batch = 1, .seq = 1, .heads = heads, .head_dim = head_dim};
   return {.shape = extents(shape),

@@ -13,8 +13,7 @@ namespace {
 
 constexpr std::int64_t batch = 2, seq = 51;  // more than one chunk or block of queries
 // Steps of central differences of a loss near 5, in double: rounding costs 5 * 1.1e-16 / step, truncation
-// grows as step^2. m, whose derivatives are small and smooth, is given a larger one; it reaches the library
-// in fp32, where 0.5 moves exactly by powers of two.
+// grows as step^2. m, whose derivatives are small and smooth, is given a larger one.
 constexpr double weight_step = 0x1p-16, scale_logit_step = 0x1p-13;
 constexpr double bound = 1e-7;  // relative, on the norm of each kind of parameter
 

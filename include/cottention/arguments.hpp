@@ -10,8 +10,14 @@
 
 namespace cottention {
 
-/// Extents, in elements.
+/// Keeps a Shape from being given as a row of numbers: seven of one type are too easily mixed up.
+struct ExtentsAreGivenByName {
+  explicit ExtentsAreGivenByName() = default;
+};
+
+/// Extents, in elements, given by name: `{.batch = 2, .seq_q = 500, ...}`. Those left out are 0.
 struct Shape {
+  [[no_unique_address]] ExtentsAreGivenByName by_name = ExtentsAreGivenByName();
   std::int64_t batch = 0;     ///< sequences; in packed batches, the number of sequences packed
   std::int64_t seq_q = 0;     ///< positions of q and o; in packed batches, the length of their token axis
   std::int64_t seq_k = 0;     ///< positions of k and v, likewise; equal to seq_q when causal
@@ -70,12 +76,14 @@ enum class Plan {
 template <Element T>
 struct ForwardArguments {
   Shape shape{};
-  Tensor<const T> q{};                 ///< [batch, seq_q, heads_q, dim_qk]
-  Tensor<const T> k{};                 ///< [batch, seq_k, heads_kv, dim_qk]
-  Tensor<const T> v{};                 ///< [batch, seq_k, heads_kv, dim_v]
-  Tensor<T> o{};                       ///< [batch, seq_q, heads_q, dim_v], written. A masked query's row
-                                       ///< becomes 0
-  const float* scale_logit = nullptr;  ///< [heads_kv], m; null: w = 1
+  Tensor<const T> q{};  ///< [batch, seq_q, heads_q, dim_qk]
+  Tensor<const T> k{};  ///< [batch, seq_k, heads_kv, dim_qk]
+  Tensor<const T> v{};  ///< [batch, seq_k, heads_kv, dim_v]
+  Tensor<T> o{};        ///< [batch, seq_q, heads_q, dim_v], written. A masked query's row
+                        ///< becomes 0
+  /// [heads_kv], m: required where it weighs anything, that is, where v has elements (Scale::by_key) or o has
+  /// (by_query). Scale::none reads and checks nothing behind it, and it may be null.
+  const Accumulate<T>* scale_logit = nullptr;
   const std::uint8_t* query_mask = nullptr;   ///< [batch, seq_q]
   const std::uint8_t* key_mask = nullptr;     ///< [batch, seq_k]; counts n count unmasked keys
   Offsets cu_seqlens_q{};                     ///< [batch + 1]; given together with cu_seqlens_k
@@ -95,14 +103,14 @@ struct BackwardArguments {
   Tensor<const T> q{};  ///< as in the forward call
   Tensor<const T> k{};
   Tensor<const T> v{};
-  Tensor<const T> dout{};                    ///< [batch, seq_q, heads_q, dim_v]
-  Tensor<T> dq{};                            ///< [batch, seq_q, heads_q, dim_qk]
-  Tensor<T> dk{};                            ///< [batch, seq_k, heads_kv, dim_qk]
-  Tensor<T> dv{};                            ///< [batch, seq_k, heads_kv, dim_v]
-  const float* scale_logit = nullptr;        ///< [heads_kv]
-  Accumulate<T>* dscale_logit = nullptr;     ///< [heads_kv], dL/dm summed over the batch
-  const std::uint8_t* query_mask = nullptr;  ///< [batch, seq_q]
-  const std::uint8_t* key_mask = nullptr;    ///< [batch, seq_k]
+  Tensor<const T> dout{};                      ///< [batch, seq_q, heads_q, dim_v]
+  Tensor<T> dq{};                              ///< [batch, seq_q, heads_q, dim_qk]
+  Tensor<T> dk{};                              ///< [batch, seq_k, heads_kv, dim_qk]
+  Tensor<T> dv{};                              ///< [batch, seq_k, heads_kv, dim_v]
+  const Accumulate<T>* scale_logit = nullptr;  ///< [heads_kv], as in the forward call
+  Accumulate<T>* dscale_logit = nullptr;       ///< [heads_kv], dL/dm summed over the batch; 0 for Scale::none
+  const std::uint8_t* query_mask = nullptr;    ///< [batch, seq_q]
+  const std::uint8_t* key_mask = nullptr;      ///< [batch, seq_k]
   Offsets cu_seqlens_q{};
   Offsets cu_seqlens_k{};
   ConstState<Accumulate<T>> initial_state{};  ///< as in the forward call
@@ -123,11 +131,11 @@ struct BackwardArguments {
 template <Element T>
 struct StepArguments {
   Shape shape{};
-  Tensor<const T> q{};                 ///< [batch, T, heads_q, dim_qk]; may be null when o is
-  Tensor<const T> k{};                 ///< [batch, T, heads_kv, dim_qk]
-  Tensor<const T> v{};                 ///< [batch, T, heads_kv, dim_v]
-  Tensor<T> o{};                       ///< [batch, T, heads_q, dim_v]; null: only the states advance
-  const float* scale_logit = nullptr;  ///< [heads_kv]
+  Tensor<const T> q{};                         ///< [batch, T, heads_q, dim_qk]; may be null when o is
+  Tensor<const T> k{};                         ///< [batch, T, heads_kv, dim_qk]
+  Tensor<const T> v{};                         ///< [batch, T, heads_kv, dim_v]
+  Tensor<T> o{};                               ///< [batch, T, heads_q, dim_v]; null: only the states advance
+  const Accumulate<T>* scale_logit = nullptr;  ///< [heads_kv], as in ForwardArguments
   State<Accumulate<T>> pool{};         ///< [slots, heads_kv, dim_qk, dim_v] and [slots], updated in place
   std::int64_t pool_slots = 0;         ///< states in the pool
   const std::int32_t* slot = nullptr;  ///< [batch], each slot at most once; negative: an idle lane, for which

@@ -7,19 +7,34 @@
 #include <cottention/host/gradients.cuh>
 
 namespace cottention {
-/// Bytes of scratch that `backward` needs on the calling thread's current device; pointers need not be set
-/// yet. 0 for shapes and splits that will be refused. With a Tiling: that of the call.
+/// Bytes of scratch that `backward` needs on the calling thread's current device, which may be 0; pointers
+/// need not be set yet. With a Tiling: that of the call. Anything but ok has `bytes` 0, and names what of the
+/// shape or of `split` would be refused or carries the number of CUDA's error, as where there is no device.
 template <AnyProblem P, Tiling tiling>
-std::size_t workspace_bytes(const BackwardArguments<typename P::element>& args, Split split = {}) {
+[[nodiscard]] CallStatus workspace_bytes(const BackwardArguments<typename P::element>& args,
+                                         std::size_t& bytes, Split split = {}) {
+  bytes = 0;
+  if (CallStatus status = host::validate_extents<P>(args, split); !status) return status;
   device::Properties device;
-  if (!host::validate_extents<P>(args, split) || !device::current_device(device)) return 0;
-  return host::Gradients<P, host::GivenTiling<tiling>>(args, split, device).workspace_bytes();
+  if (CallStatus status = device::current_device(device); !status) return status;
+  bytes = host::Gradients<P, host::GivenTiling<tiling>>(args, split, device).workspace_bytes();
+  return {};
 }
 template <AnyProblem P>
-std::size_t workspace_bytes(const BackwardArguments<typename P::element>& args, Split split = {}) {
+[[nodiscard]] CallStatus workspace_bytes(const BackwardArguments<typename P::element>& args,
+                                         std::size_t& bytes, Split split = {}) {
+  bytes = 0;
+  if (CallStatus status = host::validate_extents<P>(args, split); !status) return status;
   device::Properties device;
-  if (!host::validate_extents<P>(args, split) || !device::current_device(device)) return 0;
-  return host::Gradients<P, host::TunedTiling>(args, split, device).workspace_bytes();
+  if (CallStatus status = device::current_device(device); !status) return status;
+  bytes = host::Gradients<P, host::TunedTiling>(args, split, device).workspace_bytes();
+  return {};
+}
+/// The same as a number, 0 where the call would be refused.
+template <AnyProblem P, Tiling... tiling>
+std::size_t workspace_bytes(const BackwardArguments<typename P::element>& args, Split split = {}) {
+  std::size_t bytes = 0;
+  return workspace_bytes<P, tiling...>(args, bytes, split) ? bytes : 0;
 }
 
 /// Gradients of a loss with respect to q, k, v, scale_logit and the initial state, from those with respect to

@@ -2,6 +2,6 @@
 #pragma once
 
 #include <cottention/backward.cuh>
+#include <cottention/dispatch.hpp>
 #include <cottention/forward.cuh>
-#include <cottention/host/dispatch.hpp>
 #include <cottention/step.cuh>

@@ -1,8 +1,8 @@
 // The element types of q, k, v and o: double, float, half and bfloat16.
 //
 // half and bfloat16 are storage types: two bytes and their conversions, with no CUDA header needed. They
-// share size, alignment and bit pattern with CUDA's __half and __nv_bfloat16, so a pointer to one may be
-// reinterpreted as a pointer to the other.
+// share size, alignment and bit pattern with the 16-bit types of other libraries, CUDA's __half and
+// __nv_bfloat16 or PyTorch's at::Half, and may alias them: as_elements makes a pointer to one of the other.
 #pragma once
 
 #include <bit>
@@ -13,7 +13,7 @@
 namespace cottention {
 
 /// IEEE 754 binary16, the bits of CUDA's `__half`. Conversion from float rounds to nearest, ties to even.
-struct half {
+struct [[gnu::may_alias]] half {
   std::uint16_t bits;
 
   half() = default;
@@ -56,7 +56,7 @@ struct half {
 
 /// bfloat16: the upper half of a float, the bits of CUDA's `__nv_bfloat16`. Conversion from float rounds to
 /// nearest, ties to even.
-struct bfloat16 {
+struct [[gnu::may_alias]] bfloat16 {
   std::uint16_t bits;
 
   bfloat16() = default;
@@ -92,6 +92,36 @@ concept Element =
 /// What sums, norms and the recurrent state are held in: double for double, float for everything else.
 template <Element T>
 using Accumulate = std::conditional_t<std::same_as<T, double>, double, float>;
+
+namespace detail {
+
+/// Whether memory that holds Ts may be pointed to as memory that holds Us.
+template <class T, class U>
+constexpr bool holds() {
+  if constexpr (std::is_void_v<U> || std::same_as<T, U>)
+    return true;
+  else
+    return sizeof(T) == 2 && sizeof(U) == 2 && std::is_trivially_copyable_v<U> && !Element<U>;
+}
+
+}  // namespace detail
+
+/// A pointer to Ts from one of another library's: `void*`, and for half and bfloat16 a pointer to any other
+/// trivially copyable type of 16 bits, such as __half, __nv_bfloat16, at::Half or std::uint16_t. Which of the
+/// two formats the bits are in is for the caller to know. Const stays const.
+template <Element T, class U>
+auto as_elements(U* pointer) {
+  using From = std::remove_cv_t<U>;
+  static_assert(
+      detail::holds<T, From>() && !std::is_volatile_v<U>,
+      "cottention: as_elements<T> takes void*, T* and, where T is half or bfloat16, a pointer to another "
+      "library's trivially copyable type of 16 bits, because it reads the same bits and converts none. "
+      "Remedy: give as T the type that the elements have, or convert them.");
+  if constexpr (std::is_const_v<U>)
+    return static_cast<const T*>(static_cast<const void*>(pointer));
+  else
+    return static_cast<T*>(static_cast<void*>(pointer));
+}
 
 /// The name used in messages and benchmark rows.
 template <Element T>

@@ -59,23 +59,37 @@ CallStatus forward_on(const device::Properties& device, const ForwardArguments<t
 
 }  // namespace host
 
-/// Bytes of scratch that `forward` needs on the calling thread's current device; pointers need not be set
-/// yet. 0 for shapes and splits that will be refused. With a Tiling: that of the call.
+/// Bytes of scratch that `forward` needs on the calling thread's current device, which may be 0; pointers
+/// need not be set yet. With a Tiling: that of the call. Anything but ok has `bytes` 0, and names what of the
+/// shape or of `split` would be refused or carries the number of CUDA's error, as where there is no device.
 template <AnyProblem P, Tiling tiling>
-std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args, Split split = {}) {
+[[nodiscard]] CallStatus workspace_bytes(const ForwardArguments<typename P::element>& args,
+                                         std::size_t& bytes, Split split = {}) {
+  bytes = 0;
+  if (CallStatus status = host::validate_extents<P>(args, split); !status) return status;
   device::Properties device;
-  if (!host::validate_extents<P>(args, split) || !device::current_device(device)) return 0;
-  return host::plan_recurrence<host::ForwardRoles<P>, tiling>(args.shape, args.plan, split,
-                                                              device.multiprocessors)
-      .image_bytes;
+  if (CallStatus status = device::current_device(device); !status) return status;
+  bytes = host::plan_recurrence<host::ForwardRoles<P>, tiling>(args.shape, args.plan, split,
+                                                               device.multiprocessors)
+              .image_bytes;
+  return {};
 }
 template <AnyProblem P>
-std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args, Split split = {}) {
+[[nodiscard]] CallStatus workspace_bytes(const ForwardArguments<typename P::element>& args,
+                                         std::size_t& bytes, Split split = {}) {
+  bytes = 0;
+  if (CallStatus status = host::validate_extents<P>(args, split); !status) return status;
   device::Properties device;
-  if (!host::validate_extents<P>(args, split) || !device::current_device(device)) return 0;
+  if (CallStatus status = device::current_device(device); !status) return status;
   return host::with_tiling<host::ForwardRoles<P>>(device, args.shape, args.plan, split, [&](auto tiling) {
-    return workspace_bytes<P, decltype(tiling)::value>(args, split);
+    return workspace_bytes<P, decltype(tiling)::value>(args, bytes, split);
   });
+}
+/// The same as a number, 0 where the call would be refused.
+template <AnyProblem P, Tiling... tiling>
+std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args, Split split = {}) {
+  std::size_t bytes = 0;
+  return workspace_bytes<P, tiling...>(args, bytes, split) ? bytes : 0;
 }
 
 /// Cosine attention over whole sequences, enqueued on `stream` of the current device:

@@ -85,7 +85,13 @@ std::size_t choose_step_tiling(const Shape& s, int multiprocessors) {
 
 }  // namespace host
 
-/// Bytes of scratch that `step` needs: none.
+/// Bytes of scratch that `step` needs: none. Anything but ok names what of the shape would be refused.
+template <AnyProblem P>
+[[nodiscard]] CallStatus workspace_bytes(const StepArguments<typename P::element>& args, std::size_t& bytes) {
+  host::require_device_problem<P>();
+  bytes = 0;
+  return detail::validate_shape<P>(args.shape);
+}
 template <AnyProblem P>
 std::size_t workspace_bytes(const StepArguments<typename P::element>&) {
   host::require_device_problem<P>();

@@ -9,6 +9,8 @@ namespace cottention {
 /// The stride that follows from the shape and the strides inside: by default that of [batch, seq, heads,
 /// dim].
 inline constexpr std::int64_t contiguous = (std::numeric_limits<std::int64_t>::min)();
+/// As Strides::head: heads lie outside of seq, so their stride follows from that of seq.
+inline constexpr std::int64_t outside_seq = contiguous + 1;
 
 /// Distances, in elements, between neighbours along batch, seq and heads. Neighbours along dim are adjacent.
 /// Each may be left `contiguous`; then it follows from the ones inside it. A stride of 0 repeats an input.
@@ -19,10 +21,13 @@ struct Strides {
   friend constexpr bool operator==(const Strides&, const Strides&) = default;
 };
 
-/// Strides of a [batch, heads, seq, dim] tensor.
-constexpr Strides bhsd_strides(std::int64_t seq, std::int64_t heads, std::int64_t dim) {
-  return {.batch = heads * seq * dim, .seq = dim, .head = seq * dim};
-}
+/// The layouts without gaps: [batch, seq, heads, dim], which is that of a tensor whose strides are left out,
+/// and [batch, heads, seq, dim]. In packed batches [tokens, heads, dim] and [heads, tokens, dim], the extent
+/// of the token axis being shape.seq_q or seq_k. The numbers follow from the extents of the call:
+///
+///     .q = {q, bhsd}
+inline constexpr Strides bshd{};
+inline constexpr Strides bhsd{.head = outside_seq};
 
 /// The room that `count` neighbours at `stride` take, `alone` being that of a single one; the largest number
 /// where it does not fit 64 bits.
@@ -34,9 +39,14 @@ constexpr std::int64_t room(std::int64_t count, std::int64_t stride, std::int64_
   return product < 0 ? -product : product;
 }
 
-/// `strides` with every `contiguous` replaced by the room that the axes inside take: rows one after the other
-/// where no stride is given, and one [seq, heads, dim] block after the other where only `seq` or `head` is.
+/// `strides` in numbers, every `contiguous` and `outside_seq` replaced by the room that the axes inside take:
+/// rows one after the other where no stride is given, and one [seq, heads, dim] block after the other where
+/// only `seq` or `head` is.
 constexpr Strides resolve(Strides strides, std::int64_t seq, std::int64_t heads, std::int64_t dim) {
+  if (strides.head == outside_seq) {
+    if (strides.seq == contiguous) strides.seq = dim;
+    strides.head = room(seq, strides.seq, dim);
+  }
   if (strides.head == contiguous) strides.head = dim;
   if (strides.seq == contiguous) strides.seq = room(heads, strides.head, dim);
   if (strides.batch == contiguous) {

@@ -84,8 +84,22 @@ CallStatus validate_options(const Arguments& args) {
   return {};
 }
 
+/// m is required where it weighs anything.
+template <AnyProblem P, class Arguments>
+CallStatus validate_scale(const Arguments& args, Need need) {
+  if (P::scale == Scale::none || args.scale_logit != nullptr || need == Need::optional) return {};
+  const Shape& s = args.shape;
+  const bool weighs = s.batch > 0 && (P::scale == Scale::by_key ? s.seq_k > 0 && s.heads_kv > 0
+                                                                : s.seq_q > 0 && s.heads_q > 0);
+  if (!weighs) return {};
+  return CallStatus::failure(StatusCode::null_pointer,
+                             "scale_logit = null: must point to %lld elements, m of each key head. Remedy: "
+                             "give it, or write Scale::none in the Problem for w = 1",
+                             number(s.heads_kv));
+}
+
 /// The inputs that forward and backward have in common.
-template <class Arguments>
+template <AnyProblem P, class Arguments>
 void add_inputs(Operands& operands, const Arguments& args, Need need) {
   const Shape& s = args.shape;
   const bool packed = args.cu_seqlens_q.given();
@@ -93,7 +107,7 @@ void add_inputs(Operands& operands, const Arguments& args, Need need) {
   operands.tensor("q", args.q, need, packed, {s.batch, s.seq_q, s.heads_q, s.dim_qk});
   operands.tensor("k", args.k, need, packed, {s.batch, s.seq_k, s.heads_kv, s.dim_qk});
   operands.tensor("v", args.v, need, packed, {s.batch, s.seq_k, s.heads_kv, s.dim_v});
-  operands.array("scale_logit", args.scale_logit, s.heads_kv);
+  if (P::scale != Scale::none) operands.array("scale_logit", args.scale_logit, s.heads_kv);
   operands.array("query_mask", args.query_mask, Need::optional, {1, 1, rows, s.seq_q});
   operands.array("key_mask", args.key_mask, Need::optional, {1, 1, rows, s.seq_k});
   if (packed) {
@@ -180,7 +194,7 @@ CallStatus validate(const ForwardArguments<typename P::element>& args) {
   const Shape& s = args.shape;
   const std::array<std::int64_t, 4> h_extents{s.batch, s.heads_kv, s.dim_qk, s.dim_v};
   Operands operands;
-  add_inputs(operands, args, Need::required);
+  add_inputs<P>(operands, args, Need::required);
   operands.tensor("o", args.o, Need::required, args.cu_seqlens_q.given(),
                   {s.batch, s.seq_q, s.heads_q, s.dim_v});
   operands.array("final_state.h", args.final_state.h, Need::optional, h_extents);
@@ -190,7 +204,8 @@ CallStatus validate(const ForwardArguments<typename P::element>& args) {
     operands.array("initial_state.h", args.initial_state.h, Need::optional, h_extents);
   if (args.initial_state.count != args.final_state.count)
     operands.array("initial_state.count", args.initial_state.count, s.batch);
-  return operands.check();
+  if (CallStatus status = operands.check(); !status) return status;
+  return validate_scale<P>(args, Need::required);
 }
 
 /// Checks the arguments of `backward` likewise. Inputs are required once any output is wanted.
@@ -206,7 +221,7 @@ CallStatus validate(const BackwardArguments<typename P::element>& args) {
                       args.dscale_logit != nullptr || args.dinitial_state != nullptr;
   const Need need = wanted ? Need::required : Need::optional;
   Operands operands;
-  add_inputs(operands, args, need);
+  add_inputs<P>(operands, args, need);
   operands.tensor("dout", args.dout, need, packed, {s.batch, s.seq_q, s.heads_q, s.dim_v});
   operands.tensor("dq", args.dq, Need::optional, packed, {s.batch, s.seq_q, s.heads_q, s.dim_qk});
   operands.tensor("dk", args.dk, Need::optional, packed, {s.batch, s.seq_k, s.heads_kv, s.dim_qk});
@@ -217,7 +232,8 @@ CallStatus validate(const BackwardArguments<typename P::element>& args) {
   operands.array("final_h", args.final_h, Need::optional, h_extents);
   operands.array("dfinal_state", args.dfinal_state, Need::optional, h_extents);
   operands.array("dinitial_state", args.dinitial_state, Need::optional, h_extents);
-  return operands.check();
+  if (CallStatus status = operands.check(); !status) return status;
+  return validate_scale<P>(args, need);
 }
 
 /// Checks the arguments of `step` likewise.
@@ -244,12 +260,13 @@ CallStatus validate(const StepArguments<typename P::element>& args) {
   operands.tensor("k", args.k, Need::required, false, {s.batch, s.seq_k, s.heads_kv, s.dim_qk});
   operands.tensor("v", args.v, Need::required, false, {s.batch, s.seq_k, s.heads_kv, s.dim_v});
   operands.tensor("o", args.o, Need::optional, false, {s.batch, s.seq_q, s.heads_q, s.dim_v});
-  operands.array("scale_logit", args.scale_logit, s.heads_kv);
+  if (P::scale != Scale::none) operands.array("scale_logit", args.scale_logit, s.heads_kv);
   operands.array("pool.h", args.pool.h, needed_for_pool, {args.pool_slots, s.heads_kv, s.dim_qk, s.dim_v});
   operands.array("pool.count", args.pool.count, needed_for_pool, {1, 1, 1, args.pool_slots});
   operands.array("slot", args.slot, s.batch);
   operands.array("accepted", args.accepted, s.batch);
-  return operands.check();
+  if (CallStatus status = operands.check(); !status) return status;
+  return validate_scale<P>(args, Need::required);
 }
 
 /// Checks the contents of the index arrays: cu_seqlens ascends from 0 to the length of the token axis, the

@@ -9,7 +9,7 @@
 
 #include <cottention/backward.cuh>
 #include <cottention/forward.cuh>
-#include <cottention/host/dispatch.hpp>
+#include <cottention/dispatch.hpp>
 #include <cottention/step.cuh>
 
 namespace cuda_compile {

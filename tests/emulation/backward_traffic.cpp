@@ -40,7 +40,7 @@ double traffic(const cottention::Shape& shape, Presence final_h,
 
 TEMPLATE_TEST_CASE("Gradients together move each tensor once", "", cottention::half, cottention::bfloat16) {
   using P = Problem<TestType, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
-  const cottention::Shape shape{1, 2048, 2048, 2, 2, 64, 64};
+  const cottention::Shape shape = support::Extents{1, 2048, 2048, 2, 2, 64, 64};
   CHECK(traffic<P>(shape, Presence::present) <= 1.05);
   check_conflicts();
   const ManyBlocks many_blocks;
@@ -50,7 +50,7 @@ TEMPLATE_TEST_CASE("Gradients together move each tensor once", "", cottention::h
 
 TEST_CASE("Wide gradients together move each tensor once, causal and bidirectional") {
   using cottention::bfloat16;
-  const cottention::Shape shape{1, 2048, 2048, 1, 1, 128, 128};
+  const cottention::Shape shape = support::Extents{1, 2048, 2048, 1, 1, 128, 128};
   CHECK(traffic<Problem<bfloat16, HeadDim{128, 128}, Mask::causal, Scale::by_key>>(
             shape, Presence::present) <= 1.05);
   CHECK(traffic<Problem<bfloat16, HeadDim{128, 128}, Mask::bidirectional, Scale::by_key>>(
@@ -58,13 +58,13 @@ TEST_CASE("Wide gradients together move each tensor once, causal and bidirection
 }
 
 TEST_CASE("The bound of scale_logit's gradient by query lets long sequences of ordinary rows be read once") {
-  const cottention::Shape shape{1, 32'768, 32'768, 1, 1, 16, 16};
+  const cottention::Shape shape = support::Extents{1, 32'768, 32'768, 1, 1, 16, 16};
   CHECK(traffic<Problem<cottention::half, HeadDim{16, 16}, Mask::causal, Scale::by_query>>(
             shape, Presence::present, rows_and_logit) <= 1.05);
 }
 
 TEMPLATE_TEST_CASE("Without the final state they read k and v twice", "", cottention::bfloat16) {
-  const cottention::Shape shape{1, 2048, 2048, 2, 2, 64, 64};
+  const cottention::Shape shape = support::Extents{1, 2048, 2048, 2, 2, 64, 64};
   CHECK(traffic<Problem<TestType, HeadDim{64, 64}, Mask::causal, Scale::by_key>>(shape, Presence::absent) <=
         9.0 / 7 * 1.05);
 }

@@ -39,7 +39,7 @@ constexpr cottention::Tiling few_blocks =
 
 TEMPLATE_TEST_CASE("A block per head moves each tensor once", "", double, float, cottention::half,
                    cottention::bfloat16) {
-  const cottention::Shape shape{1, 2048, 2048, 2, 2, 64, 64};
+  const cottention::Shape shape = support::Extents{1, 2048, 2048, 2, 2, 64, 64};
   CHECK(traffic<P<TestType, 64, Mask::causal>>(shape, {1}) <= 1.05);
   CHECK(traffic<P<TestType, 64, Mask::bidirectional>>(shape, {1}) <= 1.05);
 }
@@ -48,7 +48,7 @@ TEST_CASE("The tiling for few blocks moves each tensor once, without bank confli
   using Causal = P<cottention::bfloat16, 64, Mask::causal>;
   using Bidirectional = P<cottention::bfloat16, 64, Mask::bidirectional>;
   static_assert(few_blocks<Causal> != cottention::tuned_forward<Causal>);
-  const cottention::Shape shape{1, 2048, 2048, 2, 2, 64, 64};
+  const cottention::Shape shape = support::Extents{1, 2048, 2048, 2, 2, 64, 64};
   CHECK(traffic<Causal, few_blocks<Causal>>(shape, {1}) <= 1.05);
   check_conflicts();
   CHECK(traffic<Bidirectional, few_blocks<Bidirectional>>(shape, {1}) <= 1.05);
@@ -56,13 +56,13 @@ TEST_CASE("The tiling for few blocks moves each tensor once, without bank confli
 }
 
 TEST_CASE("Grouped heads read their keys and values once") {
-  const cottention::Shape shape{1, 2048, 2048, 4, 1, 64, 64};
+  const cottention::Shape shape = support::Extents{1, 2048, 2048, 4, 1, 64, 64};
   CHECK(traffic<P<cottention::bfloat16, 64, Mask::causal>>(shape, {1}) <= 1.05);
   CHECK(traffic<P<cottention::bfloat16, 64, Mask::bidirectional>>(shape, {1}) <= 1.05);
 }
 
 TEST_CASE("Split sequences read keys and values twice and little besides") {
-  const cottention::Shape shape{1, 16'384, 16'384, 1, 1, 64, 64};
+  const cottention::Shape shape = support::Extents{1, 16'384, 16'384, 1, 1, 64, 64};
   CHECK(traffic<P<cottention::bfloat16, 64, Mask::causal>>(shape, {8}) <= 1.55);
   CHECK(traffic<P<cottention::bfloat16, 64, Mask::bidirectional>>(shape, {8}) <= 1.05);
 }

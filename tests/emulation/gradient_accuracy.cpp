@@ -113,7 +113,7 @@ void measure(Kind kind) {
   using P = Problem<T, HeadDim{dim, dim}, Mask::causal, scale>;
   const Rows<T> rows(kind);
   const float scale_logit = 0.5f;
-  const cottention::Shape shape{1, tokens, tokens, 1, 1, dim, dim};
+  const cottention::Shape shape = support::Extents{1, tokens, tokens, 1, 1, dim, dim};
   const Output forward = run_cuda_forward<P>({.shape = shape,
                                               .q = {rows.q.data()},
                                               .k = {rows.k.data()},

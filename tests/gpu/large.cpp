@@ -7,6 +7,7 @@
 #include "bench/gpu/buffer.hpp"
 #include "support/catch.hpp"
 #include "support/error.hpp"
+#include "support/extents.hpp"
 #include "support/oracle.hpp"
 
 namespace {
@@ -76,7 +77,7 @@ std::vector<float> some_logits(std::int64_t heads) {
 }  // namespace
 
 TEST_CASE("Batches of more than 2^31 elements are right at their start, middle and end", "[long]") {
-  const Shape shape{32800, 16, 16, 64, 64, 64, 64};  // 2,149,580,800 elements
+  const Shape shape = support::Extents{32800, 16, 16, 64, 64, 64, 64};  // 2,149,580,800 elements
   if (!has_room(18e9)) return;
   const Tensors x{.shape = shape, .m_host = some_logits(shape.heads_q)};
   run(x.arguments());
@@ -98,7 +99,7 @@ TEST_CASE("Batches of more than 2^31 elements are right at their start, middle a
 }
 
 TEST_CASE("The last head of a sequence of more than 2^31 elements is as it is alone", "[long]") {
-  const Shape shape{1, 524'300, 524'300, 64, 64, 64, 64};  // 2,147,532,800 elements
+  const Shape shape = support::Extents{1, 524'300, 524'300, 64, 64, 64, 64};  // 2,147,532,800 elements
   if (!has_room(19e9)) return;
   const Tensors all{.shape = shape, .m_host = some_logits(shape.heads_q)};
   run(all.arguments());

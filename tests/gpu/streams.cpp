@@ -57,7 +57,7 @@ class Session {
   }
   void enqueue_step(cudaStream_t stream) const {
     StepArguments<T> args;
-    args.shape = {batch, 1, 1, heads, heads, dim, dim};
+    args.shape = shape_of(1);
     args.q = {q_.data()};
     args.k = {k_.data()};
     args.v = {v_.data()};
@@ -84,13 +84,22 @@ class Session {
   static constexpr std::int64_t batch = 2, seq = 1000, heads = 3, dim = 64;
   static constexpr Split split{3};
 
+  static Shape shape_of(std::int64_t tokens) {
+    return {.batch = batch,
+            .seq_q = tokens,
+            .seq_k = tokens,
+            .heads_q = heads,
+            .heads_kv = heads,
+            .dim_qk = dim,
+            .dim_v = dim};
+  }
   static Buffer<T> inputs(std::uint32_t seed) {
     return bench::random_buffer<T>(batch * seq * heads * dim, seed);
   }
 
   ForwardArguments<T> prompt() const {
     ForwardArguments<T> args;
-    args.shape = {batch, seq, seq, heads, heads, dim, dim};
+    args.shape = shape_of(seq);
     args.q = {q_.data()};
     args.k = {k_.data()};
     args.v = {v_.data()};

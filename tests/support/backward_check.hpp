@@ -30,7 +30,7 @@ std::vector<double> size_of_dscale_logit(Inputs<T>& inputs, const Gradient& expe
   const cottention::BackwardArguments<T> args = inputs.backward();
   const cottention::Shape& s = args.shape;
   std::vector<double> size = expected.dscale_logit;
-  if (c.scale == cottention::Scale::none || args.scale_logit == nullptr) return size;
+  if (c.scale == cottention::Scale::none) return size;
 
   const bool by_key = c.scale == cottention::Scale::by_key;
   const auto keys = cottention::reference::key_positions(args),

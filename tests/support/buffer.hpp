@@ -136,7 +136,7 @@ class TensorBuffer {
   static cottention::Strides strides_of(Layout layout, std::int64_t seq, std::int64_t heads,
                                         std::int64_t dim) {
     if (layout == Layout::bshd) return {};
-    if (layout == Layout::bhsd) return cottention::bhsd_strides(seq, heads, dim);
+    if (layout == Layout::bhsd) return cottention::bhsd;
     const std::int64_t unit = layout == Layout::aligned_gaps ? 8 : 1;
     const std::int64_t head = dim + 3 * unit, position = heads * head + 5 * unit;
     return {.batch = seq * position + 7 * unit, .seq = position, .head = head};

@@ -100,9 +100,7 @@ inline std::vector<Case> groups() {
 inline std::vector<Case> states() {
   std::vector<Case> some;
   for (const std::int64_t n : {0, 1, 40, 129})
-    for (const Presence scale_logit : {Presence::present, Presence::absent})
-      some.push_back(
-          {.shape = {3, n, n, 4, 2, 40, 24}, .initial_state = Presence::present, .scale_logit = scale_logit});
+    some.push_back({.shape = {3, n, n, 4, 2, 40, 24}, .initial_state = Presence::present});
   return of_every_kind(some);
 }
 
@@ -176,7 +174,7 @@ inline Case random(std::uint64_t seed) {
   Case c{.mask = some({Mask::causal, Mask::bidirectional}),
          .scale = some({Scale::none, Scale::by_key, Scale::by_query}),
          .seed = seed};
-  cottention::Shape& s = c.shape;
+  Extents& s = c.shape;
   s.heads_kv = between(1, 3);
   s.heads_q = s.heads_kv * between(1, 3);
   s.dim_qk = between(2, 40);

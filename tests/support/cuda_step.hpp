@@ -5,7 +5,7 @@
 #include <vector>
 
 #include <cottention/arguments.hpp>
-#include <cottention/host/dispatch.hpp>
+#include <cottention/dispatch.hpp>
 
 #include <cuda_runtime.h>
 

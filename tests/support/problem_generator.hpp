@@ -13,6 +13,7 @@
 #include <cottention/arguments.hpp>
 
 #include "support/buffer.hpp"
+#include "support/extents.hpp"
 #include "support/random.hpp"
 
 namespace support {
@@ -44,7 +45,7 @@ enum class Presence { absent, present };
 struct Case {
   cottention::Mask mask = cottention::Mask::causal;
   cottention::Scale scale = cottention::Scale::by_key;
-  cottention::Shape shape{};
+  Extents shape{};
   std::vector<std::int64_t> lengths_q{};  ///< not empty: packed; shape's batch and seq follow from it
   std::vector<std::int64_t> lengths_k{};  ///< empty: those of q
   OffsetType offset_type = OffsetType::int64;
@@ -52,7 +53,6 @@ struct Case {
   Layout layout = Layout::bshd;
   Rows rows = Rows::normal;
   Presence initial_state = Presence::absent;
-  Presence scale_logit = Presence::present;
   std::uint64_t seed = 1;
 
   bool packed() const { return !lengths_q.empty(); }
@@ -76,7 +76,7 @@ std::string describe(const Case& c) {
     for (const std::int64_t length : lengths) text += (text.empty() ? "" : ",") + std::to_string(length);
     return text;
   };
-  const cottention::Shape& s = c.shape;
+  const Extents& s = c.shape;
   std::string text = std::string(cottention::element_name<T>) + ' ' + name(c.mask) + ' ' + name(c.scale);
   if (c.packed())
     text += ", packed " + list(c.lengths_q) + (c.lengths_k.empty() ? "" : " / " + list(c.lengths_k)) +
@@ -92,7 +92,6 @@ std::string describe(const Case& c) {
   text += std::string(", ") + paddings[static_cast<int>(c.padding)] + " padding, " +
           layouts[static_cast<int>(c.layout)] + ", " + rows[static_cast<int>(c.rows)] + " rows";
   if (c.initial_state == Presence::present) text += ", initial state";
-  if (c.scale_logit == Presence::absent) text += ", no scale_logit";
   return text + ", seed " + std::to_string(c.seed);
 }
 
@@ -129,11 +128,11 @@ class Inputs {
     make_states();
     make_masks();
     for (std::int64_t h = 0; h < shape().heads_kv; ++h)
-      scale_logit_.push_back(static_cast<float>(3 * random_.uniform() - 1));
+      scale_logit_.push_back(static_cast<A>(3 * random_.uniform() - 1));
   }
 
   const Case& description() const { return case_; }
-  const cottention::Shape& shape() const { return case_.shape; }
+  const Extents& shape() const { return case_.shape; }
 
   TensorBuffer<T>& q() { return *q_; }
   TensorBuffer<T>& k() { return *k_; }
@@ -141,7 +140,7 @@ class Inputs {
   TensorBuffer<T>& dout() { return *dout_; }
   std::vector<A>& initial_state() { return initial_h_; }
   std::vector<std::int64_t>& initial_count() { return initial_count_; }
-  std::vector<float>& scale_logit() { return scale_logit_; }
+  std::vector<A>& scale_logit() { return scale_logit_; }
   std::vector<A>& dfinal_state() { return dfinal_state_; }
 
   /// Start of sequence b on the axis of positions, and its length.
@@ -172,7 +171,7 @@ class Inputs {
     args.q = std::as_const(*q_).view();
     args.k = std::as_const(*k_).view();
     args.v = std::as_const(*v_).view();
-    if (case_.scale_logit == Presence::present) args.scale_logit = scale_logit_.data();
+    args.scale_logit = scale_logit_.data();
     if (case_.padding != Padding::none) {
       args.query_mask = query_mask_.data();
       args.key_mask = key_mask_.data();
@@ -189,7 +188,7 @@ class Inputs {
   }
 
   void lay_out_sequences() {
-    cottention::Shape& s = case_.shape;
+    Extents& s = case_.shape;
     const std::vector<std::int64_t>& lengths_k = case_.lengths_k.empty() ? case_.lengths_q : case_.lengths_k;
     if (case_.packed()) s.batch = static_cast<std::int64_t>(case_.lengths_q.size());
     starts_q_ = starts_k_ = {0};
@@ -206,7 +205,7 @@ class Inputs {
   }
 
   void make_tensors() {
-    const cottention::Shape& s = shape();
+    const Extents& s = shape();
     const std::int64_t batch = case_.packed() ? 1 : s.batch;
     q_.emplace(case_.layout, batch, s.seq_q, s.heads_q, s.dim_qk);
     k_.emplace(case_.layout, batch, s.seq_k, s.heads_kv, s.dim_qk);
@@ -246,7 +245,7 @@ class Inputs {
   }
 
   void make_states() {
-    const cottention::Shape& s = shape();
+    const Extents& s = shape();
     for (std::int64_t i = 0; i < s.batch * s.heads_kv * s.dim_qk * s.dim_v; ++i) {
       initial_h_.push_back(static_cast<A>(random_.normal()));
       dfinal_state_.push_back(static_cast<A>(random_.normal()));
@@ -255,7 +254,7 @@ class Inputs {
   }
 
   void make_masks() {
-    const cottention::Shape& s = shape();
+    const Extents& s = shape();
     const std::int64_t batch = case_.packed() ? 1 : s.batch;
     query_mask_.assign(static_cast<std::size_t>(batch * s.seq_q), 1);
     key_mask_.assign(static_cast<std::size_t>(batch * s.seq_k), 1);
@@ -301,7 +300,7 @@ class Inputs {
   std::vector<A> initial_h_, dfinal_state_;
   std::vector<std::int64_t> initial_count_;
   std::vector<std::uint8_t> query_mask_, key_mask_;
-  std::vector<float> scale_logit_;
+  std::vector<A> scale_logit_;
 };
 
 }  // namespace support

@@ -115,14 +115,25 @@ class BackwardSource {
 
 /// Bytes of scratch that `backward` needs, whatever the length of the sequences and whichever outputs are
 /// wanted: pointers need not be set yet, and what is enough for a larger batch, more heads or more threads is
-/// enough for a smaller one. 0 for a shape that will be refused.
+/// enough for a smaller one. Anything but ok names what of the shape or of `execution` would be refused; then
+/// `bytes` is 0.
+template <AnyProblem P, Tiling tile = tuned_tiling<P>>
+[[nodiscard]] CallStatus workspace_bytes(const BackwardArguments<typename P::element>& args,
+                                         std::size_t& bytes, const Execution& execution = {}) {
+  bytes = 0;
+  if (CallStatus status = cottention::detail::validate_shape<P>(args.shape); !status) return status;
+  if (CallStatus status = validate(execution); !status) return status;
+  bytes = workspace_layout<typename P::element>(detail::BackwardSource<P>(args).work(), tile.chunk,
+                                                available_threads(execution))
+              .bytes;
+  return {};
+}
+/// The same as a number, 0 where the call would be refused.
 template <AnyProblem P, Tiling tile = tuned_tiling<P>>
 std::size_t workspace_bytes(const BackwardArguments<typename P::element>& args,
                             const Execution& execution = {}) {
-  if (!cottention::detail::validate_shape<P>(args.shape) || !validate(execution)) return 0;
-  return workspace_layout<typename P::element>(detail::BackwardSource<P>(args).work(), tile.chunk,
-                                               available_threads(execution))
-      .bytes;
+  std::size_t bytes = 0;
+  return workspace_bytes<P, tile>(args, bytes, execution) ? bytes : 0;
 }
 
 /// Gradients of a loss with respect to q, k, v, scale_logit and the initial state, from those with respect to

@@ -192,13 +192,25 @@ class Stepper {
 
 }  // namespace detail
 
-/// Bytes of scratch that `step` needs; pointers need not be set yet. 0 for a shape that will be refused.
+/// Bytes of scratch that `step` needs; pointers need not be set yet. Anything but ok names what of the shape
+/// or of `execution` would be refused; then `bytes` is 0.
+template <AnyProblem P>
+[[nodiscard]] CallStatus workspace_bytes(const StepArguments<typename P::element>& args, std::size_t& bytes,
+                                         const Execution& execution = {}) {
+  bytes = 0;
+  if (CallStatus status =
+          cottention::detail::validate_shape(args.shape, P::head_dim, cottention::detail::Lengths::equal);
+      !status)
+    return status;
+  if (CallStatus status = validate(execution); !status) return status;
+  bytes = detail::step_layout<typename P::element>(args.shape, available_threads(execution)).bytes;
+  return {};
+}
+/// The same as a number, 0 where the call would be refused.
 template <AnyProblem P>
 std::size_t workspace_bytes(const StepArguments<typename P::element>& args, const Execution& execution = {}) {
-  if (!cottention::detail::validate_shape(args.shape, P::head_dim, cottention::detail::Lengths::equal) ||
-      !validate(execution))
-    return 0;
-  return detail::step_layout<typename P::element>(args.shape, available_threads(execution)).bytes;
+  std::size_t bytes = 0;
+  return workspace_bytes<P>(args, bytes, execution) ? bytes : 0;
 }
 
 /// The recurrence, token by token, for T new tokens of each lane:

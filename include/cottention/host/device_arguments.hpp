@@ -39,7 +39,7 @@ constexpr void require_device_problem() {
       P::head_dim != any_head_dim,
       "cottention: a CUDA call needs fixed head dimensions, because its kernels are compiled for them. "
       "Remedy: write HeadDim{dim_qk, dim_v}, and where they are known only at run time, list those "
-      "that occur and choose among them with dispatch (cottention/host/dispatch.hpp).");
+      "that occur and choose among them with dispatch (cottention/dispatch.hpp).");
   static_assert(
       P::head_dim == any_head_dim || (is_device_dim(P::head_dim.qk) && is_device_dim(P::head_dim.v)),
       "cottention: CUDA kernels need head dimensions that are multiples of 8 up to 256, or 512 or "
@@ -68,9 +68,11 @@ CallStatus validate_tensor(const char* name, const Tensor<T>& x, std::array<std:
   };
   constexpr std::int64_t elements = access_bytes / static_cast<std::int64_t>(sizeof(T));
   const Strides strides = resolve(x.strides, extents[1], extents[2], extents[3]);
+  const Axis batch{"batch", strides.batch, extents[0]}, seq{"seq", strides.seq, extents[1]},
+      head{"head", strides.head, extents[2]};
+  const bool outside = x.strides.head == outside_seq;
   // The innermost at fault is the one to name: others may follow from it.
-  for (const Axis& axis : {Axis{"head", strides.head, extents[2]}, Axis{"seq", strides.seq, extents[1]},
-                           Axis{"batch", strides.batch, extents[0]}})
+  for (const Axis& axis : {outside ? seq : head, outside ? head : seq, batch})
     if (axis.extent > 1 && axis.stride % elements != 0)
       return CallStatus::failure(
           StatusCode::bad_stride,

@@ -40,7 +40,7 @@ struct LogSum {
 
   struct Params {
     const double* log_sums = nullptr;  // [batch, heads_kv, places]; null: all 0
-    const float* scale_logit = nullptr;
+    const Accumulate<T>* scale_logit = nullptr;
     Accumulate<T>* dscale_logit = nullptr;
     std::int64_t batch = 0;
     int heads_kv = 0, places = 0;

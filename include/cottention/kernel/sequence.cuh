@@ -111,9 +111,9 @@ template <Element T>
 struct RecurrenceParams {
   using A = Accumulate<T>;
   View<const T> a, b, c;
-  View<const T> projected;             // the rows whose norm the output goes through, beside those of a
-  View<T> out;                         // null: not wanted, only what is summed on the way
-  const float* scale_logit = nullptr;  // null: unscaled
+  View<const T> projected;         // the rows whose norm the output goes through, beside those of a
+  View<T> out;                     // null: not wanted, only what is summed on the way
+  const A* scale_logit = nullptr;  // null: nothing to weigh
   const std::uint8_t *row_mask = nullptr, *term_mask = nullptr;
   OffsetsView row_offsets, term_offsets;
   const A* initial_h = nullptr;

@@ -179,7 +179,7 @@ struct Step {
   }
   static __device__ __forceinline__ void receive_position(const Params& params, const StepTask& task,
                                                           Position& position) {
-    const float scale_logit = device::load_global(params.args.scale_logit + task.head);
+    const A scale_logit = device::load_global(params.args.scale_logit + task.head);
     const std::int64_t readers = params.args.shape.heads_kv * column_blocks;
     if (task.accepted > 0 && device::lane_index() == 0 && position.count / reader + 1 == readers)
       device::fetch_add_global(params.args.pool.count + task.slot, task.accepted - readers * reader);

@@ -6,6 +6,7 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <limits>
 #include <type_traits>
 #include <vector>
 
@@ -149,7 +150,9 @@ class Weights {
   using R = Real<typename P::element>;
 
  public:
-  Weights(const Counts<P::mask>& counts, const float* scale_logit, std::int64_t h) : counts_(counts) {
+  /// `scale_logit` may be null where nothing is weighed; a weight that it was needed for is NaN.
+  template <class A>
+  Weights(const Counts<P::mask>& counts, const A* scale_logit, std::int64_t h) : counts_(counts) {
     if (P::scale != Scale::none && scale_logit != nullptr) exponent_ = sigmoid(R(scale_logit[h]));
   }
 
@@ -166,7 +169,7 @@ class Weights {
   }
 
   const Counts<P::mask>& counts_;
-  R exponent_ = 0;
+  R exponent_ = std::numeric_limits<R>::quiet_NaN();
 };
 
 /// v^_j = w_j v_j, in place.

@@ -9,12 +9,12 @@ namespace cottention::tile {
 
 /// sigmoid(m). In double, like what is made of it: a relative error of exp(-s ln n) is an absolute one of
 /// s ln n, which 24 bits leave too large for fp32's accuracy at long sequences.
-__device__ __forceinline__ double sigmoid(float m) {
-  return device::quotient(1.0, 1.0 + device::exponential(-static_cast<double>(m)));
+__device__ __forceinline__ double sigmoid(double m) {
+  return device::quotient(1.0, 1.0 + device::exponential(-m));
 }
 
 /// Its derivative, sigmoid(m) sigmoid(-m): 1 - sigmoid(m) would lose the digits of large m.
-__device__ __forceinline__ double sigmoid_slope(float m) { return sigmoid(m) * sigmoid(-m); }
+__device__ __forceinline__ double sigmoid_slope(double m) { return sigmoid(m) * sigmoid(-m); }
 
 /// ln(max(count, 1)). About a hundred fp64 instructions: meant for one lane a chunk or token.
 __device__ __forceinline__ double log_count(std::int64_t count) {

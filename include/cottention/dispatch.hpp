@@ -9,14 +9,18 @@
 //       return step<P>(args, workspace, stream);
 //     });
 //
-// Serves every backend.
+// Serves every backend. CUDA calls need fixed head dimensions, because their kernels are compiled for them.
+// CPU calls compute in loops whose bounds are those of the arguments whatever the Problem says, so there a
+// HeadDim only has them checked, and one Problem with any_head_dim serves all of them at the same speed.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <cstdio>
+#include <string_view>
 
 #include <cottention/problem.hpp>
 #include <cottention/status.hpp>
@@ -43,6 +47,37 @@ inline constexpr ElementType element_type = std::same_as<T, double>  ? ElementTy
                                             : std::same_as<T, float> ? ElementType::fp32
                                             : std::same_as<T, half>  ? ElementType::fp16
                                                                      : ElementType::bf16;
+
+/// The element type that `name` stands for, in upper or lower case, with or without a module before it, as in
+/// "torch.bfloat16":
+///
+///     fp64   fp64, float64, double, f64         fp16   fp16, float16, half, f16
+///     fp32   fp32, float32, float, f32          bf16   bf16, bfloat16
+///
+/// Anything else is refused by a reason that lists them, and `element` stays as it was.
+[[nodiscard]] inline CallStatus parse_element(std::string_view name, ElementType& element) {
+  struct Name {
+    std::string_view text;
+    ElementType element;
+  };
+  using enum ElementType;
+  static constexpr Name names[] = {{"fp64", fp64}, {"float64", fp64}, {"double", fp64}, {"f64", fp64},
+                                   {"fp32", fp32}, {"float32", fp32}, {"float", fp32},  {"f32", fp32},
+                                   {"fp16", fp16}, {"float16", fp16}, {"half", fp16},   {"f16", fp16},
+                                   {"bf16", bf16}, {"bfloat16", bf16}};
+  const auto same = [](char a, char b) { return (a >= 'A' && a <= 'Z' ? a - 'A' + 'a' : a) == b; };
+  const std::string_view bare = name.substr(name.rfind('.') + 1);  // all of it where there is no dot
+  for (const Name& known : names)
+    if (std::equal(bare.begin(), bare.end(), known.text.begin(), known.text.end(), same)) {
+      element = known.element;
+      return {};
+    }
+  return CallStatus::failure(
+      StatusCode::bad_option,
+      "element = %.*s: must be one of fp64 float64 double f64, fp32 float32 float f32, "
+      "fp16 float16 half f16, bf16 bfloat16",
+      static_cast<int>((std::min)(name.size(), std::size_t{32})), name.data());
+}
 
 /// A Problem as values.
 struct RuntimeProblem {

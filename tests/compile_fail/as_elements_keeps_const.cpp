@@ -1,0 +1,5 @@
+// expect: invalid conversion
+#include <cottention/element.hpp>
+
+const unsigned short x[2] = {};
+cottention::half* elements = cottention::as_elements<cottention::half>(x);
