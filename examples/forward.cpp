@@ -21,7 +21,6 @@ int main() {
   const std::vector<float> scale_logit{-1.0f, 0.0f, 0.5f, 2.0f};
   std::vector<bfloat16> o(q.size());
 
-  // [readme-forward]
   using Problem = cottention::Problem<bfloat16, cottention::HeadDim{dim, dim}, cottention::Mask::causal,
                                       cottention::Scale::by_key>;
 
@@ -47,7 +46,6 @@ int main() {
     std::fprintf(stderr, "%s\n", status.reason);  // names the argument, its value and the rule it breaks
     return 1;
   }
-  // [readme-forward]
 
   RelativeError error;
   error.add(o, cottention::reference::forward<Problem>(arguments).o);

@@ -35,7 +35,6 @@ int run(int seq) {
   check(device_scale_logit.upload(scale_logit, stream));
   check(device_o.reserve(o.size()));
 
-  // [forward-cuda]
   using Problem = cottention::Problem<bfloat16, cottention::HeadDim{dim, dim}, cottention::Mask::causal,
                                       cottention::Scale::by_key>;
 
@@ -56,7 +55,6 @@ int run(int seq) {
   const std::size_t bytes = cottention::workspace_bytes<Problem>(arguments);  // may be 0
   check(scratch.reserve(bytes));
   check(cottention::forward<Problem>(arguments, {scratch.data(), bytes}, stream.get()));
-  // [forward-cuda]
 
   check(device_o.download(o, stream));
   check(stream.wait());

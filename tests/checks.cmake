@@ -15,7 +15,16 @@ endfunction()
 cottention_add_check("headers keep to their layers" layer_check.py ${cottention_include})
 cottention_add_check("the layer check finds each fault" layer_check.py --self-test)
 cottention_add_check("the spill check finds each fault" spill_check.py --self-test)
-cottention_add_check("quoted code is compiled code" snippet_check.py ${PROJECT_SOURCE_DIR})
+
+cottention_add_check("the page of calls has what the headers have" api_check.py ${PROJECT_SOURCE_DIR})
+cottention_add_check("the check of that page finds each fault" api_check.py --self-test)
+
+# Programs for GPUs are run by the emulator, which is so built even where no test is.
+set_target_properties(cottention_emulation PROPERTIES EXCLUDE_FROM_ALL OFF)
+cottention_add_check("the code and the commands of every page run in an empty folder" docs_check.py ${PROJECT_SOURCE_DIR}
+                     ${CMAKE_CURRENT_BINARY_DIR}/docs ${CMAKE_CXX_COMPILER} $<TARGET_FILE:cottention_emulation>)
+cottention_add_check("the check of pages finds each fault" docs_check.py --self-test ${CMAKE_CURRENT_BINARY_DIR}/docs_faults
+                     ${CMAKE_CXX_COMPILER})
 
 cottention_add_check("each header compiles alone" header_check.py ${cottention_include} ${CMAKE_CXX_COMPILER}
                      ${cottention_check_flags})
