@@ -131,9 +131,9 @@ class Site:
         (folder / "bin").mkdir(parents=True)
         self.overlay = root / "tests/emulation/include"
         self.compiler, self.library = compiler, library
-        # The compiler in use by its usual name, so that a command stays as it is written.
-        name = "clang++" if "clang" in pathlib.Path(compiler).name else "g++"
-        (folder / "bin" / name).symlink_to(shutil.which(compiler))
+        # The compiler in use by the name that pages have for it, so that commands stay as they are written.
+        if "clang" not in pathlib.Path(compiler).name or shutil.which("g++") is None:
+            (folder / "bin/g++").symlink_to(shutil.which(compiler))
         if nvcc or library:
             program = folder / "bin/nvcc"
             emulated = NVCC.format(compiler=compiler, overlay=self.overlay, library=library)
@@ -154,8 +154,6 @@ class Site:
 
     def clone(self, where):
         """A clone whose branch main is the tree as it is, changes that are not committed included."""
-        if not (self.root / ".git").exists() or shutil.which("git") is None:
-            raise Fault("a page is run beside a git clone, and the tree is none")
         self.run(["git", "clone", "-q", self.root, where], self.folder)
         self.run(["git", "checkout", "-q", "-B", "main"], where)
         changed = self.run(["git", "ls-files", "-z", "-m", "-o", "-d", "--exclude-standard"], self.root)
@@ -282,6 +280,9 @@ def main():
     if arguments[:1] == ["--nvcc"]:
         nvcc, arguments = arguments[1], arguments[2:]
     root, folder = map(pathlib.Path, arguments[:2])
+    if not (root / ".git").exists() or shutil.which("git") is None:
+        print(f"pages are run beside a git clone; there is no git or {root} is none")
+        sys.exit(77)
     site = Site(root, folder, *arguments[2:], nvcc=nvcc)
     faults = [fault for page in pages(root) for fault in site.check_page(page)]
     print("\n".join(faults) if faults else f"{len(pages(root))} pages are as they say")

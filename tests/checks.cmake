@@ -97,7 +97,6 @@ cottention_add_consumer("find_package without OpenMP on the machine" find_packag
                         -DCMAKE_DISABLE_FIND_PACKAGE_OpenMP=ON -DEXPECT_OPENMP=0)
 cottention_add_consumer("find_package with OpenMP declined" find_package -DCOTTENTION_OPENMP=OFF -DEXPECT_OPENMP=0)
 cottention_add_consumer("add_subdirectory" add_subdirectory -DEXPECT_OPENMP=${cottention_openmp})
-cottention_add_consumer("FetchContent" fetch_content -DEXPECT_OPENMP=${cottention_openmp})
 
 # Packages for others. The one of conan is built where there is conan: COTTENTION_CONAN is a folder for PYTHONPATH.
 set(COTTENTION_CONAN "" CACHE PATH "Folder that conan was installed into by pip install --target; empty: the conan of the PATH")
