@@ -6,7 +6,7 @@
 #include <random>
 #include <vector>
 
-#include <cottention/cpu.hpp>
+#include <cottention/owned_workspace.hpp>
 #include <cottention/reference.hpp>
 
 #include "support.hpp"
@@ -50,7 +50,7 @@ int run() {
   std::vector<std::int64_t> count(lanes);
   std::vector<std::int32_t> slot(lanes);
   std::vector<Sequence*> running(lanes);
-  alignas(workspace_alignment) static std::byte scratch[1 << 20];
+  HostWorkspace workspace;
 
   int steps = 0;
   for (auto waiting = sequences.begin();; ++steps) {
@@ -61,7 +61,7 @@ int run() {
         s = &*waiting++;
         auto prompt = arguments<ForwardArguments<float>>(1, s->prompt, s->qkv, s->o);
         prompt.final_state = {&h[lane * state], &count[lane]};
-        check(cpu::forward<Attention>(prompt, {scratch, sizeof scratch}));
+        check(cpu::forward<Attention>(prompt, workspace));
         s->done = s->prompt;
       }
       slot[lane] = s == nullptr ? -1 : static_cast<std::int32_t>(lane);  // -1: an idle lane
@@ -70,7 +70,7 @@ int run() {
     if (std::count(slot.begin(), slot.end(), -1) == lanes) break;
     auto tokens = arguments<StepArguments<float>>(lanes, 1, qkv, o);
     tokens.pool = {h.data(), count.data()}, tokens.pool_slots = lanes, tokens.slot = slot.data();
-    check(cpu::step<Attention>(tokens, {scratch, sizeof scratch}));
+    check(cpu::step<Attention>(tokens, workspace));
     for (std::size_t lane = 0; lane < lanes; ++lane)
       if (Sequence* s = running[lane]) std::copy_n(&o[lane * row], row, s->o.begin() + s->done++ * row);
   }

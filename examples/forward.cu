@@ -6,7 +6,7 @@
 #include <random>
 #include <vector>
 
-#include <cottention/forward.cuh>
+#include <cottention/owned_workspace.cuh>
 #include <cottention/reference.hpp>
 
 #include "device_support.hpp"
@@ -27,7 +27,6 @@ int run(int seq) {
   Stream stream;
   DeviceArray<bfloat16> device_q, device_k, device_v, device_o;
   DeviceArray<float> device_scale_logit;
-  DeviceArray<std::byte> scratch;
   check(stream.create());
   check(device_q.upload(q, stream));
   check(device_k.upload(k, stream));
@@ -46,22 +45,20 @@ int run(int seq) {
                 .heads_kv = heads_kv,
                 .dim_qk = dim,
                 .dim_v = dim},
-      .q = {device_q.data()},
-      .k = {device_k.data()},
-      .v = {device_v.data()},
-      .o = {device_o.data()},
+      .q = {device_q.data(), cottention::bshd},
+      .k = {device_k.data(), cottention::bshd},
+      .v = {device_v.data(), cottention::bshd},
+      .o = {device_o.data(), cottention::bshd},
       .scale_logit = device_scale_logit.data(),
   };
-  const std::size_t bytes = cottention::workspace_bytes<Problem>(arguments);  // may be 0
-  check(scratch.reserve(bytes));
-  check(cottention::forward<Problem>(arguments, {scratch.data(), bytes}, stream.get()));
+  cottention::DeviceWorkspace workspace;  // scratch memory, grows as calls need
+  check(cottention::forward<Problem>(arguments, workspace, stream.get()));
 
   check(device_o.download(o, stream));
   check(stream.wait());
   constexpr int calls = 5;
   const auto start = std::chrono::steady_clock::now();
-  for (int i = 0; i < calls; ++i)
-    check(cottention::forward<Problem>(arguments, {scratch.data(), bytes}, stream.get()));
+  for (int i = 0; i < calls; ++i) check(cottention::forward<Problem>(arguments, workspace, stream.get()));
   check(stream.wait());
   const std::chrono::duration<double, std::milli> time = std::chrono::steady_clock::now() - start;
 

@@ -8,7 +8,7 @@
 #include <random>
 #include <vector>
 
-#include <cottention/cpu.hpp>
+#include <cottention/owned_workspace.hpp>
 
 #include "support.hpp"
 
@@ -25,7 +25,7 @@ int run() {
   std::vector<float> gradient(p.size()), mean(p.size()), square(p.size());
   std::vector<float> qkv(tokens * dim_qkv), dqkv(qkv), o(tokens * values), dout(o);
   std::vector<std::size_t> key(tokens), other(tokens), answer(tokens), order(keys);
-  alignas(workspace_alignment) static std::byte scratch[1 << 20];
+  HostWorkspace workspace;
   const Shape shape{.batch = batch,
                     .seq_q = seq,
                     .seq_k = seq,
@@ -50,7 +50,7 @@ int run() {
     }
     const ForwardArguments<float> attention{
         .shape = shape, .q = q, .k = k, .v = v, .o = {o.data()}, .scale_logit = &p.back()};
-    check(cpu::forward<Attention>(attention, {scratch, sizeof scratch}));
+    check(cpu::forward<Attention>(attention, workspace));
 
     loss = 0;  // cross entropy of the answers
     constexpr float each = 1.0f / (batch * pairs);
@@ -73,7 +73,7 @@ int run() {
                                              .dv = dv,
                                              .scale_logit = &p.back(),
                                              .dscale_logit = &gradient.back()};
-    check(cpu::backward<Attention>(arguments, {scratch, sizeof scratch}));
+    check(cpu::backward<Attention>(arguments, workspace));
 
     std::fill(gradient.begin(), gradient.end() - 1, 0.0f);
     for (std::size_t t = 0; t < tokens; ++t)

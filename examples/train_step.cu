@@ -9,8 +9,7 @@
 #include <random>
 #include <vector>
 
-#include <cottention/backward.cuh>
-#include <cottention/forward.cuh>
+#include <cottention/owned_workspace.cuh>
 #include <cottention/reference.hpp>
 
 #include "device_support.hpp"
@@ -80,17 +79,15 @@ int run(std::int64_t seq, int steps) {
 
   Stream stream;
   DeviceArray<float> device_p, device_o, device_dout, device_gradient;
-  DeviceArray<std::byte> scratch;
+  DeviceWorkspace workspace;
   check(stream.create());
   check(device_p.reserve(parameters)), check(device_gradient.reserve(parameters));
   check(device_o.reserve(elements));
 
   const auto forward = layout.forward(device_p.data(), device_o.data());
-  const std::size_t forward_bytes = workspace_bytes<Attention>(forward);
   const auto attend = [&](std::vector<float>& to) {
     check(device_p.upload(p, stream));
-    check(scratch.reserve(forward_bytes));
-    check(cottention::forward<Attention>(forward, {scratch.data(), forward_bytes}, stream.get()));
+    check(cottention::forward<Attention>(forward, workspace, stream.get()));
     check(device_o.download(to, stream));
     check(stream.wait());
   };
@@ -105,13 +102,9 @@ int run(std::int64_t seq, int steps) {
       o[i] -= target[i];  // the slope of half of the square
       loss += 0.5 * o[i] * o[i] / static_cast<double>(elements);
     }
-    // [backward-cuda]
     check(device_dout.upload(o, stream));
     const auto backward = layout.backward(device_p.data(), device_dout.data(), device_gradient.data());
-    const std::size_t bytes = workspace_bytes<Attention>(backward);
-    check(scratch.reserve(bytes));
-    check(cottention::backward<Attention>(backward, {scratch.data(), bytes}, stream.get()));
-    // [backward-cuda]
+    check(cottention::backward<Attention>(backward, workspace, stream.get()));
     check(device_gradient.download(gradient, stream));
     check(stream.wait());
     if (step == 1) first_loss = loss, error = error_of(layout, p, o, gradient);

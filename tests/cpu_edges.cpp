@@ -3,18 +3,35 @@
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
+#include <cstdlib>
 #include <limits>
 #include <memory>
+#include <new>
 #include <string>
+#include <utility>
 #include <vector>
 
-#include <cottention/cpu.hpp>
+#include <cottention/owned_workspace.hpp>
 #include <cottention/reference.hpp>
 
 #include "support/catch.hpp"
 #include "support/error.hpp"
 #include "support/executor.hpp"
 #include "support/extents.hpp"
+
+namespace {
+std::size_t most_bytes = std::numeric_limits<std::size_t>::max();
+int allocations = 0;
+}  // namespace
+
+// What HostWorkspace allocates by: counted, and null above `most_bytes`.
+void* operator new(std::size_t bytes, std::align_val_t alignment, const std::nothrow_t&) noexcept {
+  const auto unit = static_cast<std::size_t>(alignment);
+  if (bytes > most_bytes) return nullptr;
+  ++allocations;
+  return std::aligned_alloc(unit, (bytes + unit - 1) / unit * unit);
+}
+void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
 
 namespace cottention::test {
 namespace {
@@ -95,6 +112,134 @@ TEST_CASE("workspace_bytes tells what needs nothing from what is refused") {
   check(ForwardArguments<float>{.shape = empty});
   check(BackwardArguments<float>{.shape = empty});
   check(StepArguments<float>{.shape = empty});
+}
+
+/// Forward, backward and step of one small problem, whose outputs are `o`, `dq` and `stepped`.
+struct Calls {
+  static constexpr std::int64_t seq = 40, dim = 8;
+  std::vector<float> x = std::vector<float>(seq * dim), o = x, dq = x, stepped = std::vector<float>(dim),
+                     h = std::vector<float>(dim * dim);
+  float m = 0.5f;
+  std::int64_t count = 0;
+
+  Calls() {
+    for (std::size_t i = 0; i < x.size(); ++i) x[i] = std::sin(static_cast<float>(i * i));
+  }
+  Shape shape(std::int64_t tokens) const { return Extents{1, tokens, tokens, 1, 1, dim, dim}; }
+  ForwardArguments<float> forward() {
+    return {.shape = shape(seq),
+            .q = {x.data()},
+            .k = {x.data()},
+            .v = {x.data()},
+            .o = {o.data()},
+            .scale_logit = &m};
+  }
+  BackwardArguments<float> backward() {
+    return {.shape = shape(seq),
+            .q = {x.data()},
+            .k = {x.data()},
+            .v = {x.data()},
+            .dout = {x.data()},
+            .dq = {dq.data()},
+            .scale_logit = &m};
+  }
+  StepArguments<float> step() {
+    return {.shape = shape(1),
+            .q = {x.data()},
+            .k = {x.data()},
+            .v = {x.data()},
+            .o = {stepped.data()},
+            .scale_logit = &m,
+            .pool = {h.data(), &count},
+            .pool_slots = 1};
+  }
+};
+
+TEST_CASE("Calls with a workspace that grows give what they give with one of the caller's") {
+  Calls expected, got;
+  Scratch scratch(std::size_t{1} << 20);
+  REQUIRE(cpu::forward<Causal>(expected.forward(), scratch).ok());
+  REQUIRE(cpu::backward<Causal>(expected.backward(), scratch).ok());
+  REQUIRE(cpu::step<Causal>(expected.step(), scratch).ok());
+  HostWorkspace workspace;
+  const auto check = [&](const CallStatus& status, std::size_t needed) {
+    CHECK(std::string(status.reason) == "");
+    CHECK(workspace.bytes() >= needed);
+    CHECK(workspace.get().bytes == workspace.bytes());
+    CHECK(reinterpret_cast<std::uintptr_t>(workspace.get().data) % workspace_alignment == 0);
+  };
+  check(cpu::step<Causal>(got.step(), workspace), cpu::workspace_bytes<Causal>(got.step()));
+  check(cpu::forward<Causal>(got.forward(), workspace), cpu::workspace_bytes<Causal>(got.forward()));
+  check(cpu::backward<Causal>(got.backward(), workspace), cpu::workspace_bytes<Causal>(got.backward()));
+  CHECK(got.o == expected.o);
+  CHECK(got.dq == expected.dq);
+  CHECK(got.stepped == expected.stepped);
+  // Nothing more is allocated by calls that it has room for, or that are refused.
+  const int before = allocations;
+  CHECK(cpu::forward<Causal>(got.forward(), workspace).ok());
+  HostWorkspace empty;
+  auto args = got.forward();
+  args.q.data = nullptr;
+  CHECK(cpu::forward<Causal>(args, empty).code == StatusCode::null_pointer);
+  args.shape.dim_qk = 0;
+  CHECK(cpu::forward<Causal>(args, empty).code == StatusCode::bad_shape);
+  CHECK(cpu::forward<Causal>(got.forward(), empty, {.threads = -1}).code == StatusCode::bad_option);
+  args.shape = Extents{0, 1, 1, 1, 1, 8, 8};
+  CHECK(cpu::forward<Causal>(args, empty).ok());
+  CHECK(allocations == before);
+}
+
+TEST_CASE("A workspace grows by half at least, moves, and says when there is no memory") {
+  HostWorkspace workspace;
+  REQUIRE(workspace.reserve(1000).ok());
+  CHECK(workspace.bytes() == 1000);
+  const int first = allocations;
+  REQUIRE(workspace.reserve(500).ok());
+  CHECK(allocations == first);
+  REQUIRE(workspace.reserve(1001).ok());
+  CHECK(workspace.bytes() == 1500);
+  REQUIRE(workspace.reserve(9000).ok());
+  CHECK(workspace.bytes() == 9000);
+
+  void* const data = workspace.get().data;
+  HostWorkspace other = std::move(workspace);
+  CHECK(other.get().data == data);
+  CHECK(workspace.get().data == nullptr);
+  CHECK(workspace.bytes() == 0);
+  REQUIRE(workspace.reserve(10).ok());
+  workspace = std::move(other);
+  CHECK(workspace.get().data == data);
+  CHECK(other.bytes() == 0);
+
+  most_bytes = 10'000;  // not enough for half as much again
+  CHECK(workspace.reserve(10'000).ok());
+  CHECK(workspace.bytes() == 10'000);
+  const CallStatus status = workspace.reserve(10'001);
+  CHECK(status.code == StatusCode::bad_workspace);
+  CHECK(std::string(status.reason) == "workspace: there is no memory for 10001 bytes");
+  CHECK(workspace.bytes() == 0);
+  most_bytes = 100;
+  Calls calls;
+  CHECK(cpu::forward<Causal>(calls.forward(), workspace).code == StatusCode::bad_workspace);
+  most_bytes = std::numeric_limits<std::size_t>::max();
+  CHECK(cpu::forward<Causal>(calls.forward(), workspace).ok());
+}
+
+TEST_CASE("Dispatch serves the CPU: elements by their names, any head dimensions") {
+  using Compiled =
+      ProblemProduct<Elements<float>, HeadDims<any_head_dim>, Masks<Mask::causal>, Scales<Scale::by_key>>;
+  Calls expected, got;
+  HostWorkspace workspace;
+  REQUIRE(cpu::forward<Causal>(expected.forward(), workspace).ok());
+  RuntimeProblem wanted{.dim_qk = 8, .dim_v = 8, .mask = Mask::causal, .scale = Scale::by_key};
+  const auto forward = [&](const char* element) {
+    if (CallStatus status = parse_element(element, wanted.element); !status) return status;
+    return dispatch<Compiled>(wanted, [&]<class P>() { return cpu::forward<P>(got.forward(), workspace); });
+  };
+  CHECK(forward("int8").code == StatusCode::bad_option);
+  CHECK(forward("torch.bfloat16").code == StatusCode::unsupported);
+  CHECK(forward("torch.float32").ok());
+  CHECK(got.o == expected.o);
 }
 
 TEST_CASE("An execution that cannot be is refused by every call") {

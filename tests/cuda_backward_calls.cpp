@@ -12,6 +12,8 @@
 #include <emulation.hpp>
 #endif
 
+#include <cottention/owned_workspace.cuh>
+
 #include "support/catch.hpp"
 #include "support/cuda_backward.hpp"
 #include "support/part.hpp"
@@ -215,6 +217,21 @@ TEST_CASE(
   CHECK(cottention::workspace_bytes<Everything>(args) == 0);
   args.shape = Extents{1, many, many, many / 2, 1, 16, 24};
   CHECK(cottention::workspace_bytes<Everything>(args) == 0);
+}
+
+TEST_CASE("Backward with a device workspace that grows gives what it gives with one of the caller's") {
+  DeviceCall expected(lengthy), call(lengthy);
+  std::size_t bytes = 0;
+  REQUIRE(cottention::workspace_bytes<P>(call.args, bytes, {2}).ok());
+  expected.split = {2};
+  expected.workspace = {expected.reserve(bytes), bytes};
+  REQUIRE(expected.run().ok());
+  expected.mirror.download();
+  cottention::DeviceWorkspace workspace;
+  REQUIRE(cottention::backward<P>(call.args, workspace, nullptr, {2}).ok());
+  call.mirror.download();
+  CHECK(same_bits(call.out.values(), expected.out.values()));
+  CHECK(workspace.bytes() == bytes);
 }
 
 TEST_CASE("Backward of an empty problem succeeds") {

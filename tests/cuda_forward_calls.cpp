@@ -4,11 +4,14 @@
 #include <cstdint>
 #include <limits>
 #include <string>
+#include <utility>
 #include <vector>
 
 #if __has_include(<emulation.hpp>)
 #include <emulation.hpp>
 #endif
+
+#include <cottention/owned_workspace.cuh>
 
 #include "support/catch.hpp"
 #include "support/cuda_forward.hpp"
@@ -147,6 +150,122 @@ TEST_CASE("Without cuts no workspace is asked for") {
   CHECK(cottention::workspace_bytes<P>(call.args, {1}) == 0);
   call.split.pieces = 1;
   CHECK(call.run().ok());
+}
+
+// ---- Workspaces that grow
+
+namespace {
+
+using cottention::DeviceWorkspace;
+
+struct TestStream {
+  cudaStream_t stream = nullptr;
+  TestStream() { REQUIRE(cudaStreamCreate(&stream) == cudaSuccess); }
+  ~TestStream() { (void)cudaStreamDestroy(stream); }
+};
+
+/// What `call()` returns while `stream` captures it.
+template <class F>
+CallStatus captured(cudaStream_t stream, F call) {
+  REQUIRE(cudaStreamBeginCapture(stream, cudaStreamCaptureModeRelaxed) == cudaSuccess);
+  const CallStatus status = call();
+  cudaGraph_t graph = nullptr;
+  REQUIRE(cudaStreamEndCapture(stream, &graph) == cudaSuccess);
+  REQUIRE(cudaGraphDestroy(graph) == cudaSuccess);
+  return status;
+}
+
+}  // namespace
+
+TEST_CASE("Forward with a device workspace that grows gives what it gives with one of the caller's") {
+  Call call(lengthy);
+  call.split.pieces = 2;
+  std::size_t needed = 0;
+  REQUIRE(cottention::workspace_bytes<P>(call.args, needed, call.split).ok());
+  REQUIRE(needed > 0);
+  CHECK(needed == cottention::workspace_bytes<P>(call.args, call.split));
+  std::vector<unsigned char> scratch(needed);
+  call.workspace = {call.mirror.array(scratch.data(), static_cast<std::int64_t>(needed)), needed};
+  REQUIRE(call.run().ok());
+  call.mirror.download();
+  const std::vector<double> expected = call.o.values();
+
+  DeviceWorkspace workspace;
+  const TestStream stream;
+  const auto run = [&](Split split) {
+    call.o = TensorBuffer<float>(Layout::bshd, 1, 1100, 1, 24);
+    Mirror mirror;
+    auto args = call.args;
+    args.o = mirror.tensor(call.o.view(), 1, 1100, 1, 24);
+    const CallStatus status = cottention::forward<P>(args, workspace, stream.stream, split);
+    REQUIRE(cudaStreamSynchronize(stream.stream) == cudaSuccess);
+    mirror.download();
+    return status;
+  };
+  REQUIRE(run({1}).ok());  // not cut, it needs none
+  CHECK(workspace.bytes() == 0);
+  REQUIRE(run(call.split).ok());
+  CHECK(call.o.values() == expected);
+  CHECK(workspace.bytes() == needed);
+  const void* const data = workspace.get().data;
+  REQUIRE(run(call.split).ok());
+  CHECK(call.o.values() == expected);
+  CHECK(workspace.get().data == data);
+  // In more pieces: at least half as much again.
+  REQUIRE(run({3}).ok());
+  CHECK(workspace.bytes() == needed + needed / 2);
+  REQUIRE(run({4}).ok());
+  CHECK(workspace.bytes() == cottention::workspace_bytes<P>(call.args, {4}));
+
+  const std::size_t bytes = workspace.bytes();
+  DeviceWorkspace moved = std::move(workspace);
+  CHECK(workspace.bytes() == 0);
+  CHECK(moved.bytes() == bytes);
+  REQUIRE(run(call.split).ok());
+  workspace = std::move(moved);
+  CHECK(moved.bytes() == 0);
+  CHECK(workspace.bytes() == bytes);
+  workspace.release();
+  CHECK(workspace.bytes() == 0);
+  call.split.pieces = 65;
+  CHECK(run(call.split).code == StatusCode::bad_option);
+  call.args.q.data = nullptr;
+  CHECK(run({2}).code == StatusCode::null_pointer);
+  CHECK(workspace.bytes() == 0);  // what is refused does not make it grow
+  const CallStatus status = workspace.reserve(std::size_t{1} << 50);
+  CHECK(status.code == StatusCode::cuda_error);
+  CHECK(status.cuda_error == cudaErrorMemoryAllocation);
+  CHECK(std::string(status.reason) == "cudaMalloc for the workspace: out of memory");
+  CHECK(cudaGetLastError() == cudaSuccess);
+  CHECK(workspace.reserve(1000).ok());
+}
+
+TEST_CASE("A captured call finds its workspace large enough, and keeps it") {
+  Call call(lengthy);
+  const TestStream stream;
+  DeviceWorkspace workspace;
+  const auto run = [&](Split split) {
+    return cottention::forward<P>(call.args, workspace, stream.stream, split);
+  };
+  const std::size_t needed = cottention::workspace_bytes<P>(call.args, {2});
+  CallStatus status = captured(stream.stream, [&] { return run({2}); });
+  CHECK(status.code == StatusCode::bad_workspace);
+  CHECK(std::string(status.reason) ==
+        "workspace.bytes = 0: must be at least " + std::to_string(needed) +
+            ", and cannot grow while the stream is captured. Remedy: call reserve(" + std::to_string(needed) +
+            ") before");
+  REQUIRE(workspace.reserve(needed).ok());
+  const void* const data = workspace.get().data;
+  status = captured(stream.stream, [&] { return run({2}); });
+  CHECK(std::string(status.reason) == "");
+  CHECK(run({2}).ok());
+  status = run({3});
+  CHECK(status.code == StatusCode::bad_workspace);
+  CHECK(std::string(status.reason).find("because a captured call has its address") != std::string::npos);
+  CHECK(workspace.get().data == data);
+  workspace.release();
+  CHECK(run({3}).ok());
+  REQUIRE(cudaStreamSynchronize(stream.stream) == cudaSuccess);
 }
 
 TEST_CASE("An empty problem succeeds and launches nothing but counts") {
@@ -304,5 +423,46 @@ TEST_CASE("A state is updated in place by a sequence in pieces, whatever the ord
     CHECK(got.o == expected.o);
     CHECK(got.h == expected.h);
   });
+}
+
+TEST_CASE(
+    "Calls with one device workspace follow each other on whatever streams, and leave no memory behind") {
+  using cottention::emulation::allocated_bytes, cottention::emulation::launches_before;
+  const std::size_t before = allocated_bytes();
+  {
+    Call call(lengthy);
+    const TestStream first, second;
+    DeviceWorkspace workspace;
+    REQUIRE(cottention::forward<P>(call.args, workspace, first.stream, {2}).ok());
+    const std::size_t launched = launches_before(first.stream, first.stream);
+    CHECK(launched > 0);
+    CHECK(launches_before(second.stream, first.stream) == 0);
+    REQUIRE(cottention::forward<P>(call.args, workspace, second.stream, {2}).ok());
+    CHECK(launches_before(second.stream, first.stream) == launched);
+    REQUIRE(cottention::forward<P>(call.args, workspace, first.stream, {2}).ok());
+    CHECK(launches_before(first.stream, second.stream) == launched);
+  }
+  CHECK(allocated_bytes() == before);
+}
+
+TEST_CASE("Without a device workspace_bytes and calls say so, with CUDA's number") {
+  struct Restored {
+    cottention::emulation::Options before = cottention::emulation::options();
+    ~Restored() { cottention::emulation::options() = before; }
+  } restored;
+  Call call(lengthy);
+  cottention::emulation::options().devices = 0;
+  std::size_t bytes = 1;
+  const CallStatus status = cottention::workspace_bytes<P>(call.args, bytes);
+  CHECK(status.code == StatusCode::cuda_error);
+  CHECK(status.cuda_error == cudaErrorNoDevice);
+  CHECK(bytes == 0);
+  CHECK(cottention::workspace_bytes<P>(call.args) == 0);
+  DeviceWorkspace workspace;
+  CHECK(cottention::forward<P>(call.args, workspace, nullptr).cuda_error == cudaErrorNoDevice);
+  CHECK(workspace.reserve(1).cuda_error == cudaErrorNoDevice);
+  // The shape is at fault first.
+  call.args.shape.dim_v = 16;
+  CHECK(cottention::workspace_bytes<P>(call.args, bytes).code == StatusCode::bad_shape);
 }
 #endif

@@ -4,7 +4,7 @@
 #include <string>
 #include <vector>
 
-#include <cottention/step.cuh>
+#include <cottention/owned_workspace.cuh>
 
 #include "support/catch.hpp"
 #include "support/cuda_step.hpp"
@@ -50,6 +50,8 @@ class Refusals {
               .pool_slots = 3};
     sound_ = mirror_.step(sound_);
   }
+
+  const Arguments& sound() const { return sound_; }
 
   template <class Change>
   void check(Change change, const std::string& expected, cottention::Workspace workspace = {}) {
@@ -133,6 +135,22 @@ TEST_CASE("Step on a device: what exceeds a grid or the kernel's counters is ref
         a.o.data = nullptr;
       },
       "bad shape: shape.seq_q = 715806038: must be at most 715806037 on a device");
+}
+
+TEST_CASE("Step on a device: no workspace is needed, and one that grows stays empty") {
+  const Refusals calls;
+  std::size_t bytes = 1;
+  CHECK(cottention::workspace_bytes<P>(calls.sound(), bytes).ok());
+  CHECK(bytes == 0);
+  cottention::DeviceWorkspace workspace;
+  CHECK(outcome(cottention::step<P>(calls.sound(), workspace, nullptr)) == "ok");
+  CHECK(workspace.bytes() == 0);
+  Arguments args = calls.sound();
+  args.shape.dim_v = 48;
+  bytes = 1;
+  CHECK(outcome(cottention::workspace_bytes<P>(args, bytes)) ==
+        "bad shape: shape.dim_v = 48: must be 40, the dim_v of the Problem");
+  CHECK(bytes == 0);
 }
 
 #if __has_include(<emulation.hpp>)

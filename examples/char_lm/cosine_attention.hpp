@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include <cottention/cpu.hpp>
+#include <cottention/owned_workspace.hpp>
 
 #include "attention.hpp"
 #include "qkv.hpp"
@@ -29,7 +29,7 @@ class CosineAttention final : public Attention<Real> {
   void forward(const AttentionShape& shape, std::int64_t, const Real* qkv, const Real* scale_logit,
                Real* o) override {
     const auto arguments = forward_arguments<Real>(shape, qkv, scale_logit, o);
-    check(cottention::cpu::forward<Problem>(arguments, workspace_for(arguments, execution_), execution_));
+    check(cottention::cpu::forward<Problem>(arguments, workspace_, execution_));
   }
 
   void backward(const AttentionShape& shape, std::int64_t, const Real* qkv, const Real* scale_logit,
@@ -44,7 +44,7 @@ class CosineAttention final : public Attention<Real> {
                                                         .dv = part(dqkv, 2, shape),
                                                         .scale_logit = scale_logit,
                                                         .dscale_logit = dscale_logit};
-    check(cottention::cpu::backward<Problem>(arguments, workspace_for(arguments, execution_), execution_));
+    check(cottention::cpu::backward<Problem>(arguments, workspace_, execution_));
   }
 
   void start(std::int64_t) override {
@@ -58,15 +58,12 @@ class CosineAttention final : public Attention<Real> {
                                                 {h_.data() + layer * state, count_.data() + layer});
     // A token of one sequence is a few microseconds of work: less than waking other threads.
     const cottention::cpu::Execution alone{.threads = 1};
-    check(cottention::cpu::step<Problem>(arguments, workspace_for(arguments, alone), alone));
+    check(cottention::cpu::step<Problem>(arguments, workspace_, alone));
   }
 
  private:
   using Problem = cottention::Problem<Real, cottention::any_head_dim, cottention::Mask::causal,
                                       cottention::Scale::by_key>;
-  struct alignas(cottention::workspace_alignment) Block {
-    std::byte bytes[cottention::workspace_alignment];
-  };
 
   /// The library's threads are ours.
   static void run_on_team(void* team, int threads, void (*body)(void*, int), void* data) {
@@ -77,20 +74,11 @@ class CosineAttention final : public Attention<Real> {
     if (!status) throw std::runtime_error(std::string("cosine attention: ") + status.reason);
   }
 
-  /// The same memory for every call; it grows at the first call of a shape.
-  template <class Arguments>
-  cottention::Workspace workspace_for(const Arguments& arguments,
-                                      const cottention::cpu::Execution& execution) {
-    const std::size_t bytes = cottention::cpu::workspace_bytes<Problem>(arguments, execution);
-    if (bytes > memory_.size() * sizeof(Block)) memory_.resize((bytes + sizeof(Block) - 1) / sizeof(Block));
-    return {memory_.data(), memory_.size() * sizeof(Block)};
-  }
-
   cottention::cpu::Execution execution_;
   std::int64_t heads_, head_dim_;
   std::vector<Real> h_;              // (layers, heads, head_dim, head_dim)
   std::vector<std::int64_t> count_;  // (layers)
-  std::vector<Block> memory_;
+  cottention::HostWorkspace workspace_;
 };
 
 }  // namespace char_lm

@@ -6,10 +6,7 @@
 #include <utility>
 #include <vector>
 
-#include <cottention/backward.cuh>
-#include <cottention/dispatch.hpp>
-#include <cottention/forward.cuh>
-#include <cottention/step.cuh>
+#include <cottention/owned_workspace.cuh>
 
 #include "../device_support.hpp"
 #include "qkv.hpp"
@@ -45,9 +42,7 @@ class OnDevice final : public Attention<float> {
     const std::int64_t rows = shape.batch * shape.seq;
     upload(rows, qkv, scale_logit);
     const auto arguments = forward_arguments<float>(shape, qkv_.data(), scale_logit_.data(), o_.data());
-    const std::size_t bytes = cottention::workspace_bytes<P>(arguments);
-    check(workspace_.reserve(bytes));
-    check(cottention::forward<P>(arguments, {workspace_.data(), bytes}, stream_.get()));
+    check(cottention::forward<P>(arguments, workspace_, stream_.get()));
     download(rows, o);
   }
 
@@ -68,9 +63,7 @@ class OnDevice final : public Attention<float> {
                                                          .dv = part(dqkv_.data(), 2, shape),
                                                          .scale_logit = scale_logit_.data(),
                                                          .dscale_logit = dscale_logit_.data()};
-    const std::size_t bytes = cottention::workspace_bytes<P>(arguments);
-    check(workspace_.reserve(bytes));
-    check(cottention::backward<P>(arguments, {workspace_.data(), bytes}, stream_.get()));
+    check(cottention::backward<P>(arguments, workspace_, stream_.get()));
     check(dqkv_.download({dqkv, 3 * elements(rows)}, stream_));
     check(dscale_logit_.download({dscale_logit, static_cast<std::size_t>(heads_)}, stream_));
     check(stream_.wait());
@@ -111,7 +104,7 @@ class OnDevice final : public Attention<float> {
   DeviceArray<float> qkv_, scale_logit_, o_, dout_, dqkv_, dscale_logit_;
   DeviceArray<float> h_;             // (layers, heads, head_dim, head_dim)
   DeviceArray<std::int64_t> count_;  // (layers)
-  DeviceArray<std::byte> workspace_;
+  cottention::DeviceWorkspace workspace_;
 };
 
 /// Calls everything once: that finds out whether the device can, and takes the memory of the largest shape.

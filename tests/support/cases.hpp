@@ -77,6 +77,7 @@ inline std::vector<Case> packed() {
   some.push_back({.shape = {.heads_q = 2, .heads_kv = 1, .dim_qk = 16, .dim_v = 24},
                   .lengths_q = {0, 5, 40, 3, 0},
                   .lengths_k = {7, 0, 70, 33, 0},
+                  .layout = Layout::bhsd,
                   .initial_state = Presence::present});
   some.push_back({.shape = {.heads_q = 1, .heads_kv = 1, .dim_qk = 8, .dim_v = 8}, .lengths_q = {0, 0}});
   return of_every_kind(some);

@@ -1,7 +1,9 @@
 // The calls of the CUDA runtime.
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstring>
+#include <map>
 #include <mutex>
 #include <set>
 
@@ -10,6 +12,13 @@
 #include "global_memory.hpp"
 
 struct CUstream_st {};
+
+/// Launches on each stream that something is past.
+using Past = std::map<cudaStream_t, std::size_t>;
+struct CUevent_st {
+  Past past{};
+};
+struct CUgraph_st {};
 
 namespace {
 
@@ -21,6 +30,12 @@ using cottention::emulation::report;
 thread_local cudaError_t last_error = cudaSuccess;
 std::mutex calling;  // host threads may call at the same time
 std::set<cudaStream_t> streams;
+std::set<cudaStream_t> capturing;
+std::map<cudaStream_t, Past> past;  // of each stream
+
+void join(Past& into, const Past& other) {
+  for (const auto& [stream, launches] : other) into[stream] = (std::max)(into[stream], launches);
+}
 
 enum class Side { host, device };
 
@@ -39,6 +54,18 @@ namespace cottention::emulation {
 cudaError_t report(cudaError_t error) {
   if (error != cudaSuccess) last_error = error;
   return error;
+}
+
+bool begin_launch(cudaStream_t stream) {
+  const std::lock_guard<std::mutex> alone(calling);
+  if (capturing.count(stream) > 0) return false;
+  ++past[stream][stream];
+  return true;
+}
+
+std::size_t launches_before(cudaStream_t stream, cudaStream_t earlier) {
+  const std::lock_guard<std::mutex> alone(calling);
+  return past[stream][earlier];
 }
 
 }  // namespace cottention::emulation
@@ -69,6 +96,8 @@ const char* cudaGetErrorName(cudaError_t error) {
       return "cudaErrorLaunchFailure";
     case cudaErrorNotSupported:
       return "cudaErrorNotSupported";
+    case cudaErrorStreamCaptureUnsupported:
+      return "cudaErrorStreamCaptureUnsupported";
   }
   return "cudaErrorUnknown";
 }
@@ -99,6 +128,8 @@ const char* cudaGetErrorString(cudaError_t error) {
       return "unspecified launch failure";
     case cudaErrorNotSupported:
       return "operation not supported";
+    case cudaErrorStreamCaptureUnsupported:
+      return "operation not permitted when stream is capturing";
   }
   return "unrecognized error code";
 }
@@ -114,13 +145,13 @@ cudaError_t cudaPeekAtLastError() { return last_error; }
 // --------------------------------------------------------------------------------------------
 
 cudaError_t cudaGetDeviceCount(int* count) {
-  *count = 1;
-  return cudaSuccess;
+  *count = options().devices;
+  return report(*count > 0 ? cudaSuccess : cudaErrorNoDevice);
 }
 
 cudaError_t cudaGetDevice(int* device) {
   *device = 0;
-  return cudaSuccess;
+  return report(options().devices > 0 ? cudaSuccess : cudaErrorNoDevice);
 }
 
 cudaError_t cudaSetDevice(int device) { return report(device == 0 ? cudaSuccess : cudaErrorInvalidDevice); }
@@ -154,6 +185,7 @@ cudaError_t cudaMalloc(void** device_pointer, std::size_t bytes) {
   *device_pointer = nullptr;
   if (bytes == 0) return cudaSuccess;
   const std::lock_guard<std::mutex> alone(calling);
+  if (!capturing.empty()) return report(cudaErrorStreamCaptureUnsupported);
   *device_pointer = global_memory().allocate(bytes, options().fresh);
   return report(*device_pointer != nullptr ? cudaSuccess : cudaErrorMemoryAllocation);
 }
@@ -161,6 +193,7 @@ cudaError_t cudaMalloc(void** device_pointer, std::size_t bytes) {
 cudaError_t cudaFree(void* device_pointer) {
   if (device_pointer == nullptr) return cudaSuccess;
   const std::lock_guard<std::mutex> alone(calling);
+  if (!capturing.empty()) return report(cudaErrorStreamCaptureUnsupported);
   const bool known = global_memory().release(device_pointer) == GlobalMemory::Release::released;
   return report(known ? cudaSuccess : cudaErrorInvalidValue);
 }
@@ -227,8 +260,49 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned) { return c
 cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   const std::lock_guard<std::mutex> alone(calling);
   if (streams.erase(stream) == 0) return report(cudaErrorInvalidResourceHandle);
+  past.erase(stream);
   delete stream;
   return cudaSuccess;
 }
 
 cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
+  const std::lock_guard<std::mutex> alone(calling);
+  if (stream == nullptr) return report(cudaErrorStreamCaptureUnsupported);
+  return report(capturing.insert(stream).second ? cudaSuccess : cudaErrorInvalidValue);
+}
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
+  const std::lock_guard<std::mutex> alone(calling);
+  static CUgraph_st empty;
+  *graph = &empty;
+  return report(capturing.erase(stream) == 1 ? cudaSuccess : cudaErrorInvalidValue);
+}
+cudaError_t cudaGraphDestroy(cudaGraph_t) { return cudaSuccess; }
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
+  const std::lock_guard<std::mutex> alone(calling);
+  *status = capturing.count(stream) > 0 ? cudaStreamCaptureStatusActive : cudaStreamCaptureStatusNone;
+  return cudaSuccess;
+}
+
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned) {
+  *event = new CUevent_st;
+  return cudaSuccess;
+}
+cudaError_t cudaEventDestroy(cudaEvent_t event) {
+  if (event == nullptr) return report(cudaErrorInvalidResourceHandle);
+  delete event;
+  return cudaSuccess;
+}
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
+  const std::lock_guard<std::mutex> alone(calling);
+  if (event == nullptr) return report(cudaErrorInvalidResourceHandle);
+  event->past = past[stream];
+  return cudaSuccess;
+}
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
+  const std::lock_guard<std::mutex> alone(calling);
+  if (event == nullptr) return report(cudaErrorInvalidResourceHandle);
+  join(past[stream], event->past);
+  return cudaSuccess;
+}

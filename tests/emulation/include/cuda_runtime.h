@@ -1,6 +1,6 @@
 // Stands in for CUDA's header where kernels run on the CPU: its words for functions, and the calls of the
-// runtime that the library and its tests make. Everything is synchronous. Addresses of device memory are no
-// addresses of the host's.
+// runtime that the library and its tests make. Everything is synchronous, and what a stream captures is not
+// run at all. Addresses of device memory are no addresses of the host's.
 #pragma once
 
 #include <cstddef>
@@ -28,6 +28,7 @@ enum cudaError_t {
   cudaErrorInvalidResourceHandle = 400,
   cudaErrorLaunchFailure = 719,
   cudaErrorNotSupported = 801,
+  cudaErrorStreamCaptureUnsupported = 900,
 };
 
 enum cudaMemcpyKind {
@@ -46,6 +47,11 @@ enum cudaDeviceAttr {
 };
 
 typedef struct CUstream_st* cudaStream_t;
+typedef struct CUevent_st* cudaEvent_t;
+typedef struct CUgraph_st* cudaGraph_t;
+
+enum cudaStreamCaptureMode { cudaStreamCaptureModeRelaxed = 2 };
+enum cudaStreamCaptureStatus { cudaStreamCaptureStatusNone = 0, cudaStreamCaptureStatusActive = 1 };
 
 const char* cudaGetErrorName(cudaError_t error);
 const char* cudaGetErrorString(cudaError_t error);
@@ -79,9 +85,28 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 
+/// While a stream captures, cudaMalloc and cudaFree are refused. Graphs are empty.
+cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
+cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
+cudaError_t cudaGraphDestroy(cudaGraph_t graph);
+cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status);
+
+inline constexpr unsigned cudaEventDisableTiming = 2;
+cudaError_t cudaEventCreateWithFlags(cudaEvent_t* event, unsigned flags);
+cudaError_t cudaEventDestroy(cudaEvent_t event);
+cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream);
+cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags);
+
 namespace cottention::emulation {
 
 /// Keeps an error for cudaGetLastError and hands it back.
 cudaError_t report(cudaError_t error);
+
+/// Tells of a launch on a stream, and whether it is to be run: not where the stream captures.
+bool begin_launch(cudaStream_t stream);
+
+/// How many launches on `earlier` are sure to be over when the next one on `stream` begins, by events and by
+/// the order within a stream.
+std::size_t launches_before(cudaStream_t stream, cudaStream_t earlier);
 
 }  // namespace cottention::emulation

@@ -33,6 +33,7 @@ struct Options {
   std::uint64_t seed = 1;
   Fresh fresh = Fresh::nan;
 
+  int devices = 1;              ///< or none
   int compute_capability = 90;  ///< 10 major + minor of the device that the runtime reports
   int multiprocessors = 132;
   std::size_t shared_bytes_per_block = 227 * 1024;  ///< the most that a block may ask for

@@ -31,7 +31,7 @@ cudaError_t prepare() {
 }
 
 template <class Kernel>
-cudaError_t launch(Grid grid, const typename Kernel::Params& params, cudaStream_t) {
+cudaError_t launch(Grid grid, const typename Kernel::Params& params, cudaStream_t stream) {
   using Params = typename Kernel::Params;
   using Storage = typename Kernel::Storage;
   static_assert(alignof(Storage) <= 1024);
@@ -42,6 +42,7 @@ cudaError_t launch(Grid grid, const typename Kernel::Params& params, cudaStream_
   const auto fits = [](std::int64_t n, std::int64_t most) { return n >= 1 && n <= most; };
   if (!fits(grid.x, 0x7fffffff) || !fits(grid.y, 65535) || !fits(grid.z, 65535))
     return cudaErrorInvalidConfiguration;
+  if (!emulation::begin_launch(stream)) return cudaSuccess;
   const Params copy = params;
   const auto run = [](const void* kernel_params, void* shared) {
     Kernel::run(*static_cast<const Params*>(kernel_params), *static_cast<Storage*>(shared));
