@@ -445,6 +445,21 @@ TEST_CASE(
   CHECK(allocated_bytes() == before);
 }
 
+TEST_CASE("A workspace that cannot grow while another stream captures stays as it is") {
+  Call call(lengthy);
+  const TestStream capturing;
+  DeviceWorkspace workspace;
+  REQUIRE(cottention::forward<P>(call.args, workspace, nullptr, {2}).ok());
+  const std::size_t bytes = workspace.bytes();
+  const CallStatus status =
+      captured(capturing.stream, [&] { return cottention::forward<P>(call.args, workspace, nullptr, {3}); });
+  CHECK(status.cuda_error == cudaErrorStreamCaptureUnsupported);
+  CHECK(std::string(status.reason) ==
+        "cudaFree of the workspace: operation not permitted when stream is capturing");
+  CHECK(workspace.bytes() == bytes);
+  CHECK(cottention::forward<P>(call.args, workspace, nullptr, {3}).ok());
+}
+
 TEST_CASE("Without a device workspace_bytes and calls say so, with CUDA's number") {
   struct Restored {
     cottention::emulation::Options before = cottention::emulation::options();

@@ -327,6 +327,17 @@ void check_rows(const Loss& loss, support::TensorBuffer<double>& x, const Values
 
 }  // namespace
 
+TEST_CASE("The reference makes up no weights where scale_logit is null: they are NaN") {
+  const TwoTokens t;
+  for (const Mask mask : {Mask::causal, Mask::bidirectional})
+    for (const Scale scale : {Scale::none, Scale::by_key, Scale::by_query}) {
+      const bool missing = scale != Scale::none;
+      CHECK(std::isnan(support::definition(mask, scale, t.forward()).o.back()) == missing);
+      CHECK(std::isnan(support::recurrence(mask, scale, t.forward()).o.back()) == missing);
+      CHECK(std::isnan(support::gradient(mask, scale, t.backward()).dv.back()) == missing);
+    }
+}
+
 TEST_CASE("The reference's gradients are the slopes of its definition") {
   for (const Case& c : small_cases()) {
     Inputs<double> inputs(c);

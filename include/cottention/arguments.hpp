@@ -82,7 +82,7 @@ struct ForwardArguments {
   Tensor<T> o{};        ///< [batch, seq_q, heads_q, dim_v], written. A masked query's row
                         ///< becomes 0
   /// [heads_kv], m: required where it weighs anything, that is, where v has elements (Scale::by_key) or o has
-  /// (by_query). Scale::none reads and checks nothing behind it, and it may be null.
+  /// (by_query). Scale::none neither reads nor checks it.
   const Accumulate<T>* scale_logit = nullptr;
   const std::uint8_t* query_mask = nullptr;   ///< [batch, seq_q]
   const std::uint8_t* key_mask = nullptr;     ///< [batch, seq_k]; counts n count unmasked keys

@@ -44,7 +44,8 @@ class DeviceWorkspace {
   }
 
   /// Makes sure of `bytes` on the current device. Refused: bad_workspace on another device than before and
-  /// after a captured call; cuda_error where there is no memory, and then the workspace is empty.
+  /// after a captured call; cuda_error where there is no memory, and then the workspace is empty, and while
+  /// the runtime forbids to allocate, because this thread captures another stream.
   [[nodiscard]] CallStatus reserve(std::size_t bytes) {
     int device = 0;
     if (cudaError_t error = cudaGetDevice(&device); error != cudaSuccess)
@@ -62,7 +63,8 @@ class DeviceWorkspace {
                                  "captured call has its address. Remedy: a workspace for each graph",
                                  state_.memory.bytes, bytes);
     const std::size_t larger = state_.memory.bytes + state_.memory.bytes / 2;
-    free_memory();
+    if (cudaError_t error = free_memory(); error != cudaSuccess)
+      return refusal(error, "cudaFree of the workspace");
     state_.device = device;
     if (state_.event == nullptr)
       if (cudaError_t error = cudaEventCreateWithFlags(&state_.event, cudaEventDisableTiming);
@@ -75,7 +77,7 @@ class DeviceWorkspace {
 
   /// Waits for the device and gives the memory back. No graph that was captured with it may run any more.
   void release() {
-    free_memory();
+    if (free_memory() != cudaSuccess) (void)cudaGetLastError();
     if (state_.event != nullptr) (void)cudaEventDestroy(state_.event);
     state_ = {};
   }
@@ -132,9 +134,11 @@ class DeviceWorkspace {
     state_.memory.bytes = error == cudaSuccess ? bytes : 0;
     return error;
   }
-  void free_memory() {
-    if (state_.memory.data != nullptr) (void)cudaFree(state_.memory.data);
-    state_.memory = {};
+  /// What cannot be freed, as while this thread captures a stream, is kept.
+  cudaError_t free_memory() {
+    const cudaError_t error = state_.memory.data != nullptr ? cudaFree(state_.memory.data) : cudaSuccess;
+    if (error == cudaSuccess) state_.memory = {};
+    return error;
   }
 
   State state_{};
