@@ -1,5 +1,4 @@
 // The shortest complete program: causal cosine attention over a batch.
-// [readme-forward]
 #include <cstdio>
 #include <vector>
 
@@ -34,4 +33,3 @@ int main() {
   }
   std::printf("last output: %.3f\n", o.back());  // of equal rows: the sum over n = 1 .. seq of n^-sigmoid(m)
 }
-// [readme-forward]

@@ -34,7 +34,6 @@ int run(int seq) {
   check(device_scale_logit.upload(scale_logit, stream));
   check(device_o.reserve(o.size()));
 
-  // [forward-cuda]
   using Problem = cottention::Problem<bfloat16, cottention::HeadDim{dim, dim}, cottention::Mask::causal,
                                       cottention::Scale::by_key>;
 
@@ -54,7 +53,6 @@ int run(int seq) {
   };
   cottention::DeviceWorkspace workspace;  // scratch memory, grows as calls need
   check(cottention::forward<Problem>(arguments, workspace, stream.get()));
-  // [forward-cuda]
 
   check(device_o.download(o, stream));
   check(stream.wait());

@@ -102,11 +102,9 @@ int run(std::int64_t seq, int steps) {
       o[i] -= target[i];  // the slope of half of the square
       loss += 0.5 * o[i] * o[i] / static_cast<double>(elements);
     }
-    // [backward-cuda]
     check(device_dout.upload(o, stream));
     const auto backward = layout.backward(device_p.data(), device_dout.data(), device_gradient.data());
     check(cottention::backward<Attention>(backward, workspace, stream.get()));
-    // [backward-cuda]
     check(device_gradient.download(gradient, stream));
     check(stream.wait());
     if (step == 1) first_loss = loss, error = error_of(layout, p, o, gradient);

@@ -15,7 +15,16 @@ endfunction()
 cottention_add_check("headers keep to their layers" layer_check.py ${cottention_include})
 cottention_add_check("the layer check finds each fault" layer_check.py --self-test)
 cottention_add_check("the spill check finds each fault" spill_check.py --self-test)
-cottention_add_check("quoted code is compiled code" snippet_check.py ${PROJECT_SOURCE_DIR})
+
+cottention_add_check("the page of calls has what the headers have" api_check.py ${PROJECT_SOURCE_DIR})
+cottention_add_check("the check of that page finds each fault" api_check.py --self-test)
+
+# Programs for GPUs are run by the emulator, which is so built even where no test is.
+set_target_properties(cottention_emulation PROPERTIES EXCLUDE_FROM_ALL OFF)
+cottention_add_check("the code and the commands of every page run in an empty folder" docs_check.py ${PROJECT_SOURCE_DIR}
+                     ${CMAKE_CURRENT_BINARY_DIR}/docs ${CMAKE_CXX_COMPILER} $<TARGET_FILE:cottention_emulation>)
+cottention_add_check("the check of pages finds each fault" docs_check.py --self-test ${CMAKE_CURRENT_BINARY_DIR}/docs_faults
+                     ${CMAKE_CXX_COMPILER})
 
 cottention_add_check("each header compiles alone" header_check.py ${cottention_include} ${CMAKE_CXX_COMPILER}
                      ${cottention_check_flags})
@@ -53,8 +62,10 @@ set(compiler ${CMAKE_CXX_COMPILER})
 foreach(name IN LISTS cottention_compilers)
   cottention_add_check("misuse is refused with its reason by ${name}" compile_fail_check.py
                        ${CMAKE_CURRENT_SOURCE_DIR}/compile_fail ${cottention_include} ${compiler})
-  cottention_add_check("a copied include folder works with ${name}" copy_in_check.py ${cottention_include}
-                       ${cottention_consumer} ${compiler})
+  if(NOT compiler STREQUAL CMAKE_CXX_COMPILER) # with that the commands of the README are run
+    cottention_add_check("a copied include folder works with ${name}" copy_in_check.py ${cottention_include}
+                         ${cottention_consumer} ${compiler})
+  endif()
   set(compiler ${COTTENTION_OTHER_COMPILER})
 endforeach()
 cottention_add_check("units for different processors link into one program" mixed_targets_check.py
@@ -88,4 +99,16 @@ cottention_add_consumer("find_package without OpenMP on the machine" find_packag
                         -DCMAKE_DISABLE_FIND_PACKAGE_OpenMP=ON -DEXPECT_OPENMP=0)
 cottention_add_consumer("find_package with OpenMP declined" find_package -DCOTTENTION_OPENMP=OFF -DEXPECT_OPENMP=0)
 cottention_add_consumer("add_subdirectory" add_subdirectory -DEXPECT_OPENMP=${cottention_openmp})
-cottention_add_consumer("FetchContent" fetch_content -DEXPECT_OPENMP=${cottention_openmp})
+
+# Packages for others. The one of conan is built where there is conan: COTTENTION_CONAN is a folder for PYTHONPATH.
+set(COTTENTION_CONAN "" CACHE PATH "Folder that conan was installed into by pip install --target; empty: the conan of the PATH")
+cottention_add_check("every package has the version of the header" package_check.py versions ${PROJECT_SOURCE_DIR})
+cottention_add_check("pkg-config finds an installation that was moved" package_check.py pkg-config ${cottention_prefix}
+                     ${CMAKE_CXX_COMPILER} ${cottention_packages}/pkg_config)
+set_tests_properties("check/pkg-config finds an installation that was moved" PROPERTIES FIXTURES_REQUIRED cottention_packages)
+foreach(name vcpkg conan)
+  cottention_add_check("${name} builds a package from the clone that a project finds" package_check.py ${name}
+                       ${PROJECT_SOURCE_DIR} ${CMAKE_COMMAND} ${CMAKE_CURRENT_BINARY_DIR}/${name})
+endforeach()
+set_property(TEST "check/conan builds a package from the clone that a project finds" APPEND
+             PROPERTY ENVIRONMENT PYTHONPATH=${COTTENTION_CONAN})

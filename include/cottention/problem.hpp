@@ -4,6 +4,7 @@
 #include <concepts>
 
 #include <cottention/element.hpp>
+#include <cottention/version.hpp>
 
 namespace cottention {
 

@@ -1,0 +1,12 @@
+# Installs cottention.pc, whose paths follow from where it lies, so that a prefix can be moved.
+set(cottention_pkgconfig_dir ${CMAKE_INSTALL_DATADIR}/pkgconfig)
+if(IS_ABSOLUTE "${cottention_pkgconfig_dir}" OR IS_ABSOLUTE "${CMAKE_INSTALL_INCLUDEDIR}")
+  set(cottention_pkgconfig_prefix ${CMAKE_INSTALL_PREFIX})
+  set(cottention_pkgconfig_include ${CMAKE_INSTALL_FULL_INCLUDEDIR})
+else()
+  file(RELATIVE_PATH cottention_pkgconfig_prefix /prefix/${cottention_pkgconfig_dir} /prefix)
+  string(REGEX REPLACE "/$" "" cottention_pkgconfig_prefix "\${pcfiledir}/${cottention_pkgconfig_prefix}")
+  set(cottention_pkgconfig_include "\${prefix}/${CMAKE_INSTALL_INCLUDEDIR}")
+endif()
+configure_file(${CMAKE_CURRENT_LIST_DIR}/cottention.pc.in cottention.pc @ONLY)
+install(FILES ${CMAKE_CURRENT_BINARY_DIR}/cottention.pc DESTINATION ${cottention_pkgconfig_dir})
