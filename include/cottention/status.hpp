@@ -68,4 +68,9 @@ struct [[nodiscard]] CallStatus {
   }
 };
 
+// Xlib.h has a macro of this name.
+#ifndef Status
+using Status = CallStatus;  ///< the name of version 0.1
+#endif
+
 }  // namespace cottention
