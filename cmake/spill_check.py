@@ -41,7 +41,7 @@ def kernel_of(entry):
     """K of `void cottention::device::entry<K>(K::Params)`."""
     found = re.match(r"void cottention::device::entry<(.*?) ?>\(\1::Params\)$", entry)
     if not found:
-        raise Fault(f"{entry}: not a kernel of device/launch.cuh")
+        raise Fault(f"{entry}: not a kernel of device/entry.cuh")
     return found[1]
 
 
@@ -173,7 +173,7 @@ def self_test():
         "not among the kernels that the program lists": (report_of(), another),
         "listed, but not compiled": (report_of(), listing + another),
         "says nothing of it for sm_90a": (report_of(last="sm_100"), listing),
-        "not a kernel of device/launch.cuh": (report_of(entry=ENTRY_NAME.replace("5entryI", "5outroI")), listing),
+        "not a kernel of device/entry.cuh": (report_of(entry=ENTRY_NAME.replace("5entryI", "5outroI")), listing),
         "no kernel was compiled": ("", ""),
         "a line that is no kernel": (report_of(), "Segmentation fault\n"),
     }

@@ -4,7 +4,7 @@
 //       struct Params;                                     // trivially copyable, passed by value
 //       struct Storage;                                    // its shared memory, uninitialised
 //       static constexpr int threads;                      // of a block, a multiple of 32
-//       static constexpr int blocks_per_multiprocessor;    // for which registers and shared memory leave room
+//       static constexpr int blocks_per_multiprocessor;    // that registers are to leave room for
 //       __device__ static void run(const Params&, Storage&);
 //     };
 #pragma once
