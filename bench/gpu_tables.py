@@ -56,6 +56,39 @@ def occupancy(page):
                   "blocks", "limited by"], lines)
 
 
+# Of one multiprocessor: instructions that its four schedulers issue and bytes of shared memory in a clock, the bytes of an
+# ldmatrix of four matrices, and a scheduler's clocks for an mma.sync of fp16, bf16 or tf32. An mma takes four clocks at the
+# tensor cores' peak, of which mma.sync reaches 63% on compute capability 9.0: arXiv 2402.13499.
+SCHEDULERS, SHARED_BYTES_PER_CLOCK, LDMATRIX_BYTES, MMA_CLOCKS = 4, 128, 512, 4 / 0.63
+H200_OVER_H100 = 4.3 / 3.0  # of the bandwidth for copies, at the same clock
+
+
+def instruction_rows():
+    """problem, kernel, chunk, warps, {column: instructions of a warp for a chunk}, clocks of the chunk at 3.0 TB/s."""
+    lines = (sources.RESULTS / sources.INSTRUCTIONS).read_text(encoding="utf-8").splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith("problem "))
+    rows = []
+    for line in lines[start + 1:]:
+        problem, rest = re.fullmatch(r"(.*?) {2,}(.*)", line).groups()
+        kernel, *cells = rest.split()
+        cells = dict(zip(lines[start].split()[2:], cells))
+        rows.append((problem, kernel, cells))
+    return rows
+
+
+def limits(page):
+    lines = []
+    for problem, kernel, cells in instruction_rows():
+        count = {name: float(cells[name]) for name in ("instructions", "mma", "ldmatrix", "warps", "clocks")}
+        warps = count["warps"]
+        clocks = (count["instructions"] * warps / SCHEDULERS, count["ldmatrix"] * warps * LDMATRIX_BYTES / SHARED_BYTES_PER_CLOCK,
+                  count["mma"] * warps / SCHEDULERS * MMA_CLOCKS)
+        shares = [x / count["clocks"] for x in clocks]
+        shown = [f"{100 * x:.0f} / {100 * x * H200_OVER_H100:.0f}%" if x > 0 else "not counted" for x in shares]
+        lines.append([f"{problem}, `{kernel}`", f"{cells['chunk']} x {cells['warps']}", *shown])
+    return table(["problem, kernel", "chunk x warps", "issue", "shared memory, ldmatrix alone", "tensor cores"], lines)
+
+
 def rows_of(results):
     """{row: {variant: row}} of ours and of the peers', those that were measured."""
     found = {}

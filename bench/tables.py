@@ -205,6 +205,7 @@ BLOCKS = {
     "cpu-memory": memory,
     "faster-peers": faster_peers,
     "gpu-floors": gpu_tables.floors,
+    "gpu-limits": gpu_tables.limits,
     "gpu-occupancy": gpu_tables.occupancy,
     "gpu-measured": gpu_tables.measured,
     "gpu-sweep": gpu_tables.swept,

@@ -10,6 +10,8 @@
 
 #if __has_include(<emulation.hpp>)
 #include <emulation.hpp>
+
+#include "support/host_calls.hpp"
 #endif
 
 #include <cottention/owned_workspace.cuh>
@@ -233,6 +235,22 @@ TEST_CASE("Backward with a device workspace that grows gives what it gives with 
   CHECK(same_bits(call.out.values(), expected.out.values()));
   CHECK(workspace.bytes() == bytes);
 }
+
+#if __has_include(<emulation.hpp>)
+TEST_CASE("Backward is refused where its kernels do not run") {
+  DeviceCall call(plain);
+  const std::size_t bytes = cottention::workspace_bytes<P>(call.args);
+  call.workspace = {call.reserve(bytes), bytes};
+  check_refused_without_code([&] { return call.run(); });
+}
+
+TEST_CASE("Backward asks about a device and its kernels once") {
+  DeviceCall call(plain);
+  const std::size_t bytes = cottention::workspace_bytes<P>(call.args);
+  call.workspace = {call.reserve(bytes), bytes};
+  check_asks_once([&] { return call.run(); });
+}
+#endif
 
 TEST_CASE("Backward of an empty problem succeeds") {
   cottention::BackwardArguments<float> args;

@@ -9,6 +9,8 @@
 
 #if __has_include(<emulation.hpp>)
 #include <emulation.hpp>
+
+#include "support/host_calls.hpp"
 #endif
 
 #include <cottention/owned_workspace.cuh>
@@ -410,6 +412,31 @@ TEST_CASE("Few blocks get a tiling of their own, but not under the batch-invaria
   const ManyBlocks many_blocks;
   CHECK(kernel_of.operator()<>(Plan::automatic) == for_many);
   CHECK(kernel_of.operator()<>(Plan::batch_invariant) == for_many);
+}
+
+TEST_CASE("Forward is refused where its kernels do not run") {
+  Call call(plain);
+  check_refused_without_code([&] { return call.run(); });
+}
+
+TEST_CASE("Forward asks about a device and its kernels once") {
+  Call call(plain);
+  check_asks_once([&] { return call.run(); });
+}
+
+TEST_CASE("Pieces fill the places for two blocks on each multiprocessor, and no more") {
+  const auto pieces = [](std::int64_t heads, int multiprocessors, std::int64_t length) {
+    const cottention::host::RecurrenceExtent extent{.units = heads, .rows = length, .terms = length};
+    return cottention::host::plan_recurrence(extent, Plan::automatic, {}, {.chunk = 64}, multiprocessors)
+        .pieces;
+  };
+  CHECK(pieces(16, 132, 131072) == 16);  // 256 blocks on 264 places
+  CHECK(pieces(1, 132, 131072) == 64);
+  CHECK(pieces(5, 132, 131072) == 52);
+  CHECK(pieces(16, 108, 131072) == 13);
+  CHECK(pieces(16, 132, 1100) == 4);  // of 256 tokens at least
+  CHECK(pieces(118, 132, 131072) == 2);
+  CHECK(pieces(119, 132, 131072) == 1);
 }
 
 TEST_CASE("A state is updated in place by a sequence in pieces, whatever the order of blocks") {

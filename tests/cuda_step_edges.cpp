@@ -12,6 +12,8 @@
 
 #if __has_include(<emulation.hpp>)
 #include <emulation.hpp>
+
+#include "support/host_calls.hpp"
 #endif
 
 using cottention::bfloat16, cottention::half, cottention::Mask, cottention::Scale, cottention::CallStatus;
@@ -67,6 +69,8 @@ class Refusals {
     CHECK(pool_ == before_);
     for (const double x : o_.values()) CHECK(x != x);
   }
+
+  CallStatus sound() const { return cottention::step<P>(sound_, {}, nullptr); }
 
  private:
   Inputs<half> inputs_;
@@ -156,14 +160,21 @@ TEST_CASE("Step on a device: no workspace is needed, and one that grows stays em
 #if __has_include(<emulation.hpp>)
 
 TEST_CASE("Step on a device: a device without room for a block is told, nothing launched") {
-  struct Restored {
-    cottention::emulation::Options before = cottention::emulation::options();
-    ~Restored() { cottention::emulation::options() = before; }
-  } restored;
+  const RestoreOptions restore;
   Refusals refusals;
   cottention::emulation::options().shared_bytes_per_block = 1024;
   refusals.check([](Arguments&) {},
                  "unsupported: device: has 1024 bytes of shared memory for a thread block");
+}
+
+TEST_CASE("Step is refused where its kernel does not run") {
+  Refusals refusals;
+  check_refused_without_code([&] { return refusals.sound(); });
+}
+
+TEST_CASE("Step asks about a device and its kernel once") {
+  Refusals refusals;
+  check_asks_once([&] { return refusals.sound(); });
 }
 
 namespace {

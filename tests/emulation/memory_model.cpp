@@ -1,7 +1,9 @@
 // What the emulated device promises: memory, runtime calls, options, and the arithmetic it models.
+#include <atomic>
 #include <bit>
 #include <cmath>
 #include <cstdint>
+#include <thread>
 #include <vector>
 
 #include <cuda_runtime.h>
@@ -14,15 +16,30 @@
 
 #include "device/support.hpp"
 #include "support/catch.hpp"
+#include "support/host_calls.hpp"
 
 namespace {
 
 namespace device = cottention::device;
 namespace emulation = cottention::emulation;
 
-struct RestoreOptions {
-  emulation::Options before = emulation::options();
-  ~RestoreOptions() { emulation::options() = before; }
+using support::RestoreOptions;
+
+/// More shared memory than kernels get without asking.
+struct MuchShared {
+  struct Params {
+    int* out;
+  };
+  struct Storage {
+    int words[64 * 1024 / 4];
+  };
+  static constexpr int threads = 32, blocks_per_multiprocessor = 1;
+
+  __device__ static void run(const Params& params, Storage& storage) {
+    device::store_shared(&storage.words[device::thread_index()], device::thread_index());
+    device::store_global(params.out + device::thread_index(),
+                         device::load_shared(&storage.words[device::thread_index()]));
+  }
 };
 
 /// Writes what shared memory held at the start.
@@ -121,11 +138,58 @@ TEST_CASE("The options say what device it is") {
   const RestoreOptions restore;
   emulation::options().compute_capability = 86;
   emulation::options().multiprocessors = 84;
-  emulation::options().shared_bytes_per_block = 64;
+  emulation::options().shared_bytes_per_block = 60 * 1024;
   device::Properties properties;
   REQUIRE(device::current_device(properties).ok());
   CHECK(properties.compute_capability == 86);
   CHECK(properties.multiprocessors == 84);
-  CHECK(properties.shared_bytes_per_block == 64);
-  CHECK(device::prepare<CopyShared>() == cudaErrorInvalidValue);
+  CHECK(properties.shared_bytes_per_block == 60 * 1024);
+  CHECK(device::prepare<MuchShared>() == cudaErrorInvalidValue);
+}
+
+TEST_CASE("Every device has its own properties, those that are not remembered too") {
+  const RestoreOptions restore;
+  for (int round = 0; round < 2; ++round)
+    for (int multiprocessors = 1000; multiprocessors < 1000 + 2 * device::detail::remembered_devices;
+         ++multiprocessors) {
+      emulation::options().multiprocessors = multiprocessors;
+      device::Properties properties;
+      CHECK(device::current_device(properties).ok());
+      CHECK(properties.multiprocessors == multiprocessors);
+      CHECK(properties.compute_capability == 90);
+    }
+}
+
+TEST_CASE("A kernel is prepared in each context, however many there are") {
+  const RestoreOptions restore;
+  device_test::DeviceArray<int> out(32);
+  const auto queries = [] { return emulation::runtime_calls().function_attributes; };
+  const auto launches = [&] { return device::launch<MuchShared>({}, {out.data()}, nullptr); };
+  for (int round = 0; round < 2; ++round)
+    for (std::uint64_t context = 100; context < 100 + 2 * device::Prepared<MuchShared>::places; ++context) {
+      emulation::options().context = context;
+      if (round == 0) CHECK(launches() == cudaErrorInvalidValue);
+      CHECK(device::prepare<MuchShared>() == cudaSuccess);
+      CHECK(launches() == cudaSuccess);
+      const int before = queries();
+      CHECK(device::prepare<MuchShared>() == cudaSuccess);
+      CHECK(queries() == before);
+    }
+  (void)cudaGetLastError();
+}
+
+TEST_CASE("Host threads may prepare at the same time") {
+  std::vector<std::thread> threads;
+  std::atomic<int> failures = 0;
+  for (int i = 0; i < 4; ++i)
+    threads.emplace_back([&] {
+      for (int n = 0; n < 100; ++n) {
+        device::Properties properties;
+        if (!device::current_device(properties).ok() || properties.multiprocessors != 132 ||
+            device::prepare<CopyShared>() != cudaSuccess)
+          ++failures;
+      }
+    });
+  for (std::thread& each : threads) each.join();
+  CHECK(failures == 0);
 }

@@ -35,9 +35,10 @@ enum class PipelineFault {
   one_warp_without_proxy_fence,
   no_product_fence,
   no_product_wait,
-  wrong_stride,  // in the descriptor of k
-  wrong_step,    // from 16 columns to the next
-  wrong_major,   // of v
+  shape_changes_in_flight,  // of products on the same sums
+  wrong_stride,             // in the descriptor of k
+  wrong_step,               // from 16 columns to the next
+  wrong_major,              // of v
   tile_misaligned,
   one_warp_skips_product,
   no_store_wait,
@@ -130,6 +131,14 @@ struct Pipeline {
     cottention::device::pin_registers(s);
   }
 
+  // Of half of o's columns alone.
+  __device__ static void multiply_half(float (&o)[dim / 2], const std::uint32_t (&a)[4],
+                                       cottention::device::MatrixDescriptor v) {
+    using cottention::device::Major, cottention::device::Sum;
+    float(&half)[dim / 4] = reinterpret_cast<float(&)[dim / 4]>(o);
+    cottention::device::wgmma_m64k16<Element, dim / 2, Major::mn>(half, a, v, Sum::add);
+  }
+
   // o += s v, s from registers; the sum runs over the rows of v.
   __device__ static void multiply_weights_values(float (&o)[dim / 2], const float (&s)[rows / 2],
                                                  const Storage& storage, int stage) {
@@ -143,6 +152,7 @@ struct Pipeline {
       for (int i = 0; i < 4; ++i)
         a[step][i] = cottention::device::pack<Element>(s[8 * step + 2 * i], s[8 * step + 2 * i + 1]);
     cottention::device::fence_products();
+    if (fault == Fault::shape_changes_in_flight) multiply_half(o, a[0], v);
     for (int step = 0; step < rows / 16; ++step)
       cottention::device::wgmma_m64k16<Element, dim, major>(o, a[step], v + 2 * eight_rows * step,
                                                             cottention::device::Sum::add);

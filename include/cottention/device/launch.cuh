@@ -1,65 +1,67 @@
-// From the host to a kernel. A kernel is a struct:
-//
-//     struct Kernel {
-//       struct Params;                                     // trivially copyable, passed by value
-//       struct Storage;                                    // its shared memory, uninitialised
-//       static constexpr int threads;                      // of a block, a multiple of 32
-//       static constexpr int blocks_per_multiprocessor;    // that registers must leave room for
-//       __device__ static void run(const Params&, Storage&);
-//     };
+// From the host to a kernel (entry.cuh).
 #pragma once
 
+#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <type_traits>
 
 #include <cuda_runtime.h>
 
+#include <cottention/device/entry.cuh>
+#include <cottention/device/runtime.cuh>
+
 namespace cottention::device {
 
-/// Blocks in each direction: x up to 2^31 - 1, y and z up to 65,535.
-struct Grid {
-  std::int64_t x = 1, y = 1, z = 1;
+/// A kernel's entry, and the contexts in which it is prepared. Entries are functions of a translation unit
+/// (nvcc -static-global-template-stub), and what is set for one holds for no other. So all units go by the
+/// one entry in here. Not shared with other libraries of the program, whose runtime may be another.
+template <class Kernel>
+struct Prepared {
+  static constexpr std::size_t places = 16;
+  decltype(&device::entry<Kernel>) entry;
+  /// The place of a context is its number modulo `places`; where two share one, they are prepared in turn.
+  std::atomic<std::uint64_t> contexts[places] = {};
+
+  bool in(std::uint64_t context) const {
+    return context != no_context && contexts[context % places].load(std::memory_order_acquire) == context;
+  }
+  void add(std::uint64_t context) { contexts[context % places].store(context, std::memory_order_release); }
 };
 
-/// The one entry of every kernel. Shared memory starts at a multiple of 1,024 bytes.
 template <class Kernel>
-__global__ void __launch_bounds__(Kernel::threads, Kernel::blocks_per_multiprocessor)
-    entry(const __grid_constant__ typename Kernel::Params params) {
-  extern __shared__ __align__(1024) unsigned char shared_memory[];
-  Kernel::run(params, *reinterpret_cast<typename Kernel::Storage*>(shared_memory));
-}
+[[gnu::visibility("hidden")]] inline Prepared<Kernel> prepared{&entry<Kernel>};
 
 /// Finds the kernel's code for the current device and lets it have its shared memory. Launches nothing, so
-/// every kernel of a call can be prepared before the first is launched.
+/// every kernel of a call can be prepared before the first is launched. Asks the runtime once for each
+/// context; a device that has been reset has a new one. cudaErrorNoKernelImageForDevice where the code that
+/// would run is the empty one of less than sm_80.
 template <class Kernel>
 cudaError_t prepare() {
   static_assert(std::is_trivially_copyable_v<typename Kernel::Params>);
   static_assert(Kernel::threads % 32 == 0 && Kernel::threads >= 32 && Kernel::threads <= 1024);
-  const auto function = reinterpret_cast<const void*>(&entry<Kernel>);
+  if (prepared<Kernel>.in(current_context())) return cudaSuccess;
+  constexpr int bytes = static_cast<int>(sizeof(typename Kernel::Storage));
+  constexpr int without_asking = 48 * 1024;
+  const auto function = reinterpret_cast<const void*>(prepared<Kernel>.entry);
   cudaFuncAttributes attributes{};
-  if (const cudaError_t error = cudaFuncGetAttributes(&attributes, function); error != cudaSuccess) {
+  cudaError_t error = cudaFuncGetAttributes(&attributes, function);
+  if (error == cudaSuccess &&
+      (attributes.ptxVersion < least_capability || attributes.binaryVersion < least_capability))
+    return cudaErrorNoKernelImageForDevice;
+  if (error == cudaSuccess && bytes > without_asking)
+    error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+  if (error != cudaSuccess)
     (void)cudaGetLastError();  // ours to report, not the next caller's to find
-    return error;
-  }
-  constexpr std::size_t without_asking = 48 * 1024;
-  if (sizeof(typename Kernel::Storage) <= without_asking) return cudaSuccess;
-  const cudaError_t error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
-                                                 static_cast<int>(sizeof(typename Kernel::Storage)));
-  if (error != cudaSuccess) (void)cudaGetLastError();
+  else
+    prepared<Kernel>.add(current_context());  // which the first call of a thread may have made
   return error;
 }
 
 /// Launches a prepared kernel.
 template <class Kernel>
 cudaError_t launch(Grid grid, const typename Kernel::Params& params, cudaStream_t stream) {
-  cudaLaunchConfig_t config{};
-  config.gridDim =
-      dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z));
-  config.blockDim = dim3(Kernel::threads);
-  config.dynamicSmemBytes = sizeof(typename Kernel::Storage);
-  config.stream = stream;
-  const cudaError_t error = cudaLaunchKernelEx(&config, &entry<Kernel>, params);
+  const cudaError_t error = enqueue<Kernel>(prepared<Kernel>.entry, grid, params, stream);
   if (error != cudaSuccess) (void)cudaGetLastError();
   return error;
 }

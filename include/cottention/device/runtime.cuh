@@ -1,19 +1,34 @@
 // What the host asks of the CUDA runtime.
 #pragma once
 
-#include <initializer_list>
+#include <atomic>
+#include <cstdint>
 
+#include <cuda.h>
 #include <cuda_runtime.h>
 
 #include <cottention/status.hpp>
 
 namespace cottention::device {
 
+/// 10 major + minor of the oldest devices that kernels run on.
+inline constexpr int least_capability = 80;
+
 struct Properties {
-  int compute_capability = 0;  ///< 10 major + minor: 80, 90, 100
-  int multiprocessors = 0;
+  int compute_capability = 0;      ///< 10 major + minor: 80, 90, 100
+  int multiprocessors = 0;         ///< of the whole device, in a green context too
   int shared_bytes_per_block = 0;  ///< the most that a block may ask for
 };
+
+/// The refusal of a device for which there is no code; `compute_capability` as in Properties.
+inline CallStatus no_code_for(int compute_capability) {
+  const int major = compute_capability / 10, minor = compute_capability % 10;
+  return CallStatus::failure(StatusCode::unsupported,
+                             "device: has compute capability %d.%d, and no code for 8.0 or above that it "
+                             "runs is compiled in. Remedy: "
+                             "CMAKE_CUDA_ARCHITECTURES %d%d, or nvcc -arch=sm_%d%d, whose default is less",
+                             major, minor, major, minor, major, minor);
+}
 
 /// The runtime's refusal as a CallStatus; ok for cudaSuccess.
 inline CallStatus status_of(cudaError_t error, const char* call) {
@@ -28,23 +43,88 @@ inline CallStatus status_of(cudaError_t error, const char* call) {
   return status;
 }
 
-/// The calling thread's current device.
-inline CallStatus current_device(Properties& properties) {
-  int device = 0, capability_major = 0, capability_minor = 0;
+inline constexpr std::uint64_t no_context = 0;
+
+/// The number of the calling thread's current context, which no other context of the process has or will
+/// have; no_context where there is none yet, or the driver does not tell. CUDA driver API: cuCtxGetId.
+inline std::uint64_t current_context() {
+  using GetId = decltype(&cuCtxGetId);
+  static const GetId get_id = [] {
+    constexpr unsigned first_version = 12000;
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found{};
+    const cudaError_t error =
+        cudaGetDriverEntryPointByVersion("cuCtxGetId", &function, first_version, cudaEnableDefault, &found);
+    if (error != cudaSuccess) (void)cudaGetLastError();
+    return error == cudaSuccess && found == cudaDriverEntryPointSuccess ? reinterpret_cast<GetId>(function)
+                                                                        : nullptr;
+  }();
+  unsigned long long number = no_context;
+  if (get_id == nullptr || get_id(nullptr, &number) != CUDA_SUCCESS) return no_context;
+  return number;
+}
+
+namespace detail {
+
+/// Properties of the devices with low numbers, in 64 bits; 0: not asked for yet. They stay what they are as
+/// long as the process runs.
+inline constexpr int remembered_devices = 64;
+inline std::atomic<std::uint64_t> remembered[remembered_devices];
+
+inline std::uint64_t packed(const Properties& p) {
+  return static_cast<std::uint64_t>(p.compute_capability) << 48 |
+         static_cast<std::uint64_t>(p.multiprocessors) << 32 |
+         static_cast<std::uint64_t>(p.shared_bytes_per_block);
+}
+inline Properties unpacked(std::uint64_t bits) {
+  return {.compute_capability = static_cast<int>(bits >> 48),
+          .multiprocessors = static_cast<int>(bits >> 32 & 0xffff),
+          .shared_bytes_per_block = static_cast<int>(bits & 0xffffffff)};
+}
+
+inline cudaError_t ask_properties(int device, Properties& properties) {
+  int major = 0, minor = 0;
   struct Attribute {
     cudaDeviceAttr name;
     int* value;
   };
-  cudaError_t error = cudaGetDevice(&device);
+  cudaError_t error = cudaSuccess;
   for (const Attribute& a :
-       {Attribute{cudaDevAttrComputeCapabilityMajor, &capability_major},
-        Attribute{cudaDevAttrComputeCapabilityMinor, &capability_minor},
+       {Attribute{cudaDevAttrComputeCapabilityMajor, &major},
+        Attribute{cudaDevAttrComputeCapabilityMinor, &minor},
         Attribute{cudaDevAttrMultiProcessorCount, &properties.multiprocessors},
         Attribute{cudaDevAttrMaxSharedMemoryPerBlockOptin, &properties.shared_bytes_per_block}})
     if (error == cudaSuccess) error = cudaDeviceGetAttribute(a.value, a.name, device);
-  if (error != cudaSuccess) (void)cudaGetLastError();
-  properties.compute_capability = 10 * capability_major + capability_minor;
-  return status_of(error, "cudaDeviceGetAttribute");
+  properties.compute_capability = 10 * major + minor;
+  return error;
+}
+
+}  // namespace detail
+
+/// The calling thread's current device; unsupported where kernels do not run on it. Asks the runtime for a
+/// device's properties once.
+inline CallStatus current_device(Properties& properties) {
+  int device = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  const bool remembers = error == cudaSuccess && device < detail::remembered_devices;
+  const std::uint64_t bits =
+      remembers ? detail::remembered[device].load(std::memory_order_relaxed) : std::uint64_t{0};
+  if (bits != 0) {
+    properties = detail::unpacked(bits);
+  } else {
+    if (error == cudaSuccess) error = detail::ask_properties(device, properties);
+    if (error != cudaSuccess) {
+      (void)cudaGetLastError();
+      return status_of(error, "cudaDeviceGetAttribute");
+    }
+    if (remembers) detail::remembered[device].store(detail::packed(properties), std::memory_order_relaxed);
+  }
+  if (properties.compute_capability < least_capability)
+    return CallStatus::failure(StatusCode::unsupported,
+                               "device: has compute capability %d.%d: must be at least %d.%d",
+                               properties.compute_capability / 10, properties.compute_capability % 10,
+                               least_capability / 10, least_capability % 10);
+  return {};
 }
 
 }  // namespace cottention::device

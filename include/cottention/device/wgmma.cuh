@@ -73,7 +73,9 @@ __device__ __forceinline__ void pin_registers(float (&d)[count]) {
   for (float& x : d) asm volatile("" : "+f"(x)::"memory");
 }
 
-/// T is half or bfloat16; sums in fp32. PTX ISA: wgmma.mma_async.m64nNk16.
+/// T is half or bfloat16; sums in fp32. Products of one n may follow each other on the same d; before one of
+/// another n, and before any other use of d, wait_products must have been past them. PTX ISA:
+/// wgmma.mma_async.m64nNk16; "wgmma.fence" on its order.
 template <Element T, int n, Major a_major, Major b_major>
 __device__ __forceinline__ void wgmma_m64k16(float (&d)[n / 2], MatrixDescriptor a, MatrixDescriptor b,
                                              Sum sum) {

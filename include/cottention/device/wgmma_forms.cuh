@@ -90,7 +90,8 @@ struct WgmmaForm;
                "wgmma.mma_async.sync.aligned.m64n" #n "k16.f32." type "." type " {" COTTENTION_NAMES_##n \
                "}, " p0 ", " p1 ", add, 1, 1, " p3 ", " p4 ";\n}"                                        \
                : COTTENTION_SUMS_##n                                                                     \
-               : "l"(a), "l"(b), "r"(add), "n"(a_transposed), "n"(b_transposed))
+               : "l"(a), "l"(b), "r"(add), "n"(a_transposed), "n"(b_transposed)                          \
+               : "memory")
 #define COTTENTION_FROM_REGISTERS(n, type, p0, p1, p2, p3, p4, p5, p6)                                   \
   asm volatile("{\n.reg .pred add;\nsetp.ne.b32 add, " p5                                                \
                ", 0;\n"                                                                                  \
@@ -98,7 +99,8 @@ struct WgmmaForm;
                "}, "                                                                                     \
                "{" p0 ", " p1 ", " p2 ", " p3 "}, " p4 ", add, 1, 1, " p6 ";\n}"                         \
                : COTTENTION_SUMS_##n                                                                     \
-               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(b_transposed))
+               : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "l"(b), "r"(add), "n"(b_transposed)         \
+               : "memory")
 
 // p0 to p6: the operands after the sums.
 #define COTTENTION_WGMMA(n, p0, p1, p2, p3, p4, p5, p6)                                                     \

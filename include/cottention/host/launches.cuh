@@ -23,8 +23,10 @@ class Launches {
           StatusCode::unsupported,
           "device: has %d bytes of shared memory for a thread block, and this tiling's kernels need %d",
           device_.shared_bytes_per_block, bytes);
-    else
-      status_ = device::status_of(device::prepare<Kernel>(), "kernel preparation");
+    else if (const cudaError_t error = device::prepare<Kernel>(); error != cudaSuccess)
+      status_ = error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction
+                    ? device::no_code_for(device_.compute_capability)
+                    : device::status_of(error, "kernel preparation");
   }
 
   template <class Kernel>

@@ -65,7 +65,7 @@ inline RecurrencePlan plan_recurrence(const RecurrenceExtent& extent, Plan plan,
   else if (plan == Plan::batch_invariant)
     asked = most_pieces;  // as many as its length allows each sequence
   else if (blocks > 0 && 10 * blocks < 9 * static_cast<std::int64_t>(multiprocessors))
-    asked = (2 * static_cast<std::int64_t>(multiprocessors) + blocks - 1) / blocks;
+    asked = 2 * static_cast<std::int64_t>(multiprocessors) / blocks;  // more would wait for a second round
   // The terms of a packed batch may all be of one sequence.
   std::int64_t wanted = asked;
   if (block.longest_piece > 0)

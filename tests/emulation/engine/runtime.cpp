@@ -1,11 +1,15 @@
 // The calls of the CUDA runtime.
+#include <cuda.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <array>
 #include <cstring>
 #include <map>
 #include <mutex>
 #include <set>
+#include <utility>
+#include <vector>
 
 #include <emulation.hpp>
 
@@ -45,6 +49,43 @@ void* memory_of(const void* pointer, std::size_t bytes, Side side) {
   return side == Side::device ? global_memory().host(pointer, bytes) : const_cast<void*>(pointer);
 }
 
+// The place of a value among those seen so far, which it joins.
+template <class T>
+std::size_t place_of(std::vector<T>& seen, const T& value) {
+  const auto found = std::find(seen.begin(), seen.end(), value);
+  const auto place = static_cast<std::size_t>(found - seen.begin());
+  if (found == seen.end()) seen.push_back(value);
+  return place;
+}
+
+using DeviceValues = std::array<std::size_t, 3>;
+std::vector<DeviceValues> devices;
+int current_device() {
+  const auto& o = options();
+  return static_cast<int>(
+      place_of(devices, {static_cast<std::size_t>(o.compute_capability),
+                         static_cast<std::size_t>(o.multiprocessors), o.shared_bytes_per_block}));
+}
+
+int code_version() {
+  return options().compiled_for != 0 ? options().compiled_for : options().compute_capability;
+}
+// A program compiled for something else is another process, whose contexts are others.
+using ContextValues = std::array<std::uint64_t, 3>;
+std::vector<ContextValues> contexts;
+std::uint64_t current_context() {
+  return 1 + place_of(contexts, {static_cast<std::uint64_t>(current_device()), options().context,
+                                 static_cast<std::uint64_t>(code_version())});
+}
+
+cottention::emulation::RuntimeCalls calls;
+constexpr int shared_bytes_without_asking = 48 * 1024;
+std::map<std::pair<std::uint64_t, const void*>, int> most_dynamic_shared_bytes;
+int most_shared_bytes(const void* function) {
+  const auto found = most_dynamic_shared_bytes.find({current_context(), function});
+  return found == most_dynamic_shared_bytes.end() ? shared_bytes_without_asking : found->second;
+}
+
 Side side_of(const void* pointer) { return GlobalMemory::is_device(pointer) ? Side::device : Side::host; }
 
 }  // namespace
@@ -66,6 +107,19 @@ bool begin_launch(cudaStream_t stream) {
 std::size_t launches_before(cudaStream_t stream, cudaStream_t earlier) {
   const std::lock_guard<std::mutex> alone(calling);
   return past[stream][earlier];
+}
+
+bool has_room(const void* function, std::size_t shared_bytes) {
+  const std::lock_guard<std::mutex> alone(calling);
+  return shared_bytes <= static_cast<std::size_t>(most_shared_bytes(function)) &&
+         shared_bytes <= options().shared_bytes_per_block;
+}
+
+bool is_empty(const void*) { return code_version() < 80; }
+
+RuntimeCalls runtime_calls() {
+  const std::lock_guard<std::mutex> alone(calling);
+  return calls;
 }
 
 }  // namespace cottention::emulation
@@ -150,14 +204,20 @@ cudaError_t cudaGetDeviceCount(int* count) {
 }
 
 cudaError_t cudaGetDevice(int* device) {
-  *device = 0;
+  {
+    const std::lock_guard<std::mutex> alone(calling);
+    ++calls.current_device;
+    *device = current_device();
+  }
   return report(options().devices > 0 ? cudaSuccess : cudaErrorNoDevice);
 }
 
 cudaError_t cudaSetDevice(int device) { return report(device == 0 ? cudaSuccess : cudaErrorInvalidDevice); }
 
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device) {
-  if (device != 0) return report(cudaErrorInvalidDevice);
+  const std::lock_guard<std::mutex> alone(calling);
+  ++calls.device_attributes;
+  if (device != current_device()) return report(cudaErrorInvalidDevice);
   switch (attribute) {
     case cudaDevAttrMultiProcessorCount:
       *value = options().multiprocessors;
@@ -173,6 +233,41 @@ cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int dev
       return cudaSuccess;
   }
   return report(cudaErrorInvalidValue);
+}
+
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* function) {
+  const std::lock_guard<std::mutex> alone(calling);
+  ++calls.function_attributes;
+  if (options().context == 0) options().context = 1;
+  *attributes = {.ptxVersion = code_version(),
+                 .binaryVersion = options().compute_capability,
+                 .maxDynamicSharedSizeBytes = most_shared_bytes(function)};
+  return cudaSuccess;
+}
+
+cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribute, int value) {
+  const std::lock_guard<std::mutex> alone(calling);
+  ++calls.function_attributes;
+  if (attribute != cudaFuncAttributeMaxDynamicSharedMemorySize || value < 0 ||
+      static_cast<std::size_t>(value) > options().shared_bytes_per_block)
+    return report(cudaErrorInvalidValue);
+  most_dynamic_shared_bytes[{current_context(), function}] = value;
+  return cudaSuccess;
+}
+
+CUresult cuCtxGetId(CUcontext context, unsigned long long* number) {
+  const std::lock_guard<std::mutex> alone(calling);
+  if (context != nullptr || options().context == 0) return CUDA_ERROR_INVALID_CONTEXT;
+  *number = current_context();
+  return CUDA_SUCCESS;
+}
+
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, unsigned long long,
+                                             cudaDriverEntryPointQueryResult* found) {
+  const bool known = std::strcmp(name, "cuCtxGetId") == 0;
+  *function = known ? reinterpret_cast<void*>(&cuCtxGetId) : nullptr;
+  *found = known ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
+  return cudaSuccess;
 }
 
 cudaError_t cudaDeviceSynchronize() { return cudaSuccess; }

@@ -12,7 +12,7 @@ namespace cottention::emulation {
 
 class SharedMemory {
  public:
-  static constexpr std::size_t alignment = 1024;  // as device/launch.cuh promises
+  static constexpr std::size_t alignment = 1024;  // as device/entry.cuh promises
   static constexpr std::size_t unit = 16;         // the least that an asynchronous copy moves
 
   SharedMemory() = default;

@@ -174,6 +174,21 @@ void check_with_companions(Block& b, const WarpProduct& product, std::size_t war
   }
 }
 
+// PTX ISA, "wgmma.fence": products follow each other on the same sums without a wait if they are of one
+// shape, and else not.
+void check_sums_in_flight(const WarpProducts& products, const WarpProduct& next) {
+  const auto end_of = [](const WarpProduct& x) { return x.d[0] + x.what.n / 2; };
+  for (const WarpProduct& earlier : products.in_order) {
+    if (end_of(earlier) <= next.d[0] || end_of(next) <= earlier.d[0]) continue;
+    if (earlier.d[0] != next.d[0] || earlier.what.n != next.what.n)
+      fail(next.where,
+           "wgmma: sums of m64n%dk16 are those of the product of m64n%dk16 at %s, which nothing has waited "
+           "for: "
+           "only products of one shape may follow each other on the same sums",
+           next.what.n, earlier.what.n, PlaceName(earlier.where).text);
+  }
+}
+
 struct Argument {
   float* d;
   const WarpgroupProduct* product;
@@ -196,6 +211,7 @@ void issue(Block& b, const std::array<Argument*, warp_size>& lanes, Where where,
     if (what.a_registers != nullptr) std::copy_n(what.a_registers, 4, product.a[lane].begin());
   }
   check_with_companions(b, product, warp);
+  check_sums_in_flight(products, product);
   declare(b, product, warp, caller);
 
   const auto follows = [&](const WarpProduct& earlier) {

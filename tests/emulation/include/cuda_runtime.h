@@ -46,6 +46,19 @@ enum cudaDeviceAttr {
   cudaDevAttrMaxSharedMemoryPerBlockOptin = 97,
 };
 
+enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
+
+struct cudaFuncAttributes {
+  int ptxVersion, binaryVersion;  // 10 major + minor
+  int maxDynamicSharedSizeBytes;
+};
+
+enum cudaDriverEntryPointQueryResult {
+  cudaDriverEntryPointSuccess = 0,
+  cudaDriverEntryPointSymbolNotFound = 1,
+};
+inline constexpr unsigned long long cudaEnableDefault = 0;
+
 typedef struct CUstream_st* cudaStream_t;
 typedef struct CUevent_st* cudaEvent_t;
 typedef struct CUgraph_st* cudaGraph_t;
@@ -63,6 +76,12 @@ cudaError_t cudaGetDevice(int* device);
 cudaError_t cudaSetDevice(int device);
 cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int device);
 cudaError_t cudaDeviceSynchronize();
+
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* function);
+cudaError_t cudaFuncSetAttribute(const void* function, cudaFuncAttribute attribute, int value);
+cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned version,
+                                             unsigned long long flags,
+                                             cudaDriverEntryPointQueryResult* found);
 
 cudaError_t cudaMalloc(void** device_pointer, std::size_t bytes);
 template <class T>
@@ -108,5 +127,12 @@ bool begin_launch(cudaStream_t stream);
 /// How many launches on `earlier` are sure to be over when the next one on `stream` begins, by events and by
 /// the order within a stream.
 std::size_t launches_before(cudaStream_t stream, cudaStream_t earlier);
+
+/// Whether the device lets the kernel with this entry have so much shared memory: what kernels get without
+/// asking, or what cudaFuncSetAttribute has said in this context.
+bool has_room(const void* function, std::size_t shared_bytes);
+
+/// Whether the kernel's code that the device runs is compiled for less than sm_80, and so does nothing.
+bool is_empty(const void* function);
 
 }  // namespace cottention::emulation

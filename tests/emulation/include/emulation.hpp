@@ -33,10 +33,15 @@ struct Options {
   std::uint64_t seed = 1;
   Fresh fresh = Fresh::nan;
 
-  int devices = 1;              ///< or none
-  int compute_capability = 90;  ///< 10 major + minor of the device that the runtime reports
+  int devices = 1;  ///< or none
+  // The device that the runtime reports. Each combination is one of its own, with another number.
+  int compute_capability = 90;  ///< 10 major + minor
   int multiprocessors = 132;
   std::size_t shared_bytes_per_block = 227 * 1024;  ///< the most that a block may ask for
+  /// What kernels are compiled for, 10 major + minor, as if by `nvcc -arch`; 0: the device's own.
+  int compiled_for = 0;
+  /// Which of the device's contexts is current; 0: none yet, and the first call that needs one makes it 1.
+  std::uint64_t context = 1;
 };
 
 /// In force from the next launch on.
@@ -79,6 +84,15 @@ struct Launch {
 const std::vector<Launch>& launches();
 Statistics statistics();
 void clear_statistics();
+
+/// Calls of the runtime that ask about devices and kernels.
+struct RuntimeCalls {
+  int current_device = 0;       ///< cudaGetDevice
+  int device_attributes = 0;    ///< cudaDeviceGetAttribute
+  int function_attributes = 0;  ///< cudaFuncGetAttributes and cudaFuncSetAttribute
+};
+/// Since the process started.
+RuntimeCalls runtime_calls();
 
 /// Bytes of device memory that are allocated now.
 std::size_t allocated_bytes();

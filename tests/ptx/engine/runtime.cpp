@@ -103,6 +103,12 @@ CUresult encode_map(CUtensorMap* to, CUtensorMapDataType type, cuuint32_t rank, 
   return CUDA_SUCCESS;
 }
 
+/// cuCtxGetId, of the one context.
+CUresult context_number(CUcontext, unsigned long long* number) {
+  *number = 1;
+  return CUDA_SUCCESS;
+}
+
 struct Configuration {
   dim3 grid, block;
   std::size_t shared;
@@ -178,7 +184,7 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* fu
   attributes->sharedSizeBytes = program->shared_bytes;
   attributes->localSizeBytes = program->local_bytes;
   attributes->maxThreadsPerBlock = program->max_threads;
-  attributes->ptxVersion = Device::instance().compute_capability();
+  attributes->ptxVersion = attributes->binaryVersion = Device::instance().compute_capability();
   attributes->maxDynamicSharedSizeBytes = static_cast<int>(kernel->most_dynamic_shared_bytes);
   return cudaSuccess;
 }
@@ -232,8 +238,10 @@ const char* cudaGetErrorString(cudaError_t error) {
 
 cudaError_t cudaGetDriverEntryPointByVersion(const char* name, void** function, unsigned, unsigned long long,
                                              cudaDriverEntryPointQueryResult* found) {
-  const bool known = std::strcmp(name, "cuTensorMapEncodeTiled") == 0;
-  *function = known ? reinterpret_cast<void*>(&encode_map) : nullptr;
+  *function = nullptr;
+  if (std::strcmp(name, "cuTensorMapEncodeTiled") == 0) *function = reinterpret_cast<void*>(&encode_map);
+  if (std::strcmp(name, "cuCtxGetId") == 0) *function = reinterpret_cast<void*>(&context_number);
+  const bool known = *function != nullptr;
   *found = known ? cudaDriverEntryPointSuccess : cudaDriverEntryPointSymbolNotFound;
   return cudaSuccess;
 }

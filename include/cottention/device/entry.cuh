@@ -1,0 +1,69 @@
+// The entry of a kernel on the device. A kernel is a struct:
+//
+//     struct Kernel {
+//       struct Params;                                     // trivially copyable, passed by value
+//       struct Storage;                                    // its shared memory, uninitialised
+//       static constexpr int threads;                      // of a block, a multiple of 32
+//       static constexpr int blocks_per_multiprocessor;    // that registers are to leave room for
+//       __device__ static void run(const Params&, Storage&);
+//     };
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include <cuda_runtime.h>
+
+namespace cottention::device {
+
+/// Blocks in each direction: x up to 2^31 - 1, y and z up to 65,535.
+struct Grid {
+  std::int64_t x = 1, y = 1, z = 1;
+};
+
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ == 900 || (__CUDA_ARCH__ >= 1000 && __CUDA_ARCH__ < 1200)
+inline constexpr std::size_t shared_bytes_per_multiprocessor = 228 * 1024;
+#elif __CUDA_ARCH__ == 800
+inline constexpr std::size_t shared_bytes_per_multiprocessor = 164 * 1024;
+#else
+inline constexpr std::size_t shared_bytes_per_multiprocessor = 100 * 1024;
+#endif
+
+/// For how many blocks registers leave room: as many as the kernel asks for, or as its shared memory has room
+/// for, each with the KiB that the system takes. With more, lanes would have fewer registers for nothing.
+/// CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"; 8.7, which has as much
+/// as 8.0, is taken for one with 100 KiB, since the code that nvcc makes for 8.6 to 8.9 needs the same
+/// registers.
+template <class Kernel>
+inline constexpr int resident_blocks = [] {
+  constexpr std::size_t fit = shared_bytes_per_multiprocessor / (sizeof(typename Kernel::Storage) + 1024);
+  constexpr std::size_t asked = Kernel::blocks_per_multiprocessor;
+  return static_cast<int>(fit >= asked ? asked : fit > 0 ? fit : 1);
+}();
+
+/// The one entry of every kernel. Shared memory starts at a multiple of 1,024 bytes. Compiled for less than
+/// sm_80, whose instructions the kernels consist of, it is empty, so that a build that includes such an
+/// architecture compiles; `prepare` (launch.cuh) refuses an empty one.
+template <class Kernel>
+__global__ void __launch_bounds__(Kernel::threads, resident_blocks<Kernel>)
+    entry(const __grid_constant__ typename Kernel::Params params) {
+#if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
+  extern __shared__ __align__(1024) unsigned char shared_memory[];
+  Kernel::run(params, *reinterpret_cast<typename Kernel::Storage*>(shared_memory));
+#endif
+}
+
+/// Launches a kernel by its entry.
+template <class Kernel>
+cudaError_t enqueue(decltype(&entry<Kernel>) kernel_entry, Grid grid, const typename Kernel::Params& params,
+                    cudaStream_t stream) {
+  cudaLaunchConfig_t config{};
+  config.gridDim =
+      dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z));
+  config.blockDim = dim3(Kernel::threads);
+  config.dynamicSmemBytes = sizeof(typename Kernel::Storage);
+  config.stream = stream;
+  return cudaLaunchKernelEx(&config, kernel_entry, params);
+}
+
+}  // namespace cottention::device
