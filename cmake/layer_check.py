@@ -5,7 +5,8 @@ usage: layer_check.py INCLUDE_DIR | --self-test
 
 Every header belongs to a layer and includes only its own layer and those listed for it, always as
 <cottention/...>; no includes form a cycle; no macro is left defined but the version. Headers named .hpp are plain C++ and
-include none named .cuh. The hardware's words stay in device/. Long files are listed, not refused.
+include none named .cuh. The hardware's words stay in device/, and so do CUB
+and libcu++. Long files are listed, not refused.
 """
 import pathlib
 import re
@@ -26,6 +27,7 @@ BELOW["calls"] = {"vocabulary", *CUDA_LAYERS, "tuning", "host"}
 BELOW["optional"] = BELOW["calls"] | {"calls", "cpu"}
 # What only device/ may write.
 HARDWARE = re.compile(r"\basm\b|__global__|__shared__|\b(?:thread|block|grid)(?:Idx|Dim)\b|__\w+_sync\b|__sync\w+")
+TOOLKIT = re.compile(r"\s*#\s*include\s*<((?:cub|cuda|thrust|nv)/[^>]+)>")
 LONG = 400
 
 
@@ -86,6 +88,9 @@ def check(include_dir):
             word = HARDWARE.search(line.partition("//")[0])
             if word and layer != "device":
                 problems.append(f"{where}: {word.group()} belongs in device/")
+            toolkit = TOOLKIT.match(line)
+            if toolkit and layer != "device":
+                problems.append(f"{where}: <{toolkit.group(1)}> belongs in device/")
             found = re.match(r"\s*#\s*include\s*<cottention/([^>]+)>", line)
             if not found:
                 continue
@@ -122,6 +127,7 @@ def self_test():
         "cpu.hpp": "#pragma once\n#include <cottention/cpu/forward.hpp>\n",
         "reference.hpp": "#pragma once\n#include <cottention/problem.hpp>\n",
         "device/memory.cuh": "#pragma once\n#include <cottention/tensor.hpp>\n// of threadIdx\nint x = threadIdx.x;\n",
+        "device/collective.cuh": "#pragma once\n#include <cub/warp/warp_scan.cuh>\n",
         "tile/rows.cuh": "#pragma once\n#include <cottention/device/memory.cuh>\nint y;  // not threadIdx\n",
         "kernel/walk.cuh": "#pragma once\n#include <cottention/tile/rows.cuh>\n",
         "tuning/forward.cuh": "#pragma once\n#include <cottention/kernel/walk.cuh>\n",
@@ -155,6 +161,8 @@ def self_test():
         "tile/rows.cuh:2: threadIdx belongs in device/": {"tile/rows.cuh": "#pragma once\nint x = threadIdx.x;\n"},
         "kernel/walk.cuh:2: __shfl_xor_sync belongs": {
             "kernel/walk.cuh": "#pragma once\nint x = __shfl_xor_sync(1);\n"},
+        "kernel/walk.cuh:2: <cub/warp/warp_scan.cuh> belongs": {
+            "kernel/walk.cuh": "#pragma once\n#include <cub/warp/warp_scan.cuh>\n"},
         "leaves macro LEFT defined": {"problem.hpp": "#pragma once\n#define LEFT\n"},
         "leaves macro VERSION defined": {"version.hpp": "#pragma once\n#define VERSION 1\n"},
         "problem.hpp: leaves macro COTTENTION_VERSION": {"problem.hpp": "#pragma once\n#define COTTENTION_VERSION 1\n"},

@@ -1,4 +1,5 @@
 // device/warp.cuh
+#include <algorithm>
 #include <cstdint>
 
 #include <cuda_runtime.h>
@@ -62,6 +63,12 @@ struct BallotOfMultiplesOfThree {
 struct AnyLaneIsThread40 {
   __device__ static int result() { return device::any_lane(device::thread_index() == 40) ? 1 : 0; }
 };
+struct LargestOfLanes {
+  __device__ static std::uint32_t result() {
+    return device::largest_of_lanes(0x7fffffffu +
+                                    static_cast<std::uint32_t>(device::thread_index() * 37 % 64));
+  }
+};
 struct SumOfLanes {
   __device__ static int result() {
     int sum = device::thread_index();
@@ -110,6 +117,17 @@ TEST_CASE("shuffle_xor fetches the value of the lane whose index differs in the 
     CHECK(results<LongOfMaskedLane>() ==
           tabulate(64, [](int i) { return static_cast<std::int64_t>(i ^ 5) << 33; }));
     CHECK(results<SumOfLanes>() == tabulate(64, [](int i) { return i < 32 ? 496 : 1520; }));
+  });
+}
+
+TEST_CASE("largest_of_lanes compares without signs, within a warp") {
+  device_test::in_every_schedule([] {
+    CHECK(results<LargestOfLanes>() == tabulate(64, [](int i) {
+            std::uint32_t largest = 0;
+            for (int t = i / 32 * 32; t < i / 32 * 32 + 32; ++t)
+              largest = std::max(largest, 0x7fffffffu + static_cast<std::uint32_t>(t * 37 % 64));
+            return largest;
+          }));
   });
 }
 

@@ -26,6 +26,13 @@ __device__ __forceinline__ T shuffle(T value, int source) {
   return __shfl_sync(all_lanes, value, source);
 }
 
+/// The largest of the lanes' values, in every lane. PTX ISA: redux.sync.max.u32 (sm_80).
+__device__ __forceinline__ std::uint32_t largest_of_lanes(std::uint32_t value) {
+  std::uint32_t largest;
+  asm volatile("redux.sync.max.u32 %0, %1, %2;" : "=r"(largest) : "r"(value), "n"(all_lanes));
+  return largest;
+}
+
 /// One bit a lane. PTX ISA: vote.sync.ballot.
 __device__ __forceinline__ std::uint32_t ballot(bool predicate) {
   return __ballot_sync(all_lanes, predicate);

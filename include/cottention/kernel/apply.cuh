@@ -47,7 +47,7 @@ struct Apply {
     if (part < parts.count)
       answer(head, factors, epilogue, state, parts.first(part), parts.last(part, head.rows.length),
              storage.apply);
-    epilogue.store_log_sum(params.row_parts, storage.apply.factors.counts.scratch);
+    epilogue.store_log_sum(params.row_parts, storage.apply.factors.counts.sum);
   }
 
  private:

@@ -1,7 +1,7 @@
 // How many tokens the states have absorbed.
 #pragma once
 
-#include <cottention/device/barrier.cuh>
+#include <cottention/device/collective.cuh>
 #include <cottention/kernel/sequence.cuh>
 #include <cottention/tile/counts.cuh>
 
@@ -21,14 +21,13 @@ struct Count {
     std::int64_t* final = nullptr;
   };
   struct Storage {
-    std::int64_t scratch[threads / device::warp_size];
+    device::BlockSumStorage<int, threads> sum;
   };
 
   static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     const std::int64_t batch = device::block_x();
     const Side keys(params.offsets, params.mask, batch, params.seq);
-    const std::int64_t present = tile::count_present<threads / device::warp_size>(
-        keys.mask, 0, keys.length, storage.scratch, [] { device::sync_block(); });
+    const std::int64_t present = tile::count_present(keys.mask, 0, keys.length, storage.sum);
     if (device::thread_index() != 0) return;
     const std::int64_t before = params.initial != nullptr ? device::load_global(params.initial + batch) : 0;
     device::store_global(params.final + batch, before + present);

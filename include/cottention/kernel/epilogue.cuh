@@ -66,10 +66,11 @@ class Epilogue {
   }
 
   /// Leaves what the block has summed for the gradient of scale_logit, in place y of its unit.
-  __device__ __forceinline__ void store_log_sum(int places, std::int64_t* scratch_shared) const {
+  __device__ __forceinline__ void store_log_sum(
+      int places, device::BlockSumStorage<double, Part::threads>& storage_shared) const {
     if constexpr (projects_itself<R, tiling>)
       if (head_.params.log_sums != nullptr)
-        kernel::store_log_sum<Part::warps>(head_.params.log_sums, places, log_sum_, scratch_shared);
+        kernel::store_log_sum(head_.params.log_sums, places, log_sum_, storage_shared);
   }
 
  private:

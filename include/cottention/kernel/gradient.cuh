@@ -166,15 +166,17 @@ struct Gradient {
 
     /// Marks the head unless its bounds are within what is allowed.
     __device__ __forceinline__ void mark() {
+      const auto over_block = [&](double x) {
+        device::sync_block();  // readers of the sum before are done
+        return device::sum_over_block<threads>(x, storage.joint.counts.sum);
+      };
       const auto total = [&](const float* squares) {
-        return sum_over_block<Part::warps>(device::load_shared(squares + device::thread_index()),
-                                           storage.joint.counts.scratch);
+        return over_block(device::load_shared(squares + device::thread_index()));
       };
       const Squares<threads>& squares = storage.joint.squares;
       const A* initial = block.params.dq.initial_h;
       if (initial != nullptr) initial += block.queries.state_offset();
-      const double off_total = sum_over_block<Part::warps>(s.squares_off(initial, block.params.dq.layout, 0),
-                                                           storage.joint.counts.scratch);
+      const double off_total = over_block(s.squares_off(initial, block.params.dq.layout, 0));
       const double s_total = total(squares.s), v_total = total(squares.v);
       const double g_total = total(squares.g), dq_total = total(squares.dq);
       const double unit_g_total = total(squares.unit_g), unit_dq_total = total(squares.unit_dq);

@@ -224,7 +224,7 @@ class JointBlock {
     double sum = 0;  // a row has had the same thread all along
     for (int r = device::thread_index(); r < Part::chunk; r += threads)
       sum += device::load_shared(storage.log_sums + r);
-    store_log_sum<Part::warps>(log_sums, 1, sum, storage.counts.scratch);
+    store_log_sum(log_sums, 1, sum, storage.counts.sum);
   }
 
   // ---- norms and weights; what is written is there for all after the next barrier. For half, a row of q and

@@ -2,32 +2,19 @@
 // have weights, x^ the normalised key (scaled by key) or query (by query).
 #pragma once
 
+#include <cottention/device/barrier.cuh>
+#include <cottention/device/collective.cuh>
 #include <cottention/kernel/sequence.cuh>
-#include <cottention/tile/norms.cuh>
 #include <cottention/tile/weights.cuh>
 
 namespace cottention::kernel {
 
-/// The sum over a block, in thread 0, through one number a warp. Always in the same order.
-template <int warps>
-__device__ __forceinline__ double sum_over_block(double x, std::int64_t* scratch_shared) {
-  x = tile::sum_over_warp(x);
-  device::sync_block();  // earlier readers of scratch are done
-  if (device::lane_index() == 0)
-    device::store_shared(scratch_shared + device::warp_index(), device::bits_as<std::int64_t>(x));
-  device::sync_block();  // the warps' sums are written
-  if (device::thread_index() != 0) return 0;
-  x = 0;
-#pragma unroll
-  for (int w = 0; w < warps; ++w) x += device::bits_as<double>(device::load_shared(scratch_shared + w));
-  return x;
-}
-
 /// Leaves what a block has summed in place y of unit x.
-template <int warps>
+template <int threads>
 __device__ __forceinline__ void store_log_sum(double* log_sums, int places, double own,
-                                              std::int64_t* scratch_shared) {
-  const double sum = sum_over_block<warps>(own, scratch_shared);
+                                              device::BlockSumStorage<double, threads>& storage_shared) {
+  device::sync_block();  // earlier readers of the storage are done
+  const double sum = device::sum_over_block<threads>(own, storage_shared);
   if (device::thread_index() == 0)
     device::store_global(log_sums + std::int64_t{device::block_x()} * places + device::block_y(), sum);
 }
@@ -46,7 +33,7 @@ struct LogSum {
     int heads_kv = 0, places = 0;
   };
   struct Storage {
-    std::int64_t scratch[threads / device::warp_size];
+    device::BlockSumStorage<double, threads> sum;
   };
 
   static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
@@ -57,7 +44,7 @@ struct LogSum {
         const std::int64_t b = i / params.places, place = i % params.places;
         sum += device::load_global(params.log_sums + (b * params.heads_kv + head) * params.places + place);
       }
-    sum = sum_over_block<threads / device::warp_size>(sum, storage.scratch);
+    sum = device::sum_over_block<threads>(sum, storage.sum);
     if (device::thread_index() != 0) return;
     const double slope = params.log_sums != nullptr
                              ? tile::sigmoid_slope(tile::load_scale_logit(params.scale_logit, head))

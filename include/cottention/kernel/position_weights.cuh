@@ -10,7 +10,10 @@ namespace cottention::kernel {
 template <class A, int warps>
 struct CountStorage {
   tile::ChunkTable<A> table;
-  std::int64_t scratch[warps];
+  union {  // in turns
+    tile::PresentStorage<warps * device::warp_size> present;
+    device::BlockSumStorage<double, warps * device::warp_size> sum;
+  };
   // By lane, since registers have no room:
   double exponent[device::warp_size];
   std::int64_t anchor[device::warp_size];  // unmasked keys up to the next 32 chunks; warp 0 keeps it up
@@ -34,9 +37,8 @@ class PositionWeights {
     const double exponent = tile::sigmoid(tile::load_scale_logit(params.scale_logit, kv_head));
     std::int64_t anchor =
         params.initial_count != nullptr ? device::load_global(params.initial_count + batch) : 0;
-    const auto sync = [] { device::sync_block(); };  // the warps' counts are written; they are read
     const int before = !causal ? keys.length : reverse ? end_of_table(last, keys.length) : first_;
-    anchor += tile::count_present<warps>(keys.mask, 0, before, storage.scratch, sync);
+    anchor += tile::count_present(keys.mask, 0, before, storage.present);
     if constexpr (causal) {
       if (device::warp_index() == 0) {
         device::store_shared(storage.exponent + device::lane_index(), exponent);

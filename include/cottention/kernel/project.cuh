@@ -48,8 +48,8 @@ struct Project {
       }
     }
     if (params.log_sums != nullptr)
-      store_log_sum<Part::warps>(params.log_sums, causal ? params.cuts.most : params.row_parts, log_sum,
-                                 storage.factors.counts.scratch);
+      store_log_sum(params.log_sums, causal ? params.cuts.most : params.row_parts, log_sum,
+                    storage.factors.counts.sum);
   }
 
  private:

@@ -37,7 +37,7 @@ struct Walk {
     const Head<R, tiling> head(params);
     Epilogue<R, tiling> epilogue(head, storage.epilogue);
     if (head.rank < head.pieces.count) walk(head, epilogue, storage);
-    epilogue.store_log_sum(params.cuts.most, storage.factors.counts.scratch);
+    epilogue.store_log_sum(params.cuts.most, storage.factors.counts.sum);
   }
 
  private:

@@ -3,32 +3,44 @@
 
 #include <cstdint>
 
+#include <cottention/device/barrier.cuh>
+#include <cottention/device/collective.cuh>
 #include <cottention/device/memory.cuh>
 #include <cottention/device/thread.cuh>
 #include <cottention/device/warp.cuh>
-#include <cottention/tile/over_warp.cuh>
 #include <cottention/tile/pipeline.cuh>
 #include <cottention/tile/weights.cuh>
 
 namespace cottention::tile {
 
-/// Unmasked rows among first, ..., last - 1, counted by the whole block through `scratch_shared`, one number
-/// a warp. Ends with all threads past a barrier of the caller's making: `sync` is called twice.
-template <int warps, class Sync>
-__device__ __forceinline__ std::int64_t count_present(const std::uint8_t* mask, int first, int last,
-                                                      std::int64_t* scratch_shared, Sync sync) {
+/// In shared memory.
+template <int threads>
+struct PresentStorage {
+  device::BlockSumStorage<int, threads> sum;
+  int total;
+};
+
+/// Unmasked rows among first, ..., last - 1 of a sequence, by the whole block, in thread 0; unspecified
+/// elsewhere. Uses its storage as device::sum_over_block() does.
+template <int threads>
+__device__ __forceinline__ int count_present(const std::uint8_t* mask, int first, int last,
+                                             device::BlockSumStorage<int, threads>& storage_shared) {
   if (mask == nullptr) return last - first;
   int own = 0;
-  for (int row = first + device::thread_index(); row < last; row += warps * device::warp_size)
+  for (int row = first + device::thread_index(); row < last; row += threads)
     own += device::load_global(mask + row) != 0 ? 1 : 0;
-  std::int64_t count = sum_over_warp(std::int64_t{own});
-  if (device::lane_index() == 0) device::store_shared(scratch_shared + device::warp_index(), count);
-  sync();
-  count = 0;
-#pragma unroll
-  for (int w = 0; w < warps; ++w) count += device::load_shared(scratch_shared + w);
-  sync();
-  return count;
+  return device::sum_over_block<threads>(own, storage_shared);
+}
+
+/// Likewise, in every thread.
+template <int threads>
+__device__ __forceinline__ int count_present(const std::uint8_t* mask, int first, int last,
+                                             PresentStorage<threads>& storage_shared) {
+  if (mask == nullptr) return last - first;
+  const int count = count_present(mask, first, last, storage_shared.sum);
+  if (device::thread_index() == 0) device::store_shared(&storage_shared.total, count);
+  device::sync_block();  // the total is written
+  return device::load_shared(&storage_shared.total);
 }
 
 /// Which rows of a chunk are present, one bit each, in every lane of every warp.
@@ -108,22 +120,17 @@ struct ChunkTable {
     const int lane = device::lane_index();
     const int begin = first + lane * chunk;
     const int rows = begin >= length ? 0 : length - begin < chunk ? length - begin : chunk;
-    std::int64_t own = rows;
+    int own = rows;
     if (mask != nullptr)
       for (int r = 0; r < rows; ++r) own -= device::load_global(mask + begin + r) == 0 ? 1 : 0;
-    std::int64_t up_to_here = own;
-#pragma unroll
-    for (int distance = 1; distance < device::warp_size; distance *= 2) {
-      const std::int64_t left = device::shuffle(up_to_here, lane >= distance ? lane - distance : lane);
-      if (lane >= distance) up_to_here += left;
-    }
-    const std::int64_t total = device::shuffle(up_to_here, device::warp_size - 1);
-    const std::int64_t n = (direction == Direction::reverse ? anchor - total : anchor) + up_to_here - own;
+    const device::WarpPrefix chunks = device::prefix_over_warp(own);
+    const std::int64_t start = direction == Direction::reverse ? anchor - chunks.total : anchor;
+    const std::int64_t n = start + chunks.before;
     const double log = log_count(n + 1);
     device::store_shared(before + lane, n);
     device::store_shared(weight + lane, static_cast<A>(weight_of(log, exponent)));
     device::store_shared(logarithm + lane, static_cast<A>(log));
-    return direction == Direction::reverse ? anchor - total : anchor + total;
+    return direction == Direction::reverse ? start : anchor + chunks.total;
   }
 };
 

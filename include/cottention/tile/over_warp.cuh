@@ -1,6 +1,9 @@
 // One number of all lanes of a warp, the same in each; always taken in the same order.
 #pragma once
 
+#include <cstdint>
+
+#include <cottention/device/convert.cuh>
 #include <cottention/device/thread.cuh>
 #include <cottention/device/warp.cuh>
 
@@ -13,14 +16,19 @@ __device__ __forceinline__ A sum_over_warp(A x) {
   return x;
 }
 
+/// Of numbers that are 0 or positive.
 template <class A>
 __device__ __forceinline__ A largest_over_warp(A x) {
+  if constexpr (sizeof(A) == 4) {  // their bits are in the same order
+    return device::bits_as<A>(device::largest_of_lanes(device::bits_as<std::uint32_t>(x)));
+  } else {
 #pragma unroll
-  for (int distance = 1; distance < device::warp_size; distance *= 2) {
-    const A other = device::shuffle_xor(x, distance);
-    x = other > x ? other : x;
+    for (int distance = 1; distance < device::warp_size; distance *= 2) {
+      const A other = device::shuffle_xor(x, distance);
+      x = other > x ? other : x;
+    }
+    return x;
   }
-  return x;
 }
 
 }  // namespace cottention::tile
