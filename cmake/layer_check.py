@@ -5,8 +5,8 @@ usage: layer_check.py INCLUDE_DIR | --self-test
 
 Every header belongs to a layer and includes only its own layer and those listed for it, always as
 <cottention/...>; no includes form a cycle; no macro is left defined but the version. Headers named .hpp are plain C++ and
-include none named .cuh. The hardware's words stay in device/, and so do CUB
-and libcu++. Long files are listed, not refused.
+include none named .cuh. The hardware's words stay in device/, and so do
+CUB and libcu++. Long files are listed, not refused.
 """
 import pathlib
 import re

@@ -70,7 +70,7 @@ class Refusals {
     for (const double x : o_.values()) CHECK(x != x);
   }
 
-  CallStatus sound() const { return cottention::step<P>(sound_, {}, nullptr); }
+  CallStatus run() const { return cottention::step<P>(sound_, {}, nullptr); }
 
  private:
   Inputs<half> inputs_;
@@ -169,12 +169,12 @@ TEST_CASE("Step on a device: a device without room for a block is told, nothing 
 
 TEST_CASE("Step is refused where its kernel does not run") {
   Refusals refusals;
-  check_refused_without_code([&] { return refusals.sound(); });
+  check_refused_without_code([&] { return refusals.run(); });
 }
 
 TEST_CASE("Step asks about a device and its kernel once") {
   Refusals refusals;
-  check_asks_once([&] { return refusals.sound(); });
+  check_asks_once([&] { return refusals.run(); });
 }
 
 namespace {
