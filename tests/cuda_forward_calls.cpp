@@ -217,7 +217,7 @@ TEST_CASE("Forward with a device workspace that grows gives what it gives with o
   REQUIRE(run({3}).ok());
   CHECK(workspace.bytes() == needed + needed / 2);
   REQUIRE(run({4}).ok());
-  CHECK(workspace.bytes() == cottention::workspace_bytes<P>(call.args, {4}));
+  CHECK(workspace.bytes() >= cottention::workspace_bytes<P>(call.args, {4}));
 
   const std::size_t bytes = workspace.bytes();
   DeviceWorkspace moved = std::move(workspace);
