@@ -175,17 +175,25 @@ TEST_CASE("Backward: masked positions get exactly 0 and add nothing") {
 
 TEST_CASE("Backward: packed sequences are right, empty ones included") {
   const cottention::Shape heads{.heads_q = 2, .heads_kv = 1};
-  check_in_turn({{.shape = heads,
-                  .lengths_q = {33, 0, 1, 64, 0},
-                  .offset_type = OffsetType::int32,
-                  .initial_state = Presence::present},
-                 {.shape = heads, .lengths_q = {0, 1, 1, 30}, .padding = Padding::middle},
-                 {.shape = heads, .lengths_q = {5, 16, 17, 0}, .layout = Layout::aligned_gaps},
-                 {.shape = heads,
-                  .lengths_q = {0, 5, 20, 3, 0},
-                  .lengths_k = {7, 0, 40, 33, 0},
-                  .initial_state = Presence::present},
-                 {.shape = heads, .lengths_q = {0, 0}, .initial_state = Presence::present}});
+  check_in_turn(
+      {{.shape = heads,
+        .lengths_q = {33, 0, 1, 64, 0},
+        .offset_type = OffsetType::int32,
+        .initial_state = Presence::present},
+       {.shape = heads, .lengths_q = {0, 1, 1, 30}, .padding = Padding::middle},
+       {.shape = heads, .lengths_q = {5, 16, 17, 0}, .layout = Layout::aligned_gaps},
+       {.shape = heads,
+        .lengths_q = {0, 5, 20, 3, 0},
+        .lengths_k = {7, 0, 40, 33, 0},
+        .initial_state = Presence::present},
+       {.shape = heads, .lengths_q = {0, 0}, .initial_state = Presence::present},
+       {.shape = heads,
+        .lengths_q = {5, 20},
+        .trailing_q = 37,
+        .trailing_k = 37,
+        .offset_type = OffsetType::int32,
+        .padding = Padding::middle},
+       {.shape = heads, .lengths_q = {0, 20}, .lengths_k = {7, 0}, .trailing_q = 3, .trailing_k = 35}});
 }
 
 TEST_CASE("Backward: strided tensors are right and gaps stay untouched") {

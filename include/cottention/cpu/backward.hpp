@@ -119,10 +119,10 @@ class BackwardSource {
 template <AnyProblem P, Tiling tile = tuned_tiling<P>>
 std::size_t workspace_bytes(const BackwardArguments<typename P::element>& args,
                             const Execution& execution = {}) {
-  if (!cottention::detail::validate_shape<P>(args.shape) || !validate(execution)) return 0;
+  if (!cottention::detail::validate_extents<P>(args) || !validate(execution)) return 0;
   return workspace_layout<typename P::element>(detail::BackwardSource<P>(args).work(), tile.chunk,
                                                available_threads(execution))
-      .bytes;
+      .size.bytes();
 }
 
 /// Gradients of a loss with respect to q, k, v, scale_logit and the initial state, from those with respect to
@@ -143,11 +143,16 @@ template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native
   if (CallStatus status = validate_contents<P>(args); !status) return status;
   const detail::BackwardSource<P> source(args);
   const WorkspaceLayout layout = workspace_layout<T>(source.work(), tile.chunk, available_threads(execution));
+  if (CallStatus status = layout.size.validate(available_threads(execution)); !status) return status;
   const bool any = source.work().units > 0 && (source.work().rows > 0 || args.dinitial_state != nullptr);
   if (any)
-    if (CallStatus status = validate(workspace, layout.bytes); !status) return status;
+    if (CallStatus status = validate(workspace, layout.size.bytes(), available_threads(execution)); !status)
+      return status;
   Driver<P, tile.chunk, vector_bytes, detail::BackwardSource<P>> driver(source, layout, workspace);
   if (any) driver.run(execution);
+  source.roles().clear_trailing(args.dq, Side::query, args.shape.dim_qk);
+  source.roles().clear_trailing(args.dk, Side::key, args.shape.dim_qk);
+  source.roles().clear_trailing(args.dv, Side::key, args.shape.dim_v);
   if (args.dscale_logit == nullptr) return {};
   const std::int64_t heads = args.shape.heads_kv;
   for (std::int64_t head = 0; head < heads; ++head) {

@@ -69,10 +69,10 @@ class ForwardSource {
 template <AnyProblem P, Tiling tile = tuned_tiling<P>>
 std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args,
                             const Execution& execution = {}) {
-  if (!cottention::detail::validate_shape<P>(args.shape) || !validate(execution)) return 0;
+  if (!cottention::detail::validate_extents<P>(args) || !validate(execution)) return 0;
   return workspace_layout<typename P::element>(detail::ForwardSource<P>(args).work(), tile.chunk,
                                                available_threads(execution))
-      .bytes;
+      .size.bytes();
 }
 
 /// Cosine attention (problem.hpp has the equation) on the CPU.
@@ -91,11 +91,14 @@ template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native
   if (CallStatus status = validate_contents<P>(args); !status) return status;
   const detail::ForwardSource<P> source(args);
   const WorkspaceLayout layout = workspace_layout<T>(source.work(), tile.chunk, available_threads(execution));
+  if (CallStatus status = layout.size.validate(available_threads(execution)); !status) return status;
   const bool any = source.work().units > 0 && (source.work().rows > 0 || args.final_state.h != nullptr);
   if (any)
-    if (CallStatus status = validate(workspace, layout.bytes); !status) return status;
+    if (CallStatus status = validate(workspace, layout.size.bytes(), available_threads(execution)); !status)
+      return status;
   if (any)
     Driver<P, tile.chunk, vector_bytes, detail::ForwardSource<P>>(source, layout, workspace).run(execution);
+  source.roles().clear_trailing(args.o, Side::query, args.shape.dim_v);
   if (args.final_state.count != nullptr) {
     for (std::int64_t b = 0; b < args.shape.batch; ++b) {
       const Sequence s = source.roles().sequence(b);

@@ -33,10 +33,11 @@ struct Accumulators {
   template <class A>
   [[gnu::always_inline]] void multiply_long(const A* a, std::ptrdiff_t a_pitch, const A* b,
                                             std::ptrdiff_t b_pitch, std::ptrdiff_t depth) {
-    multiply(a, a_pitch, b, b_pitch, depth < run_terms ? depth : run_terms);
-    if (depth <= run_terms) return;
+    const std::ptrdiff_t run = run_terms(depth);
+    multiply(a, a_pitch, b, b_pitch, depth < run ? depth : run);
+    if (depth <= run) return;
     Accumulators sum = *this;  // in memory; these are in registers
-    sum.add_runs(a + run_terms, a_pitch, b + run_terms * b_pitch, b_pitch, depth - run_terms);
+    sum.add_runs(a + run, a_pitch, b + run * b_pitch, b_pitch, depth - run, run);
     *this = sum;
   }
 
@@ -63,7 +64,7 @@ struct Accumulators {
   /// Not inlined, so that either loop has the registers to itself.
   template <class A>
   [[gnu::noinline]] void add_runs(const A* a, std::ptrdiff_t a_pitch, const A* b, std::ptrdiff_t b_pitch,
-                                  std::ptrdiff_t depth) {
+                                  std::ptrdiff_t depth, std::ptrdiff_t run_terms) {
     PairwiseSum<Accumulators> others;
     for (std::ptrdiff_t k = 0; k < depth; k += run_terms) {
       Accumulators run;

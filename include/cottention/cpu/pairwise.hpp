@@ -9,12 +9,14 @@
 namespace cottention::cpu {
 
 /// Terms of a product that are added one after the other. Where n terms are alike, their roundings lean one
-/// way, and the sum is off by up to n / 4 of 2^-24 (double: of 2^-53), about half of that in the mean square:
-/// 5e-7 for 64. Shorter runs would cost time at 128 dimensions and more.
-inline constexpr std::ptrdiff_t run_terms = 64;
-/// And of a sum of squares or a dot product, for each lane: these are few, and may be as good as they can be.
+/// way, and the sum is off by up to n / 4 of 2^-24 (double: of 2^-53), about half of that in the mean square.
+/// But up to 256 dimensions shorter runs cost time.
+constexpr std::ptrdiff_t run_terms(std::ptrdiff_t depth) { return depth <= 256 ? 128 : 64; }
+/// And where memory takes the time.
+inline constexpr std::ptrdiff_t step_run_terms = 64;
+/// And of a sum of squares or a dot product, for each lane: these are few.
 inline constexpr std::ptrdiff_t short_run_terms = 16;
-/// Up to here runs are added in their order: 16 of them are off by no more than a quarter of what one is.
+/// Up to here runs are added in their order, beyond pairwise.
 inline constexpr std::ptrdiff_t ordered_terms = 1024;
 
 /// The sum of runs, 2^i to 2^i of them: the carries of a binary counter. V has +=.

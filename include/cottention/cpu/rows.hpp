@@ -132,9 +132,9 @@ template <class A>
   A largest = 0;
   for (std::int64_t c = 0; c < dim; ++c) largest = (std::max)(largest, std::abs(row[c * stride]));
   PairwiseSum<double> sum;
-  for (std::int64_t first = 0; first < dim; first += run_terms) {
+  for (std::int64_t first = 0; first < dim; first += short_run_terms) {
     double run = 0;
-    for (std::int64_t c = first; c < (std::min)(dim, first + run_terms); ++c) {
+    for (std::int64_t c = first; c < (std::min)(dim, first + short_run_terms); ++c) {
       A& x = row[c * stride];
       x /= largest;
       run += static_cast<double>(x) * static_cast<double>(x);
@@ -278,7 +278,7 @@ void pack_columns(const Rows<const T>& rows, int count, const A* weight, A* pack
     Vector factors = weight == nullptr ? S::splat(1) : S::load(weight + first);
     if constexpr (norm == Norm::unit) {
       Vector sum = (squares[0] + squares[1]) + (squares[2] + squares[3]);
-      if (dim > 2 * run_terms) {
+      if (dim > 8 * short_run_terms) {
         alignas(64) A sums[lanes];
         detail::long_column_squares<S>(to, chunk, dim, sums);
         sum = S::load(sums);

@@ -3,7 +3,7 @@
 
 #include <cottention/cpu/execution.hpp>
 #include <cottention/cpu/multiply.hpp>
-#include <cottention/cpu/walk.hpp>
+#include <cottention/cpu/workspace.hpp>
 #include <cottention/validation.hpp>
 
 namespace cottention::cpu {
@@ -21,7 +21,8 @@ inline constexpr std::int64_t near_lanes = 128;
 struct StepLayout {
   int threads = 1;          // that the work is worth
   std::int64_t tokens = 0;  // rounded up to whole vectors of weights
-  std::size_t scratch_bytes = 0, scratch_at = 0, bytes = 0;
+  std::size_t scratch_bytes = 0, scratch_at = 0;
+  WorkspaceSize size;
 };
 
 template <Element T>
@@ -36,15 +37,17 @@ StepLayout step_layout(const Shape& s, int threads) {
   w.tokens = padded(s.seq_q);
   if (units == 0) return w;
   const std::int64_t rows = 1 + s.heads_q / s.heads_kv;  // of q and k, of v and o
-  const std::int64_t elements =
-      w.tokens * (rows * (padded(s.dim_qk) + padded(s.dim_v)) + (rows - 1) * near_lanes);
-  const auto rounded = [](std::size_t bytes) {
-    return (bytes + workspace_alignment - 1) / workspace_alignment * workspace_alignment;
-  };
-  w.scratch_bytes = rounded(static_cast<std::size_t>(elements + w.tokens) * sizeof(Accumulate<T>) +
-                            static_cast<std::size_t>(w.tokens) * sizeof(double));
-  w.scratch_at = rounded(static_cast<std::size_t>(s.batch) * sizeof(std::int32_t));  // for validate_contents
-  w.bytes = w.scratch_at + static_cast<std::size_t>(threads) * w.scratch_bytes;
+  const std::int64_t pitches = padded(s.dim_qk) + padded(s.dim_v) + near_lanes;
+  WorkspaceSize of_thread;
+  of_thread.take(w.tokens, 1, sizeof(double) + sizeof(Accumulate<T>));  // counts and weights
+  of_thread.take(w.tokens, rows, static_cast<std::size_t>(pitches) * sizeof(Accumulate<T>));
+  if (CallStatus status = of_thread.validate(threads); !status) {
+    w.size = of_thread;
+    return w;
+  }
+  w.scratch_bytes = of_thread.bytes();
+  w.size.take(s.batch, 1, sizeof(std::int32_t));  // for validate_contents
+  w.scratch_at = w.size.take(threads, 1, w.scratch_bytes);
   return w;
 }
 
@@ -138,9 +141,9 @@ class Stepper {
       typename S::Vector v[vectors];
 #pragma GCC unroll 8
       for (int c = 0; c < vectors; ++c) v[c] = S::load(v_ + column + c * S::lanes);
-      for (std::ptrdiff_t first = 0; first < dim_qk; first += run_terms) {
+      for (std::ptrdiff_t first = 0; first < dim_qk; first += step_run_terms) {
         typename S::Vector run[vectors] = {};
-        const std::ptrdiff_t last = (std::min)(dim_qk, first + run_terms);
+        const std::ptrdiff_t last = (std::min)(dim_qk, first + step_run_terms);
         for (std::ptrdiff_t row = first; row < last; ++row) {
           A* at = h + row * dim_v + column;
           const typename S::Vector k = S::splat(keys[row]), q = S::splat(queries[row]);
@@ -170,8 +173,8 @@ class Stepper {
   /// Adds what the rows from `first` on come to in o, on two levels: an error that grows with the number of
   /// runs would pass the bounds in the widest heads.
   [[gnu::always_inline]] void add_run(typename S::Vector run, std::ptrdiff_t first, A* o, A* near) const {
-    constexpr std::ptrdiff_t near_terms = 32 * run_terms;
-    const std::ptrdiff_t next = first + run_terms;
+    constexpr std::ptrdiff_t near_terms = 32 * step_run_terms;
+    const std::ptrdiff_t next = first + step_run_terms;
     if (first % near_terms != 0) run += S::load(near);
     if (next % near_terms != 0 && next < args_.shape.dim_qk)
       S::store(near, run);
@@ -183,8 +186,8 @@ class Stepper {
   /// what it was after `accepted_` tokens.
   void advance_columns(A* h, std::ptrdiff_t column, int columns, bool outputs) {
     const std::ptrdiff_t dim_qk = args_.shape.dim_qk, dim_v = args_.shape.dim_v;
-    for (std::ptrdiff_t row = 0; row < dim_qk; row += run_terms)
-      advance_rows(h + row * dim_v + column, row, static_cast<int>((std::min)(run_terms, dim_qk - row)),
+    for (std::ptrdiff_t row = 0; row < dim_qk; row += step_run_terms)
+      advance_rows(h + row * dim_v + column, row, static_cast<int>((std::min)(step_run_terms, dim_qk - row)),
                    column, columns, outputs);
   }
 
@@ -192,7 +195,7 @@ class Stepper {
   void advance_rows(A* h, std::ptrdiff_t first, int rows, std::ptrdiff_t column, int columns, bool outputs) {
     const std::ptrdiff_t dim_v = args_.shape.dim_v;
     const bool whole = columns == S::lanes;
-    typename S::Vector x[run_terms];
+    typename S::Vector x[step_run_terms];
     for (int row = 0; row < rows; ++row)
       x[row] = whole ? S::load(h + row * dim_v) : S::load_part(h + row * dim_v, columns);
     for (std::int64_t t = 0; t < tokens_; ++t) {
@@ -227,10 +230,8 @@ class Stepper {
 /// Bytes of scratch that `step` needs; pointers need not be set yet. 0 for a shape that will be refused.
 template <AnyProblem P>
 std::size_t workspace_bytes(const StepArguments<typename P::element>& args, const Execution& execution = {}) {
-  if (!cottention::detail::validate_shape(args.shape, P::head_dim, cottention::detail::Lengths::equal) ||
-      !validate(execution))
-    return 0;
-  return detail::step_layout<typename P::element>(args.shape, available_threads(execution)).bytes;
+  if (!cottention::detail::validate_extents<P>(args) || !validate(execution)) return 0;
+  return detail::step_layout<typename P::element>(args.shape, available_threads(execution)).size.bytes();
 }
 
 /// The recurrence, token by token, for T new tokens of each lane:
@@ -249,7 +250,9 @@ template <AnyProblem P, int vector_bytes = native_vector_bytes>
   if (CallStatus status = validate(execution); !status) return status;
   if (CallStatus status = validate<P>(args); !status) return status;
   const detail::StepLayout layout = detail::step_layout<T>(args.shape, available_threads(execution));
-  if (CallStatus status = validate(workspace, layout.bytes); !status) return status;
+  const int threads = available_threads(execution);
+  if (CallStatus status = layout.size.validate(threads); !status) return status;
+  if (CallStatus status = validate(workspace, layout.size.bytes(), threads); !status) return status;
   if (CallStatus status = validate_contents<P>(args, static_cast<std::int32_t*>(workspace.data)); !status)
     return status;
   const std::int64_t heads = args.shape.heads_kv, units = args.shape.batch * heads;
@@ -258,7 +261,9 @@ template <AnyProblem P, int vector_bytes = native_vector_bytes>
     std::byte* scratch = static_cast<std::byte*>(workspace.data) + layout.scratch_at +
                          static_cast<std::size_t>(thread) * layout.scratch_bytes;
     detail::Stepper<P, vector_bytes> stepper(args, layout, scratch);
-    for (std::int64_t i = units * thread / layout.threads; i < units * (thread + 1) / layout.threads; ++i)
+    const std::int64_t share = units / layout.threads, left = units % layout.threads;
+    const std::int64_t first = share * thread + std::min<std::int64_t>(thread, left);
+    for (std::int64_t i = first; i < first + share + (thread < left ? 1 : 0); ++i)
       stepper.step(i / heads, i % heads);
   };
   parallel(execution, layout.threads, body);
