@@ -1,5 +1,7 @@
 // Corners of the CPU backend's calls: workspaces, executions, values at the ends of the range.
+#include <algorithm>
 #include <array>
+#include <cfenv>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
@@ -11,6 +13,10 @@
 #include <utility>
 #include <vector>
 
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cottention/cpu.hpp>
 #include <cottention/owned_workspace.hpp>
 #include <cottention/reference.hpp>
 
@@ -79,6 +85,117 @@ TEST_CASE("A workspace can be sized before any pointer is set, and its size does
   CHECK(cpu::workspace_bytes<Causal>(step, support::executor(1)) > 0);
   CHECK(cpu::workspace_bytes<Causal>(step, support::executor(1)) <
         cpu::workspace_bytes<Causal>(step, support::executor(2)));
+}
+
+TEST_CASE("What is refused needs no workspace, and sizes do not overflow") {
+  constexpr std::int64_t one = 1;
+  const auto none = [](const Shape& shape, const cpu::Execution& execution = support::executor(2)) {
+    CHECK(cpu::workspace_bytes<Causal>(ForwardArguments<float>{.shape = shape}, execution) == 0);
+    CHECK(cpu::workspace_bytes<Causal>(BackwardArguments<float>{.shape = shape}, execution) == 0);
+    CHECK(cpu::workspace_bytes<Causal>(StepArguments<float>{.shape = shape, .pool_slots = shape.batch},
+                                       execution) == 0);
+  };
+  none({one << 40, one << 20, one << 20, 64, 64, 64, 64});
+  none({one << 62, 1, 1, 8, 8, 64, 64});
+  none({1, one << 62, one << 62, 1, 1, 64, 64});
+  none({1, 1, 1, one << 62, one << 62, 64, 64});
+  none({one << 29, 1, 1, one << 29, one << 29, 1, 1});
+  none({one << 62, 0, 0, one << 62, one << 62, 1, 1});
+  none({1, 1, 1, 1, 1, 64, 65'537});
+
+  const Shape wide{1, 1, 1, 1, 1, 65'536, 65'536};
+  CHECK(cpu::workspace_bytes<Causal>(ForwardArguments<float>{.shape = wide}) > 0);
+  const cpu::Execution most = support::executor(std::numeric_limits<int>::max(), support::Order::sequential);
+  CHECK(cpu::workspace_bytes<Causal>(ForwardArguments<float>{.shape = wide}, most) == 0);  // 2^67 bytes
+  std::vector<float> row(65'536);
+  const Tensor<const float> in{row.data(), {0, 0, 0}};
+  std::vector<float> out(65'536);
+  const ForwardArguments<float> args{.shape = wide, .q = in, .k = in, .v = in, .o = {out.data()}};
+  CHECK(std::string(
+            cpu::forward<Problem<float, any_head_dim, Mask::causal, Scale::none>>(args, {}, most).reason) ==
+        "execution.threads = 2147483647: the workspace for so many threads and this shape would pass 2^57 "
+        "bytes");
+  const Shape narrow{1, 64, 64, 1, 1, 16, 16};
+  const auto bytes = [&](int threads) {
+    return cpu::workspace_bytes<Causal>(ForwardArguments<float>{.shape = narrow},
+                                        support::executor(threads, support::Order::sequential));
+  };
+  CHECK(bytes(std::numeric_limits<int>::max()) > bytes(1 << 20));
+  CHECK(bytes(1 << 20) > bytes(1 << 10));
+}
+
+TEST_CASE("A workspace that was sized for fewer threads is refused, with threads as the reason") {
+  std::vector<float> x(64 * 16), o(64 * 16);
+  const Tensor<const float> in{x.data()};
+  const float m = 0.5f;
+  const ForwardArguments<float> args{
+      .shape = {1, 64, 64, 1, 1, 16, 16}, .q = in, .k = in, .v = in, .o = {o.data()}, .scale_logit = &m};
+  const std::size_t one = cpu::workspace_bytes<Causal>(args, support::executor(1));
+  const std::size_t four = cpu::workspace_bytes<Causal>(args, support::executor(4));
+  Scratch scratch(one);
+  CHECK(cpu::forward<Causal>(args, scratch, support::executor(4)).reason ==
+        "workspace.bytes = " + std::to_string(one) + ": must be at least " + std::to_string(four) +
+            " for the 4 threads of this call's execution; was it sized for fewer?");
+}
+
+#if !defined(__clang__)  // does not keep to floating-point exceptions
+TEST_CASE("A learned scalar of any size overflows nothing") {
+  std::vector<float> x(20 * 16), o(20 * 16), dk(20 * 16);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = std::sin(static_cast<float>(i));
+  const Tensor<const float> in{x.data()};
+  for (const float m : {-1e30f, -1000.f, -100.f, 100.f, 1000.f, 1e30f}) {
+    float dm = 0;
+    const Shape shape{1, 20, 20, 1, 1, 16, 16};
+    const ForwardArguments<float> forward{
+        .shape = shape, .q = in, .k = in, .v = in, .o = {o.data()}, .scale_logit = &m};
+    const BackwardArguments<float> backward{.shape = shape,
+                                            .q = in,
+                                            .k = in,
+                                            .v = in,
+                                            .dout = in,
+                                            .dk = {dk.data()},
+                                            .scale_logit = &m,
+                                            .dscale_logit = &dm};
+    Scratch scratch(std::max(cpu::workspace_bytes<Causal>(forward, {.threads = 1}),
+                             cpu::workspace_bytes<Causal>(backward, {.threads = 1})));
+    std::feclearexcept(FE_ALL_EXCEPT);
+    REQUIRE(cpu::forward<Causal>(forward, scratch, {.threads = 1}).ok());
+    REQUIRE(cpu::backward<Causal>(backward, scratch, {.threads = 1}).ok());
+    CHECK(std::fetestexcept(FE_INVALID | FE_DIVBYZERO | FE_OVERFLOW) == 0);
+    CHECK(std::isfinite(o.back()));
+    CHECK(std::isfinite(dm));
+  }
+}
+#endif
+
+TEST_CASE("The child of a fork computes on a caller's threads after OpenMP was used") {
+#if defined(__SANITIZE_THREAD__)
+  SUCCEED("ThreadSanitizer does not follow forks of several threads");
+#else
+  constexpr std::int64_t seq = 1024;
+  std::vector<float> x(seq * 16), o(seq * 16), again(seq * 16);
+  for (std::size_t i = 0; i < x.size(); ++i) x[i] = std::sin(static_cast<float>(i));
+  const Tensor<const float> in{x.data()};
+  const float m = 0.5f;
+  ForwardArguments<float> args{
+      .shape = {1, seq, seq, 1, 1, 16, 16}, .q = in, .k = in, .v = in, .o = {o.data()}, .scale_logit = &m};
+  Scratch scratch(cpu::workspace_bytes<Causal>(args, {.threads = 4}));
+  REQUIRE(cpu::forward<Causal>(args, scratch, {.threads = 4}).ok());
+  const pid_t child = fork();
+  REQUIRE(child >= 0);
+  if (child == 0) {
+    alarm(60);  // rather than hang
+    args.o.data = again.data();
+    bool ok = cpu::forward<Causal>(args, scratch, support::executor(4)).ok() && again == o;
+    again.assign(again.size(), 0);
+    ok = ok && cpu::forward<Causal>(args, scratch, {.threads = 1}).ok() && again == o;
+    _exit(ok ? 0 : 1);
+  }
+  int status = -1;
+  REQUIRE(waitpid(child, &status, 0) == child);
+  CHECK(WIFEXITED(status));
+  CHECK(WEXITSTATUS(status) == 0);
+#endif
 }
 
 TEST_CASE("Empty problems need no workspace") {

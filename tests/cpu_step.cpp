@@ -15,7 +15,7 @@ namespace {
 template <cottention::Element T>
 Stepper<T> stepper(Scale scale, const cottention::cpu::Execution& execution = {}) {
   return [scale, execution](const cottention::StepArguments<T>& args) {
-    run(cpu_step<T>(scale), args, execution);
+    run(cpu_step<T>(scale), args, execution, Exceptions::none);
   };
 }
 
@@ -38,6 +38,8 @@ TEMPLATE_TEST_CASE("Step: any number of tokens and any head dims are right", "",
         for (const std::int64_t tokens : {1, 2, 5})
           check_step<TestType>(
               {.scale = scale, .shape = {3, tokens, tokens, heads_q, heads_kv, dim_qk, dim_v}}, {}, 3);
+  for (const std::int64_t tokens : {1, 2})
+    check_step<TestType>({.shape = {1, tokens, tokens, 1, 1, 16'384, 20}}, {}, 1);
   for (const std::int64_t tokens : {15, 16, 17, 40})
     check_step<TestType>({.shape = {2, tokens, tokens, 2, 1, 24, 40}}, {}, 2);
 }

@@ -186,7 +186,14 @@ TEST_CASE("Backward: packed sequences are right, empty ones included") {
         .lengths_q = {0, 5, 20, 3, 0},
         .lengths_k = {7, 0, 40, 33, 0},
         .initial_state = Presence::present},
-       {.shape = heads, .lengths_q = {0, 0}, .initial_state = Presence::present}});
+       {.shape = heads, .lengths_q = {0, 0}, .initial_state = Presence::present},
+       {.shape = heads,
+        .lengths_q = {5, 20},
+        .trailing_q = 37,
+        .trailing_k = 37,
+        .offset_type = OffsetType::int32,
+        .padding = Padding::middle},
+       {.shape = heads, .lengths_q = {0, 20}, .lengths_k = {7, 0}, .trailing_q = 3, .trailing_k = 35}});
 }
 
 TEST_CASE("Backward: strided tensors are right and gaps stay untouched") {

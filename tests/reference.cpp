@@ -80,6 +80,7 @@ std::vector<Case> small_cases() {
       }
       Case packed = base;
       packed.lengths_q = {3, 0, 1, 4};
+      packed.trailing_q = packed.trailing_k = 2;
       packed.layout = support::Layout::gaps;
       cases.push_back(packed);
       Case plain = base;
@@ -95,6 +96,7 @@ std::vector<Case> small_cases() {
     cross.padding = support::Padding::none;
     cross.lengths_q = {2, 3, 0};
     cross.lengths_k = {4, 0, 2};
+    cross.trailing_k = 3;
     cases.push_back(cross);
   }
   return cases;

@@ -548,17 +548,52 @@ TEST_CASE("An output that shares memory with an option is refused") {
         "0x1000000");
 }
 
-TEST_CASE("States and options may not lie in the gaps of a tensor that is written, nor the other way round") {
-  CHECK(forward_with([](auto& args) {
-          args.o.strides.batch = 0x10000;
-          args.scale_logit = at<const float>(0x410000);
-        }) ==
-        "bad stride: o.data = 0x400000: is written, so must share no memory with scale_logit = 0x410000");
-  CHECK(backward_with([](auto& args) {
-          args.q.strides.batch = 0x20000;
-          args.dscale_logit = at<float>(0x110000);
-        }) ==
-        "bad stride: dscale_logit = 0x110000: is written, so must share no memory with q.data = 0x100000");
+TEST_CASE("What lies in the gaps of a tensor is apart from it, to the byte") {
+  // Batches of o are 2560 bytes, 0x10000 elements apart; the gap is 0x400a00 to 0x43ffff.
+  const auto in_gap = [](auto change) {
+    return forward_with([&](auto& args) {
+      args.o.strides.batch = 0x10000;
+      change(args);
+    });
+  };
+  const std::string rule = "bad stride: o.data = 0x400000: is written, so must share no memory with ";
+  const auto m = [&](std::uintptr_t address) {
+    return in_gap([=](auto& args) { args.scale_logit = at<const float>(address); });
+  };
+  CHECK(m(0x410000) == "ok");
+  CHECK(m(0x400a00) == "ok");
+  CHECK(m(0x4009fc) == rule + "scale_logit = 0x4009fc");
+  CHECK(m(0x43fff8) == "ok");
+  CHECK(m(0x43fffc) == rule + "scale_logit = 0x43fffc");
+  const auto mask = [&](std::uintptr_t address) {
+    return in_gap([=](auto& args) { args.key_mask = at<const std::uint8_t>(address); });
+  };
+  CHECK(mask(0x400a00) == "ok");
+  CHECK(mask(0x4009ff) == rule + "key_mask = 0x4009ff");
+  CHECK(mask(0x43fff6) == "ok");
+  CHECK(mask(0x43fff7) == rule + "key_mask = 0x43fff7");
+  const auto state = [&](std::uintptr_t address) {  // 2 * 2 * 64 * 32 numbers
+    return in_gap([=](auto& args) { args.final_state.h = at<float>(address); });
+  };
+  CHECK(state(0x400a00) == "ok");
+  CHECK(state(0x438000) == "ok");
+  CHECK(state(0x438004) == rule + "final_state.h = 0x438004");
+  CHECK(in_gap([](auto& args) { args.final_state.count = at<std::int64_t>(0x43fff0); }) == "ok");
+  CHECK(in_gap([](auto& args) { args.final_state.count = at<std::int64_t>(0x43fff8); }) ==
+        rule + "final_state.count = 0x43fff8");
+  // A tensor that is read, and rows that walk backwards.
+  const auto slope = [](std::uintptr_t address, std::int64_t sign) {
+    return backward_with([=](auto& args) {
+      args.q.strides.batch = sign * 0x20000;
+      args.dscale_logit = at<float>(address);
+    });
+  };
+  CHECK(slope(0x110000, 1) == "ok");
+  CHECK(slope(0x180000, 1) ==
+        "bad stride: dscale_logit = 0x180000: is written, so must share no memory with q.data = 0x100000");
+  CHECK(slope(0x82000, -1) == "ok");
+  CHECK(slope(0x80000, -1) ==
+        "bad stride: dscale_logit = 0x80000: is written, so must share no memory with q.data = 0x100000");
 }
 
 TEST_CASE("Offsets have one more entry than the batch has sequences") {
@@ -923,7 +958,7 @@ std::string packed(const std::vector<Index>& q, const std::vector<Index>& k, std
 
 }  // namespace
 
-TEMPLATE_TEST_CASE("Offsets must ascend from 0 to the length of the token axis", "", std::int32_t,
+TEMPLATE_TEST_CASE("Offsets must ascend from 0 and stay within the token axis", "", std::int32_t,
                    std::int64_t) {
   using Offsets = std::vector<TestType>;
   const auto self = [](const Offsets& offsets) { return packed<P>(offsets, offsets, 20, 20); };
@@ -932,12 +967,16 @@ TEMPLATE_TEST_CASE("Offsets must ascend from 0 to the length of the token axis",
   CHECK(self({1, 5, 20}) == "bad offsets: cu_seqlens_q[0] = 1: must be 0");
   CHECK(self({0, 9, 7, 20}) == "bad offsets: cu_seqlens_q[2] = 7: must not be below cu_seqlens_q[1] = 9");
   CHECK(self({0, -1, 20}) == "bad offsets: cu_seqlens_q[1] = -1: must not be below cu_seqlens_q[0] = 0");
-  CHECK(self({0, 5, 19}) == "bad offsets: cu_seqlens_q[2] = 19: must equal shape.seq_q = 20");
+  CHECK(self({0, 5, 19}) == "ok");
+  CHECK(self({0, 0, 0}) == "ok");
+  CHECK(self({2, 2, 2}) == "bad offsets: cu_seqlens_q[0] = 2: must be 0");
+  CHECK(self({0, 5, 21}) == "bad offsets: cu_seqlens_q[2] = 21: must not be above shape.seq_q = 20");
   CHECK(self({0, 25, 20}) == "bad offsets: cu_seqlens_q[2] = 20: must not be below cu_seqlens_q[1] = 25");
   CHECK(packed<Both, TestType>({0, 5, 20}, {0, 20, 17}, 20, 20) ==
         "bad offsets: cu_seqlens_k[2] = 17: must not be below cu_seqlens_k[1] = 20");
-  CHECK(packed<Both, TestType>({0, 5, 20}, {0, 3, 17}, 20, 18) ==
-        "bad offsets: cu_seqlens_k[2] = 17: must equal shape.seq_k = 18");
+  CHECK(packed<Both, TestType>({0, 5, 20}, {0, 3, 17}, 20, 18) == "ok");
+  CHECK(packed<Both, TestType>({0, 5, 20}, {0, 3, 17}, 20, 16) ==
+        "bad offsets: cu_seqlens_k[2] = 17: must not be above shape.seq_k = 16");
   CHECK(packed<Both, TestType>({0, 5, 20}, {3, 3, 18}, 20, 18) ==
         "bad offsets: cu_seqlens_k[0] = 3: must be 0");
 }
@@ -946,14 +985,16 @@ TEST_CASE("Offsets of queries and keys must be equal when causal") {
   using Offsets = std::vector<std::int64_t>;
   CHECK(packed<P>(Offsets{0, 5, 20}, Offsets{0, 6, 20}, 20, 20) ==
         "bad offsets: cu_seqlens_k[1] = 6: must equal cu_seqlens_q[1] = 5 when causal");
+  CHECK(packed<P>(Offsets{0, 5, 19}, Offsets{0, 5, 20}, 20, 20) ==
+        "bad offsets: cu_seqlens_k[2] = 20: must equal cu_seqlens_q[2] = 19 when causal");
   CHECK(packed<Both>(Offsets{0, 5, 20}, Offsets{0, 6, 20}, 20, 20) == "ok");
   CHECK(packed<Both>(Offsets{0, 5, 20}, Offsets{0, 6, 30}, 20, 30) == "ok");
 }
 
-TEST_CASE("A packed batch of no sequences has no tokens") {
+TEST_CASE("A packed batch may have no sequences") {
   CHECK(packed<P>(std::vector<std::int32_t>{0}, {0}, 0, 0) == "ok");
-  CHECK(packed<P>(std::vector<std::int32_t>{0}, {0}, 4, 4) ==
-        "bad offsets: cu_seqlens_q[0] = 0: must equal shape.seq_q = 4");
+  CHECK(packed<P>(std::vector<std::int32_t>{0}, {0}, 4, 4) == "ok");
+  CHECK(packed<P>(std::vector<std::int32_t>{1}, {1}, 4, 4) == "bad offsets: cu_seqlens_q[0] = 1: must be 0");
 }
 
 TEST_CASE("The longest numbers fit the reason") {

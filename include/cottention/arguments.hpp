@@ -24,9 +24,10 @@ struct Shape {
   std::int64_t dim_v = 0;     ///< row length of v and o
 };
 
-/// Start of each packed sequence on the token axis, [batch + 1], int32 or int64: ascending from 0 to the
-/// length of the axis. Sequence b is [offsets[b], offsets[b + 1]) and may be empty. Null: the batch is not
-/// packed.
+/// Start of each packed sequence on the token axis, [batch + 1], int32 or int64: ascending from 0 to at most
+/// the length of the axis. Sequence b is [offsets[b], offsets[b + 1]) and may be empty. Tokens from
+/// offsets[batch] on belong to no sequence: they are never read, and their outputs and gradients become 0, as
+/// those of masked positions do. Null: the batch is not packed.
 class Offsets {
  public:
   constexpr Offsets() = default;

@@ -39,11 +39,17 @@ CallStatus forward_on(const device::Properties& device, const ForwardArguments<t
   const Shape& s = args.shape;
   const bool any = plan.units > 0 && ((s.seq_q > 0 && s.heads_q > 0) || args.final_state.h != nullptr);
   const bool counts = s.batch > 0 && args.final_state.count != nullptr;
+  using Trailing = kernel::Trailing<typename P::element, 1>;
+  const typename Trailing::Params trailing{
+      {trailing_rows<Trailing>(args.o, args.cu_seqlens_q, s.batch, s.seq_q, s.heads_q, s.dim_v)},
+      2 * device.multiprocessors};
+  const bool trails = trailing.rows[0].view.data != nullptr;
   Launches launches(device, stream);
   if (any)
     recurrence_kernels<ForwardRoles<P>, tiling>(
         plan, [&]<class Kernel>(device::Grid) { launches.prepare<Kernel>(); });
   if (counts) launches.prepare<kernel::Count>();
+  if (trails) launches.prepare<Trailing>();
   if (!launches.status()) return launches.status();
 
   if (any) {
@@ -54,6 +60,7 @@ CallStatus forward_on(const device::Properties& device, const ForwardArguments<t
   if (counts)
     launches.launch<kernel::Count>({s.batch}, {kernel::view(args.cu_seqlens_k), args.key_mask, s.seq_k,
                                                args.initial_state.count, args.final_state.count});
+  if (trails) launches.launch<Trailing>({trailing.blocks}, trailing);
   return launches.status();
 }
 

@@ -187,17 +187,48 @@ inline CallStatus validate_distinct(const Operand& x) {
   return {};
 }
 
-/// Whether an element of `a` shares memory with one of `b`. Between a tensor and a dense array the ranges of
-/// bytes decide: nobody keeps one in the gaps of the other.
+/// The bytes of an array: runs of `run` bytes, the first at `low`, repeated along up to three axes. What is
+/// contiguous is one run.
+struct Footprint {
+  std::uint64_t low = 0;
+  std::int64_t run = 0;
+  std::size_t axes = 0;
+  std::array<std::int64_t, 3> steps{}, last{};  ///< in bytes, ascending; the last index
+
+  explicit Footprint(const Operand& x) : low(x.low), run(x.element_bytes * x.extents[3]) {
+    for (std::size_t axis = 3; axis-- > 0;) {
+      if (x.extents[axis] == 1 || x.steps[axis] == 0) continue;  // nothing, or an input that is repeated
+      std::size_t at = axes++;
+      for (; at > 0 && steps[at - 1] > size(x, axis); --at) {
+        steps[at] = steps[at - 1];
+        last[at] = last[at - 1];
+      }
+      steps[at] = size(x, axis);
+      last[at] = x.extents[axis] - 1;
+    }
+    while (axes > 0 && steps[0] == run) {
+      run *= last[0] + 1;
+      std::copy(steps.begin() + 1, steps.end(), steps.begin());
+      std::copy(last.begin() + 1, last.end(), last.begin());
+      --axes;
+    }
+  }
+
+ private:
+  static std::int64_t size(const Operand& x, std::size_t axis) {
+    return (x.steps[axis] < 0 ? -x.steps[axis] : x.steps[axis]) * x.element_bytes;
+  }
+};
+
+/// Whether `a` and `b` have a byte in common. One may lie in gaps of the other.
 inline bool share_memory(const Operand& a, const Operand& b) {
   if (a.high <= b.low || b.high <= a.low) return false;
-  if (a.layout == Layout::dense || b.layout == Layout::dense) return true;
+  const Footprint of_a(a), of_b(b);
   AddressSearch search;
-  for (std::size_t axis = 0; axis < 4; ++axis) {
-    search.add(a.steps[axis], 0, a.extents[axis] - 1);
-    search.add(-b.steps[axis], 0, b.extents[axis] - 1);
-  }
-  return search.reaches(static_cast<std::int64_t>(b.address() - a.address()) / a.element_bytes);
+  for (std::size_t axis = 0; axis < of_a.axes; ++axis) search.add(of_a.steps[axis], 0, of_a.last[axis]);
+  for (std::size_t axis = 0; axis < of_b.axes; ++axis) search.add(-of_b.steps[axis], 0, of_b.last[axis]);
+  search.add(1, 1 - of_b.run, of_a.run - 1);
+  return search.reaches(static_cast<std::int64_t>(b.low - a.low));
 }
 
 /// All arrays of one call.

@@ -12,7 +12,7 @@ enum class StatusCode {
   null_pointer,   ///< an argument that must point somewhere is null
   bad_shape,      ///< an extent is negative, zero where it must not be, or does not match another
   bad_stride,     ///< elements of an output share an address with each other or with another tensor
-  bad_offsets,    ///< cu_seqlens is not ascending from 0 to the length of the token axis
+  bad_offsets,    ///< cu_seqlens does not ascend from 0, or leaves the token axis
   bad_slot,       ///< a slot is outside the pool or named twice
   bad_workspace,  ///< the workspace is null, too small or misaligned
   bad_option,     ///< any other value outside its rule

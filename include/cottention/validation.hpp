@@ -64,6 +64,34 @@ CallStatus validate_shape(const Shape& shape) {
   return validate_shape(shape, P::head_dim, P::mask == Mask::causal ? Lengths::equal : Lengths::free);
 }
 
+/// Whether every tensor, and a state for each of `states` sequences, has a number of elements that can be.
+/// Sizes are computed from extents that this accepts.
+inline CallStatus validate_element_counts(const Shape& s, bool packed, std::int64_t states) {
+  const std::int64_t batch = packed ? 1 : s.batch;
+  struct Array {
+    const char* name;
+    std::array<std::int64_t, 4> extents;
+  };
+  for (const Array& x :
+       {Array{"q", {batch, s.seq_q, s.heads_q, s.dim_qk}}, Array{"k", {batch, s.seq_k, s.heads_kv, s.dim_qk}},
+        Array{"v", {batch, s.seq_k, s.heads_kv, s.dim_v}}, Array{"o", {batch, s.seq_q, s.heads_q, s.dim_v}},
+        Array{"a state", {states, s.heads_kv, s.dim_qk, s.dim_v}}}) {
+    std::int64_t elements = 0;
+    if (CallStatus status = count_elements(x.name, x.extents, elements); !status) return status;
+  }
+  return {};
+}
+
+/// The extents of a call, which is what its workspace follows from.
+template <AnyProblem P, class Arguments>
+CallStatus validate_extents(const Arguments& args) {
+  if (CallStatus status = validate_shape<P>(args.shape); !status) return status;
+  if constexpr (requires { args.pool; })
+    return validate_element_counts(args.shape, false, args.pool_slots);
+  else
+    return validate_element_counts(args.shape, args.cu_seqlens_q.given(), args.shape.batch);
+}
+
 /// What the arguments of forward and backward have in common besides their tensors.
 template <class Arguments>
 CallStatus validate_options(const Arguments& args) {
@@ -125,9 +153,9 @@ inline CallStatus validate_offsets(const char* name, const Offsets& offsets, std
       return CallStatus::failure(StatusCode::bad_offsets,
                                  "%s[%lld] = %lld: must not be below %s[%lld] = %lld", name, number(b),
                                  number(offsets[b]), name, number(b - 1), number(offsets[b - 1]));
-  if (offsets[batch] != length)
-    return CallStatus::failure(StatusCode::bad_offsets, "%s[%lld] = %lld: must equal shape.%s = %lld", name,
-                               number(batch), number(offsets[batch]), length_name, number(length));
+  if (offsets[batch] > length)
+    return CallStatus::failure(StatusCode::bad_offsets, "%s[%lld] = %lld: must not be above shape.%s = %lld",
+                               name, number(batch), number(offsets[batch]), length_name, number(length));
   return {};
 }
 
@@ -155,7 +183,7 @@ CallStatus validate_index_arrays(const Arguments& args) {
         !s)
       return s;
     if constexpr (mask == Mask::causal)
-      for (std::int64_t b = 1; b < batch; ++b)
+      for (std::int64_t b = 1; b <= batch; ++b)
         if (args.cu_seqlens_k[b] != args.cu_seqlens_q[b])
           return CallStatus::failure(
               StatusCode::bad_offsets,
@@ -269,7 +297,7 @@ CallStatus validate(const StepArguments<typename P::element>& args) {
   return validate_scale<P>(args, Need::required);
 }
 
-/// Checks the contents of the index arrays: cu_seqlens ascends from 0 to the length of the token axis, the
+/// Checks the contents of the index arrays: cu_seqlens ascends from 0 and stays within the token axis, the
 /// same for queries and keys when causal; counts are not negative. Needs arguments that `validate` accepts.
 template <AnyProblem P>
 CallStatus validate_contents(const ForwardArguments<typename P::element>& args) {
@@ -304,12 +332,19 @@ CallStatus validate_contents(const StepArguments<typename P::element>& args, std
   return detail::validate_slots_differ(args.slot, args.shape.batch, scratch);
 }
 
-/// Checks scratch memory against what `workspace_bytes` asked for.
-inline CallStatus validate(const Workspace& workspace, std::size_t needed) {
+/// Checks scratch memory against what `workspace_bytes` asked for. `threads`: those that it was to be sized
+/// for, where it follows from them; otherwise 0.
+inline CallStatus validate(const Workspace& workspace, std::size_t needed, int threads = 0) {
   if (needed == 0) return {};
   if (workspace.data == nullptr)
     return CallStatus::failure(StatusCode::bad_workspace, "workspace.data = null: must point to %zu bytes",
                                needed);
+  if (workspace.bytes < needed && threads > 0)
+    return CallStatus::failure(
+        StatusCode::bad_workspace,
+        "workspace.bytes = %zu: must be at least %zu for the %d threads of this call's "
+        "execution; was it sized for fewer?",
+        workspace.bytes, needed, threads);
   if (workspace.bytes < needed)
     return CallStatus::failure(StatusCode::bad_workspace, "workspace.bytes = %zu: must be at least %zu",
                                workspace.bytes, needed);

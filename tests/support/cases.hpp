@@ -49,7 +49,13 @@ inline std::vector<Case> head_dims() {
 inline std::vector<Case> wide_head_dims() {
   return {{.shape = {1, 40, 40, 1, 1, 512, 512}},
           {.mask = Mask::bidirectional, .shape = {1, 40, 40, 1, 1, 512, 512}},
-          {.shape = {1, 33, 33, 1, 1, 1024, 1024}}};
+          {.shape = {1, 33, 33, 1, 1, 1024, 1024}},
+          {.shape = {1, 9, 9, 1, 1, 16'384, 16}, .initial_state = Presence::present},
+          {.shape = {1, 9, 9, 1, 1, 16, 16'384}, .initial_state = Presence::present},
+          {.mask = Mask::bidirectional,
+           .shape = {1, 9, 9, 1, 1, 16'384, 16},
+           .rows = Rows::equal,
+           .initial_state = Presence::present}};
 }
 
 inline std::vector<Case> paddings() {
@@ -73,7 +79,24 @@ inline std::vector<Case> packed() {
                     .offset_type = type,
                     .padding = Padding::middle,
                     .layout = Layout::gaps});
+    some.push_back({.shape = {.heads_q = 2, .heads_kv = 1, .dim_qk = 24, .dim_v = 16},
+                    .lengths_q = {0, 35, 2, 0},
+                    .trailing_q = 37,
+                    .trailing_k = 37,
+                    .offset_type = type,
+                    .padding = type == OffsetType::int32 ? Padding::middle : Padding::none,
+                    .layout = Layout::bhsd});
   }
+  some.push_back({.shape = {.heads_q = 2, .heads_kv = 1, .dim_qk = 16, .dim_v = 24},
+                  .lengths_q = {5, 40},
+                  .lengths_k = {33, 0},
+                  .trailing_q = 3,
+                  .trailing_k = 70,
+                  .initial_state = Presence::present});
+  some.push_back({.shape = {.heads_q = 1, .heads_kv = 1, .dim_qk = 8, .dim_v = 8},
+                  .lengths_q = {0, 0},
+                  .trailing_q = 4,
+                  .trailing_k = 4});
   some.push_back({.shape = {.heads_q = 2, .heads_kv = 1, .dim_qk = 16, .dim_v = 24},
                   .lengths_q = {0, 5, 40, 3, 0},
                   .lengths_k = {7, 0, 70, 33, 0},

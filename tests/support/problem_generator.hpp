@@ -1,12 +1,15 @@
 // Random inputs for a described case.
 #pragma once
 
+#include <algorithm>
+#include <bit>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <optional>
 #include <string>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -35,6 +38,7 @@ enum class Rows {
   small,       ///< norms of about half of epsilon; in fp16, normal
   tiny,        ///< norms far below epsilon; in fp16, as small as gradients, which grow by as much, allow
   huge,        ///< sums of squares overflow; in fp16, as large as gradients, which shrink by as much, allow
+  equal,       ///< every element of q and k is the same, so that the roundings of their sums lean one way
   mixed,       ///< normal, tiny, huge, small and zero rows; no zeros in fp16, where gradients of zero rows
                ///< overflow
 };
@@ -48,6 +52,8 @@ struct Case {
   Extents shape{};
   std::vector<std::int64_t> lengths_q{};  ///< not empty: packed; shape's batch and seq follow from it
   std::vector<std::int64_t> lengths_k{};  ///< empty: those of q
+  std::int64_t trailing_q = 0;            ///< packed: tokens behind the last sequence, all NaN
+  std::int64_t trailing_k = 0;
   OffsetType offset_type = OffsetType::int64;
   Padding padding = Padding::none;
   Layout layout = Layout::bshd;
@@ -80,7 +86,8 @@ std::string describe(const Case& c) {
   std::string text = std::string(cottention::element_name<T>) + ' ' + name(c.mask) + ' ' + name(c.scale);
   if (c.packed())
     text += ", packed " + list(c.lengths_q) + (c.lengths_k.empty() ? "" : " / " + list(c.lengths_k)) +
-            (c.offset_type == OffsetType::int32 ? " int32" : " int64");
+            (c.offset_type == OffsetType::int32 ? " int32" : " int64") + ", trailing " +
+            std::to_string(c.trailing_q) + " / " + std::to_string(c.trailing_k);
   else
     text += ", batch " + std::to_string(s.batch) + ", seq " + std::to_string(s.seq_q) + " / " +
             std::to_string(s.seq_k);
@@ -88,7 +95,7 @@ std::string describe(const Case& c) {
           std::to_string(s.dim_qk) + " / " + std::to_string(s.dim_v);
   constexpr const char* paddings[] = {"no", "left", "right", "middle", "unrelated"};
   constexpr const char* layouts[] = {"bshd", "bhsd", "gaps", "aligned gaps"};
-  constexpr const char* rows[] = {"normal", "correlated", "small", "tiny", "huge", "mixed"};
+  constexpr const char* rows[] = {"normal", "correlated", "small", "tiny", "huge", "equal", "mixed"};
   text += std::string(", ") + paddings[static_cast<int>(c.padding)] + " padding, " +
           layouts[static_cast<int>(c.layout)] + ", " + rows[static_cast<int>(c.rows)] + " rows";
   if (c.initial_state == Presence::present) text += ", initial state";
@@ -127,6 +134,7 @@ class Inputs {
     make_tensors();
     make_states();
     make_masks();
+    spoil_trailing();
     for (std::int64_t h = 0; h < shape().heads_kv; ++h)
       scale_logit_.push_back(static_cast<A>(3 * random_.uniform() - 1));
   }
@@ -197,8 +205,8 @@ class Inputs {
       starts_k_.push_back(starts_k_.back() + (case_.packed() ? lengths_k.data()[b] : s.seq_k));
     }
     if (case_.packed()) {
-      s.seq_q = starts_q_.back();
-      s.seq_k = starts_k_.back();
+      s.seq_q = starts_q_.back() + case_.trailing_q;
+      s.seq_k = starts_k_.back() + case_.trailing_k;
     }
     for (const std::int64_t start : starts_q_) narrow_q_.push_back(static_cast<std::int32_t>(start));
     for (const std::int64_t start : starts_k_) narrow_k_.push_back(static_cast<std::int32_t>(start));
@@ -226,6 +234,26 @@ class Inputs {
     }
   }
 
+  /// What no call may read, not even to look at: a signalling NaN.
+  static T nothing() {
+    using Bits = std::conditional_t<sizeof(T) == 2, std::uint16_t,
+                                    std::conditional_t<sizeof(T) == 4, std::uint32_t, std::uint64_t>>;
+    constexpr Bits bits = std::same_as<T, double>                 ? static_cast<Bits>(0x7ff4000000000000)
+                          : std::same_as<T, cottention::half>     ? static_cast<Bits>(0x7d00)
+                          : std::same_as<T, cottention::bfloat16> ? static_cast<Bits>(0x7fa0)
+                                                                  : static_cast<Bits>(0x7fa00000);
+    return std::bit_cast<T>(bits);
+  }
+  void spoil_row(TensorBuffer<T>& x, std::int64_t position, T value) {
+    for (std::int64_t h = 0; h < x.heads(); ++h) std::fill_n(x.row(position, h), x.dim(), value);
+  }
+  void spoil_trailing() {
+    for (std::int64_t t = starts_q_.back(); case_.packed() && t < shape().seq_q; ++t)
+      for (TensorBuffer<T>* x : {&*q_, &*dout_}) spoil_row(*x, t, nothing());
+    for (std::int64_t t = starts_k_.back(); case_.packed() && t < shape().seq_k; ++t)
+      for (TensorBuffer<T>* x : {&*k_, &*v_}) spoil_row(*x, t, nothing());
+  }
+
   void fill_rows(TensorBuffer<T>& x, Rows rows) {
     for (std::int64_t position = 0; position < x.positions(); ++position)
       for (std::int64_t h = 0; h < x.heads(); ++h) {
@@ -238,8 +266,9 @@ class Inputs {
                                                     : 1;
         for (std::int64_t d = 0; d < x.dim(); ++d) {
           const double normal = random_.normal();
-          x.row(position, h)[d] =
-              from_double<T>(kind == Rows::correlated ? 1 + 0.5 * normal : factor * normal);
+          x.row(position, h)[d] = from_double<T>(kind == Rows::correlated ? 1 + 0.5 * normal
+                                                 : kind == Rows::equal    ? 0.7
+                                                                          : factor * normal);
         }
       }
   }
@@ -281,12 +310,10 @@ class Inputs {
   }
 
   void spoil_masked(TensorBuffer<T>& x, const std::vector<std::uint8_t>& mask) {
-    constexpr double values[] = {std::numeric_limits<double>::quiet_NaN(),
-                                 std::numeric_limits<double>::infinity()};
     for (std::int64_t position = 0; position < x.positions(); ++position)
-      for (std::int64_t h = 0; h < x.heads() && mask.data()[position] == 0; ++h)
-        for (std::int64_t d = 0; d < x.dim(); ++d)
-          x.row(position, h)[d] = from_double<T>(values[position % 2]);
+      if (mask.data()[position] == 0)
+        spoil_row(x, position,
+                  position % 2 == 0 ? nothing() : from_double<T>(std::numeric_limits<double>::infinity()));
   }
 
   static constexpr Rows mixture[] = {Rows::normal, Rows::tiny, Rows::huge, Rows::small,

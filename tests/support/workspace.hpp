@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 
 #include <cottention/arguments.hpp>
 
@@ -13,6 +14,13 @@ namespace support {
 class ExactWorkspace {
  public:
   explicit ExactWorkspace(std::size_t bytes) : buffer_(static_cast<std::int64_t>(bytes), 0) {}
+
+  /// Fills it with a value, as far as whole ones go.
+  template <class A>
+  void fill(const A& value) {
+    for (std::int64_t i = 0; (i + 1) * static_cast<std::int64_t>(sizeof value) <= buffer_.count(); ++i)
+      std::memcpy(buffer_.data() + i * static_cast<std::int64_t>(sizeof value), &value, sizeof value);
+  }
 
   /// Null when no bytes were asked for.
   cottention::Workspace view() {

@@ -121,11 +121,13 @@ template <AnyProblem P, Tiling tile = tuned_tiling<P>>
 [[nodiscard]] CallStatus workspace_bytes(const BackwardArguments<typename P::element>& args,
                                          std::size_t& bytes, const Execution& execution = {}) {
   bytes = 0;
-  if (CallStatus status = cottention::detail::validate_shape<P>(args.shape); !status) return status;
+  if (CallStatus status = cottention::detail::validate_extents<P>(args); !status) return status;
   if (CallStatus status = validate(execution); !status) return status;
-  bytes = workspace_layout<typename P::element>(detail::BackwardSource<P>(args).work(), tile.chunk,
-                                                available_threads(execution))
-              .bytes;
+  const int threads = available_threads(execution);
+  const WorkspaceSize size =
+      workspace_layout<typename P::element>(detail::BackwardSource<P>(args).work(), tile.chunk, threads).size;
+  if (CallStatus status = size.validate(threads); !status) return status;
+  bytes = size.bytes();
   return {};
 }
 /// The same as a number, 0 where the call would be refused.
@@ -154,11 +156,16 @@ template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native
   if (CallStatus status = validate_contents<P>(args); !status) return status;
   const detail::BackwardSource<P> source(args);
   const WorkspaceLayout layout = workspace_layout<T>(source.work(), tile.chunk, available_threads(execution));
+  if (CallStatus status = layout.size.validate(available_threads(execution)); !status) return status;
   const bool any = source.work().units > 0 && (source.work().rows > 0 || args.dinitial_state != nullptr);
   if (any)
-    if (CallStatus status = validate(workspace, layout.bytes); !status) return status;
+    if (CallStatus status = validate(workspace, layout.size.bytes(), available_threads(execution)); !status)
+      return status;
   Driver<P, tile.chunk, vector_bytes, detail::BackwardSource<P>> driver(source, layout, workspace);
   if (any) driver.run(execution);
+  source.roles().clear_trailing(args.dq, Side::query, args.shape.dim_qk);
+  source.roles().clear_trailing(args.dk, Side::key, args.shape.dim_qk);
+  source.roles().clear_trailing(args.dv, Side::key, args.shape.dim_v);
   if (args.dscale_logit == nullptr) return {};
   const std::int64_t heads = args.shape.heads_kv;
   for (std::int64_t head = 0; head < heads; ++head) {

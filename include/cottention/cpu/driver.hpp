@@ -56,7 +56,7 @@ class Driver {
     if (layout_.places == 0 || pieces(source_.rows(i)).count < 2) return false;
     const std::int64_t threads = layout_.threads;
     const std::int64_t left_over = work_.units % threads;
-    return source_.rows(i) * threads > work_.rows ||
+    return source_.rows(i) > work_.rows / threads ||
            (!work_.packed && i >= work_.units - left_over && 3 * left_over <= 2 * threads);
   }
   SplitExtent extent(std::int64_t i) const {

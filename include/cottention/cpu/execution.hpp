@@ -13,8 +13,14 @@ namespace cottention::cpu {
 
 /// Threads for a call. By default OpenMP's, where the translation unit is compiled with OpenMP, and otherwise
 /// the calling thread alone.
+///
+/// A process that has forked after an OpenMP region of more than one thread, of this library or any other,
+/// has no such threads in the child, and GNU's libgomp waits for them for ever. There, give `run`, or a
+/// `threads` of 1, which stays on the calling thread; or fork before the first call.
 struct Execution {
   /// How many threads. 0: as many as OpenMP offers, 1 without OpenMP; with `run` the number must be given.
+  /// A workspace is sized with the same number: threads that differ in what OpenMP offers them must be given
+  /// one.
   int threads = 0;
 
   /// The caller's own thread pool: must call body(data, t) once for each t in [0, threads), in any order, at

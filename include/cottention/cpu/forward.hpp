@@ -70,11 +70,13 @@ template <AnyProblem P, Tiling tile = tuned_tiling<P>>
 [[nodiscard]] CallStatus workspace_bytes(const ForwardArguments<typename P::element>& args,
                                          std::size_t& bytes, const Execution& execution = {}) {
   bytes = 0;
-  if (CallStatus status = cottention::detail::validate_shape<P>(args.shape); !status) return status;
+  if (CallStatus status = cottention::detail::validate_extents<P>(args); !status) return status;
   if (CallStatus status = validate(execution); !status) return status;
-  bytes = workspace_layout<typename P::element>(detail::ForwardSource<P>(args).work(), tile.chunk,
-                                                available_threads(execution))
-              .bytes;
+  const int threads = available_threads(execution);
+  const WorkspaceSize size =
+      workspace_layout<typename P::element>(detail::ForwardSource<P>(args).work(), tile.chunk, threads).size;
+  if (CallStatus status = size.validate(threads); !status) return status;
+  bytes = size.bytes();
   return {};
 }
 /// The same as a number, 0 where the call would be refused.
@@ -101,11 +103,14 @@ template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native
   if (CallStatus status = validate_contents<P>(args); !status) return status;
   const detail::ForwardSource<P> source(args);
   const WorkspaceLayout layout = workspace_layout<T>(source.work(), tile.chunk, available_threads(execution));
+  if (CallStatus status = layout.size.validate(available_threads(execution)); !status) return status;
   const bool any = source.work().units > 0 && (source.work().rows > 0 || args.final_state.h != nullptr);
   if (any)
-    if (CallStatus status = validate(workspace, layout.bytes); !status) return status;
+    if (CallStatus status = validate(workspace, layout.size.bytes(), available_threads(execution)); !status)
+      return status;
   if (any)
     Driver<P, tile.chunk, vector_bytes, detail::ForwardSource<P>>(source, layout, workspace).run(execution);
+  source.roles().clear_trailing(args.o, Side::query, args.shape.dim_v);
   if (args.final_state.count != nullptr) {
     for (std::int64_t b = 0; b < args.shape.batch; ++b) {
       const Sequence s = source.roles().sequence(b);

@@ -2,6 +2,7 @@
 // all.
 #pragma once
 
+#include <cottention/cpu/pairwise.hpp>
 #include <cottention/cpu/simd.hpp>
 
 namespace cottention::cpu {
@@ -28,6 +29,27 @@ struct Accumulators {
     }
   }
 
+  /// The same over a head dimension: in runs, so that no head is too wide.
+  template <class A>
+  [[gnu::always_inline]] void multiply_long(const A* a, std::ptrdiff_t a_pitch, const A* b,
+                                            std::ptrdiff_t b_pitch, std::ptrdiff_t depth) {
+    const std::ptrdiff_t run = run_terms(depth);
+    multiply(a, a_pitch, b, b_pitch, depth < run ? depth : run);
+    if (depth <= run) return;
+    Accumulators sum = *this;  // in memory; these are in registers
+    sum.add_runs(a + run, a_pitch, b + run * b_pitch, b_pitch, depth - run, run);
+    *this = sum;
+  }
+
+  [[gnu::always_inline]] Accumulators& operator+=(const Accumulators& other) {
+#pragma GCC unroll 16
+    for (int r = 0; r < rows; ++r) {
+#pragma GCC unroll 8
+      for (int c = 0; c < vectors; ++c) value[r][c] += other.value[r][c];
+    }
+    return *this;
+  }
+
   /// f(row, vector, value) for each accumulator.
   template <class F>
   [[gnu::always_inline]] void each(F f) const {
@@ -36,6 +58,23 @@ struct Accumulators {
 #pragma GCC unroll 8
       for (int c = 0; c < vectors; ++c) f(r, c, value[r][c]);
     }
+  }
+
+ private:
+  /// Not inlined, so that either loop has the registers to itself.
+  template <class A>
+  [[gnu::noinline]] void add_runs(const A* a, std::ptrdiff_t a_pitch, const A* b, std::ptrdiff_t b_pitch,
+                                  std::ptrdiff_t depth, std::ptrdiff_t run_terms) {
+    PairwiseSum<Accumulators> others;
+    for (std::ptrdiff_t k = 0; k < depth; k += run_terms) {
+      Accumulators run;
+      run.multiply(a + k, a_pitch, b + k * b_pitch, b_pitch, depth - k < run_terms ? depth - k : run_terms);
+      if (k < ordered_terms)
+        *this += run;
+      else
+        others.add(run);
+    }
+    if (depth > ordered_terms) *this += others.total();
   }
 };
 

@@ -65,6 +65,19 @@ class Roles {
     return args_.initial_state.count == nullptr ? 0 : args_.initial_state.count[s.batch];
   }
 
+  /// Makes the rows of tokens behind the last packed sequence 0: they belong to none.
+  template <class E>
+  void clear_trailing(const Tensor<E>& tensor, Side side, std::int64_t dim) const {
+    if (!args_.cu_seqlens_q.given() || tensor.data == nullptr) return;
+    const bool query = side == Side::query;
+    const std::int64_t seq = query ? shape_.seq_q : shape_.seq_k;
+    const std::int64_t heads = query ? shape_.heads_q : shape_.heads_kv;
+    const Strides strides = resolve(tensor.strides, seq, heads, dim);
+    for (std::int64_t t = (query ? args_.cu_seqlens_q : args_.cu_seqlens_k)[shape_.batch]; t < seq; ++t)
+      for (std::int64_t h = 0; h < heads; ++h)
+        std::fill_n(tensor.data + t * strides.seq + h * strides.head, dim, E(0.f));
+  }
+
   /// A walk whose b and c run along `bc_side`, and a along the other side, with counts and weights set up.
   Walk<T> walk(const Sequence& s, std::int64_t kv_head, Side bc_side) const {
     Walk<T> w;

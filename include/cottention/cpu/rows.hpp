@@ -8,6 +8,7 @@
 #include <limits>
 
 #include <cottention/cpu/convert.hpp>
+#include <cottention/cpu/pairwise.hpp>
 #include <cottention/problem.hpp>
 
 namespace cottention::cpu {
@@ -86,19 +87,61 @@ template <class S>
   return y;
 }
 
-/// The row whose elements lie `stride` apart, scaled to unit length where the sum of its squares is past the
-/// range of A. Returns 1 / ||row||.
+/// Elements beyond this are squared as if they were this. Their row is then one whose squares are not to be
+/// summed in A, since they could pass its range: a huge one. A sum of clamped squares stays within it at
+/// every head dimension, so that no row of finite elements overflows, which could trap.
+template <class A>
+inline constexpr A huge_element = sizeof(A) == 8 ? static_cast<A>(0x1p500) : static_cast<A>(0x1p50);
+
+/// x^2, or that of huge_element. A NaN stays one.
+template <class S>
+[[gnu::always_inline]] inline typename S::Vector clamped_square(typename S::Vector x) {
+  using A = std::remove_cvref_t<decltype(x[0])>;
+  using Bits = typename S::Bits;
+  constexpr auto magnitude = static_cast<typename S::Bit>(~std::make_unsigned_t<typename S::Bit>{} >> 1);
+  const typename S::Vector limit = S::splat(huge_element<A>);
+  x = reinterpret_cast<typename S::Vector>(reinterpret_cast<Bits>(x) & magnitude);
+  x = limit < x ? limit : x;  // one instruction, which yields x where it is a NaN
+  return x * x;
+}
+
+/// x . y, in vectors; count is a multiple of S::lanes.
+template <class S, class A>
+[[gnu::noinline]] A long_dot(const A* x, const A* y, std::ptrdiff_t count) {
+  return S::sum(pairwise_sum<S>(count / S::lanes, [&](std::ptrdiff_t i) {
+    return S::load(x + i * S::lanes) * S::load(y + i * S::lanes);
+  }));
+}
+/// ||x||^2 likewise, clamped.
+template <class S, class A>
+[[gnu::noinline]] A long_squares(const A* x, std::ptrdiff_t count) {
+  return S::sum(pairwise_sum<S>(
+      count / S::lanes, [&](std::ptrdiff_t i) { return clamped_square<S>(S::load(x + i * S::lanes)); }));
+}
+/// The same of S::lanes vectors side by side, element c of them at x + c * stride.
+template <class S, class A>
+[[gnu::noinline]] void long_column_squares(const A* x, std::ptrdiff_t stride, std::ptrdiff_t count,
+                                           A* squares) {
+  S::store(squares, pairwise_sum<S>(
+                        count, [&](std::ptrdiff_t c) { return clamped_square<S>(S::load(x + c * stride)); }));
+}
+
+/// A huge row, whose elements lie `stride` apart, scaled to unit length. Returns 1 / ||row||.
 template <class A>
 [[gnu::noinline]] A normalise_huge(A* row, std::int64_t dim, std::ptrdiff_t stride) {
   A largest = 0;
   for (std::int64_t c = 0; c < dim; ++c) largest = (std::max)(largest, std::abs(row[c * stride]));
-  double sum = 0;
-  for (std::int64_t c = 0; c < dim; ++c) {
-    A& x = row[c * stride];
-    x /= largest;
-    sum += static_cast<double>(x) * static_cast<double>(x);
+  PairwiseSum<double> sum;
+  for (std::int64_t first = 0; first < dim; first += short_run_terms) {
+    double run = 0;
+    for (std::int64_t c = first; c < (std::min)(dim, first + short_run_terms); ++c) {
+      A& x = row[c * stride];
+      x /= largest;
+      run += static_cast<double>(x) * static_cast<double>(x);
+    }
+    sum.add(run);
   }
-  const double length = std::sqrt(sum);
+  const double length = std::sqrt(sum.total());
   for (std::int64_t c = 0; c < dim; ++c)
     row[c * stride] = static_cast<A>(static_cast<double>(row[c * stride]) / length);
   return static_cast<A>(1 / length / static_cast<double>(largest));
@@ -113,20 +156,20 @@ template <class S>
   return inverse_root<S>(S::select(below_floor, S::splat(floor), squares));
 }
 
-/// What `count` rows, at most S::lanes, are to be multiplied by to become norm(x). `scale` becomes 1 /
-/// max(||x||, eps). A row whose sum of squares is past the range of A is made norm(x) here; element c of row
-/// r is at rows[r * row_stride + c * element_stride].
+/// What `count` rows, at most S::lanes, are to be multiplied by to become norm(x), from their clamped
+/// squares. `scale` becomes 1 / max(||x||, eps). A huge row is made norm(x) here; element c of row r is at
+/// rows[r * row_stride + c * element_stride].
 template <class S, class A>
 [[gnu::always_inline]] inline typename S::Vector unit_factors(typename S::Vector squares, int count, A* rows,
                                                               std::ptrdiff_t row_stride,
                                                               std::ptrdiff_t element_stride,
                                                               std::ptrdiff_t dim, A* scale) {
-  constexpr A huge = (std::numeric_limits<A>::max)() / 16;
+  constexpr A huge = huge_element<A> * huge_element<A>;
   auto lengths = inverse_lengths<S>(squares);
   auto factors = lengths;
-  if (!(S::sum(squares) <= huge))
+  if (!(S::sum(squares) < huge))
     for (int r = 0; r < count; ++r)
-      if (squares[r] > huge) {
+      if (squares[r] >= huge) {
         lengths[r] = normalise_huge(rows + r * row_stride, dim, element_stride);
         factors[r] = 1;
       }
@@ -156,7 +199,7 @@ bool pack_rows(const Rows<const T>& rows, int count, const A* weight, A* packed,
       Vector sum[2] = {};
       const auto keep = [&](std::ptrdiff_t c, int i, Vector x) __attribute__((always_inline)) {
         S::store(out + c, x);
-        if constexpr (norm == Norm::unit) sum[i % 2] += x * x;
+        if constexpr (norm == Norm::unit) sum[i % 2] += detail::clamped_square<S>(x);
         if constexpr (check == Check::finite) not_finite[i] += x - x;
       };
       std::ptrdiff_t c = 0;
@@ -174,6 +217,11 @@ bool pack_rows(const Rows<const T>& rows, int count, const A* weight, A* packed,
       }
       for (; c < pitch; c += lanes) S::store(out + c, Vector{});
       squares[r - first] = sum[0] + sum[1];
+      if constexpr (norm == Norm::unit)
+        if (dim > 2 * short_run_terms * lanes) {
+          squares[r - first] = Vector{};
+          squares[r - first][0] = detail::long_squares<S>(out, pitch);
+        }
     }
     if constexpr (norm == Norm::unit)
       S::store(unit_factor + first,
@@ -193,16 +241,18 @@ bool pack_rows(const Rows<const T>& rows, int count, const A* weight, A* packed,
 }
 
 /// As pack_rows, but to `packed` of (pitch, chunk): row r in column r. Zeros past dim, and past `count` up to
-/// whole vectors, as far as `weight` must be readable too. Squares are summed down the columns here, so that
-/// a row's norm differs from that of pack_rows by rounding.
-template <class S, int chunk, Norm norm, class A, Element T>
+/// a multiple of `columns_read`, of whole vectors; `weight` must be readable as far too. Squares are summed
+/// down the columns here, so that a row's norm differs from that of pack_rows by rounding.
+template <class S, int chunk, Norm norm, int columns_read, class A, Element T>
 void pack_columns(const Rows<const T>& rows, int count, const A* weight, A* packed, std::ptrdiff_t pitch,
                   A* scale) {
+  static_assert(columns_read % S::lanes == 0 && chunk % columns_read == 0);
   constexpr int lanes = S::lanes;
   using Vector = typename S::Vector;
   const auto dim = static_cast<std::ptrdiff_t>(rows.dim);
   alignas(64) A factor[chunk];
-  for (int first = 0; first < count; first += lanes) {
+  const int filled = (count + columns_read - 1) / columns_read * columns_read;
+  for (int first = 0; first < filled; first += lanes) {
     const int last = (std::min)(count, first + lanes);
     Vector squares[4] = {};
     A* to = packed + first;
@@ -215,7 +265,7 @@ void pack_columns(const Rows<const T>& rows, int count, const A* weight, A* pack
 #pragma GCC unroll 16
       for (int i = 0; i < lanes; ++i) {
         S::store(to + (c + i) * chunk, block[i]);
-        if constexpr (norm == Norm::unit) squares[i % 4] += block[i] * block[i];
+        if constexpr (norm == Norm::unit) squares[i % 4] += detail::clamped_square<S>(block[i]);
       }
     };
     std::ptrdiff_t c = 0;
@@ -226,9 +276,15 @@ void pack_columns(const Rows<const T>& rows, int count, const A* weight, A* pack
     }
     for (; c < pitch; ++c) S::store(to + c * chunk, Vector{});
     Vector factors = weight == nullptr ? S::splat(1) : S::load(weight + first);
-    if constexpr (norm == Norm::unit)
-      factors *= detail::unit_factors<S>((squares[0] + squares[1]) + (squares[2] + squares[3]), last - first,
-                                         to, 1, chunk, dim, scale + first);
+    if constexpr (norm == Norm::unit) {
+      Vector sum = (squares[0] + squares[1]) + (squares[2] + squares[3]);
+      if (dim > 8 * short_run_terms) {
+        alignas(64) A sums[lanes];
+        detail::long_column_squares<S>(to, chunk, dim, sums);
+        sum = S::load(sums);
+      }
+      factors *= detail::unit_factors<S>(sum, last - first, to, 1, chunk, dim, scale + first);
+    }
     S::store(factor + first, factors);
   }
   if (norm == Norm::keep && weight == nullptr) return;
@@ -271,9 +327,13 @@ void project_rows(A* d, const A* unit, std::ptrdiff_t pitch, int count, const A*
   for (int r = 0; r < count; ++r) {
     A* d_row = d + r * pitch;
     const A* unit_row = unit + r * pitch;
-    typename S::Vector sum{};
-    for (std::ptrdiff_t c = 0; c < pitch; c += S::lanes) sum += S::load(d_row + c) * S::load(unit_row + c);
-    dot[r] = S::sum(sum);
+    if (pitch > 2 * short_run_terms * S::lanes) {
+      dot[r] = detail::long_dot<S>(d_row, unit_row, pitch);
+    } else {
+      typename S::Vector sum{};
+      for (std::ptrdiff_t c = 0; c < pitch; c += S::lanes) sum += S::load(d_row + c) * S::load(unit_row + c);
+      dot[r] = S::sum(sum);
+    }
     const A along = scale[r] >= at_floor ? A{0} : dot[r];
     for (std::ptrdiff_t c = 0; c < pitch; c += S::lanes)
       S::store(d_row + c, (S::load(d_row + c) - S::load(unit_row + c) * along) * scale[r]);

@@ -3,7 +3,7 @@
 
 #include <cottention/cpu/execution.hpp>
 #include <cottention/cpu/multiply.hpp>
-#include <cottention/cpu/walk.hpp>
+#include <cottention/cpu/workspace.hpp>
 #include <cottention/validation.hpp>
 
 namespace cottention::cpu {
@@ -14,11 +14,15 @@ namespace detail {
 /// microseconds.
 inline constexpr double bytes_per_thread = 262144;
 
+/// Room for sums of runs, for each row of o: eight vectors of 64 bytes.
+inline constexpr std::int64_t near_lanes = 128;
+
 /// Where the parts of a step's workspace lie.
 struct StepLayout {
   int threads = 1;          // that the work is worth
   std::int64_t tokens = 0;  // rounded up to whole vectors of weights
-  std::size_t scratch_bytes = 0, scratch_at = 0, bytes = 0;
+  std::size_t scratch_bytes = 0, scratch_at = 0;
+  WorkspaceSize size;
 };
 
 template <Element T>
@@ -33,14 +37,17 @@ StepLayout step_layout(const Shape& s, int threads) {
   w.tokens = padded(s.seq_q);
   if (units == 0) return w;
   const std::int64_t rows = 1 + s.heads_q / s.heads_kv;  // of q and k, of v and o
-  const std::int64_t elements = w.tokens * rows * (padded(s.dim_qk) + padded(s.dim_v));
-  const auto rounded = [](std::size_t bytes) {
-    return (bytes + workspace_alignment - 1) / workspace_alignment * workspace_alignment;
-  };
-  w.scratch_bytes = rounded(static_cast<std::size_t>(elements + w.tokens) * sizeof(Accumulate<T>) +
-                            static_cast<std::size_t>(w.tokens) * sizeof(double));
-  w.scratch_at = rounded(static_cast<std::size_t>(s.batch) * sizeof(std::int32_t));  // for validate_contents
-  w.bytes = w.scratch_at + static_cast<std::size_t>(threads) * w.scratch_bytes;
+  const std::int64_t pitches = padded(s.dim_qk) + padded(s.dim_v) + near_lanes;
+  WorkspaceSize of_thread;
+  of_thread.take(w.tokens, 1, sizeof(double) + sizeof(Accumulate<T>));  // counts and weights
+  of_thread.take(w.tokens, rows, static_cast<std::size_t>(pitches) * sizeof(Accumulate<T>));
+  if (CallStatus status = of_thread.validate(threads); !status) {
+    w.size = of_thread;
+    return w;
+  }
+  w.scratch_bytes = of_thread.bytes();
+  w.size.take(s.batch, 1, sizeof(std::int32_t));  // for validate_contents
+  w.scratch_at = w.size.take(threads, 1, w.scratch_bytes);
   return w;
 }
 
@@ -70,6 +77,7 @@ class Stepper {
     v_ = take(pitch_v_);
     q_ = take(group_ * pitch_qk_);
     o_ = take(group_ * pitch_v_);
+    near_ = take(group_ * near_lanes);
   }
 
   void step(std::int64_t lane, std::int64_t kv_head) {
@@ -128,22 +136,28 @@ class Stepper {
   void advance_one(A* h) {
     const std::ptrdiff_t dim_qk = args_.shape.dim_qk, dim_v = args_.shape.dim_v;
     const std::ptrdiff_t whole = dim_v / S::lanes * S::lanes;
+    const A *const keys = k_, *const queries = q_;
     for_column_blocks<S, vector_bytes == 64 ? 8 : 4>(whole, [&]<int vectors>(std::ptrdiff_t column) {
-      typename S::Vector v[vectors], o[vectors] = {};
+      typename S::Vector v[vectors];
 #pragma GCC unroll 8
       for (int c = 0; c < vectors; ++c) v[c] = S::load(v_ + column + c * S::lanes);
-      for (std::ptrdiff_t row = 0; row < dim_qk; ++row) {
-        A* at = h + row * dim_v + column;
-        const typename S::Vector k = S::splat(k_[row]), q = S::splat(q_[row]);
+      for (std::ptrdiff_t first = 0; first < dim_qk; first += step_run_terms) {
+        typename S::Vector run[vectors] = {};
+        const std::ptrdiff_t last = (std::min)(dim_qk, first + step_run_terms);
+        for (std::ptrdiff_t row = first; row < last; ++row) {
+          A* at = h + row * dim_v + column;
+          const typename S::Vector k = S::splat(keys[row]), q = S::splat(queries[row]);
 #pragma GCC unroll 8
-        for (int c = 0; c < vectors; ++c) {
-          const typename S::Vector x = S::load(at + c * S::lanes) + k * v[c];
-          S::store(at + c * S::lanes, x);
-          o[c] += q * x;
+          for (int c = 0; c < vectors; ++c) {
+            const typename S::Vector x = S::load(at + c * S::lanes) + k * v[c];
+            S::store(at + c * S::lanes, x);
+            run[c] += q * x;
+          }
         }
-      }
 #pragma GCC unroll 8
-      for (int c = 0; c < vectors; ++c) S::store(o_ + column + c * S::lanes, o[c]);
+        for (int c = 0; c < vectors; ++c)
+          add_run(run[c], first, o_ + column + c * S::lanes, near_ + c * S::lanes);
+      }
     });
     if (whole < dim_v) advance_columns(h, whole, static_cast<int>(dim_v - whole), true);
   }
@@ -156,30 +170,50 @@ class Stepper {
                       outputs);
   }
 
-  /// All tokens on `columns` <= S::lanes columns of h. The state keeps what it was after `accepted_` tokens.
+  /// Adds what the rows from `first` on come to in o, on two levels: an error that grows with the number of
+  /// runs would pass the bounds in the widest heads.
+  [[gnu::always_inline]] void add_run(typename S::Vector run, std::ptrdiff_t first, A* o, A* near) const {
+    constexpr std::ptrdiff_t near_terms = 32 * step_run_terms;
+    const std::ptrdiff_t next = first + step_run_terms;
+    if (first % near_terms != 0) run += S::load(near);
+    if (next % near_terms != 0 && next < args_.shape.dim_qk)
+      S::store(near, run);
+    else
+      S::store(o, first < near_terms ? run : S::load(o) + run);
+  }
+
+  /// All tokens on `columns` <= S::lanes columns of h, a run of its rows after the other. The state keeps
+  /// what it was after `accepted_` tokens.
   void advance_columns(A* h, std::ptrdiff_t column, int columns, bool outputs) {
     const std::ptrdiff_t dim_qk = args_.shape.dim_qk, dim_v = args_.shape.dim_v;
+    for (std::ptrdiff_t row = 0; row < dim_qk; row += step_run_terms)
+      advance_rows(h + row * dim_v + column, row, static_cast<int>((std::min)(step_run_terms, dim_qk - row)),
+                   column, columns, outputs);
+  }
+
+  /// Likewise, rows first to first + rows - 1, which start at `h`.
+  void advance_rows(A* h, std::ptrdiff_t first, int rows, std::ptrdiff_t column, int columns, bool outputs) {
+    const std::ptrdiff_t dim_v = args_.shape.dim_v;
     const bool whole = columns == S::lanes;
-    for (std::int64_t r = 0; outputs && r < group_ * tokens_; ++r)
-      S::store(o_ + r * pitch_v_ + column, typename S::Vector{});
-    for (std::ptrdiff_t row = 0; row < dim_qk; ++row) {
-      A* at = h + row * dim_v + column;
-      typename S::Vector x = whole ? S::load(at) : S::load_part(at, columns);
-      typename S::Vector kept = x;
-      for (std::int64_t t = 0; t < tokens_; ++t) {
-        x += k_[t * pitch_qk_ + row] * S::load(v_ + t * pitch_v_ + column);
-        if (t + 1 == accepted_) kept = x;
-        for (std::int64_t g = 0; outputs && g < group_; ++g) {
-          const std::int64_t r = g * tokens_ + t;
-          A* o = o_ + r * pitch_v_ + column;
-          S::store(o, S::load(o) + q_[r * pitch_qk_ + row] * x);
-        }
+    typename S::Vector x[step_run_terms];
+    for (int row = 0; row < rows; ++row)
+      x[row] = whole ? S::load(h + row * dim_v) : S::load_part(h + row * dim_v, columns);
+    for (std::int64_t t = 0; t < tokens_; ++t) {
+      const typename S::Vector v = S::load(v_ + t * pitch_v_ + column);
+      for (int row = 0; row < rows; ++row) x[row] += k_[t * pitch_qk_ + first + row] * v;
+      for (int row = 0; t + 1 == accepted_ && row < rows; ++row) {
+        if (whole)
+          S::store(h + row * dim_v, x[row]);
+        else
+          S::store_part(h + row * dim_v, x[row], columns);
       }
-      if (accepted_ == 0) continue;
-      if (whole)
-        S::store(at, kept);
-      else
-        S::store_part(at, kept, columns);
+      for (std::int64_t g = 0; outputs && g < group_; ++g) {
+        const std::int64_t r = g * tokens_ + t;
+        const A* q = q_ + r * pitch_qk_ + first;
+        typename S::Vector run{};
+        for (int row = 0; row < rows; ++row) run += q[row] * x[row];
+        add_run(run, first, o_ + r * pitch_v_ + column, near_ + r * S::lanes);
+      }
     }
   }
 
@@ -188,6 +222,7 @@ class Stepper {
   std::int64_t accepted_ = 0;
   double* n_;
   A *weight_, *k_, *v_, *q_, *o_;
+  A* near_;  // sums of the latest runs, for each row of o on the columns at hand
 };
 
 }  // namespace detail
@@ -198,12 +233,12 @@ template <AnyProblem P>
 [[nodiscard]] CallStatus workspace_bytes(const StepArguments<typename P::element>& args, std::size_t& bytes,
                                          const Execution& execution = {}) {
   bytes = 0;
-  if (CallStatus status =
-          cottention::detail::validate_shape(args.shape, P::head_dim, cottention::detail::Lengths::equal);
-      !status)
-    return status;
+  if (CallStatus status = cottention::detail::validate_extents<P>(args); !status) return status;
   if (CallStatus status = validate(execution); !status) return status;
-  bytes = detail::step_layout<typename P::element>(args.shape, available_threads(execution)).bytes;
+  const int threads = available_threads(execution);
+  const WorkspaceSize size = detail::step_layout<typename P::element>(args.shape, threads).size;
+  if (CallStatus status = size.validate(threads); !status) return status;
+  bytes = size.bytes();
   return {};
 }
 /// The same as a number, 0 where the call would be refused.
@@ -229,7 +264,9 @@ template <AnyProblem P, int vector_bytes = native_vector_bytes>
   if (CallStatus status = validate(execution); !status) return status;
   if (CallStatus status = validate<P>(args); !status) return status;
   const detail::StepLayout layout = detail::step_layout<T>(args.shape, available_threads(execution));
-  if (CallStatus status = validate(workspace, layout.bytes); !status) return status;
+  const int threads = available_threads(execution);
+  if (CallStatus status = layout.size.validate(threads); !status) return status;
+  if (CallStatus status = validate(workspace, layout.size.bytes(), threads); !status) return status;
   if (CallStatus status = validate_contents<P>(args, static_cast<std::int32_t*>(workspace.data)); !status)
     return status;
   const std::int64_t heads = args.shape.heads_kv, units = args.shape.batch * heads;
@@ -238,7 +275,9 @@ template <AnyProblem P, int vector_bytes = native_vector_bytes>
     std::byte* scratch = static_cast<std::byte*>(workspace.data) + layout.scratch_at +
                          static_cast<std::size_t>(thread) * layout.scratch_bytes;
     detail::Stepper<P, vector_bytes> stepper(args, layout, scratch);
-    for (std::int64_t i = units * thread / layout.threads; i < units * (thread + 1) / layout.threads; ++i)
+    const std::int64_t share = units / layout.threads, left = units % layout.threads;
+    const std::int64_t first = share * thread + std::min<std::int64_t>(thread, left);
+    for (std::int64_t i = first; i < first + share + (thread < left ? 1 : 0); ++i)
       stepper.step(i / heads, i % heads);
   };
   parallel(execution, layout.threads, body);

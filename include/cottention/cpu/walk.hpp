@@ -78,6 +78,7 @@ class Walker {
   using S = Simd<A, vector_bytes>;
   static constexpr RegisterTile tile = register_tile<vector_bytes>;
   static constexpr std::int64_t tile_columns = tile.vectors * S::lanes;
+  static constexpr int score_rows = (std::max)(S::lanes, tile.rows);  // whose scores are computed together
   static_assert(
       chunk > 0 && chunk % 16 == 0,
       "cottention: the CPU backend's chunk must be a multiple of 16, so that whole vectors and register "
@@ -181,6 +182,9 @@ class Walker {
     return s_.a_pitch / tile.rows * ((s_.c_pitch + tile_columns - 1) / tile_columns);
   }
 
+  /// Rows of a that register tiles of `count` rows read, scores among them.
+  static int rows_read(int count) { return (count + score_rows - 1) / score_rows * score_rows; }
+
   bool any_weight() const {
     return walk_.a.weighted || walk_.b.weighted || walk_.c.weighted || walk_.out.weighted;
   }
@@ -202,25 +206,28 @@ class Walker {
   }
   void load_a(std::int64_t head, std::int64_t t, int count) {
     load<Check::none>(walk_.a, head, t, count, s_.a, s_.a_pitch);
+    // Register tiles read rows past the last one. What the scratch held there could trap.
+    std::fill(s_.a + count * s_.a_pitch, s_.a + rows_read(count) * s_.a_pitch, A{0});
   }
   /// Tells whether c is finite.
   bool load_bc(std::int64_t head, std::int64_t t, int count) {
     const A* weight = walk_.b.weighted ? weight_ : nullptr;
     if (walk_.b.norm == Norm::unit)
-      pack_columns<S, chunk, Norm::unit>(walk_.b.of(head, t), count, weight, s_.b_t, s_.a_pitch, scale_);
+      pack_columns<S, chunk, Norm::unit, score_rows>(walk_.b.of(head, t), count, weight, s_.b_t, s_.a_pitch,
+                                                     scale_);
     else
-      pack_columns<S, chunk, Norm::keep>(walk_.b.of(head, t), count, weight, s_.b_t, s_.a_pitch, scale_);
+      pack_columns<S, chunk, Norm::keep, score_rows>(walk_.b.of(head, t), count, weight, s_.b_t, s_.a_pitch,
+                                                     scale_);
     return load<Check::finite>(walk_.c, head, t, count, s_.c, s_.c_pitch);
   }
 
   /// scores = tril(a b^T), only as far as the diagonal. Where a block is narrower than the register tile it
   /// is taller instead, so that as many accumulators hide the latency.
   void compute_scores(int count) {
-    constexpr int group = (std::max)(S::lanes, tile.rows);
-    for (int row = 0; row < count; row += group)
-      for_column_blocks<S, tile.vectors>(row + group, [&]<int vectors>(std::ptrdiff_t column) {
-        constexpr int rows = (std::min)(group, tile.rows * tile.vectors / vectors);
-        for (int i = row; i < (std::min)(count, row + group); i += rows)
+    for (int row = 0; row < count; row += score_rows)
+      for_column_blocks<S, tile.vectors>(row + score_rows, [&]<int vectors>(std::ptrdiff_t column) {
+        constexpr int rows = (std::min)(score_rows, tile.rows * tile.vectors / vectors);
+        for (int i = row; i < (std::min)(count, row + score_rows); i += rows)
           score_block<rows, vectors>(i, column);
       });
   }
@@ -229,7 +236,7 @@ class Walker {
   [[gnu::always_inline]] void score_block(int row, std::ptrdiff_t column) {
     ahead_.fetch();
     Accumulators<S, rows, vectors> product;
-    product.multiply(s_.a + row * s_.a_pitch, s_.a_pitch, s_.b_t + column, chunk, walk_.a.rows.dim);
+    product.multiply_long(s_.a + row * s_.a_pitch, s_.a_pitch, s_.b_t + column, chunk, walk_.a.rows.dim);
     product.each([&](int r, int v, typename S::Vector x) __attribute__((always_inline)) {
       const auto j = static_cast<typename S::Bit>(column + v * S::lanes);
       const auto i = static_cast<typename S::Bit>(row + r);
@@ -259,7 +266,7 @@ class Walker {
     Accumulators<S, rows, vectors> sum;
     sum.multiply(s_.scores + row * chunk, chunk, s_.c + column, s_.c_pitch, keys);
     if (h != nullptr)
-      sum.multiply(s_.a + row * s_.a_pitch, s_.a_pitch, h + column, s_.c_pitch, walk_.a.rows.dim);
+      sum.multiply_long(s_.a + row * s_.a_pitch, s_.a_pitch, h + column, s_.c_pitch, walk_.a.rows.dim);
     sum.each([&](int r, int v, typename S::Vector x) {
       A* at = o + r * s_.c_pitch + v * S::lanes;
       S::store(at, add ? S::load(at) + x : x);

@@ -9,7 +9,11 @@
 
 namespace cottention::cpu {
 
-inline double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
+/// exp takes no positive argument, which could overflow.
+inline double sigmoid(double x) {
+  const double e = std::exp(-std::abs(x));
+  return (x < 0 ? e : 1) / (1 + e);
+}
 /// Its derivative: 1 - sigmoid(x) would lose the digits of large x.
 inline double sigmoid_slope(double x) { return sigmoid(x) * sigmoid(-x); }
 

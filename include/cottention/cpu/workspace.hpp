@@ -6,6 +6,7 @@
 
 #include <cottention/cpu/roles.hpp>
 #include <cottention/cpu/schedule.hpp>
+#include <cottention/overlap.hpp>
 
 namespace cottention::cpu {
 
@@ -21,6 +22,40 @@ struct Work {
   bool interleaved = false;        // the rows of neighbouring heads are neighbours in memory
 };
 
+/// The bytes of a workspace, part by part. More than there are addresses for is no size.
+class WorkspaceSize {
+ public:
+  /// Room for count times `each` things of `bytes`, aligned; returns where.
+  std::size_t take(std::int64_t count, std::int64_t each, std::size_t bytes) {
+    constexpr auto alignment = static_cast<std::int64_t>(workspace_alignment);
+    constexpr std::int64_t most = cottention::detail::largest_span;
+    const std::int64_t at = bytes_;
+    std::int64_t part = 0;
+    if (__builtin_mul_overflow(count, each, &part) ||
+        __builtin_mul_overflow(part, static_cast<std::int64_t>(bytes), &part) || part > most - at)
+      fits_ = false;
+    else
+      bytes_ += (part + alignment - 1) / alignment * alignment;
+    return static_cast<std::size_t>(at);
+  }
+
+  std::size_t bytes() const { return fits_ ? static_cast<std::size_t>(bytes_) : 0; }
+
+  /// Whether there can be so much memory.
+  CallStatus validate(int threads) const {
+    if (fits_) return {};
+    return CallStatus::failure(
+        StatusCode::bad_option,
+        "execution.threads = %d: the workspace for so many threads and this shape would "
+        "pass 2^57 bytes",
+        threads);
+  }
+
+ private:
+  std::int64_t bytes_ = 0;
+  bool fits_ = true;
+};
+
 /// How the work is shared out, and where everything lies. Sizes follow from the head dimensions, the number
 /// of threads that there are and the number of heads, and grow with each of them; the length of a sequence
 /// does not matter. What is used of it may be less.
@@ -31,7 +66,8 @@ struct WorkspaceLayout {
   std::int64_t state_elements = 0;    // of one state, padded
   std::int64_t scratch_elements = 0;  // of one thread: three states for each head, and its chunk's operands
   std::int64_t place_states = 0;      // states of a split unit
-  std::size_t progress_at = 0, scratch_at = 0, states_at = 0, log_sums_at = 0, bytes = 0;
+  std::size_t progress_at = 0, scratch_at = 0, states_at = 0, log_sums_at = 0;
+  WorkspaceSize size;
 };
 
 /// Fewer rows than this are not worth waking a thread for (about 20 microseconds of work at 64 dimensions).
@@ -74,20 +110,14 @@ WorkspaceLayout workspace_layout(const Work& work, int chunk, int threads) {
   w.together = static_cast<int>(heads_together(work, w.threads, at_most));
   w.scratch_elements = ChunkScratch<A>::elements(chunk, pitch_qk, pitch_v) + 3 * at_most * w.state_elements;
   // A few split units at a time keep all threads busy; each holds the states between its pieces.
-  const int places = threads > 1 ? (threads + 7) / 8 : 0;
+  const int places = threads > 1 ? threads / 8 + (threads % 8 != 0 ? 1 : 0) : 0;
   w.places = w.threads > 1 && (work.packed || work.units % w.threads != 0) ? places : 0;
   w.place_states = piece_limit(w.state_elements) + 1;
-  const auto take = [&w](std::size_t bytes) {
-    const std::size_t at = w.bytes;
-    w.bytes += (bytes + workspace_alignment - 1) / workspace_alignment * workspace_alignment;
-    return at;
-  };
-  const auto elements = [](std::int64_t n) { return static_cast<std::size_t>(n) * sizeof(A); };
-  take(static_cast<std::size_t>(places) * sizeof(Unit<T>));
-  w.progress_at = take(static_cast<std::size_t>(places) * sizeof(SplitUnit));
-  w.scratch_at = take(elements(threads * w.scratch_elements));
-  w.states_at = take(elements(places * w.place_states * w.state_elements));
-  w.log_sums_at = take(static_cast<std::size_t>(work.log_sum_units * most_pieces) * sizeof(double));
+  w.size.take(places, 1, sizeof(Unit<T>));
+  w.progress_at = w.size.take(places, 1, sizeof(SplitUnit));
+  w.scratch_at = w.size.take(threads, w.scratch_elements, sizeof(A));
+  w.states_at = w.size.take(places, w.place_states * w.state_elements, sizeof(A));
+  w.log_sums_at = w.size.take(work.log_sum_units, most_pieces, sizeof(double));
   return w;
 }
 

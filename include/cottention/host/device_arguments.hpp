@@ -99,7 +99,7 @@ template <AnyProblem P>
 CallStatus validate_for_device(const ForwardArguments<typename P::element>& args) {
   require_device_problem<P>();
   const Shape& s = args.shape;
-  const std::int64_t batch = args.cu_seqlens_q.given() ? (s.batch > 0 ? 1 : 0) : s.batch;
+  const std::int64_t batch = args.cu_seqlens_q.given() ? 1 : s.batch;
   if (CallStatus status = detail::validate_tensors(args, batch); !status) return status;
   if (CallStatus status = detail::validate_tensor("o", args.o, {batch, s.seq_q, s.heads_q, s.dim_v}); !status)
     return status;
@@ -113,7 +113,7 @@ template <AnyProblem P>
 CallStatus validate_for_device(const BackwardArguments<typename P::element>& args) {
   require_device_problem<P>();
   const Shape& s = args.shape;
-  const std::int64_t batch = args.cu_seqlens_q.given() ? (s.batch > 0 ? 1 : 0) : s.batch;
+  const std::int64_t batch = args.cu_seqlens_q.given() ? 1 : s.batch;
   if (CallStatus status = detail::validate_tensors(args, batch); !status) return status;
   if (CallStatus status = detail::validate_tensor("dout", args.dout, {batch, s.seq_q, s.heads_q, s.dim_v});
       !status)

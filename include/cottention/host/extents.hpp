@@ -34,14 +34,7 @@ CallStatus validate_extents(const Arguments& args, Split split) {
         "of a grid",
         static_cast<long long>(shape.heads_kv), static_cast<long long>(most_blocks / shape.batch),
         static_cast<long long>(shape.batch));
-  const std::int64_t batch = args.cu_seqlens_q.given() ? 1 : shape.batch;  // packed: one axis of all tokens
-  std::int64_t elements = 0;
-  if (CallStatus status = cottention::detail::count_elements(
-          "q", {batch, shape.seq_q, shape.heads_q, shape.dim_qk}, elements);
-      !status)
-    return status;
-  return cottention::detail::count_elements("k", {batch, shape.seq_k, shape.heads_kv, shape.dim_qk},
-                                            elements);
+  return cottention::detail::validate_extents<P>(args);
 }
 
 /// All that can be told of a call without the device.

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <concepts>
 #include <cstddef>
+#include <iterator>
 #include <type_traits>
 
 #include <cottention/host/device_arguments.hpp>
@@ -67,6 +68,10 @@ class Gradients {
             plan<R, tiling>(), [&]<class Kernel>(device::Grid) { launches.template prepare<Kernel>(); });
     });
     if (scale) launches.template prepare<kernel::LogSum<T>>();
+    const typename Trailing::Params trailing = trailing_params();
+    const bool trails = std::any_of(std::begin(trailing.rows), std::end(trailing.rows),
+                                    [](const auto& rows) { return rows.view.data != nullptr; });
+    if (trails) launches.template prepare<Trailing>();
     if (!launches.status()) return launches.status();
 
     if constexpr (kernel::has_joint_gradient<P>)
@@ -89,6 +94,7 @@ class Gradients {
                                    .batch = args_.shape.batch,
                                    .heads_kv = static_cast<int>(args_.shape.heads_kv),
                                    .places = log_places_});
+    if (trails) launches.template launch<Trailing>({trailing.blocks, 3}, trailing);
     return launches.status();
   }
 
@@ -145,6 +151,16 @@ class Gradients {
 
   int* marks() const {
     return reinterpret_cast<int*>(workspace_ + layout_.images + layout_.unprojected + layout_.log_sums);
+  }
+
+  using Trailing = kernel::Trailing<T, 3>;
+  typename Trailing::Params trailing_params() const {
+    const Shape& s = args_.shape;
+    const Offsets &q = args_.cu_seqlens_q, &k = args_.cu_seqlens_k;
+    return {{trailing_rows<Trailing>(args_.dq, q, s.batch, s.seq_q, s.heads_q, s.dim_qk),
+             trailing_rows<Trailing>(args_.dk, k, s.batch, s.seq_k, s.heads_kv, s.dim_qk),
+             trailing_rows<Trailing>(args_.dv, k, s.batch, s.seq_k, s.heads_kv, s.dim_v)},
+            2 * device_.multiprocessors};
   }
 
   // ---- all gradients together

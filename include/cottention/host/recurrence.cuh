@@ -10,6 +10,7 @@
 #include <cottention/kernel/apply.cuh>
 #include <cottention/kernel/prefix.cuh>
 #include <cottention/kernel/project.cuh>
+#include <cottention/kernel/trailing.cuh>
 #include <cottention/kernel/walk.cuh>
 #include <cottention/tuning/recurrence.cuh>
 
@@ -77,6 +78,15 @@ kernel::RecurrenceParams<typename R::element> recurrence_params(const Arguments&
   p.column_blocks = plan.column_blocks;
   p.image_elements = plan.image_elements;
   return p;
+}
+
+/// The rows of an output that kernel::Trailing sees to: none unless the batch is packed.
+template <class Kernel, Element T>
+typename Kernel::Rows trailing_rows(const Tensor<T>& x, const Offsets& offsets, std::int64_t batch,
+                                    std::int64_t seq, std::int64_t heads, std::int64_t dim) {
+  typename Kernel::Rows rows{kernel::view(x, seq, heads, dim), kernel::view(offsets), batch, seq, heads, dim};
+  if (!offsets.given() || seq == 0 || heads == 0) rows.view.data = nullptr;
+  return rows;
 }
 
 /// Calls `f` with the Tiling that is best for a valid shape, on a device with so many multiprocessors and so

@@ -1,0 +1,44 @@
+// Outputs of tokens that belong to no sequence of a packed batch.
+#pragma once
+
+#include <cottention/device/thread.cuh>
+#include <cottention/kernel/sequence.cuh>
+
+namespace cottention::kernel {
+
+/// Makes rows behind the last sequence 0, of up to `most` tensors. Blocks: x = any number, y = tensor.
+template <Element T, int most>
+struct Trailing {
+  static constexpr int threads = 128;
+  static constexpr int blocks_per_multiprocessor = 1;
+
+  struct Rows {
+    View<T> view;  // null: nothing to do
+    OffsetsView offsets;
+    std::int64_t batch = 0, seq = 0, heads = 0, dim = 0;
+  };
+  struct Params {
+    Rows rows[most];
+    int blocks = 1;  // in x
+  };
+  struct Storage {};
+
+  static __device__ __forceinline__ void run(const Params& params, Storage&) {
+    const Rows& x = params.rows[device::block_y()];
+    if (x.view.data == nullptr) return;
+    const std::int64_t first = x.offsets[x.batch];
+    if (first < 0 || first > x.seq) return;  // as Side: out of the tensors
+    using Unit = device::Vector<T, 16 / static_cast<int>(sizeof(T))>;
+    constexpr int unit = 16 / static_cast<int>(sizeof(T));
+    const std::int64_t units = x.dim / unit, total = (x.seq - first) * x.heads * units;
+    const std::int64_t step = std::int64_t{params.blocks} * threads;
+    for (std::int64_t i = std::int64_t{device::block_x()} * threads + device::thread_index(); i < total;
+         i += step) {
+      const std::int64_t row = i / units, token = first + row / x.heads, head = row % x.heads;
+      T* to = x.view.data + token * x.view.seq + head * x.view.head + i % units * unit;
+      device::store_global(reinterpret_cast<Unit*>(to), Unit{});
+    }
+  }
+};
+
+}  // namespace cottention::kernel
