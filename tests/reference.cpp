@@ -251,6 +251,8 @@ TEST_CASE("In the reference every sequence of a batch is computed as if alone") 
       support::append(o, alone.o);
       support::append(h, alone.h);
     }
+    REQUIRE(o.size() <= out.o.size());
+    o.resize(out.o.size());  // rows of trailing tokens are zeros
     CHECK(o == out.o);
     CHECK(h == out.h);
   }

@@ -27,8 +27,8 @@ class PairwiseSum {
     for (std::uint32_t runs = runs_++; (runs & 1) != 0; runs >>= 1) run += part_[--parts_];
     part_[parts_++] = run;
   }
-  /// Of one run or more.
   [[gnu::always_inline]] V total() const {
+    if (parts_ == 0) return V{};
     V sum = part_[parts_ - 1];
     for (int i = parts_ - 1; i-- > 0;) sum += part_[i];
     return sum;
