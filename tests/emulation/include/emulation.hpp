@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include <emulation/tensor_cores.hpp>
+
 namespace cottention::emulation {
 
 /// What a kernel did that the hardware forbids or leaves undefined. The text starts with
@@ -36,6 +38,7 @@ struct Options {
   int compute_capability = 90;  ///< 10 major + minor of the device that the runtime reports
   int multiprocessors = 132;
   std::size_t shared_bytes_per_block = 227 * 1024;  ///< the most that a block may ask for
+  TensorCores tensor_cores = tensor_cores_from_environment();
 };
 
 /// In force from the next launch on.
@@ -85,13 +88,16 @@ std::size_t allocated_bytes();
 /// Whether this build has the race detector: then every race of a launch is an Error, whatever the schedule.
 bool detects_races();
 
+/// Puts the options back that were in force.
+struct RestoredOptions {
+  Options before = options();
+  ~RestoredOptions() { options() = before; }
+};
+
 /// Calls `body(options)` in every schedule with every time of copies, with those options in force.
 template <class Body>
 void for_each_schedule(Body&& body) {
-  struct Restored {
-    Options before = options();
-    ~Restored() { options() = before; }
-  } restored;
+  const RestoredOptions restored;
   std::uint64_t seed = 1;
   for (const Schedule schedule : {Schedule::forward, Schedule::reverse, Schedule::random})
     for (const Copies copies : {Copies::late, Copies::eager, Copies::random}) {
@@ -101,6 +107,16 @@ void for_each_schedule(Body&& body) {
       options().seed = restored.before.seed + seed++;
       body(std::as_const(options()));
     }
+}
+
+/// Calls `body(cores)` with each of the tensor cores that there are in force.
+template <class Body>
+void for_each_tensor_cores(Body&& body) {
+  const RestoredOptions restored;
+  for (const TensorCores& cores : {hopper, ampere}) {
+    options().tensor_cores = cores;
+    body(cores);
+  }
 }
 
 }  // namespace cottention::emulation
