@@ -87,11 +87,7 @@ class State {
     for (int k = 0; k < Part::warp_depth; k += terms<T>) {
 #pragma unroll
       for (int m = 0; m < Part::warp_column_blocks; ++m) {
-        Sums<A> h[terms<T> / 8];
-#pragma unroll
-        for (int n = 0; n < terms<T> / 8; ++n)
-          h[n] = k < kept_split ? h_[m][k / 8 + n] : afresh(h_[m][k / 8 + n]);
-        const auto right = right_operand<T>(h, scale);
+        const auto right = right_operand<T>(&h_[m][k / 8], scale);
 #pragma unroll
         for (int i = 0; i < Part::row_blocks; ++i) {
           multiply<T>(out.sums[i][m], pending[i][m], operand(load_rows<Role::left>(a, 16 * i, row + k, lane)),
@@ -213,18 +209,6 @@ class State {
  private:
   using Piece = device::Vector<A, 16 / static_cast<int>(sizeof(A))>;
   static constexpr int depth_blocks = Part::warp_depth / 8;
-
-  /// Where H stays as it is from chunk to chunk, compilers keep it split, for which fp32 has no room beyond
-  /// dim 256: from this row on it is split in each chunk.
-  static constexpr int kept_split =
-      std::same_as<T, float> && Part::depth > 256 ? Part::warp_depth * 3 / 4 : Part::warp_depth;
-  static __device__ __forceinline__ Sums<A> afresh(Sums<A> sums) {
-    if constexpr (std::same_as<A, float>)
-#pragma unroll
-      for (int e = 0; e < 4; ++e)
-        sums.values[e] = device::bits_as<float>(device::afresh(device::bits_as<int>(sums.values[e])));
-    return sums;
-  }
 
   /// Half and fp64 have most to hold. Compilers do not bring work forward past this.
   static __device__ __forceinline__ void make_room() {
