@@ -151,6 +151,24 @@ TEST_CASE("Backward: wide heads are right") {
   check.operator()<HeadDim{512, 64}>(20);
 }
 
+#if __has_include(<emulation.hpp>)
+TEST_CASE("Backward: tensor cores that cut sums off give right results") {
+  const auto check = []<HeadDim D>(std::int64_t n) {
+    for (const Rows rows : {Rows::normal, Rows::correlated}) {
+      const Case c{.shape = {1, n, n, 1, 1, D.qk, D.v}, .rows = rows};
+      check_cuda_backward<Of<D.qk, D.v, Mask::causal>>(c, {.final_h = Presence::present});
+      check_cuda_backward<Of<D.qk, D.v, Mask::bidirectional>>(c);
+    }
+  };
+  cottention::emulation::for_each_tensor_cores([&](const auto& cores) {
+    INFO("blocks of " << cores.terms);
+    check.template operator()<HeadDim{64, 64}>(130);
+    check.template operator()<HeadDim{128, 128}>(40);
+    check.template operator()<HeadDim{256, 256}>(20);
+  });
+}
+#endif
+
 TEST_CASE("Backward: rows of several blocks' columns are right, in pieces too") {
   const auto check = []<HeadDim D>() {
     Case c{

@@ -6,6 +6,10 @@
 #include <utility>
 #include <vector>
 
+#if __has_include(<emulation.hpp>)
+#include <emulation.hpp>
+#endif
+
 #include "support/cases.hpp"
 #include "support/catch.hpp"
 #include "support/cuda_forward.hpp"
@@ -100,6 +104,25 @@ TEST_CASE("Large head dims are right") {
   check.operator()<HeadDim{1024, 64}>();
   check.operator()<HeadDim{64, 1024}>();
 }
+
+#if __has_include(<emulation.hpp>)
+TEST_CASE("Tensor cores that cut sums off give right results") {
+  const auto check = []<HeadDim D>(std::int64_t n) {
+    for (const Rows rows : {Rows::normal, Rows::correlated}) {
+      const Case c{.shape = {1, n, n, 1, 1, D.qk, D.v}, .rows = rows};
+      check_cuda_forward<ByKey<D.qk, D.v>>(c);
+      check_cuda_forward<Everything<D.qk, D.v>>(c);
+    }
+  };
+  cottention::emulation::for_each_tensor_cores([&](const auto& cores) {
+    INFO("blocks of " << cores.terms);
+    check.template operator()<HeadDim{64, 64}>(300);
+    check.template operator()<HeadDim{128, 128}>(70);
+    check.template operator()<HeadDim{256, 256}>(37);
+    check.template operator()<HeadDim{1024, 64}>(37);
+  });
+}
+#endif
 
 TEST_CASE("Masked tokens add nothing and masked queries get 0") { check_all(cases::paddings()); }
 

@@ -347,7 +347,7 @@ TEST_CASE("Under the batch-invariant plan a packed sequence has the bits that it
 
 TEST_CASE(
     "Under the batch-invariant plan a sequence has its bits beside one that is too long to stay whole") {
-  // In fp32 no piece has over 1,024 chunks, here of 8.
+  // In fp32 no piece has over 512 chunks, here of 8.
   static constexpr cottention::Tiling short_chunks{.chunk = 8, .warps = 1, .stages = 1, .columns = 16};
   const auto check = []<Mask mask>() {
     using Q = Problem<float, HeadDim{8, 8}, mask, Scale::none>;

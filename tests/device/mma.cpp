@@ -1,5 +1,6 @@
 // device/mma.cuh. The places of elements in registers are those of the PTX ISA, "Matrix fragments for
 // mma.m16n8k16 with floating point type", "... mma.m16n8k8" and "... mma.m8n8k4 with .f64".
+#include <algorithm>
 #include <concepts>
 #include <cstdint>
 
@@ -122,10 +123,7 @@ std::vector<T> fragments(Matrix& matrix, int elements, PlaceOf place) {
 }
 
 template <class Kernel, class Shape, class T, class Sum>
-void check_product() {
-  constexpr std::uint64_t seed = 20;
-  INFO("seed " << seed);
-  Matrix a(Shape::m, Shape::k, seed), b(Shape::k, Shape::n, seed + 1), d(Shape::m, Shape::n, seed + 2);
+void check_product(Matrix a, Matrix b, Matrix d, Matrix expected) {
   DeviceArray<T> a_global(fragments<T>(a, Shape::a_elements, Shape::a));
   DeviceArray<T> b_global(fragments<T>(b, Shape::b_elements, Shape::b));
   DeviceArray<Sum> d_global(fragments<Sum>(d, Shape::d_elements, Shape::d));
@@ -134,10 +132,32 @@ void check_product() {
   params.a = reinterpret_cast<decltype(params.a)>(a_global.data());
   params.b = reinterpret_cast<decltype(params.b)>(b_global.data());
   device_test::run<Kernel>({}, params);
+  CHECK(d_global.values() == fragments<Sum>(expected, Shape::d_elements, Shape::d));
+}
+
+template <class Kernel, class Shape, class T, class Sum>
+void check_product() {
+  constexpr std::uint64_t seed = 20;
+  INFO("seed " << seed);
+  Matrix a(Shape::m, Shape::k, seed), b(Shape::k, Shape::n, seed + 1), d(Shape::m, Shape::n, seed + 2);
+  Matrix expected = d;
   for (int i = 0; i < Shape::m; ++i)
     for (int j = 0; j < Shape::n; ++j)
-      for (int k = 0; k < Shape::k; ++k) d.at({i, j}) += 2 * a.at({i, k}) * b.at({k, j});
-  CHECK(d_global.values() == fragments<Sum>(d, Shape::d_elements, Shape::d));
+      for (int k = 0; k < Shape::k; ++k) expected.at({i, j}) += 2 * a.at({i, k}) * b.at({k, j});
+  check_product<Kernel, Shape, T, Sum>(a, b, d, expected);
+}
+
+/// Sums of 1 or -1 and one product that is three quarters of the last bit of it.
+template <class T, class Shape>
+void check_cut_off() {
+  Matrix a(Shape::m, Shape::k, 1), b(Shape::k, Shape::n, 1), d(Shape::m, Shape::n, 1);
+  for (Matrix* x : {&a, &b}) std::fill(x->values.begin(), x->values.end(), 0);
+  for (int i = 0; i < Shape::m; ++i) a.at({i, i % Shape::k}) = 0x1.8p-12;
+  for (int k = 0; k < Shape::k; ++k)
+    for (int j = 0; j < Shape::n; ++j) b.at({k, j}) = j % 2 == 0 ? 0x1p-12 : -0x1p-12;
+  for (int i = 0; i < Shape::m; ++i)
+    for (int j = 0; j < Shape::n; ++j) d.at({i, j}) = j % 2 == 0 ? 1 : -1;
+  check_product<MultiplyToFloat<T>, Shape, T, float>(a, b, d, d);
 }
 
 }  // namespace
@@ -155,4 +175,26 @@ TEST_CASE("mma_m16n8k8_tf32 multiplies tf32 elements in the places the PTX ISA g
 
 TEST_CASE("mma_m8n8k4_f64 multiplies fp64 elements in the places the PTX ISA gives") {
   device_test::in_every_schedule([] { check_product<MultiplyDouble, M8N8K4, double, double>(); });
+}
+
+// arXiv 2512.07004, arXiv 2511.10909.
+TEST_CASE("mma cuts sums in fp32 off towards zero") {
+  device_test::in_every_schedule([] {
+    check_cut_off<half, M16N8K16>();
+    check_cut_off<bfloat16, M16N8K16>();
+    check_cut_off<float, M16N8K8>();
+  });
+}
+
+TEST_CASE("mma_m8n8k4_f64 rounds each sum, and no product") {
+  device_test::in_every_schedule([] {
+    using Shape = M8N8K4;
+    Matrix a(Shape::m, Shape::k, 1), b(Shape::k, Shape::n, 1), d(Shape::m, Shape::n, 1), expected = d;
+    for (Matrix* x : {&a, &b}) std::fill(x->values.begin(), x->values.end(), 0);
+    for (int i = 0; i < Shape::m; ++i) a.at({i, i % Shape::k}) = 1 + 0x1p-30;
+    for (double& x : b.values) x = 1 - 0x1p-30;
+    std::fill(d.values.begin(), d.values.end(), -2);
+    std::fill(expected.values.begin(), expected.values.end(), -0x1p-60);  // -1 is left by the first product
+    check_product<MultiplyDouble, Shape, double, double>(a, b, d, expected);
+  });
 }

@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include <emulation.hpp>
+
 #include "support/catch.hpp"
 #include "support/cuda_backward.hpp"
 
@@ -138,19 +140,27 @@ TEST_CASE("dq is right where one query is so short that its dq is longer than al
 }
 
 TEST_CASE("dq is right where all terms are equal, and so their errors") {
-  // Rows whose product with one over their length is split with nearly the largest error that there is.
-  constexpr std::int64_t length = 4096, first = 16;
-  check_with<bfloat16, Scale::none>(
-      [](std::int64_t, int) { return Factors{}; },
-      [](Inputs<bfloat16>& inputs) {
-        for (std::int64_t position = 0; position < length; ++position)
-          for (int column = 0; column < dim; ++column) {
-            inputs.k().row(position, 0)[column] = from_double<bfloat16>(column < 6 ? 1.4453125 : 0.55859375);
-            inputs.v().row(position, 0)[column] = from_double<bfloat16>(1);
-            inputs.dout().row(position, 0)[column] = from_double<bfloat16>(position < first ? 1 : 0);
-          }
-      },
-      0, length);
+  constexpr std::int64_t first = 16;
+  const auto check = []<class T>(std::int64_t length, double k0, double k1, double v) {
+    check_with<T, Scale::none>(
+        [](std::int64_t, int) { return Factors{}; },
+        [&](Inputs<T>& inputs) {
+          for (std::int64_t position = 0; position < length; ++position)
+            for (int column = 0; column < dim; ++column) {
+              inputs.k().row(position, 0)[column] = from_double<T>(column < 6 ? k0 : k1);
+              inputs.v().row(position, 0)[column] = from_double<T>(v);
+              inputs.dout().row(position, 0)[column] = from_double<T>(position < first ? 1 : 0);
+            }
+        },
+        0, length);
+  };
+  cottention::emulation::for_each_tensor_cores([&](const auto& cores) {
+    INFO("blocks of " << cores.terms);
+    // Rows whose product with one over their length is split with nearly the largest error that there is.
+    check.template operator()<bfloat16>(4096, 1.4453125, 0.55859375, 1);
+    // Rows of all bits, of which sums are cut off.
+    check.template operator()<cottention::half>(16384, 1.8330078125, 0.7099609375, 1.9990234375);
+  });
 }
 
 namespace {

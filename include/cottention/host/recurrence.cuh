@@ -19,7 +19,7 @@ namespace cottention::host {
 template <kernel::AnyRoles R, Tiling tiling>
 RecurrencePlan plan_recurrence(const Shape& s, Plan plan, Split split, int multiprocessors) {
   using T = typename R::element;
-  constexpr int most_chunks = 1024;  // docs/tuning.md, "Long sequences"
+  constexpr int most_chunks = 512;  // docs/tuning.md, "Long sequences"
   const BlockSize block{
       .column_blocks = kernel::column_blocks<R, tiling>,
       .chunk = tiling.chunk,

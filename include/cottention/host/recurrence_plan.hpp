@@ -10,7 +10,7 @@
 namespace cottention {
 
 /// Pieces that a sequence is cut into where heads are few. 0: the library's choice; 1: none; up to 64
-/// otherwise. Never more than one for each 256 tokens; in fp32 at least so many that none has over 1,024
+/// otherwise. Never more than one for each 256 tokens; in fp32 at least so many that none has over 512
 /// chunks, as far as 64 suffice (docs/tuning.md, "Long sequences").
 struct Split {
   int pieces = 0;

@@ -4,6 +4,7 @@
 
 #include <cottention/device/warp.cuh>
 #include <cottention/tile/partition.cuh>
+#include <cottention/tile/pending.cuh>
 #include <cottention/tile/pipeline.cuh>
 
 namespace cottention::tile {
@@ -57,10 +58,18 @@ __device__ __forceinline__ void score(const typename Part::RowTile& a, const typ
     Sums<A> sums[2];
     clear(sums[0]);
     clear(sums[1]);
-#pragma unroll 4
-    for (int k = 0; k < Part::depth; k += terms<T>)
-      multiply<T>(sums, operand(load_rows<Role::left>(a_rows, 0, k, lane)),
-                  operand(load_rows<Role::right>(b_rows, 0, k, lane)));
+    Pending<T> pending;
+    clear(pending);
+    constexpr int chain = chain_of<T>(Part::depth / terms<T>);
+#pragma unroll(4 / chain)
+    for (int k = 0; k < Part::depth; k += chain * terms<T>) {
+#pragma unroll
+      for (int e = 0; e < chain * terms<T>; e += terms<T>)
+        multiply<T>(sums, pending, operand(load_rows<Role::left>(a_rows, 0, k + e, lane)),
+                    operand(load_rows<Role::right>(b_rows, 0, k + e, lane)));
+      fold<T>(sums, pending, Chain::further);
+    }
+    finish<T>(sums, pending);
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
       if (8 * n >= Part::chunk) continue;
@@ -163,8 +172,15 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
     int edge = 0;  // of the terms that the tensor cores sum
     if constexpr (Part::rows_apart)
       edge = device::afresh(finite ? before : forward ? top / terms<T> : (top + 16) / terms<T>);
+    Pending<T> pending[Part::warp_column_blocks];
+#pragma unroll
+    for (int m = 0; m < Part::warp_column_blocks; ++m) clear(pending[m]);
 #pragma unroll
     for (int first = begin; first < end; first += deep) {
+      if (first > begin && (first - begin) / deep % chain_blocks == 0)
+#pragma unroll
+        for (int m = 0; m < Part::warp_column_blocks; ++m)
+          fold<T>(out.sums[i][m], pending[m], Chain::further);
       const int j = first + (deep > 1 ? depth : 0);
       if (deep > 1 && j >= end) continue;
       // The diagonal has terms that some rows do not see.
@@ -176,8 +192,13 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
       const auto left = operand(load_rows<Role::left>(scores.below(top), 0, j * terms<T>, lane));
 #pragma unroll
       for (int m = 0; m < Part::warp_column_blocks; ++m)
-        multiply<T>(out.sums[i][m], left,
+        multiply<T>(out.sums[i][m], pending[m], left,
                     operand(detail::of_this_depth<deep>(&values.blocks[m][first], end - first, depth)));
+    }
+#pragma unroll
+    for (int m = 0; m < Part::warp_column_blocks; ++m) {
+      fold<T>(out.sums[i][m], pending[m], Chain::further);
+      finish<T>(out.sums[i][m], pending[m]);
     }
     if (!finite && Part::holds_output())
 #pragma unroll

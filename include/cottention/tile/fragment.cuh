@@ -331,14 +331,6 @@ __device__ __forceinline__ void multiply(Sums<float> (&d)[2], const SplitBlock<T
   detail::multiply<T>(d, a.low, b.r);
   detail::multiply<T>(d, a.high, b.r);
 }
-/// low times low is below the last bit.
-template <Element T>
-__device__ __forceinline__ void multiply(Sums<float> (&d)[2], const SplitBlock<T, Role::left>& a,
-                                         const SplitBlock<T, Role::right>& b) {
-  detail::multiply<T>(d, a.low, b.high);
-  detail::multiply<T>(d, a.high, b.low);
-  detail::multiply<T>(d, a.high, b.high);
-}
 
 // ---- questions
 // -----------------------------------------------------------------------------------------------------

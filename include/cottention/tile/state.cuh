@@ -11,6 +11,7 @@
 #include <cottention/tile/norms.cuh>
 #include <cottention/tile/over_warp.cuh>
 #include <cottention/tile/partition.cuh>
+#include <cottention/tile/pending.cuh>
 
 namespace cottention::tile {
 
@@ -74,18 +75,25 @@ class State {
     const Lane lane = Lane::afresh();
     const int row = Part::warp_row(), exponent = operand_exponent();
     const A scale = device::times_power_of_two(A{1}, -exponent);
+    Pending<T> pending[Part::row_blocks][Part::warp_column_blocks];
 #pragma unroll
     for (int i = 0; i < Part::row_blocks; ++i)
 #pragma unroll
-      for (int m = 0; m < Part::warp_column_blocks; ++m) clear_pair(out.sums[i][m]);
+      for (int m = 0; m < Part::warp_column_blocks; ++m) {
+        clear_pair(out.sums[i][m]);
+        clear(pending[i][m]);
+      }
 #pragma unroll
     for (int k = 0; k < Part::warp_depth; k += terms<T>) {
 #pragma unroll
       for (int m = 0; m < Part::warp_column_blocks; ++m) {
         const auto right = right_operand<T>(&h_[m][k / 8], scale);
 #pragma unroll
-        for (int i = 0; i < Part::row_blocks; ++i)
-          multiply<T>(out.sums[i][m], operand(load_rows<Role::left>(a, 16 * i, row + k, lane)), right);
+        for (int i = 0; i < Part::row_blocks; ++i) {
+          multiply<T>(out.sums[i][m], pending[i][m], operand(load_rows<Role::left>(a, 16 * i, row + k, lane)),
+                      right);
+          settle<T>(out.sums[i][m], pending[i][m], k / terms<T> + 1, Part::warp_depth / terms<T>);
+        }
       }
     }
     if constexpr (std::same_as<T, half>) {
@@ -125,13 +133,20 @@ class State {
     for (int k = 0; k < Part::warp_depth; k += block_width) {
       if (k > 0 && k % 32 == 0) make_room();  // sums of further columns are not begun before here
       Sums<A> added[Part::warp_column_blocks][2];
+      Pending<T> pending[Part::warp_column_blocks];
 #pragma unroll
-      for (int m = 0; m < Part::warp_column_blocks; ++m) clear_pair(added[m]);
+      for (int m = 0; m < Part::warp_column_blocks; ++m) {
+        clear_pair(added[m]);
+        clear(pending[m]);
+      }
 #pragma unroll
       for (int j = 0; j < Part::term_blocks; ++j) {
         const auto right = operand(load_columns<Role::right>(b, j * terms<T>, row + k, lane));
 #pragma unroll
-        for (int m = 0; m < Part::warp_column_blocks; ++m) multiply<T>(added[m], left[m][j], right);
+        for (int m = 0; m < Part::warp_column_blocks; ++m) {
+          multiply<T>(added[m], pending[m], left[m][j], right);
+          settle<T>(added[m], pending[m], j + 1, Part::term_blocks);
+        }
       }
 #pragma unroll
       for (int m = 0; m < Part::warp_column_blocks; ++m)

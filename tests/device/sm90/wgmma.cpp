@@ -165,12 +165,10 @@ std::vector<std::uint32_t> registers(const Matrix& a) {
   return all;
 }
 
-template <class C>
-void check_product() {
-  constexpr std::uint64_t seed = 31;
-  INFO("seed " << seed << ", n " << C::n << ", swizzle " << static_cast<int>(C::mode));
+/// What the kernel makes of a and b, against sum(row, column), twice.
+template <class C, class Sum>
+void check_product(const Matrix& a, const Matrix& b, Sum sum) {
   using T = typename C::Element;
-  const Matrix a = small_integers(m, seed), b = small_integers(C::n, seed + 1);
   DeviceArray<std::uint32_t> a_shared(image<T, typename Multiply<C>::A>(a));
   DeviceArray<std::uint32_t> b_shared(image<T, typename Multiply<C>::B>(b));
   DeviceArray<std::uint32_t> a_registers(registers<T>(a));
@@ -179,15 +177,23 @@ void check_product() {
       128 * C::n / 2, a_shared.data(), b_shared.data(), a_registers.data());
   std::vector<float> expected;
   for (int thread = 0; thread < 128; ++thread)
-    for (int i = 0; i < C::n / 2; ++i) {  // Figure "... for accumulator matrix D"
-      const int row = thread / 32 * 16 + thread % 32 / 4 + i / 2 % 2 * 8,
-                column = i / 4 * 8 + thread % 4 * 2 + i % 2;
-      float sum = 0;
-      for (int k = 0; k < depth; ++k)
-        sum += a[static_cast<std::size_t>(row * depth + k)] * b[static_cast<std::size_t>(column * depth + k)];
-      expected.push_back(2 * sum);
-    }
+    for (int i = 0; i < C::n / 2; ++i)  // Figure "... for accumulator matrix D"
+      expected.push_back(
+          2 * sum(thread / 32 * 16 + thread % 32 / 4 + i / 2 % 2 * 8, i / 4 * 8 + thread % 4 * 2 + i % 2));
   CHECK(found == expected);
+}
+
+template <class C>
+void check_product() {
+  constexpr std::uint64_t seed = 31;
+  INFO("seed " << seed << ", n " << C::n << ", swizzle " << static_cast<int>(C::mode));
+  const Matrix a = small_integers(m, seed), b = small_integers(C::n, seed + 1);
+  check_product<C>(a, b, [&](int row, int column) {
+    float sum = 0;
+    for (int k = 0; k < depth; ++k)
+      sum += a[static_cast<std::size_t>(row * depth + k)] * b[static_cast<std::size_t>(column * depth + k)];
+    return sum;
+  });
 }
 
 template <class T, int n, Major a_major, Major b_major>
@@ -224,5 +230,24 @@ TEST_CASE("wgmma has as many columns as a multiple of 8 up to 256") {
     check_product<Case<bfloat16, 24, Place::shared, Major::k, Major::k, Swizzle::bytes_64>>();
     check_product<Case<half, 104, Place::registers, Major::k, Major::k, Swizzle::bytes_128>>();
     check_product<Case<bfloat16, 256, Place::shared, Major::mn, Major::mn, Swizzle::bytes_128>>();
+  });
+}
+
+// arXiv 2512.07004, arXiv 2511.10909.
+TEST_CASE("wgmma cuts sums off towards zero") {
+  device_test::in_every_schedule([] {
+    const auto row_of = [](float first, float other) {
+      Matrix row(depth);
+      for (std::size_t k = 0; k < depth; k += 16) row[k] = k == 0 ? first : other;
+      return row;
+    };
+    // 1 of either sign, and then three times three quarters of the last bit of it.
+    Matrix a, b;
+    for (int row = 0; row < m; ++row)
+      for (const float x : row_of(row % 2 == 0 ? 1 : -1, row % 2 == 0 ? 0x1p-12f : -0x1p-12f)) a.push_back(x);
+    for (int column = 0; column < 8; ++column)
+      for (const float x : row_of(1, 0x1.8p-12f)) b.push_back(x);
+    check_product<Case<bfloat16, 8, Place::shared, Major::k, Major::k, Swizzle::bytes_128>>(
+        a, b, [](int row, int) { return row % 2 == 0 ? 1.0f : -1.0f; });
   });
 }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <vector>
 
 #include "block.hpp"
 #include "fragments.hpp"
@@ -95,7 +96,8 @@ void execute(Block& b, WarpProduct& product, std::size_t warp) {
   if (product.state == WarpProduct::State::done) return;
   const auto n = static_cast<std::size_t>(product.what.n);
   const Operands operands(b, product);
-  float x[rows][depth], y[depth][256], d[rows][256];
+  float x[rows][depth];
+  std::vector<float> y(depth * n), d(rows * n);
   if (product.what.a_registers != nullptr) {
     for (std::size_t lane = 0; lane < WarpProduct::lanes; ++lane)
       for (std::size_t r = 0; r < 4; ++r)
@@ -107,19 +109,18 @@ void execute(Block& b, WarpProduct& product, std::size_t warp) {
                   rows, [&](std::size_t i, std::size_t k, float value) { x[i][k] = value; });
   }
   operands.read(product.what.b_descriptor, product.what.b_orientation, 0, n,
-                [&](std::size_t j, std::size_t k, float value) { y[k][j] = value; });
+                [&](std::size_t j, std::size_t k, float value) { y[k * n + j] = value; });
 
   for (std::size_t lane = 0; lane < WarpProduct::lanes; ++lane) {
     const float* before = product.before.empty() ? product.d[lane] : product.before.data() + lane * n / 2;
     for (std::size_t i = 0; i < n / 2; ++i)
-      d[row_of(lane, i)][column_of(lane, i)] =
+      d[row_of(lane, i) * n + column_of(lane, i)] =
           product.what.sum == WarpgroupProduct::Sum::add ? before[i] : 0.0f;
   }
-  for (std::size_t i = 0; i < rows; ++i)
-    for (std::size_t k = 0; k < depth; ++k)
-      for (std::size_t j = 0; j < n; ++j) d[i][j] += x[i][k] * y[k][j];
+  const Factor factor = product.what.operand == Operand::half ? Factor::half : Factor::bfloat16;
+  add_products(options().tensor_cores, factor, rows, n, depth, d.data(), x[0], y.data());
   for (std::size_t lane = 0; lane < WarpProduct::lanes; ++lane)
-    for (std::size_t i = 0; i < n / 2; ++i) product.d[lane][i] = d[row_of(lane, i)][column_of(lane, i)];
+    for (std::size_t i = 0; i < n / 2; ++i) product.d[lane][i] = d[row_of(lane, i) * n + column_of(lane, i)];
   product.state = WarpProduct::State::done;
 }
 

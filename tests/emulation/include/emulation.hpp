@@ -8,6 +8,8 @@
 #include <utility>
 #include <vector>
 
+#include <emulation/tensor_cores.hpp>
+
 namespace cottention::emulation {
 
 /// What a kernel did that the hardware forbids or leaves undefined. The text starts with
@@ -42,6 +44,7 @@ struct Options {
   int compiled_for = 0;
   /// Which of the device's contexts is current; 0: none yet, and the first call that needs one makes it 1.
   std::uint64_t context = 1;
+  TensorCores tensor_cores = tensor_cores_from_environment();
 };
 
 /// In force from the next launch on.
@@ -100,13 +103,16 @@ std::size_t allocated_bytes();
 /// Whether this build has the race detector: then every race of a launch is an Error, whatever the schedule.
 bool detects_races();
 
+/// Puts the options back that were in force.
+struct RestoredOptions {
+  Options before = options();
+  ~RestoredOptions() { options() = before; }
+};
+
 /// Calls `body(options)` in every schedule with every time of copies, with those options in force.
 template <class Body>
 void for_each_schedule(Body&& body) {
-  struct Restored {
-    Options before = options();
-    ~Restored() { options() = before; }
-  } restored;
+  const RestoredOptions restored;
   std::uint64_t seed = 1;
   for (const Schedule schedule : {Schedule::forward, Schedule::reverse, Schedule::random})
     for (const Copies copies : {Copies::late, Copies::eager, Copies::random}) {
@@ -116,6 +122,16 @@ void for_each_schedule(Body&& body) {
       options().seed = restored.before.seed + seed++;
       body(std::as_const(options()));
     }
+}
+
+/// Calls `body(cores)` with each of the tensor cores that there are in force.
+template <class Body>
+void for_each_tensor_cores(Body&& body) {
+  const RestoredOptions restored;
+  for (const TensorCores& cores : {hopper, ampere}) {
+    options().tensor_cores = cores;
+    body(cores);
+  }
 }
 
 }  // namespace cottention::emulation

@@ -1,29 +1,30 @@
-// Products in tensor cores, and their operands in shared memory. Products are exact, sums are rounded to fp32
-// (fp64 for fp64) in the order of k; the hardware's own sums are not specified. Fragments: PTX ISA, "Matrix
-// Fragments".
+// Products in tensor cores, and their operands in shared memory. Sums in fp32 are those that the emulator
+// has, sums in fp64 are rounded in the order of k. Fragments: PTX ISA, "Matrix Fragments".
 #include <cmath>
 
+#include "../../emulation/include/emulation/tensor_cores.hpp"
 #include "forms.hpp"
 
 namespace cottention::ptx {
 namespace {
 
+using emulation::Factor;
+
 struct Bfloat {
+  static constexpr Factor factor = Factor::bfloat16;
   static float widen(std::uint32_t bits) { return std::bit_cast<float>(bits << 16); }
 };
 struct Half {
+  static constexpr Factor factor = Factor::half;
   static float widen(std::uint32_t bits) {
     return static_cast<float>(std::bit_cast<_Float16>(static_cast<std::uint16_t>(bits)));
   }
 };
 
-/// d += a b for 16 rows and 8 columns.
-template <int depth>
-void multiply(const float (&a)[16][depth], const float (&b)[depth][8], float (&c)[16][8]) {
-  for (int row = 0; row < 16; ++row)
-    for (int k = 0; k < depth; ++k)
-      for (int column = 0; column < 8; ++column)
-        c[row][column] = std::fma(a[row][k], b[k][column], c[row][column]);
+/// c += a b for 16 rows and 8 columns.
+template <std::size_t depth>
+void multiply(Factor factor, const float (&a)[16][depth], const float (&b)[depth][8], float (&c)[16][8]) {
+  emulation::add_products(emulation::tensor_cores_from_environment(), factor, 16, 8, depth, c[0], a[0], b[0]);
 }
 
 /// Sums between registers at o[first] up and a matrix.
@@ -65,7 +66,7 @@ void mma_16(Warp& w, const Instruction& i) {
     }
   }
   Sums sums(w, i, 10);
-  multiply(a, b, sums.c);
+  multiply(T::factor, a, b, sums.c);
   sums.store(w, i);
 }
 
@@ -82,7 +83,7 @@ void mma_tf32(Warp& w, const Instruction& i) {
     for (int l = 0; l < lanes; ++l) b[l % 4 + 4 * r][l / 4] = cut(from[l]);
   }
   Sums sums(w, i, 10);
-  multiply(a, b, sums.c);
+  multiply(Factor::tf32, a, b, sums.c);
   sums.store(w, i);
 }
 

@@ -1,6 +1,7 @@
 // wgmma and setmaxnreg. A warp computes its 16 rows when it comes to the product, which so is done at once.
-#include <cmath>
+#include <vector>
 
+#include "../../emulation/include/emulation/tensor_cores.hpp"
 #include "forms.hpp"
 #include "tensor_map.hpp"
 
@@ -47,7 +48,9 @@ void multiply(Warp& w, const Instruction& i) {
     std::memcpy(&bits, w.memory(i, 0, Space::shared, address, 2), 2);
     return widen(bits);
   };
-  float a[16][16], b[16][256];
+  const auto columns = static_cast<std::size_t>(n);
+  float a[16][16];
+  std::vector<float> b(16 * columns), d(16 * columns);
   std::uint64_t a_bits = 0;
   if (from_registers) {
     for (int r = 0; r < 4; ++r, ++next)
@@ -67,17 +70,23 @@ void multiply(Warp& w, const Instruction& i) {
       for (unsigned k = 0; k < 16; ++k)
         a[row][k] =
             load(Descriptor(a_bits).address(static_cast<unsigned>(w.index % 4) * 16 + row, k, a_transposed));
-  for (unsigned k = 0; k < 16; ++k)
-    for (unsigned column = 0; column < static_cast<unsigned>(n); ++column)
-      b[k][column] = load(b_from.address(column, k, b_transposed));
-  for (int s = 0; s < sums; ++s)
-    for (int l = 0; l < lanes; ++l) {
-      const int row = l / 4 + 8 * (s % 4 / 2), column = s / 4 * 8 + 2 * (l % 4) + s % 2;
-      std::uint32_t* const d = w.at<std::uint32_t>(i.o[s]) + l;
-      float sum = (adds & 1) != 0 ? std::bit_cast<float>(*d) : 0;
-      for (int k = 0; k < 16; ++k) sum = std::fma(a[row][k], b[k][column], sum);
-      *d = std::bit_cast<std::uint32_t>(sum);
-    }
+  for (std::size_t k = 0; k < 16; ++k)
+    for (std::size_t column = 0; column < columns; ++column)
+      b[k * columns + column] = load(b_from.address(column, k, b_transposed));
+  /// f(a sum's register in a lane, the sum)
+  const auto for_each_sum = [&](auto f) {
+    for (int s = 0; s < sums; ++s)
+      for (int l = 0; l < lanes; ++l) {
+        const int row = l / 4 + 8 * (s % 4 / 2), column = s / 4 * 8 + 2 * (l % 4) + s % 2;
+        f(w.at<std::uint32_t>(i.o[s])[l], d[static_cast<std::size_t>(row * n + column)]);
+      }
+  };
+  if ((adds & 1) != 0)
+    for_each_sum([](std::uint32_t& bits, float& sum) { sum = std::bit_cast<float>(bits); });
+  emulation::add_products(emulation::tensor_cores_from_environment(),
+                          (i.extra & is_half) != 0 ? emulation::Factor::half : emulation::Factor::bfloat16,
+                          16, columns, 16, d.data(), a[0], b.data());
+  for_each_sum([](std::uint32_t& bits, const float& sum) { bits = std::bit_cast<std::uint32_t>(sum); });
 }
 
 void nothing(Warp&, const Instruction&) {}
