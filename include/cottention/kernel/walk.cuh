@@ -52,8 +52,9 @@ struct Walk {
     else
       start_state(head, state);
 
-    const auto leading = tile::LeadingChunks<Part::chunk, direction>::find(head.terms.mask, head.first,
-                                                                           head.last, head.terms.length);
+    [[maybe_unused]] tile::LeadingChunks<Part::chunk, direction> leading{};
+    if constexpr (sizeof(T) == 2)
+      leading = leading.find(head.terms.mask, head.first, head.last, head.terms.length);
     const auto row_tiles = [&](const auto& at) -> auto& {
       return storage.rows[R::rows_are_queries ? at.stage : at.shared_stage];
     };
