@@ -13,10 +13,10 @@ using namespace support;
 namespace {
 
 template <cottention::Element T>
-Stepper<T> stepper(Scale scale, const cottention::cpu::Execution& execution = {}) {
-  return [scale, execution](const cottention::StepArguments<T>& args) {
-    run(cpu_step<T>(scale), args, execution, Exceptions::none);
-  };
+Stepper<T> stepper(Scale scale, const cottention::cpu::Execution& execution = {},
+                   Exceptions exceptions = Exceptions::none) {
+  return
+      [=](const cottention::StepArguments<T>& args) { run(cpu_step<T>(scale), args, execution, exceptions); };
 }
 
 template <cottention::Element T>
@@ -93,8 +93,8 @@ TEST_CASE("Step: a draft leaves the states, accepting it gives what plain steps 
 }
 
 TEMPLATE_TEST_CASE("Step: NaN reaches only the tokens and states that see it", "", COTTENTION_TEST_ELEMENTS) {
-  check_containment<TestType>(stepper<TestType>(Scale::by_key), {.shape = {3, 4, 4, 2, 1, 24, 40}},
-                              std::numeric_limits<double>::quiet_NaN());
+  check_containment<TestType>(stepper<TestType>(Scale::by_key, {}, Exceptions::allowed),
+                              {.shape = {3, 4, 4, 2, 1, 24, 40}}, std::numeric_limits<double>::quiet_NaN());
 }
 
 TEMPLATE_TEST_CASE("Step: a lane's bits depend neither on threads nor on other lanes", "",

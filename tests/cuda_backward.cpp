@@ -109,6 +109,17 @@ void check_in_turn(const std::vector<Case>& some, const BackwardManner& manner =
   });
 }
 
+constexpr bool narrow = std::same_as<T, cottention::half>;
+
+void multiply(TensorBuffer<T>& x, double factor) {
+  for (std::int64_t row = 0; row < x.positions() * x.heads(); ++row)
+    for (std::int64_t d = 0; d < x.dim(); ++d) {
+      T& value = x.row(row / x.heads(), row % x.heads())[d];
+      const double product = cottention::to_double(value) * factor;
+      value = from_double<T>(narrow ? std::clamp(product, -6e4, 6e4) : product);
+    }
+}
+
 Case of_length(std::int64_t n) { return {.shape = {1, n, n, 1, 1, odd.qk, odd.v}}; }
 
 }  // namespace
@@ -118,6 +129,22 @@ TEST_CASE("Backward: every length is right") {
   for (const std::int64_t n : {0, 1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 129})
     some.push_back(of_length(n));
   check_in_turn(some);
+}
+
+TEST_CASE("Backward: a token whose products nearly vanish is right") {
+  // In fp16 they lie where its numbers are far apart.
+  for (const double size : {33, 41, 50, 60})
+    for (const bool of_values : {false, true}) {
+      Inputs<T> inputs(Case{.shape = {1, 1, 1, 1, 1, 64, 64}});
+      make_nearly_orthogonal((of_values ? inputs.v() : inputs.q()).row(0, 0),
+                             (of_values ? inputs.dout() : inputs.k()).row(0, 0), 64, size);
+      for (TensorBuffer<T>* x : {&inputs.v(), &inputs.dout()}) multiply(*x, 0x1p5);
+      for (auto& value : inputs.dfinal_state()) value = 0;
+      INFO((of_values ? "v and dout" : "q and k") << ", elements of about " << size);
+      check_cuda_backward<Square>(inputs);
+      const ManyBlocks many_blocks;
+      check_cuda_backward<Square>(inputs, {.final_h = Presence::present});
+    }
 }
 
 TEST_CASE("Backward: every pair of head dims is right") {
@@ -255,17 +282,6 @@ TEST_CASE("Backward: tiny, huge, zero and correlated rows are right") {
                     .padding = rows == Rows::small ? Padding::middle : Padding::none,
                     .rows = rows});
   check_in_turn(some);
-}
-
-constexpr bool narrow = std::same_as<T, cottention::half>;
-
-void multiply(TensorBuffer<T>& x, double factor) {
-  for (std::int64_t row = 0; row < x.positions() * x.heads(); ++row)
-    for (std::int64_t d = 0; d < x.dim(); ++d) {
-      T& value = x.row(row / x.heads(), row % x.heads())[d];
-      const double product = cottention::to_double(value) * factor;
-      value = from_double<T>(narrow ? std::clamp(product, -6e4, 6e4) : product);
-    }
 }
 
 TEST_CASE("Backward: rows of the least and greatest lengths are right") {

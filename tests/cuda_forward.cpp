@@ -76,6 +76,48 @@ using Everything = Problem<T, HeadDim{qk, v}, Mask::bidirectional, Scale::by_key
 
 TEST_CASE("Every length is right") { check_all(cases::lengths()); }
 
+TEST_CASE("Few tokens are right: the rounding of their scores does not average out") {
+  if constexpr (sizeof(T) == 2) {
+    std::vector<Case> some;
+    for (std::int64_t n = 1; n <= 16; ++n)
+      for (std::uint64_t seed = 1; seed <= (n <= 4 ? 10 : 2); ++seed)
+        for (const Scale scale : {Scale::none, Scale::by_key, Scale::by_query})
+          some.push_back({.scale = scale, .shape = {1, n, n, 1, 1, odd.qk, odd.v}, .seed = seed});
+    check_all(some);
+  }
+}
+
+TEST_CASE("A token whose query and key are nearly orthogonal is right") {
+  for (const double size : {33, 41, 50, 60}) {
+    Inputs<T> inputs(Case{.shape = {1, 1, 1, 1, 1, 64, 64}});
+    make_nearly_orthogonal(inputs.q().row(0, 0), inputs.k().row(0, 0), 64, size);
+    for (int d = 0; d < 64; ++d) {
+      T& v = inputs.v().row(0, 0)[d];
+      v = from_double<T>(cottention::to_double(v) * 0x1p10);  // o is to be in fp16's normal range
+    }
+    INFO("elements of about " << size);
+    check_output(inputs, run_cuda_forward<ByKey<64, 64>>(inputs.forward()));
+  }
+}
+
+TEST_CASE("Few tokens behind masked ones are right") {
+  if constexpr (sizeof(T) == 2) {
+    constexpr std::int64_t n = 130;
+    for (const std::int64_t begin : {0, 15, 63, 64, 129})
+      for (std::uint64_t seed = 1; seed <= 8; ++seed) {
+        Case c{.shape = {1, n, n, 1, 1, odd.qk, odd.v}, .seed = seed};
+        Inputs<T> inputs(c);
+        std::vector<std::uint8_t> present(n);
+        std::fill_n(present.begin() + begin, std::min<std::int64_t>(2, n - begin), std::uint8_t{1});
+        auto args = inputs.forward();
+        args.query_mask = args.key_mask = present.data();
+        INFO(describe<T>(c) << ", tokens from " << begin << " on");
+        CHECK(relative_error(run_cuda_forward<ByKey<odd.qk, odd.v>>(args).o, expected_output(c, args).o) <=
+              bounds<T>.forward);
+      }
+  }
+}
+
 TEST_CASE("Every pair of head dims is right") {
   const auto check = []<HeadDim D>() {
     const Case c{.shape = {1, 70, 70, 2, 1, D.qk, D.v}, .initial_state = Presence::present};

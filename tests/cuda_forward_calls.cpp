@@ -324,25 +324,42 @@ TEST_CASE("The library's tiling is right, whatever the number of blocks") {
   check(Plan::automatic);
 }
 
+TEST_CASE("The library's tilings are right for one, two and three tokens in bf16") {
+  using Q = Problem<bfloat16, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
+  const auto check = [] {
+    for (std::int64_t n = 1; n <= 3; ++n)
+      for (std::uint64_t seed = 1; seed <= 20; ++seed) {
+        Inputs<bfloat16> inputs(Case{.shape = {1, n, n, 1, 1, 64, 64}, .seed = seed});
+        INFO(describe<bfloat16>(inputs.description()));
+        check_output(inputs, run_cuda_forward_with<Q>(inputs.forward()));
+      }
+  };
+  check();
+  const ManyBlocks many_blocks;
+  check();
+}
+
 TEST_CASE("Under the batch-invariant plan a packed sequence has the bits that it has alone") {
   const auto check = []<class Q>() {
+    using T = typename Q::element;
     const Case c{.mask = Q::mask,
                  .shape = {.heads_q = 2, .heads_kv = 1, .dim_qk = 16, .dim_v = 24},
                  .lengths_q = {300, 1000, 5, 1700, 0, 512},
                  .initial_state = Presence::present};
-    const Inputs<float> inputs(c);
+    const Inputs<T> inputs(c);
     auto args = inputs.forward();
     args.plan = Plan::batch_invariant;
     const Output together = run_cuda_forward<Q>(args);
     for (std::int64_t b = 0; b < inputs.shape().batch; ++b) {
       const Output alone = run_cuda_forward<Q>(sequence(args, b)), inside = sequence_of(together, inputs, b);
-      INFO(describe<float>(c) << ", sequence " << b);
+      INFO(describe<T>(c) << ", sequence " << b);
       CHECK(alone.o == inside.o);
       CHECK(alone.h == inside.h);
     }
   };
   check.operator()<P>();
   check.operator()<Everything>();
+  check.operator()<Problem<bfloat16, HeadDim{16, 24}, Mask::causal, Scale::by_key>>();
 }
 
 TEST_CASE(

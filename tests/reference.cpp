@@ -276,8 +276,13 @@ class Loss {
         dout_(inputs.dout().values()),
         dfinal_state_(inputs.dfinal_state()) {
     const std::size_t width = static_cast<std::size_t>(args_.shape.heads_q * args_.shape.dim_v);
-    for (std::size_t i = 0; i < dout_.size(); ++i)  // a masked query's row is constant
-      if (args_.query_mask != nullptr && args_.query_mask[i / width] == 0) dout_[i] = 0;
+    const std::int64_t rows = args_.cu_seqlens_q.given() ? args_.cu_seqlens_q[args_.shape.batch]
+                                                         : args_.shape.batch * args_.shape.seq_q;
+    // Rows of masked queries and of trailing tokens are constant.
+    for (std::size_t i = 0; i < dout_.size(); ++i)
+      if ((args_.query_mask != nullptr && args_.query_mask[i / width] == 0) ||
+          static_cast<std::int64_t>(i / width) >= rows)
+        dout_[i] = 0;
   }
 
   double value() const {

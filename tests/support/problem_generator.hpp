@@ -330,4 +330,14 @@ class Inputs {
   std::vector<A> scale_logit_;
 };
 
+/// Puts rows of `dim` elements into x and y whose product is far below those of their elements.
+template <cottention::Element T>
+void make_nearly_orthogonal(T* x, T* y, std::int64_t dim, double size) {
+  const double step = std::same_as<T, cottention::bfloat16> ? 0x1p-2 : 0x1p-5;  // of T, from 32 to 64
+  for (std::int64_t d = 0; d < dim; ++d) {
+    x[d] = from_double<T>(0.5);
+    y[d] = from_double<T>(d == 0 ? size + step : d % 2 == 0 ? size : -size);
+  }
+}
+
 }  // namespace support

@@ -31,8 +31,25 @@ struct Gradient {
     ChunkTiles chunk[Part::stages];
     typename Part::ScoreTile dq_scores, dk_scores, dv_scores;
   };
+  /// The chunks that few keys come before, and those that few queries come after.
+  struct Leading {
+    tile::LeadingChunks<Part::chunk, tile::Direction::forward> keys;
+    tile::LeadingChunks<Part::chunk, tile::Direction::reverse> queries;
+
+    /// By the whole block, before a barrier.
+    __device__ __forceinline__ void set(const typename Block::Queries& of_queries,
+                                        const typename Block::Keys& of_keys) {
+      const auto find = [](auto& chunks, const auto& head) {
+        const auto found = chunks.find(head.terms.mask, head.first, head.last, head.terms.length);
+        if (device::thread_index() == 0) device::store_shared(&chunks.end, found.end);
+      };
+      find(keys, of_queries);
+      find(queries, of_keys);
+    }
+  };
   struct Storage {
     JointRows<P, tiling> rows;
+    Leading leading;
     union {
       ReduceStorage<typename Block::Roles::Dq, tiling> reduce;
       WalkStorage walk;
@@ -44,9 +61,10 @@ struct Gradient {
     typename Block::State s;
     Block::load_state(params, queries, s, storage.reduce);
     const typename Block::Keys keys(params.dk);
+    storage.leading.set(queries, keys);
     if (device::thread_index() == 0) storage.rows.set(params, queries, keys);
     Block block(params, queries, keys, storage.rows, storage.walk.joint);
-    Steps steps{block, s, storage.walk};
+    Steps steps{block, s, storage.leading, storage.walk};
     steps.observe_state();
     const auto copy = [&](const auto& at) {
       ChunkTiles& to = storage.walk.chunk[at.stage];
@@ -67,6 +85,7 @@ struct Gradient {
   struct Steps {
     Block& block;
     typename Block::State& s;  // what comes before the chunks that have been walked
+    const Leading& leading;
     WalkStorage& storage;
 
     __device__ __forceinline__ void step(int row, ChunkTiles& chunk) {
@@ -98,7 +117,8 @@ struct Gradient {
         else
           s.apply(chunk.g, out, over_key_weight);
         block.scale_prefix(out, factors.g);
-        attend<forward>(storage.dq_scores, chunk.k, k, block.rows_finite(Block::Rows::k), out);
+        attend<forward>(chunk.g, chunk.v, factors.g, factors.key_term, storage.dq_scores, chunk.k, k,
+                        block.rows_finite(Block::Rows::k), row, leading.keys, out);
         block.scale_dq(out, key_weight);
         observe(out, storage.joint.squares.unit_dq);
         block.store_dq(0, row, chunk.q, out);
@@ -112,7 +132,8 @@ struct Gradient {
         const typename Part::Values q = Block::load(chunk.q);
         storage.joint.state.apply_transposed(chunk.v, out, over_query_weight);
         block.scale_prefix(out, factors.v);
-        attend<reverse>(storage.dk_scores, chunk.q, q, block.rows_finite(Block::Rows::q), out);
+        attend<reverse>(chunk.v, chunk.g, factors.v, factors.query_term, storage.dk_scores, chunk.q, q,
+                        block.rows_finite(Block::Rows::q), row, leading.queries, out);
         block.scale_dk(out, query_weight);
         block.store_dk(row, chunk.k, out);
       }
@@ -120,7 +141,8 @@ struct Gradient {
         const typename Part::Values g = Block::load(chunk.g);
         storage.joint.state.apply(chunk.k, out, over_query_weight);
         block.scale_prefix(out, storage.joint.k.unit);
-        attend<reverse>(storage.dv_scores, chunk.g, g, block.rows_finite(Block::Rows::g), out);
+        attend<reverse>(chunk.k, chunk.q, storage.joint.k.unit, factors.query_term, storage.dv_scores,
+                        chunk.g, g, block.rows_finite(Block::Rows::g), row, leading.queries, out);
         block.scale_dv(out, query_weight);
         block.store_dv(row, out);
         block.d.absorb(chunk.q, g, factors.query_term, query_exponent, query_weight);
@@ -218,10 +240,17 @@ struct Gradient {
                                                                                   turn * blocks);
   }
   template <tile::Direction direction>
-  static __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores, const Tile& tile,
-                                                const typename Part::Values& values, bool finite,
-                                                typename Part::Output& out) {
-    tile::attend<typename Block::Roles::Recurrence, tiling, direction>(scores, tile, values, finite, out);
+  static __device__ __forceinline__ void attend(
+      const Tile& a, const Tile& b, const A* row, const tile::TermFactors<T, Part::chunk>& term,
+      typename Part::ScoreTile& scores, const Tile& tile, const typename Part::Values& values, bool finite,
+      int row_of_chunk, const tile::LeadingChunks<Part::chunk, direction>& leading_shared,
+      typename Part::Output& out) {
+    using Recurrence = typename Block::Roles::Recurrence;
+    tile::attend<Recurrence, tiling, direction>(scores, tile, values, finite, out);
+    const tile::LeadingChunks<Part::chunk, direction> leading{device::load_shared(&leading_shared.end)};
+    if (leading.contain(row_of_chunk))
+      tile::attend_rest<Recurrence, tiling, direction, score_rows>(a, b, row, term, scores, tile, values,
+                                                                   finite, leading.are_all(), out);
   }
 };
 

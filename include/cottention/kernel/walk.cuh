@@ -52,6 +52,9 @@ struct Walk {
     else
       start_state(head, state);
 
+    [[maybe_unused]] tile::LeadingChunks<Part::chunk, direction> leading{};
+    if constexpr (sizeof(T) == 2)
+      leading = leading.find(head.terms.mask, head.first, head.last, head.terms.length);
     const auto row_tiles = [&](const auto& at) -> auto& {
       return storage.rows[R::rows_are_queries ? at.stage : at.shared_stage];
     };
@@ -92,6 +95,11 @@ struct Walk {
 
       const bool finite = tile::all_finite<Recurrence, tiling>(values);
       tile::attend<Recurrence, tiling, direction>(storage.scores, terms.c, values, finite, out);
+      if constexpr (sizeof(T) == 2)
+        if (leading.contain(at.row))
+          tile::attend_rest<Recurrence, tiling, direction, score_rows>(
+              rows.a, terms.b, storage.factors.row, storage.factors.term, storage.scores, terms.c, values,
+              finite, leading.are_all(), out);
       if (last_terms) epilogue.store(R::rows_are_queries ? at.member : 0, at.row, rows, factors, out);
       if (!R::rows_are_queries || at.member == head.group - 1)
         state.absorb(terms.b, values, storage.factors.term, factors.term_exponent(), factors.of_state());

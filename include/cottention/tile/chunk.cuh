@@ -3,6 +3,8 @@
 #pragma once
 
 #include <cottention/device/warp.cuh>
+#include <cottention/tile/norms.cuh>
+#include <cottention/tile/output.cuh>
 #include <cottention/tile/partition.cuh>
 #include <cottention/tile/pending.cuh>
 #include <cottention/tile/pipeline.cuh>
@@ -33,18 +35,88 @@ __device__ __forceinline__ bool sees(int row, int term) {
 /// What scores are multiplied by besides the factor of their term.
 enum class ScoreRows { as_they_are, scaled };
 
+/// What is written of scores: as T holds them, or what that rounds off, times rest_scale<T>. Chunks that few
+/// terms come before need both: the roundings of few scores do not average out.
+enum class ScorePart { rounded, rest };
+
+/// What is rounded off a half may lie below its range.
+template <Element T>
+inline constexpr Accumulate<T> rest_scale{std::same_as<T, half> ? 0x1p11 : 1};
+
+namespace detail {
+
+/// sum + off += x, the rounding of the sum in `off`.
+__device__ __forceinline__ void add_exactly(float x, float& sum, float& off) {
+  const float before = sum;
+  sum += x;
+  const float added = sum - before;
+  off += (before - (sum - added)) + (x - added);
+}
+
+/// Sums of rows 16 i, ... with terms 16 j, ... become scores.
+template <class Part, ScoreRows score_rows>
+__device__ __forceinline__ void multiply_by_factors(
+    Sums<typename Part::A> (&sums)[2], int i, int j, const typename Part::A* row_factor_shared,
+    const TermFactors<typename Part::T, Part::chunk>& term_factors, Lane lane) {
+  using A = typename Part::A;
+  using Factors = device::Vector<A, 2>;
+#pragma unroll
+  for (int n = 0; n < 2; ++n) {
+    if (8 * n >= Part::chunk) continue;
+    const Factors factors = device::load_shared(
+        reinterpret_cast<const Factors*>(term_factors.whole + 16 * j + 8 * n + 2 * lane.t()));
+#pragma unroll
+    for (int e = 0; e < 4; ++e) sums[n].values[e] *= factors[e % 2];
+  }
+  if constexpr (score_rows == ScoreRows::scaled)
+#pragma unroll
+    for (int m = 0; m < Part::block_rows / 8; ++m) {
+      const A factor = device::load_shared(row_factor_shared + 16 * i + lane.g() + 8 * m);
+#pragma unroll
+      for (int e = 0; e < 4; ++e) sums[e / 2].values[2 * m + e % 2] *= factor;
+    }
+}
+
+/// a_r . b_r for the rows r = g and g + 8 of two blocks, rounded once: fp32 holds products of 16-bit
+/// elements.
+template <class Rows>
+__device__ __forceinline__ void dots_of_rows(const Rows& a, const Rows& b, Lane lane, float (&dots)[2]) {
+  using T = typename Rows::Element;
+  const auto load = [](const T* from) { return device::load_shared(reinterpret_cast<const Unit<T>*>(from)); };
+#pragma unroll
+  for (int lower = 0; lower < 2; ++lower) {
+    const int row = lane.g() + 8 * lower;
+    float sum = 0, off = 0;
+#pragma unroll 1
+    for (int c = lane.t() * Rows::unit; c < Rows::columns; c += 4 * Rows::unit) {
+      const Unit<T> x = load(a.at(row, c)), y = load(b.at(row, c));
+#pragma unroll
+      for (int e = 0; e < Rows::unit; ++e) add_exactly(element<T>(x, e) * element<T>(y, e), sum, off);
+    }
+#pragma unroll
+    for (int distance = 1; distance < 4; distance *= 2) {
+      off += device::shuffle_xor(off, distance);
+      add_exactly(device::shuffle_xor(sum, distance), sum, off);
+    }
+    dots[lower] = sum + off;
+  }
+}
+
+}  // namespace detail
+
 /// scores(i, j) = (a_i . b_j) term_factor_j, and row_factor_i where rows are scaled, if i sees j, else 0.
 /// Blocks of 16 x 16 that have such go round the warps, beginning with warp `from`; the others are neither
-/// written nor read.
+/// written nor read. The rest makes up, `exactly`, for what summing has lost of scores (i, i), too: a lone
+/// score may be far below its terms.
 template <AnyProblem P, Tiling tiling, Direction direction, ScoreRows score_rows,
-          class Part = Partition<P, tiling>>
+          ScorePart part = ScorePart::rounded, class Part = Partition<P, tiling>>
 __device__ __forceinline__ void score(const typename Part::RowTile& a, const typename Part::RowTile& b,
                                       const typename Part::A* row_factor_shared,
                                       const TermFactors<typename Part::T, Part::chunk>& term_factors,
-                                      typename Part::ScoreTile& scores, int from = 0) {
+                                      typename Part::ScoreTile& scores, int from = 0,
+                                      [[maybe_unused]] bool exactly = false) {
   using T = typename Part::T;
   using A = typename Part::A;
-  using Factors = device::Vector<A, 2>;
   constexpr int blocks = Part::row_blocks * (Part::row_blocks + 1) / 2;
   const int turn = (device::warp_index() + Part::warps - from % Part::warps) % Part::warps;
   int longer = 0, shorter = device::afresh(turn);  // row and column of a lower triangle
@@ -70,26 +142,33 @@ __device__ __forceinline__ void score(const typename Part::RowTile& a, const typ
       fold<T>(sums, pending, Chain::further);
     }
     finish<T>(sums, pending);
+    const auto row_of = [g](int e) { return g + e / 2 % 2 * 8; };
+    const auto term_of = [t](int e) { return 8 * (e / 4) + 2 * t + e % 2; };
+    [[maybe_unused]] Sums<A> lost[2];
+    if constexpr (part == ScorePart::rest) {
+      clear(lost[0]);
+      clear(lost[1]);
+      if (exactly && i == j) {
+        A dots[2];
+        detail::dots_of_rows(a_rows, b_rows, lane, dots);
 #pragma unroll
-    for (int n = 0; n < 2; ++n) {
-      if (8 * n >= Part::chunk) continue;
-      const Factors factors =
-          device::load_shared(reinterpret_cast<const Factors*>(term_factors.whole + 16 * j + 8 * n + 2 * t));
-#pragma unroll
-      for (int e = 0; e < 4; ++e) sums[n].values[e] *= factors[e % 2];
+        for (int e = 0; e < 8; ++e)
+          if (row_of(e) == term_of(e))
+            lost[e / 4].values[e % 4] = dots[e / 2 % 2] - sums[e / 4].values[e % 4];
+        detail::multiply_by_factors<Part, score_rows>(lost, i, j, row_factor_shared, term_factors, lane);
+      }
     }
-    if constexpr (score_rows == ScoreRows::scaled)
+    detail::multiply_by_factors<Part, score_rows>(sums, i, j, row_factor_shared, term_factors, lane);
+    if constexpr (part == ScorePart::rest)
 #pragma unroll
-      for (int m = 0; m < Part::block_rows / 8; ++m) {
-        const A factor = device::load_shared(row_factor_shared + 16 * i + g + 8 * m);
-#pragma unroll
-        for (int e = 0; e < 4; ++e) sums[e / 2].values[2 * m + e % 2] *= factor;
+      for (int e = 0; e < 8; ++e) {
+        A& sum = sums[e / 4].values[e % 4];
+        sum = (sum - device::widen<T>(device::narrow<T>(sum)) + lost[e / 4].values[e % 4]) * rest_scale<T>;
       }
     if (i == j)
 #pragma unroll
       for (int e = 0; e < 8; ++e)
-        if (!sees<direction>(g + e / 2 % 2 * 8, 8 * (e / 4) + 2 * t + e % 2))
-          sums[e / 4].values[e % 4] = A{0};
+        if (!sees<direction>(row_of(e), term_of(e))) sums[e / 4].values[e % 4] = A{0};
 #pragma unroll
     for (int m = 0; m < Part::block_rows / 8; ++m)  // a chunk of 8 has one of each
 #pragma unroll
@@ -206,6 +285,27 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
         detail::attend_diagonal<P, tiling, direction>(scores, tile, top, Part::warp_column() + 16 * m,
                                                       out.sums[i][m]);
   }
+}
+
+/// out += rest of the scores v, with what score() and attend() had, once they are done. By the whole block;
+/// 16-bit elements.
+template <AnyProblem P, Tiling tiling, Direction direction, ScoreRows score_rows,
+          class Part = Partition<P, tiling>>
+__device__ __forceinline__ void attend_rest(const typename Part::RowTile& a, const typename Part::RowTile& b,
+                                            const typename Part::A* row_factor_shared,
+                                            const TermFactors<typename Part::T, Part::chunk>& term_factors,
+                                            typename Part::ScoreTile& scores,
+                                            const typename Part::ValueTile& tile,
+                                            const typename Part::Values& values, bool finite, bool exactly,
+                                            typename Part::Output& out) {
+  constexpr auto scale = rest_scale<typename Part::T>;
+  device::sync_block();  // scores are read
+  score<P, tiling, direction, score_rows, ScorePart::rest>(a, b, row_factor_shared, term_factors, scores, 0,
+                                                           exactly);
+  device::sync_block();  // their rest is written
+  if constexpr (scale != 1) scale_all<Part>(out, scale);
+  attend<P, tiling, direction>(scores, tile, values, finite, out);
+  if constexpr (scale != 1) scale_all<Part>(out, 1 / scale);
 }
 
 }  // namespace cottention::tile

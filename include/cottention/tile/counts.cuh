@@ -104,6 +104,29 @@ struct Presence {
   }
 };
 
+/// The chunks that a walk begins with, up to the first that at least `few` terms come before.
+template <int chunk, Direction direction>
+struct LeadingChunks {
+  static constexpr int few = 16;
+  static constexpr int nowhere = direction == Direction::forward ? 0x7fffffff : -0x7fffffff;
+  int end;  // where the first other chunk starts, or would; `nowhere` if the walk has fewer terms in all
+
+  /// Of a walk through rows first, ..., last - 1 of a sequence. By whole warps.
+  __device__ __forceinline__ static LeadingChunks find(const std::uint8_t* mask, int first, int last,
+                                                       int length) {
+    auto at = Cursor<1, chunk, direction>::start(first, last);
+    int terms = 0;
+#pragma unroll 1
+    for (; terms < few && at.within(first, last); at.advance(1))
+      terms += Presence<chunk>::load(mask, at.row, length).up_to(chunk - 1);
+    return {terms < few ? nowhere : at.row};
+  }
+  __device__ __forceinline__ bool contain(int row) const {
+    return direction == Direction::forward ? row < end : row > end;
+  }
+  __device__ __forceinline__ bool are_all() const { return end == nowhere; }
+};
+
 /// Counts and weights at the starts of 32 neighbouring chunks: 32 at a time, because a weight takes one lane
 /// about as long as a whole warp.
 template <class A>
