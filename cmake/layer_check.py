@@ -5,14 +5,14 @@ usage: layer_check.py INCLUDE_DIR | --self-test
 
 Every header belongs to a layer and includes only its own layer and those listed for it, always as
 <cottention/...>; no includes form a cycle; no macro is left defined. Headers named .hpp are plain C++ and include none
-named .cuh. The hardware's words stay in device/. Long files are listed, not refused.
+named .cuh. Headers outside of folders include requirements.hpp first. The hardware's words stay in device/. Long files are listed, not refused.
 """
 import pathlib
 import re
 import sys
 import tempfile
 
-VOCABULARY = {"arguments", "element", "overlap", "problem", "status", "tensor", "tiling", "validation"}
+VOCABULARY = {"arguments", "element", "overlap", "problem", "requirements", "status", "tensor", "tiling", "validation"}
 CUDA_CALLS = {"forward", "backward", "step", "cottention"}
 # What each layer may include besides itself.
 BELOW = {"vocabulary": set(), "reference": {"vocabulary"}, "cpu": {"vocabulary"}}
@@ -24,6 +24,7 @@ BELOW["host"] = BELOW["tuning"] | {"tuning"}
 BELOW["calls"] = {"vocabulary", *CUDA_LAYERS, "tuning", "host"}
 # What only device/ may write.
 HARDWARE = re.compile(r"\basm\b|__global__|__shared__|\b(?:thread|block|grid)(?:Idx|Dim)\b|__\w+_sync\b|__sync\w+")
+REQUIREMENTS = "<cottention/requirements.hpp>"
 LONG = 400
 
 
@@ -73,6 +74,9 @@ def check(include_dir):
             continue
         if "#pragma once" not in lines:
             problems.append(f"{path}: has no #pragma once")
+        first = re.search(r"^\s*#\s*include\s*(\S+)", text, re.MULTILINE)
+        if len(path.parts) == 1 and path.stem != "requirements" and first and first.group(1) != REQUIREMENTS:
+            problems.append(f"{path}: includes {first.group(1)} before {REQUIREMENTS}")
         if len(lines) > LONG:
             notes.append(f"{path}: {len(lines)} lines, more than {LONG}")
         for number, line in enumerate(lines, 1):
@@ -110,16 +114,18 @@ def self_test():
     """Each fault, alone in a small tree, must be reported, and the tree without a fault must not."""
     sound = {
         "problem.hpp": "#pragma once\n",
-        "tensor.hpp": "#pragma once\n#include <cottention/problem.hpp>\n",
+        "requirements.hpp": "#pragma once\n",
+        "tensor.hpp": f"#pragma once\n#include {REQUIREMENTS}\n#include <cottention/problem.hpp>\n",
         "cpu/forward.hpp": "#pragma once\n#define STEP 1\n#undef STEP\n#include <cottention/tensor.hpp>\n",
-        "cpu.hpp": "#pragma once\n#include <cottention/cpu/forward.hpp>\n",
-        "reference.hpp": "#pragma once\n#include <cottention/problem.hpp>\n",
+        "cpu.hpp": f"#pragma once\n#include {REQUIREMENTS}\n#include <cottention/cpu/forward.hpp>\n",
+        "reference.hpp": f"#pragma once\n#include {REQUIREMENTS}\n#include <cottention/problem.hpp>\n",
         "device/memory.cuh": "#pragma once\n#include <cottention/tensor.hpp>\n// of threadIdx\nint x = threadIdx.x;\n",
         "tile/rows.cuh": "#pragma once\n#include <cottention/device/memory.cuh>\nint y;  // not threadIdx\n",
         "kernel/walk.cuh": "#pragma once\n#include <cottention/tile/rows.cuh>\n",
         "tuning/forward.cuh": "#pragma once\n#include <cottention/kernel/walk.cuh>\n",
         "host/plan.hpp": "#pragma once\n#include <cottention/tensor.hpp>\n",
-        "forward.cuh": "#pragma once\n#include <cottention/host/plan.hpp>\n#include <cottention/tuning/forward.cuh>\n",
+        "forward.cuh":
+            f"#pragma once\n#include {REQUIREMENTS}\n#include <cottention/host/plan.hpp>\n#include <cottention/tuning/forward.cuh>\n",
     }
     faults = {
         "problem.hpp:2: vocabulary includes": {"problem.hpp": "#pragma once\n#include <cottention/cpu.hpp>\n"},
@@ -144,6 +150,7 @@ def self_test():
         "tile/rows.cuh:2: threadIdx belongs in device/": {"tile/rows.cuh": "#pragma once\nint x = threadIdx.x;\n"},
         "kernel/walk.cuh:2: __shfl_xor_sync belongs": {
             "kernel/walk.cuh": "#pragma once\nint x = __shfl_xor_sync(1);\n"},
+        "tensor.hpp: includes <vector> before": {"tensor.hpp": f"#pragma once\n#include <vector>\n#include {REQUIREMENTS}\n"},
         "leaves macro LEFT defined": {"problem.hpp": "#pragma once\n#define LEFT\n"},
     }
     missed = []

@@ -53,6 +53,8 @@ set(compiler ${CMAKE_CXX_COMPILER})
 foreach(name IN LISTS cottention_compilers)
   cottention_add_check("misuse is refused with its reason by ${name}" compile_fail_check.py
                        ${CMAKE_CURRENT_SOURCE_DIR}/compile_fail ${cottention_include} ${compiler})
+  cottention_add_check("unfit compilers, standards and flags are refused in one message by ${name}" requirements_check.py
+                       ${CMAKE_CURRENT_SOURCE_DIR}/requirements ${cottention_include} ${compiler})
   cottention_add_check("a copied include folder works with ${name}" copy_in_check.py ${cottention_include}
                        ${cottention_consumer} ${compiler})
   set(compiler ${COTTENTION_OTHER_COMPILER})

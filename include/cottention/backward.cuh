@@ -1,6 +1,8 @@
 // Cosine attention on NVIDIA GPUs: all gradients.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
 #include <cstddef>
 
 #include <cottention/host/extents.hpp>

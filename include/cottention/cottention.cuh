@@ -1,6 +1,8 @@
 // Everything for CUDA.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
 #include <cottention/backward.cuh>
 #include <cottention/forward.cuh>
 #include <cottention/host/dispatch.hpp>

@@ -5,6 +5,8 @@
 // reinterpreted as a pointer to the other.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
 #include <bit>
 #include <concepts>
 #include <cstdint>

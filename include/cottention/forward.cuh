@@ -1,6 +1,8 @@
 // Cosine attention on NVIDIA GPUs: the forward pass over whole sequences.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
 #include <cottention/host/device_arguments.hpp>
 #include <cottention/host/extents.hpp>
 #include <cottention/host/launches.cuh>

@@ -2,6 +2,8 @@
 // address with each other or with another array's.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
 #include <algorithm>
 #include <array>
 #include <bit>

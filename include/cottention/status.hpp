@@ -1,6 +1,8 @@
 // What a call returns: success, or which argument broke which rule.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
 #include <cstdarg>
 #include <cstdint>
 #include <cstdio>

@@ -1,6 +1,8 @@
 // Decoding on NVIDIA GPUs: a few tokens for each of many sequences, whose states are updated in place.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
 #include <cstddef>
 #include <cstdint>
 #include <utility>

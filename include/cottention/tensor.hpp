@@ -1,6 +1,8 @@
 // Strided tensors of rank four, [batch, seq, heads, dim], in the caller's memory.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
 #include <cstdint>
 #include <limits>
 

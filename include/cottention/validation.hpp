@@ -6,6 +6,8 @@
 // `validate` found.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
 #include <algorithm>
 #include <array>
 #include <cstddef>

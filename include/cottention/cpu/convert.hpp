@@ -8,6 +8,10 @@
 #include <immintrin.h>
 #endif
 
+#if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
+#pragma float_control(precise, on, push)
+#endif
+
 namespace cottention::cpu {
 
 namespace detail {
@@ -144,3 +148,7 @@ template <class S, Element T>
 }
 
 }  // namespace cottention::cpu
+
+#if defined(__clang__)
+#pragma float_control(pop)
+#endif

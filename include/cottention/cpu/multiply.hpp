@@ -4,6 +4,10 @@
 
 #include <cottention/cpu/simd.hpp>
 
+#if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
+#pragma float_control(precise, on, push)
+#endif
+
 namespace cottention::cpu {
 
 /// Accumulators of a rows x (vectors * lanes) block.
@@ -49,3 +53,7 @@ template <class S, int widest, class F>
 }
 
 }  // namespace cottention::cpu
+
+#if defined(__clang__)
+#pragma float_control(pop)
+#endif

@@ -10,6 +10,10 @@
 #include <cottention/cpu/convert.hpp>
 #include <cottention/problem.hpp>
 
+#if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
+#pragma float_control(precise, on, push)
+#endif
+
 namespace cottention::cpu {
 
 /// Rows of one head of one sequence in the order in which they are walked: row t at data + t * stride. A
@@ -281,3 +285,7 @@ void project_rows(A* d, const A* unit, std::ptrdiff_t pitch, int count, const A*
 }
 
 }  // namespace cottention::cpu
+
+#if defined(__clang__)
+#pragma float_control(pop)
+#endif

@@ -5,20 +5,16 @@
 // the narrow paths are tested on a wide machine.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
 #include <utility>
 
-#if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
-#error \
-    "cottention: -ffast-math and -ffinite-math-only break the rule that NaN reaches only the outputs that see it. \
-Remedy: leave them out, or add -fno-finite-math-only."
-#endif
-#if !defined(__GNUC__) || (!defined(__clang__) && __GNUC__ < 12)
-#error \
-    "cottention: the CPU backend needs vector extensions with __builtin_shufflevector. Remedy: GCC 12 or Clang 14, or newer."
+#if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
+#pragma float_control(precise, on, push)
 #endif
 
 namespace cottention::cpu {
@@ -147,3 +143,7 @@ template <class S>
 }
 
 }  // namespace cottention::cpu
+
+#if defined(__clang__)
+#pragma float_control(pop)
+#endif

@@ -7,6 +7,10 @@
 #include <cottention/cpu/simd.hpp>
 #include <cottention/element.hpp>
 
+#if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
+#pragma float_control(precise, on, push)
+#endif
+
 namespace cottention::cpu {
 
 inline double sigmoid(double x) { return 1 / (1 + std::exp(-x)); }
@@ -144,3 +148,7 @@ void weights_of_counts(const double* n, int count, double exponent, A* weight) {
 }
 
 }  // namespace cottention::cpu
+
+#if defined(__clang__)
+#pragma float_control(pop)
+#endif

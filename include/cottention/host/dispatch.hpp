@@ -12,6 +12,8 @@
 // Serves every backend.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
 #include <array>
 #include <concepts>
 #include <cstddef>
