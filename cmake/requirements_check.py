@@ -39,7 +39,7 @@ def refusals(is_clang):
     else:
         yield "-U__GNUC__ -D__GNUC__=11", "needs GCC 12"
     yield "-U__GNUC__ -U__clang__", "GCC 12 or Clang 14"
-    yield "-D__CUDACC_VER_MAJOR__=12 -D__CUDACC_VER_MINOR__=7", "needs nvcc 12.8"
+    yield "-D__CUDACC_VER_MAJOR__=12 -D__CUDACC_VER_MINOR__=9", "needs nvcc 13.0"
 
 
 def main():

@@ -62,6 +62,14 @@ endforeach()
 cottention_add_check("units for different processors link into one program" mixed_targets_check.py
                      ${cottention_include} ${cottention_consumer} ${CMAKE_CXX_COMPILER})
 
+# Compiled alone: that they compile is the test.
+foreach(name cpu cuda)
+  add_test(NAME "check/no public or internal name is a macro of a common header: ${name}"
+           COMMAND ${CMAKE_CXX_COMPILER} -std=c++20 -fsyntax-only -Wno-unknown-pragmas -I ${CMAKE_CURRENT_SOURCE_DIR}
+                   $<$<STREQUAL:${name},cuda>:-I${CMAKE_CURRENT_SOURCE_DIR}/emulation/include> -I ${cottention_include}
+                   ${CMAKE_CURRENT_SOURCE_DIR}/requirements/names_${name}.cpp COMMAND_EXPAND_LISTS)
+endforeach()
+
 # A project of its own in install/FOLDER, configured with the options that follow, built and run.
 function(cottention_add_consumer name folder)
   string(MAKE_C_IDENTIFIER "${name}" build)

@@ -3,6 +3,8 @@
 
 #include <cottention/requirements.hpp>
 
+#include <cottention/host_only.hpp>
+
 #include <cstddef>
 
 #include <cottention/host/extents.hpp>

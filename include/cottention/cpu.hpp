@@ -3,6 +3,8 @@
 
 #include <cottention/requirements.hpp>
 
+#include <cottention/host_only.hpp>
+
 #include <cottention/cpu/backward.hpp>
 #include <cottention/cpu/forward.hpp>
 #include <cottention/cpu/step.hpp>

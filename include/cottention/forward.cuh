@@ -3,6 +3,8 @@
 
 #include <cottention/requirements.hpp>
 
+#include <cottention/host_only.hpp>
+
 #include <cottention/host/device_arguments.hpp>
 #include <cottention/host/extents.hpp>
 #include <cottention/host/launches.cuh>

@@ -7,6 +7,8 @@
 
 #include <cottention/requirements.hpp>
 
+#include <cottention/host_only.hpp>
+
 #include <cottention/reference/attention.hpp>
 #include <cottention/reference/gradient.hpp>
 #include <cottention/reference/recurrence.hpp>

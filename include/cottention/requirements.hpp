@@ -4,9 +4,9 @@
 #pragma once
 
 #if !defined(__CUDACC_RTC__) && defined(__CUDACC_VER_MAJOR__) && \
-    __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ < 1208
+    __CUDACC_VER_MAJOR__ * 100 + __CUDACC_VER_MINOR__ < 1300
 #error \
-    "cottention: needs nvcc 12.8 or newer, and this one is older. Remedy: CUDA Toolkit 12.8 or newer; the CPU backend needs none."
+    "cottention: needs nvcc 13.0 or newer, and this one is older. Remedy: CUDA Toolkit 13.0 or newer; the CPU backend needs none."
 #include <stopped_by_the_error_above>
 #endif
 

@@ -3,6 +3,8 @@
 
 #include <cottention/requirements.hpp>
 
+#include <cottention/host_only.hpp>
+
 #include <cstdarg>
 #include <cstdint>
 #include <cstdio>

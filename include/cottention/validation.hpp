@@ -8,6 +8,8 @@
 
 #include <cottention/requirements.hpp>
 
+#include <cottention/host_only.hpp>
+
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -192,7 +194,7 @@ CallStatus validate(const ForwardArguments<typename P::element>& args) {
     operands.array("initial_state.h", args.initial_state.h, Need::optional, h_extents);
   if (args.initial_state.count != args.final_state.count)
     operands.array("initial_state.count", args.initial_state.count, s.batch);
-  return operands.check();
+  return operands.refusal();
 }
 
 /// Checks the arguments of `backward` likewise. Inputs are required once any output is wanted.
@@ -219,7 +221,7 @@ CallStatus validate(const BackwardArguments<typename P::element>& args) {
   operands.array("final_h", args.final_h, Need::optional, h_extents);
   operands.array("dfinal_state", args.dfinal_state, Need::optional, h_extents);
   operands.array("dinitial_state", args.dinitial_state, Need::optional, h_extents);
-  return operands.check();
+  return operands.refusal();
 }
 
 /// Checks the arguments of `step` likewise.
@@ -251,7 +253,7 @@ CallStatus validate(const StepArguments<typename P::element>& args) {
   operands.array("pool.count", args.pool.count, needed_for_pool, {1, 1, 1, args.pool_slots});
   operands.array("slot", args.slot, s.batch);
   operands.array("accepted", args.accepted, s.batch);
-  return operands.check();
+  return operands.refusal();
 }
 
 /// Checks the contents of the index arrays: cu_seqlens ascends from 0 to the length of the token axis, the

@@ -30,6 +30,8 @@ __global__ void __launch_bounds__(Kernel::threads, Kernel::blocks_per_multiproce
   Kernel::run(params, *reinterpret_cast<typename Kernel::Storage*>(shared_memory));
 }
 
+#if !defined(__CUDACC_RTC__)  // what is compiled at run time is launched by the driver API
+
 /// Finds the kernel's code for the current device and lets it have its shared memory. Launches nothing, so
 /// every kernel of a call can be prepared before the first is launched.
 template <class Kernel>
@@ -63,5 +65,7 @@ cudaError_t launch(Grid grid, const typename Kernel::Params& params, cudaStream_
   if (error != cudaSuccess) (void)cudaGetLastError();
   return error;
 }
+
+#endif
 
 }  // namespace cottention::device

@@ -14,6 +14,8 @@
 
 #include <cottention/requirements.hpp>
 
+#include <cottention/host_only.hpp>
+
 #include <array>
 #include <concepts>
 #include <cstddef>

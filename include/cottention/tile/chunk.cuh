@@ -55,8 +55,8 @@ __device__ __forceinline__ void score(const typename Part::RowTile& a, const typ
     const int g = lane.g(), t = lane.t();
     const auto &a_rows = a.below(16 * i), &b_rows = b.below(16 * j);
     Sums<A> sums[2];
-    clear(sums[0]);
-    clear(sums[1]);
+    set_to_zero(sums[0]);
+    set_to_zero(sums[1]);
 #pragma unroll 4
     for (int k = 0; k < Part::depth; k += terms<T>)
       multiply<T>(sums, operand(load_rows<Role::left>(a_rows, 0, k, lane)),

@@ -32,7 +32,7 @@ class State {
   using A = typename Part::A;
 
   __device__ __forceinline__ void set_zero() {
-    for_each([](Sums<A>& sums, int, int) { clear(sums); });
+    for_each([](Sums<A>& sums, int, int) { set_to_zero(sums); });
   }
 
   // ---- in the caller's memory, from column `column` of c on
@@ -201,8 +201,8 @@ class State {
   }
 
   static __device__ __forceinline__ void clear_pair(Sums<A> (&sums)[2]) {
-    clear(sums[0]);
-    clear(sums[1]);
+    set_to_zero(sums[0]);
+    set_to_zero(sums[1]);
   }
 
   template <class F>
