@@ -81,19 +81,18 @@ def newest_debian_clang():
     if not versions:
         raise Missing("no clang among the packages of this machine's release")
     n = max(versions)
-    root = from_debian(f"clang-{n}", [f"{p}-{n}{s}" for p, s in [("clang", ""), ("libclang-common", "-dev"), ("libc++", "-dev"),
-                                                                 ("libc++1", ""), ("libc++abi", "-dev"), ("libc++abi1", ""),
-                                                                 ("libunwind", "")]] + [f"libllvm{n}", f"libclang-cpp{n}"])
+    root = from_debian(f"clang-{n}", [f"clang-{n}", f"libclang-common-{n}-dev", f"libllvm{n}", f"libclang-cpp{n}"])
     libraries = [root / "usr/lib/x86_64-linux-gnu", root / f"usr/lib/llvm-{n}/lib"]
     return [root / f"usr/lib/llvm-{n}/bin/clang++"], {"LD_LIBRARY_PATH": ":".join(map(str, libraries))}
 
 
-def old_clang_with_libcxx():
-    root = from_debian("libc++-14", ["libc++-14-dev", "libc++1-14", "libc++abi-14-dev", "libc++abi1-14", "libunwind-14"])
-    library = root / "usr/lib/llvm-14/lib"
-    include = root / "usr/lib/llvm-14/include/c++/v1"
-    command = ["clang++-14", "-nostdinc++", "-isystem", include, "-stdlib=libc++", f"-L{library}"]
-    return command, {"LD_LIBRARY_PATH": f"{library}:{root / 'usr/lib/x86_64-linux-gnu'}"}
+def with_libcxx(found):
+    """As found, with the libc++ of its version, linked statically, so that it needs no package where it runs."""
+    command, environment = found
+    n = re.search(r"clang.*?(\d+)", str(command[0])).group(1)
+    llvm = from_debian(f"libc++-{n}", [f"libc++-{n}-dev", f"libc++abi-{n}-dev"]) / f"usr/lib/llvm-{n}"
+    libraries = [llvm / "lib/libc++.a", llvm / "lib/libc++abi.a"]
+    return [*command, "-nostdinc++", "-isystem", llvm / "include/c++/v1", "-nostdlib++"], environment, libraries
 
 
 def installed(name):
@@ -143,10 +142,11 @@ def version_of(command, environment):
     return found.group(1) if found else "?"
 
 
-def compile_cpu(command, environment):
+def compile_cpu(command, environment, libraries=()):
     program = FOLDER / "cpu"
     env = {**os.environ, **environment}
-    done = run([*command, "-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'include'}", ROOT / CPU, "-o", program], env=env)
+    done = run([*command, "-std=c++20", "-O2", "-Wall", "-Wextra", "-Werror", f"-I{ROOT / 'include'}", ROOT / CPU, *libraries, "-lpthread",
+                "-o", program], env=env)
     if done.returncode != 0:
         return first_error(done.stderr)
     done = run([program], env=env)
@@ -164,22 +164,17 @@ def first_error(text):
     return "fails: " + re.sub(r"^\S*/", "", lines[0])[:160].replace("|", "/")
 
 
-def configure_cmake(version):
-
-    def configure(command, environment):
-        build = FOLDER / "cmake_build"
-        shutil.rmtree(build, ignore_errors=True)
-        options = [f"-DCOTTENTION_SOURCE={ROOT}", "-DCMAKE_CXX_FLAGS=-O0"]
-        env = {**os.environ, **environment}
-        done = run([*command, "-S", ROOT / "tests/install/add_subdirectory", "-B", build, *options], env=env)
-        if done.returncode == 0:
-            done = run([*command, "--build", build], env=env)
-        if done.returncode == 0:
-            done = run([build / "consumer"])
-        return "builds and runs" if done.returncode == 0 else first_error(done.stderr or done.stdout)
-
-    del version
-    return configure
+def configure_cmake(command, environment):
+    build = FOLDER / "cmake_build"
+    shutil.rmtree(build, ignore_errors=True)
+    env = {**os.environ, **environment}
+    done = run([*command, "-S", ROOT / "tests/install/add_subdirectory", "-B", build, f"-DCOTTENTION_SOURCE={ROOT}",
+                "-DCMAKE_CXX_FLAGS=-O0"], env=env)
+    if done.returncode == 0:
+        done = run([*command, "--build", build], env=env)
+    if done.returncode == 0:
+        done = run([build / "consumer"])
+    return "builds and runs" if done.returncode == 0 else first_error(done.stderr or done.stdout)
 
 
 def cmake(version):
@@ -191,32 +186,26 @@ CASES = {
     "g++ 12": (lambda: installed("g++-12"), compile_cpu, "CPU, compared with the reference"),
     "g++, newest installed": (newest_gxx, compile_cpu, "CPU, compared with the reference"),
     "clang++ 14": (lambda: installed("clang++-14"), compile_cpu, "CPU, compared with the reference"),
-    "clang++ 14, libc++": (old_clang_with_libcxx, compile_cpu, "CPU, compared with the reference"),
+    "clang++ 14, libc++": (lambda: with_libcxx(installed("clang++-14")), compile_cpu, "CPU, compared with the reference"),
     "clang++, Debian's newest": (newest_debian_clang, compile_cpu, "CPU, compared with the reference"),
-    "clang++, Debian's newest, libc++": (lambda: libcxx_of(newest_debian_clang()), compile_cpu, "CPU, compared with the reference"),
+    "clang++, Debian's newest, libc++": (lambda: with_libcxx(newest_debian_clang()), compile_cpu, "CPU, compared with the reference"),
     "clang++ of ziglang, libc++": (zig, compile_cpu, "CPU, compared with the reference"),
     "nvcc 13.0": (lambda: nvcc("nvcc-13.0", NVCC_13_0), compile_cuda, "CUDA and CPU in one source, sm_80"),
     "nvcc, PyPI's newest": (lambda: nvcc("nvcc-newest", NVCC_PARTS), compile_cuda, "CUDA and CPU in one source, sm_80"),
     "clang++ for CUDA, Debian's newest": (clang_cuda, compile_cuda, "CUDA and CPU in one source, sm_80, CUDA 12.4"),
-    "CMake 3.22": (lambda: cmake("3.22.6"), configure_cmake("3.22"), "a project that uses the library"),
-    "CMake, PyPI's newest": (lambda: cmake(None), configure_cmake(None), "a project that uses the library"),
+    "CMake 3.22": (lambda: cmake("3.22.6"), configure_cmake, "a project that uses the library"),
+    "CMake, PyPI's newest": (lambda: cmake(None), configure_cmake, "a project that uses the library"),
 }
-
-
-def libcxx_of(found):
-    command, environment = found
-    llvm = pathlib.Path(command[0]).parent.parent
-    return [*command, "-nostdinc++", "-isystem", llvm / "include/c++/v1", "-stdlib=libc++", f"-L{llvm / 'lib'}"], environment
 
 
 def try_case(name):
     find, check, what = CASES[name]
     started = time.monotonic()
     try:
-        command, environment = find()
+        command, environment, *libraries = find()
         version = version_of(command, environment)
         started = time.monotonic()
-        result = check(command, environment)
+        result = check(command, environment, *libraries)
     except Missing as missing:
         version, result = "", f"not tried: {missing}"
     return Result(name, version, what, result, round(time.monotonic() - started, 1))
@@ -232,11 +221,13 @@ def main():
     names = sys.argv[2:] or list(CASES)
     FOLDER.mkdir(parents=True, exist_ok=True)
     raw = ROOT / "docs" / "compilers.json"
-    known = {row["compiler"]: Result(**row) for row in json.loads(raw.read_text())} if raw.exists() else {}
+    tried = {}
     for number, name in enumerate(names, 1):
         print(f"[{number}/{len(names)}] {name}: ", end="", flush=True)
-        known[name] = try_case(name)
-        print(f"{known[name].version} {known[name].result} ({known[name].seconds} s)", flush=True)
+        tried[name] = try_case(name)
+        print(f"{tried[name].version} {tried[name].result} ({tried[name].seconds} s)", flush=True)
+    known = {row["compiler"]: Result(**row) for row in json.loads(raw.read_text())} if raw.exists() else {}
+    known |= tried
     rows = [known[name] for name in CASES if name in known]
     raw.write_text(json.dumps([dataclasses.asdict(row) for row in rows], indent=1) + "\n")
     (ROOT / "docs" / "compilers.md").write_text(f"""# Compilers that have been tried

@@ -15,6 +15,7 @@ endfunction()
 cottention_add_check("headers keep to their layers" layer_check.py ${cottention_include})
 cottention_add_check("the layer check finds each fault" layer_check.py --self-test)
 cottention_add_check("the spill check finds each fault" spill_check.py --self-test)
+cottention_add_check("the oldest compilers are the same everywhere" versions_check.py ${PROJECT_SOURCE_DIR})
 cottention_add_check("quoted code is compiled code" snippet_check.py ${PROJECT_SOURCE_DIR})
 
 cottention_add_check("each header compiles alone" header_check.py ${cottention_include} ${CMAKE_CXX_COMPILER}
@@ -99,3 +100,5 @@ cottention_add_consumer("find_package without OpenMP on the machine" find_packag
 cottention_add_consumer("find_package with OpenMP declined" find_package -DCOTTENTION_OPENMP=OFF -DEXPECT_OPENMP=0)
 cottention_add_consumer("add_subdirectory" add_subdirectory -DEXPECT_OPENMP=${cottention_openmp})
 cottention_add_consumer("FetchContent" fetch_content -DEXPECT_OPENMP=${cottention_openmp})
+cottention_add_consumer("find_package without C++" no_cxx)
+cottention_add_consumer("add_subdirectory without C++" no_cxx -DFROM_SOURCES=ON)
