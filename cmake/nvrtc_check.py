@@ -30,7 +30,7 @@ class Nvrtc:
             print(f"no NVRTC in {toolkit}")
             sys.exit(77)
         self.library = ctypes.CDLL(found[-1])
-        self.options = ["-std=c++20", "-arch=sm_90a", f"-I{include_dir}/cottention/rtc", f"-I{include_dir}",
+        self.options = ["-std=c++20", "-arch=sm_90a", "-default-device", f"-I{include_dir}/cottention/rtc", f"-I{include_dir}",
                         f"-I{toolkit}/include/cccl", f"-I{toolkit}/include"]
 
     def compile(self, source, name=None):

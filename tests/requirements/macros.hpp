@@ -65,10 +65,6 @@
 #define GrayScale 1
 #undef CurrentTime
 #define CurrentTime 0L
-#undef Screen
-#define Screen 1
-#undef Cursor
-#define Cursor 1
 #undef Button1
 #define Button1 1
 

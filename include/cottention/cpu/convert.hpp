@@ -23,9 +23,14 @@ using Singles __attribute__((vector_size(lanes * 4))) = float;
 template <int lanes>
 using SingleBits __attribute__((vector_size(lanes * 4))) = std::uint32_t;
 
+// The type of comparisons is named, since nvcc's front end loses it in templates.
 template <int lanes>
-[[gnu::always_inline]] inline SingleBits<lanes> choose(SingleBits<lanes> mask, SingleBits<lanes> yes,
+using SingleMask __attribute__((vector_size(lanes * 4))) = std::int32_t;
+
+template <int lanes>
+[[gnu::always_inline]] inline SingleBits<lanes> choose(SingleMask<lanes> where, SingleBits<lanes> yes,
                                                        SingleBits<lanes> no) {
+  const SingleBits<lanes> mask = reinterpret_cast<SingleBits<lanes>>(where);
   return (mask & yes) | (~mask & no);
 }
 
@@ -51,11 +56,11 @@ template <int lanes>
   const Bits sign = (wide & 0x8000u) << 16;
   const Bits magnitude = wide & 0x7fffu;
   const Singles<lanes> steps = __builtin_convertvector(magnitude, Singles<lanes>) * 0x1p-24f;
-  const Bits value = choose<lanes>(reinterpret_cast<Bits>(magnitude < 0x400u), reinterpret_cast<Bits>(steps),
+  const Bits value = choose<lanes>(magnitude < 0x400u, reinterpret_cast<Bits>(steps),
                                    (magnitude << 13) + (112u << 23));
   const Bits special = 0x7f800000u | (magnitude & 0x3ffu) << 13;
-  const Bits is_special = reinterpret_cast<Bits>(magnitude >= 0x7c00u);
-  return reinterpret_cast<Singles<lanes>>(sign | choose<lanes>(is_special, special, value));
+  const Bits wide_bits = sign | choose<lanes>(magnitude >= 0x7c00u, special, value);
+  return reinterpret_cast<Singles<lanes>>(wide_bits);
 }
 
 /// half::round for a vector.
@@ -78,9 +83,9 @@ template <int lanes>
   const Bits shifted =
       reinterpret_cast<Bits>(reinterpret_cast<Singles<lanes>>(magnitude) + 0.5f) - 0x3f000000u;
   const Bits rounded = (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
-  Bits out = choose<lanes>(reinterpret_cast<Bits>(magnitude < 0x38800000u), shifted, rounded);
-  out = choose<lanes>(reinterpret_cast<Bits>(magnitude >= 0x477ff000u), Bits{} + 0x7c00u, out);
-  out = choose<lanes>(reinterpret_cast<Bits>(magnitude > 0x7f800000u), Bits{} + 0x7e00u, out);
+  Bits out = choose<lanes>(magnitude < 0x38800000u, shifted, rounded);
+  out = choose<lanes>(magnitude >= 0x477ff000u, Bits{} + 0x7c00u, out);
+  out = choose<lanes>(magnitude > 0x7f800000u, Bits{} + 0x7e00u, out);
   return __builtin_convertvector(sign | out, Words<lanes>);
 }
 
@@ -97,7 +102,7 @@ template <int lanes>
   const Bits u = reinterpret_cast<Bits>(x);
   const Bits rounded = (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
   const Bits quiet = u >> 16 | 0x40u;
-  const Bits is_nan = reinterpret_cast<Bits>((u & 0x7fffffffu) > 0x7f800000u);
+  const SingleMask<lanes> is_nan = (u & 0x7fffffffu) > 0x7f800000u;
   return __builtin_convertvector(choose<lanes>(is_nan, quiet, rounded), Words<lanes>);
 }
 

@@ -113,7 +113,7 @@ template <class S>
 [[gnu::always_inline]] inline typename S::Vector inverse_lengths(typename S::Vector squares) {
   using A = std::remove_cvref_t<decltype(squares[0])>;
   constexpr A floor = static_cast<A>(norm_epsilon * norm_epsilon);
-  const auto below_floor = reinterpret_cast<typename S::Bits>(squares <= floor);  // false for NaN
+  const typename S::Bits below_floor = squares <= floor;  // false for NaN
   return inverse_root<S>(S::select(below_floor, S::splat(floor), squares));
 }
 

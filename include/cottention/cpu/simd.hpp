@@ -79,8 +79,8 @@ struct Simd {
 
   /// yes where the mask is all ones, no where it is 0.
   [[gnu::always_inline]] static Vector select(Bits mask, Vector yes, Vector no) {
-    return reinterpret_cast<Vector>((mask & reinterpret_cast<Bits>(yes)) |
-                                    (~mask & reinterpret_cast<Bits>(no)));
+    const Bits chosen = (mask & reinterpret_cast<Bits>(yes)) | (~mask & reinterpret_cast<Bits>(no));
+    return reinterpret_cast<Vector>(chosen);
   }
 
   /// Sum of all lanes, pairwise.

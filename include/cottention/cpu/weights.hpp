@@ -88,9 +88,10 @@ template <class S>
   using Bits = typename S::Bits;
   const Bits bits = reinterpret_cast<Bits>(x);
   constexpr std::int64_t mantissa = 0xfffffffffffff;
-  Vector m = reinterpret_cast<Vector>((bits & mantissa) | 0x3ff0000000000000);
+  const Bits m_bits = (bits & mantissa) | 0x3ff0000000000000;
+  Vector m = reinterpret_cast<Vector>(m_bits);
   Bits e = (bits >> 52) - 1023;
-  const Bits upper = reinterpret_cast<Bits>(m > 1.4142135623730951);
+  const Bits upper = m > 1.4142135623730951;
   m = S::select(upper, m * 0.5, m);
   e -= upper;  // a true lane is -1
   const Vector exponent = reinterpret_cast<Vector>(e + integer_shift_bits) - integer_shift;
@@ -138,7 +139,7 @@ void weights_of_counts(const double* n, int count, double exponent, A* weight) {
     using S = Simd<double, vector_bytes>;
     for (int r = 0; r < count; r += S::lanes) {
       const auto x = S::load(n + r);
-      const auto at_least_one = S::select(reinterpret_cast<typename S::Bits>(x > 1), x, S::splat(1));
+      const auto at_least_one = S::select(x > 1, x, S::splat(1));
       const auto w = detail::exp_vector<S>(detail::log_vector<S>(at_least_one) * -exponent);
       typedef A Narrow __attribute__((vector_size(S::lanes * sizeof(A))));
       const Narrow narrow = __builtin_convertvector(w, Narrow);
