@@ -11,6 +11,7 @@ import pathlib
 import sys
 
 KERNEL = """
+#include <cottention/device/launch.cuh>
 #include <cottention/kernel/step.cuh>
 #include <cottention/tuning/step.cuh>
 using namespace cottention;
@@ -40,9 +41,8 @@ class Nvrtc:
         assert n.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None) == 0
         if name:
             assert n.nvrtcAddNameExpression(program, name.encode()) == 0
-        options = [*self.options]
-        argv = (ctypes.c_char_p * len(options))(*[o.encode() for o in options])
-        result = n.nvrtcCompileProgram(program, len(options), argv)
+        argv = (ctypes.c_char_p * len(self.options))(*[o.encode() for o in self.options])
+        result = n.nvrtcCompileProgram(program, len(self.options), argv)
         log = self._text(program, "ProgramLog")
         return result == 0, log, self._text(program, "PTX") if result == 0 else ""
 

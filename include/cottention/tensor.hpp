@@ -26,6 +26,8 @@ constexpr Strides bhsd_strides(std::int64_t seq, std::int64_t heads, std::int64_
   return {.batch = heads * seq * dim, .seq = dim, .head = seq * dim};
 }
 
+#if !defined(__CUDACC_RTC__)  // strides that kernels see are resolved
+
 /// The room that `count` neighbours at `stride` take, `alone` being that of a single one; the largest number
 /// where it does not fit 64 bits.
 constexpr std::int64_t room(std::int64_t count, std::int64_t stride, std::int64_t alone) {
@@ -48,6 +50,8 @@ constexpr Strides resolve(Strides strides, std::int64_t seq, std::int64_t heads,
   }
   return strides;
 }
+
+#endif
 
 /// A view of [batch, seq, heads, dim]; in packed batches, of [tokens, heads, dim], and `strides.batch` is
 /// unused.

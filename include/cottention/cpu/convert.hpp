@@ -23,7 +23,7 @@ using Singles __attribute__((vector_size(lanes * 4))) = float;
 template <int lanes>
 using SingleBits __attribute__((vector_size(lanes * 4))) = std::uint32_t;
 
-// The type of comparisons is named, since nvcc's front end loses it in templates.
+// Comparisons and sums are named before they are reinterpreted: in templates, nvcc's front end does not know their type.
 template <int lanes>
 using SingleMask __attribute__((vector_size(lanes * 4))) = std::int32_t;
 
@@ -80,8 +80,8 @@ template <int lanes>
   const Bits u = reinterpret_cast<Bits>(x);
   const Bits sign = u >> 16 & 0x8000u;
   const Bits magnitude = u & 0x7fffffffu;
-  const Bits shifted =
-      reinterpret_cast<Bits>(reinterpret_cast<Singles<lanes>>(magnitude) + 0.5f) - 0x3f000000u;
+  const Singles<lanes> sum = reinterpret_cast<Singles<lanes>>(magnitude) + 0.5f;
+  const Bits shifted = reinterpret_cast<Bits>(sum) - 0x3f000000u;
   const Bits rounded = (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
   Bits out = choose<lanes>(magnitude < 0x38800000u, shifted, rounded);
   out = choose<lanes>(magnitude >= 0x477ff000u, Bits{} + 0x7c00u, out);
@@ -92,7 +92,8 @@ template <int lanes>
 template <int lanes>
 [[gnu::always_inline]] inline Singles<lanes> widen_bfloat16(Words<lanes> words) {
   using Bits = SingleBits<lanes>;
-  return reinterpret_cast<Singles<lanes>>(__builtin_convertvector(words, Bits) << 16);
+  const Bits wide = __builtin_convertvector(words, Bits) << 16;
+  return reinterpret_cast<Singles<lanes>>(wide);
 }
 
 /// bfloat16::round for a vector.

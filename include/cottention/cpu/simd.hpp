@@ -105,11 +105,19 @@ struct Simd {
   }
   template <int by, int... i>
   [[gnu::always_inline]] static Vector rotate(Vector v, std::integer_sequence<int, i...>) {
+#if defined(__NVCC__)  // nvcc's front end writes no packs into the arguments of builtins
+    return Vector{v[(i + by) % lanes]...};
+#else
     return __builtin_shufflevector(v, v, ((i + by) % lanes)...);
+#endif
   }
   template <int first, int... i>
   [[gnu::always_inline]] static Vector interleave(Vector a, Vector b, std::integer_sequence<int, i...>) {
+#if defined(__NVCC__)
+    return Vector{(i % 2 == 0 ? a : b)[first + i / 2]...};
+#else
     return __builtin_shufflevector(a, b, (first + i / 2 + (i % 2) * lanes)...);
+#endif
   }
 };
 

@@ -94,7 +94,8 @@ template <class S>
   const Bits upper = m > 1.4142135623730951;
   m = S::select(upper, m * 0.5, m);
   e -= upper;  // a true lane is -1
-  const Vector exponent = reinterpret_cast<Vector>(e + integer_shift_bits) - integer_shift;
+  const Bits e_bits = e + integer_shift_bits;
+  const Vector exponent = reinterpret_cast<Vector>(e_bits) - integer_shift;
   const Vector t = (m - 1) / (m + 1);
   const Vector s = t * t;
   Vector series = s * (1.0 / 13) + 1.0 / 11;
@@ -124,7 +125,8 @@ template <class S>
   series = series * r + 0.5;
   series = series * r + 1.0;
   series = series * r + 1.0;
-  return series * reinterpret_cast<Vector>((k + 1023) << 52);
+  const Bits power = (k + 1023) << 52;
+  return series * reinterpret_cast<Vector>(power);
 }
 
 }  // namespace detail
