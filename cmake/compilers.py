@@ -184,7 +184,7 @@ def cmake(version):
 
 CASES = {
     "g++ 12": (lambda: installed("g++-12"), compile_cpu, "CPU, compared with the reference"),
-    "g++, newest installed": (newest_gxx, compile_cpu, "CPU, compared with the reference"),
+    "g++, newest of the machine": (newest_gxx, compile_cpu, "CPU, compared with the reference"),
     "clang++ 14": (lambda: installed("clang++-14"), compile_cpu, "CPU, compared with the reference"),
     "clang++ 14, libc++": (lambda: with_libcxx(installed("clang++-14")), compile_cpu, "CPU, compared with the reference"),
     "clang++, Debian's newest": (newest_debian_clang, compile_cpu, "CPU, compared with the reference"),

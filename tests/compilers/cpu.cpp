@@ -1,4 +1,5 @@
-// Forward, backward and step on the CPU, compared with the reference: what `./run compilers` compiles with every compiler.
+// Forward, backward and step on the CPU, compared with the reference: what `./run compilers` compiles with
+// every compiler.
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -45,7 +46,8 @@ void succeeded(ct::CallStatus status) {
 
 int main() {
   constexpr std::int64_t size = tokens * dim;
-  const std::vector<float> q = wave(size, 0.1f), k = wave(size, 0.2f), v = wave(size, 0.3f), g = wave(size, 0.4f), m = {0.3f};
+  const std::vector<float> q = wave(size, 0.1f), k = wave(size, 0.2f), v = wave(size, 0.3f),
+                           g = wave(size, 0.4f), m = {0.3f};
   std::vector<float> o(size), dq(size), dk(size), dv(size), dm(1), h(dim * dim), row(dim);
   alignas(64) static unsigned char scratch[1 << 20];
   const ct::Workspace workspace{scratch, sizeof scratch};

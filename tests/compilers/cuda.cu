@@ -5,8 +5,8 @@
 namespace ct = cottention;
 using P = ct::Problem<float, ct::HeadDim{16, 16}, ct::Mask::causal, ct::Scale::by_key>;
 
-ct::CallStatus calls(const ct::ForwardArguments<float>& forward, const ct::StepArguments<float>& step, ct::Workspace workspace,
-                     ct::ForwardArguments<float>& on_host) {
+ct::CallStatus calls(const ct::ForwardArguments<float>& forward, const ct::StepArguments<float>& step,
+                     ct::Workspace workspace, ct::ForwardArguments<float>& on_host) {
   if (const ct::CallStatus status = ct::cpu::forward<P>(on_host, workspace); !status) return status;
   if (const ct::CallStatus status = ct::step<P>(step, workspace, nullptr); !status) return status;
   return ct::forward<P>(forward, workspace, nullptr);

@@ -23,7 +23,8 @@ using Singles __attribute__((vector_size(lanes * 4))) = float;
 template <int lanes>
 using SingleBits __attribute__((vector_size(lanes * 4))) = std::uint32_t;
 
-// Comparisons and sums are named before they are reinterpreted: in templates, nvcc's front end does not know their type.
+// Comparisons and sums are named before they are reinterpreted: in templates, nvcc's front end does not know
+// their type.
 template <int lanes>
 using SingleMask __attribute__((vector_size(lanes * 4))) = std::int32_t;
 
@@ -56,8 +57,8 @@ template <int lanes>
   const Bits sign = (wide & 0x8000u) << 16;
   const Bits magnitude = wide & 0x7fffu;
   const Singles<lanes> steps = __builtin_convertvector(magnitude, Singles<lanes>) * 0x1p-24f;
-  const Bits value = choose<lanes>(magnitude < 0x400u, reinterpret_cast<Bits>(steps),
-                                   (magnitude << 13) + (112u << 23));
+  const Bits value =
+      choose<lanes>(magnitude < 0x400u, reinterpret_cast<Bits>(steps), (magnitude << 13) + (112u << 23));
   const Bits special = 0x7f800000u | (magnitude & 0x3ffu) << 13;
   const Bits wide_bits = sign | choose<lanes>(magnitude >= 0x7c00u, special, value);
   return reinterpret_cast<Singles<lanes>>(wide_bits);

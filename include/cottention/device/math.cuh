@@ -32,9 +32,9 @@ __device__ __forceinline__ float inverse_square_root(float x) {
 __device__ __forceinline__ float quotient(float a, float b) { return __fdiv_rn(a, b); }
 __device__ __forceinline__ double quotient(double a, double b) { return __ddiv_rn(a, b); }
 
-/// exp, log1p and log, within 2 units in the last place. exp of fp32 for |x| <= 80: expf of the CUDA math library follows
-/// fast-math, and is then off by a unit more for each unit of x. PTX ISA: ex2.approx.ftz.f32, of x log2(e) rounded, and a
-/// correction by what that has rounded off.
+/// exp, log1p and log, within 3 units in the last place. exp of fp32 for |x| <= 80: expf of the CUDA math
+/// library follows fast-math, and is then off by a unit more for each unit of x. PTX ISA: ex2.approx.ftz.f32,
+/// of x log2(e) rounded, and a correction by what that has rounded off.
 __device__ __forceinline__ float exponential(float x) {
   constexpr float log2_e = 0x1.715476p+0f, rest_of_log2_e = 0x1.4ae0cp-26f, ln_2 = 0x1.62e43p-1f;
   const float exponent = __fmul_rn(x, log2_e);
