@@ -5,19 +5,20 @@ usage: layer_check.py INCLUDE_DIR | --self-test
 
 Every header belongs to a layer and includes only its own layer and those listed for it, always as
 <cottention/...>; no includes form a cycle; no macro is left defined but the version. Headers named .hpp are plain C++ and
-include none named .cuh. The hardware's words stay in device/, and so do
-CUB and libcu++. Long files are listed, not refused.
+include none named .cuh. Headers outside of folders include requirements.hpp first. The hardware's words stay in device/, and
+so do CUB and libcu++. Long files are listed, not refused.
 """
 import pathlib
 import re
 import sys
 import tempfile
 
-VOCABULARY = {"arguments", "dispatch", "element", "overlap", "problem", "status", "tensor", "tiling", "validation", "version"}
+VOCABULARY = {"arguments", "dispatch", "element", "host_only", "overlap", "problem", "requirements", "status", "tensor", "tiling",
+              "validation", "version"}
 CUDA_CALLS = {"forward", "backward", "step", "cottention"}
 OPTIONAL = {"owned_workspace"}  # included by no other layer: what allocates
 # What each layer may include besides itself.
-BELOW = {"vocabulary": set(), "reference": {"vocabulary"}, "cpu": {"vocabulary"}}
+BELOW = {"vocabulary": set(), "rtc": set(), "reference": {"vocabulary"}, "cpu": {"vocabulary"}}
 CUDA_LAYERS = ["device", "tile", "kernel"]
 for i, layer in enumerate(CUDA_LAYERS):
     BELOW[layer] = {"vocabulary", *CUDA_LAYERS[:i]}
@@ -28,6 +29,7 @@ BELOW["optional"] = BELOW["calls"] | {"calls", "cpu"}
 # What only device/ may write.
 HARDWARE = re.compile(r"\basm\b|__global__|__shared__|\b(?:thread|block|grid)(?:Idx|Dim)\b|__\w+_sync\b|__sync\w+")
 TOOLKIT = re.compile(r"\s*#\s*include\s*<((?:cub|cuda|thrust|nv)/[^>]+)>")
+REQUIREMENTS = "<cottention/requirements.hpp>"
 LONG = 400
 
 
@@ -79,6 +81,9 @@ def check(include_dir):
             continue
         if "#pragma once" not in lines:
             problems.append(f"{path}: has no #pragma once")
+        first = re.search(r"^\s*#\s*include\s*(\S+)", text, re.MULTILINE)
+        if len(path.parts) == 1 and path.stem not in ("requirements", "host_only") and first and first.group(1) != REQUIREMENTS:
+            problems.append(f"{path}: includes {first.group(1)} before {REQUIREMENTS}")
         if len(lines) > LONG:
             notes.append(f"{path}: {len(lines)} lines, more than {LONG}")
         for number, line in enumerate(lines, 1):
@@ -89,7 +94,7 @@ def check(include_dir):
             if word and layer != "device":
                 problems.append(f"{where}: {word.group()} belongs in device/")
             toolkit = TOOLKIT.match(line)
-            if toolkit and layer != "device":
+            if toolkit and layer not in ("device", "rtc"):
                 problems.append(f"{where}: <{toolkit.group(1)}> belongs in device/")
             found = re.match(r"\s*#\s*include\s*<cottention/([^>]+)>", line)
             if not found:
@@ -122,19 +127,21 @@ def self_test():
     sound = {
         "version.hpp": "#pragma once\n#define COTTENTION_VERSION 1\n",
         "problem.hpp": "#pragma once\n",
-        "tensor.hpp": "#pragma once\n#include <cottention/problem.hpp>\n",
+        "requirements.hpp": "#pragma once\n",
+        "tensor.hpp": f"#pragma once\n#include {REQUIREMENTS}\n#include <cottention/problem.hpp>\n",
         "cpu/forward.hpp": "#pragma once\n#define STEP 1\n#undef STEP\n#include <cottention/tensor.hpp>\n",
-        "cpu.hpp": "#pragma once\n#include <cottention/cpu/forward.hpp>\n",
-        "reference.hpp": "#pragma once\n#include <cottention/problem.hpp>\n",
+        "cpu.hpp": f"#pragma once\n#include {REQUIREMENTS}\n#include <cottention/cpu/forward.hpp>\n",
+        "reference.hpp": f"#pragma once\n#include {REQUIREMENTS}\n#include <cottention/problem.hpp>\n",
         "device/memory.cuh": "#pragma once\n#include <cottention/tensor.hpp>\n// of threadIdx\nint x = threadIdx.x;\n",
         "device/collective.cuh": "#pragma once\n#include <cub/warp/warp_scan.cuh>\n",
         "tile/rows.cuh": "#pragma once\n#include <cottention/device/memory.cuh>\nint y;  // not threadIdx\n",
         "kernel/walk.cuh": "#pragma once\n#include <cottention/tile/rows.cuh>\n",
         "tuning/forward.cuh": "#pragma once\n#include <cottention/kernel/walk.cuh>\n",
         "host/plan.hpp": "#pragma once\n#include <cottention/tensor.hpp>\n",
-        "forward.cuh": "#pragma once\n#include <cottention/host/plan.hpp>\n#include <cottention/tuning/forward.cuh>\n",
-        "owned_workspace.hpp": "#pragma once\n#include <cottention/cpu.hpp>\n",
-        "owned_workspace.cuh": "#pragma once\n#include <cottention/forward.cuh>\n",
+        "forward.cuh":
+            f"#pragma once\n#include {REQUIREMENTS}\n#include <cottention/host/plan.hpp>\n#include <cottention/tuning/forward.cuh>\n",
+        "owned_workspace.hpp": f"#pragma once\n#include {REQUIREMENTS}\n#include <cottention/cpu.hpp>\n",
+        "owned_workspace.cuh": f"#pragma once\n#include {REQUIREMENTS}\n#include <cottention/forward.cuh>\n",
     }
     faults = {
         "problem.hpp:2: vocabulary includes": {"problem.hpp": "#pragma once\n#include <cottention/cpu.hpp>\n"},
@@ -163,6 +170,7 @@ def self_test():
             "kernel/walk.cuh": "#pragma once\nint x = __shfl_xor_sync(1);\n"},
         "kernel/walk.cuh:2: <cub/warp/warp_scan.cuh> belongs": {
             "kernel/walk.cuh": "#pragma once\n#include <cub/warp/warp_scan.cuh>\n"},
+        "tensor.hpp: includes <vector> before": {"tensor.hpp": f"#pragma once\n#include <vector>\n#include {REQUIREMENTS}\n"},
         "leaves macro LEFT defined": {"problem.hpp": "#pragma once\n#define LEFT\n"},
         "leaves macro VERSION defined": {"version.hpp": "#pragma once\n#define VERSION 1\n"},
         "problem.hpp: leaves macro COTTENTION_VERSION": {"problem.hpp": "#pragma once\n#define COTTENTION_VERSION 1\n"},

@@ -25,6 +25,7 @@ cottention_add_check("the code and the commands of every page run in an empty fo
                      ${CMAKE_CURRENT_BINARY_DIR}/docs ${CMAKE_CXX_COMPILER} $<TARGET_FILE:cottention_emulation>)
 cottention_add_check("the check of pages finds each fault" docs_check.py --self-test ${CMAKE_CURRENT_BINARY_DIR}/docs_faults
                      ${CMAKE_CXX_COMPILER})
+cottention_add_check("the oldest compilers are the same everywhere" versions_check.py ${PROJECT_SOURCE_DIR})
 
 cottention_add_check("each header compiles alone" header_check.py ${cottention_include} ${CMAKE_CXX_COMPILER}
                      ${cottention_check_flags})
@@ -62,6 +63,8 @@ set(compiler ${CMAKE_CXX_COMPILER})
 foreach(name IN LISTS cottention_compilers)
   cottention_add_check("misuse is refused with its reason by ${name}" compile_fail_check.py
                        ${CMAKE_CURRENT_SOURCE_DIR}/compile_fail ${cottention_include} ${compiler})
+  cottention_add_check("unfit compilers, standards and flags are refused in one message by ${name}" requirements_check.py
+                       ${CMAKE_CURRENT_SOURCE_DIR}/requirements ${cottention_include} ${compiler})
   if(NOT compiler STREQUAL CMAKE_CXX_COMPILER) # with that the commands of the README are run
     cottention_add_check("a copied include folder works with ${name}" copy_in_check.py ${cottention_include}
                          ${cottention_consumer} ${compiler})
@@ -70,6 +73,14 @@ foreach(name IN LISTS cottention_compilers)
 endforeach()
 cottention_add_check("units for different processors link into one program" mixed_targets_check.py
                      ${cottention_include} ${cottention_consumer} ${CMAKE_CXX_COMPILER})
+
+# Compiled alone: that they compile is the test.
+foreach(name cpu cuda)
+  add_test(NAME "check/no public or internal name is a macro of a common header: ${name}"
+           COMMAND ${CMAKE_CXX_COMPILER} -std=c++20 -fsyntax-only -Wno-unknown-pragmas -I ${CMAKE_CURRENT_SOURCE_DIR}
+                   $<$<STREQUAL:${name},cuda>:-I${CMAKE_CURRENT_SOURCE_DIR}/emulation/include> -I ${cottention_include}
+                   ${CMAKE_CURRENT_SOURCE_DIR}/requirements/names_${name}.cpp COMMAND_EXPAND_LISTS)
+endforeach()
 
 # A project of its own in install/FOLDER, configured with the options that follow, built and run.
 function(cottention_add_consumer name folder)
@@ -99,6 +110,8 @@ cottention_add_consumer("find_package without OpenMP on the machine" find_packag
                         -DCMAKE_DISABLE_FIND_PACKAGE_OpenMP=ON -DEXPECT_OPENMP=0)
 cottention_add_consumer("find_package with OpenMP declined" find_package -DCOTTENTION_OPENMP=OFF -DEXPECT_OPENMP=0)
 cottention_add_consumer("add_subdirectory" add_subdirectory -DEXPECT_OPENMP=${cottention_openmp})
+cottention_add_consumer("find_package without C++" no_cxx)
+cottention_add_consumer("add_subdirectory without C++" no_cxx -DFROM_SOURCES=ON)
 
 # Packages for others. The one of conan is built where there is conan: COTTENTION_CONAN is a folder for PYTHONPATH.
 set(COTTENTION_CONAN "" CACHE PATH "Folder that conan was installed into by pip install --target; empty: the conan of the PATH")

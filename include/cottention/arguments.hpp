@@ -2,6 +2,8 @@
 // initialisers; docs/math.md has the equations, validation.hpp the rules that are checked.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
 #include <concepts>
 #include <cstddef>
 #include <cstdint>

@@ -1,6 +1,10 @@
 // Cosine attention on NVIDIA GPUs: all gradients.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
+#include <cottention/host_only.hpp>
+
 #include <cstddef>
 
 #include <cottention/host/extents.hpp>

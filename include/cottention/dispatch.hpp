@@ -14,6 +14,10 @@
 // HeadDim only has them checked, and one Problem with any_head_dim serves all of them at the same speed.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
+#include <cottention/host_only.hpp>
+
 #include <algorithm>
 #include <array>
 #include <concepts>

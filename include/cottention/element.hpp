@@ -5,6 +5,8 @@
 // __nv_bfloat16 or PyTorch's at::Half, and may alias them: as_elements makes a pointer to one of the other.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
 #include <bit>
 #include <concepts>
 #include <cstdint>

@@ -1,6 +1,10 @@
 // Cosine attention on NVIDIA GPUs: the forward pass over whole sequences.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
+#include <cottention/host_only.hpp>
+
 #include <cottention/host/device_arguments.hpp>
 #include <cottention/host/extents.hpp>
 #include <cottention/host/launches.cuh>

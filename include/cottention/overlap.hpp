@@ -2,6 +2,10 @@
 // address with each other or with another array's.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
+#include <cottention/host_only.hpp>
+
 #include <algorithm>
 #include <array>
 #include <bit>
@@ -281,7 +285,7 @@ class Operands {
       array(name, static_cast<const std::int64_t*>(as_int64), entries);
   }
 
-  CallStatus check() {
+  CallStatus refusal() {
     for (std::size_t i = 0; i < size_; ++i)
       if (CallStatus s = locate(list_[i]); !s) return s;
     for (std::size_t i = 0; i < size_; ++i) {

@@ -7,6 +7,10 @@
 // goes; `reserve` says when.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
+#include <cottention/host_only.hpp>
+
 #include <cstddef>
 #include <utility>
 

@@ -2,6 +2,10 @@
 // the library itself allocates nothing, and includes it nowhere. owned_workspace.cuh is its like for CUDA.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
+#include <cottention/host_only.hpp>
+
 #include <algorithm>
 #include <cstddef>
 #include <new>

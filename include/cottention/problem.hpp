@@ -1,6 +1,8 @@
 // What is computed. A Problem changes the answer; a Tiling (tiling.hpp) changes only the speed.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
 #include <concepts>
 
 #include <cottention/element.hpp>

@@ -5,6 +5,10 @@
 //     reference::backward     all gradients, in linear time
 #pragma once
 
+#include <cottention/requirements.hpp>
+
+#include <cottention/host_only.hpp>
+
 #include <cottention/reference/attention.hpp>
 #include <cottention/reference/gradient.hpp>
 #include <cottention/reference/recurrence.hpp>

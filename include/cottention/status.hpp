@@ -1,6 +1,10 @@
 // What a call returns: success, or which argument broke which rule.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
+#include <cottention/host_only.hpp>
+
 #include <cstdarg>
 #include <cstdint>
 #include <cstdio>

@@ -1,6 +1,10 @@
 // Decoding on NVIDIA GPUs: a few tokens for each of many sequences, whose states are updated in place.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
+#include <cottention/host_only.hpp>
+
 #include <cstddef>
 #include <cstdint>
 #include <utility>

@@ -1,6 +1,8 @@
 // Strided tensors of rank four, [batch, seq, heads, dim], in the caller's memory.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
 #include <cstdint>
 #include <limits>
 
@@ -29,6 +31,8 @@ struct Strides {
 inline constexpr Strides bshd{};
 inline constexpr Strides bhsd{.head = outside_seq};
 
+#if !defined(__CUDACC_RTC__)  // strides that kernels see are resolved
+
 /// The room that `count` neighbours at `stride` take, `alone` being that of a single one; the largest number
 /// where it does not fit 64 bits.
 constexpr std::int64_t room(std::int64_t count, std::int64_t stride, std::int64_t alone) {
@@ -56,6 +60,8 @@ constexpr Strides resolve(Strides strides, std::int64_t seq, std::int64_t heads,
   }
   return strides;
 }
+
+#endif
 
 /// A view of [batch, seq, heads, dim]; in packed batches, of [tokens, heads, dim], and `strides.batch` is
 /// unused.

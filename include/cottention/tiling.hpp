@@ -1,6 +1,8 @@
 // How it is computed: chunk sizes and shares of the hardware. A Tiling changes only the speed.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
 namespace cottention {
 
 /// How a kernel cuts its work up. Structural, so that it is legal as a template value. The CPU backend uses

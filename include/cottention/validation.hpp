@@ -6,6 +6,10 @@
 // `validate` found.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
+#include <cottention/host_only.hpp>
+
 #include <algorithm>
 #include <array>
 #include <cstddef>
@@ -232,7 +236,7 @@ CallStatus validate(const ForwardArguments<typename P::element>& args) {
     operands.array("initial_state.h", args.initial_state.h, Need::optional, h_extents);
   if (args.initial_state.count != args.final_state.count)
     operands.array("initial_state.count", args.initial_state.count, s.batch);
-  if (CallStatus status = operands.check(); !status) return status;
+  if (CallStatus status = operands.refusal(); !status) return status;
   return validate_scale<P>(args, Need::required);
 }
 
@@ -260,7 +264,7 @@ CallStatus validate(const BackwardArguments<typename P::element>& args) {
   operands.array("final_h", args.final_h, Need::optional, h_extents);
   operands.array("dfinal_state", args.dfinal_state, Need::optional, h_extents);
   operands.array("dinitial_state", args.dinitial_state, Need::optional, h_extents);
-  if (CallStatus status = operands.check(); !status) return status;
+  if (CallStatus status = operands.refusal(); !status) return status;
   return validate_scale<P>(args, need);
 }
 
@@ -293,7 +297,7 @@ CallStatus validate(const StepArguments<typename P::element>& args) {
   operands.array("pool.count", args.pool.count, needed_for_pool, {1, 1, 1, args.pool_slots});
   operands.array("slot", args.slot, s.batch);
   operands.array("accepted", args.accepted, s.batch);
-  if (CallStatus status = operands.check(); !status) return status;
+  if (CallStatus status = operands.refusal(); !status) return status;
   return validate_scale<P>(args, Need::required);
 }
 

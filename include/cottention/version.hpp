@@ -1,7 +1,6 @@
 // The version of the library, as macros, so that the preprocessor can compare it.
 //
-// The build and the packages read it here. While the major version is 0, another minor version is another
-// interface.
+// The build and the packages read it here. docs/CHANGELOG.md says what a version changes.
 #pragma once
 
 #define COTTENTION_VERSION_MAJOR 0

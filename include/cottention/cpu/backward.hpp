@@ -5,6 +5,10 @@
 #include <cottention/cpu/tuning.hpp>
 #include <cottention/validation.hpp>
 
+#if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
+#pragma float_control(precise, on, push)
+#endif
+
 namespace cottention::cpu {
 
 namespace detail {
@@ -181,3 +185,7 @@ template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native
 }
 
 }  // namespace cottention::cpu
+
+#if defined(__clang__)
+#pragma float_control(pop)
+#endif

@@ -8,6 +8,10 @@
 #include <immintrin.h>
 #endif
 
+#if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
+#pragma float_control(precise, on, push)
+#endif
+
 namespace cottention::cpu {
 
 namespace detail {
@@ -19,9 +23,15 @@ using Singles __attribute__((vector_size(lanes * 4))) = float;
 template <int lanes>
 using SingleBits __attribute__((vector_size(lanes * 4))) = std::uint32_t;
 
+// Comparisons and sums are named before they are reinterpreted: in templates, nvcc's front end does not know
+// their type.
 template <int lanes>
-[[gnu::always_inline]] inline SingleBits<lanes> choose(SingleBits<lanes> mask, SingleBits<lanes> yes,
+using SingleMask __attribute__((vector_size(lanes * 4))) = std::int32_t;
+
+template <int lanes>
+[[gnu::always_inline]] inline SingleBits<lanes> choose(SingleMask<lanes> where, SingleBits<lanes> yes,
                                                        SingleBits<lanes> no) {
+  const SingleBits<lanes> mask = reinterpret_cast<SingleBits<lanes>>(where);
   return (mask & yes) | (~mask & no);
 }
 
@@ -47,11 +57,11 @@ template <int lanes>
   const Bits sign = (wide & 0x8000u) << 16;
   const Bits magnitude = wide & 0x7fffu;
   const Singles<lanes> steps = __builtin_convertvector(magnitude, Singles<lanes>) * 0x1p-24f;
-  const Bits value = choose<lanes>(reinterpret_cast<Bits>(magnitude < 0x400u), reinterpret_cast<Bits>(steps),
-                                   (magnitude << 13) + (112u << 23));
+  const Bits value =
+      choose<lanes>(magnitude < 0x400u, reinterpret_cast<Bits>(steps), (magnitude << 13) + (112u << 23));
   const Bits special = 0x7f800000u | (magnitude & 0x3ffu) << 13;
-  const Bits is_special = reinterpret_cast<Bits>(magnitude >= 0x7c00u);
-  return reinterpret_cast<Singles<lanes>>(sign | choose<lanes>(is_special, special, value));
+  const Bits wide_bits = sign | choose<lanes>(magnitude >= 0x7c00u, special, value);
+  return reinterpret_cast<Singles<lanes>>(wide_bits);
 }
 
 /// half::round for a vector.
@@ -71,19 +81,20 @@ template <int lanes>
   const Bits u = reinterpret_cast<Bits>(x);
   const Bits sign = u >> 16 & 0x8000u;
   const Bits magnitude = u & 0x7fffffffu;
-  const Bits shifted =
-      reinterpret_cast<Bits>(reinterpret_cast<Singles<lanes>>(magnitude) + 0.5f) - 0x3f000000u;
+  const Singles<lanes> sum = reinterpret_cast<Singles<lanes>>(magnitude) + 0.5f;
+  const Bits shifted = reinterpret_cast<Bits>(sum) - 0x3f000000u;
   const Bits rounded = (magnitude - 0x38000000u + 0xfffu + (magnitude >> 13 & 1u)) >> 13;
-  Bits out = choose<lanes>(reinterpret_cast<Bits>(magnitude < 0x38800000u), shifted, rounded);
-  out = choose<lanes>(reinterpret_cast<Bits>(magnitude >= 0x477ff000u), Bits{} + 0x7c00u, out);
-  out = choose<lanes>(reinterpret_cast<Bits>(magnitude > 0x7f800000u), Bits{} + 0x7e00u, out);
+  Bits out = choose<lanes>(magnitude < 0x38800000u, shifted, rounded);
+  out = choose<lanes>(magnitude >= 0x477ff000u, Bits{} + 0x7c00u, out);
+  out = choose<lanes>(magnitude > 0x7f800000u, Bits{} + 0x7e00u, out);
   return __builtin_convertvector(sign | out, Words<lanes>);
 }
 
 template <int lanes>
 [[gnu::always_inline]] inline Singles<lanes> widen_bfloat16(Words<lanes> words) {
   using Bits = SingleBits<lanes>;
-  return reinterpret_cast<Singles<lanes>>(__builtin_convertvector(words, Bits) << 16);
+  const Bits wide = __builtin_convertvector(words, Bits) << 16;
+  return reinterpret_cast<Singles<lanes>>(wide);
 }
 
 /// bfloat16::round for a vector.
@@ -93,7 +104,7 @@ template <int lanes>
   const Bits u = reinterpret_cast<Bits>(x);
   const Bits rounded = (u + 0x7fffu + (u >> 16 & 1u)) >> 16;
   const Bits quiet = u >> 16 | 0x40u;
-  const Bits is_nan = reinterpret_cast<Bits>((u & 0x7fffffffu) > 0x7f800000u);
+  const SingleMask<lanes> is_nan = (u & 0x7fffffffu) > 0x7f800000u;
   return __builtin_convertvector(choose<lanes>(is_nan, quiet, rounded), Words<lanes>);
 }
 
@@ -144,3 +155,7 @@ template <class S, Element T>
 }
 
 }  // namespace cottention::cpu
+
+#if defined(__clang__)
+#pragma float_control(pop)
+#endif

@@ -8,6 +8,10 @@
 #include <cottention/cpu/execution.hpp>
 #include <cottention/cpu/workspace.hpp>
 
+#if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
+#pragma float_control(precise, on, push)
+#endif
+
 namespace cottention::cpu {
 
 /// Source tells what the units are: `Work work()`, `Unit<T> unit(i)`, `int64 rows(i)` and
@@ -226,3 +230,7 @@ class Driver {
 };
 
 }  // namespace cottention::cpu
+
+#if defined(__clang__)
+#pragma float_control(pop)
+#endif

@@ -13,6 +13,10 @@
 #include <cottention/arguments.hpp>
 #include <cottention/cpu/walk.hpp>
 
+#if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
+#pragma float_control(precise, on, push)
+#endif
+
 namespace cottention::cpu {
 
 enum class Side { query, key };
@@ -143,3 +147,7 @@ class Roles {
 };
 
 }  // namespace cottention::cpu
+
+#if defined(__clang__)
+#pragma float_control(pop)
+#endif

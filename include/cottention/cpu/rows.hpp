@@ -11,6 +11,10 @@
 #include <cottention/cpu/pairwise.hpp>
 #include <cottention/problem.hpp>
 
+#if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
+#pragma float_control(precise, on, push)
+#endif
+
 namespace cottention::cpu {
 
 /// Rows of one head of one sequence in the order in which they are walked: row t at data + t * stride. A
@@ -152,7 +156,7 @@ template <class S>
 [[gnu::always_inline]] inline typename S::Vector inverse_lengths(typename S::Vector squares) {
   using A = std::remove_cvref_t<decltype(squares[0])>;
   constexpr A floor = static_cast<A>(norm_epsilon * norm_epsilon);
-  const auto below_floor = reinterpret_cast<typename S::Bits>(squares <= floor);  // false for NaN
+  const typename S::Bits below_floor = squares <= floor;  // false for NaN
   return inverse_root<S>(S::select(below_floor, S::splat(floor), squares));
 }
 
@@ -341,3 +345,7 @@ void project_rows(A* d, const A* unit, std::ptrdiff_t pitch, int count, const A*
 }
 
 }  // namespace cottention::cpu
+
+#if defined(__clang__)
+#pragma float_control(pop)
+#endif

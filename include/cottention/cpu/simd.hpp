@@ -5,20 +5,16 @@
 // the narrow paths are tested on a wide machine.
 #pragma once
 
+#include <cottention/requirements.hpp>
+
 #include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
 #include <utility>
 
-#if defined(__FINITE_MATH_ONLY__) && __FINITE_MATH_ONLY__
-#error \
-    "cottention: -ffast-math and -ffinite-math-only break the rule that NaN reaches only the outputs that see it. \
-Remedy: leave them out, or add -fno-finite-math-only."
-#endif
-#if !defined(__GNUC__) || (!defined(__clang__) && __GNUC__ < 12)
-#error \
-    "cottention: the CPU backend needs vector extensions with __builtin_shufflevector. Remedy: GCC 12 or Clang 14, or newer."
+#if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
+#pragma float_control(precise, on, push)
 #endif
 
 namespace cottention::cpu {
@@ -83,8 +79,8 @@ struct Simd {
 
   /// yes where the mask is all ones, no where it is 0.
   [[gnu::always_inline]] static Vector select(Bits mask, Vector yes, Vector no) {
-    return reinterpret_cast<Vector>((mask & reinterpret_cast<Bits>(yes)) |
-                                    (~mask & reinterpret_cast<Bits>(no)));
+    const Bits chosen = (mask & reinterpret_cast<Bits>(yes)) | (~mask & reinterpret_cast<Bits>(no));
+    return reinterpret_cast<Vector>(chosen);
   }
 
   /// Sum of all lanes, pairwise.
@@ -109,11 +105,19 @@ struct Simd {
   }
   template <int by, int... i>
   [[gnu::always_inline]] static Vector rotate(Vector v, std::integer_sequence<int, i...>) {
+#if defined(__NVCC__)  // nvcc's front end writes no packs into the arguments of builtins
+    return Vector{v[(i + by) % lanes]...};
+#else
     return __builtin_shufflevector(v, v, ((i + by) % lanes)...);
+#endif
   }
   template <int first, int... i>
   [[gnu::always_inline]] static Vector interleave(Vector a, Vector b, std::integer_sequence<int, i...>) {
+#if defined(__NVCC__)
+    return Vector{(i % 2 == 0 ? a : b)[first + i / 2]...};
+#else
     return __builtin_shufflevector(a, b, (first + i / 2 + (i % 2) * lanes)...);
+#endif
   }
 };
 
@@ -147,3 +151,7 @@ template <class S>
 }
 
 }  // namespace cottention::cpu
+
+#if defined(__clang__)
+#pragma float_control(pop)
+#endif

@@ -6,6 +6,10 @@
 #include <cottention/cpu/workspace.hpp>
 #include <cottention/validation.hpp>
 
+#if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
+#pragma float_control(precise, on, push)
+#endif
+
 namespace cottention::cpu {
 
 namespace detail {
@@ -289,3 +293,7 @@ template <AnyProblem P, int vector_bytes = native_vector_bytes>
 }
 
 }  // namespace cottention::cpu
+
+#if defined(__clang__)
+#pragma float_control(pop)
+#endif

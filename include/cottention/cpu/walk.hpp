@@ -12,6 +12,10 @@
 #include <cottention/cpu/rows.hpp>
 #include <cottention/cpu/weights.hpp>
 
+#if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
+#pragma float_control(precise, on, push)
+#endif
+
 namespace cottention::cpu {
 
 /// What a walk reads and writes: one sequence, one key/value head and the query heads of its group. Either a
@@ -320,3 +324,7 @@ class Walker {
 };
 
 }  // namespace cottention::cpu
+
+#if defined(__clang__)
+#pragma float_control(pop)
+#endif

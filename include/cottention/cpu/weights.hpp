@@ -7,6 +7,10 @@
 #include <cottention/cpu/simd.hpp>
 #include <cottention/element.hpp>
 
+#if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
+#pragma float_control(precise, on, push)
+#endif
+
 namespace cottention::cpu {
 
 /// exp takes no positive argument, which could overflow.
@@ -88,12 +92,14 @@ template <class S>
   using Bits = typename S::Bits;
   const Bits bits = reinterpret_cast<Bits>(x);
   constexpr std::int64_t mantissa = 0xfffffffffffff;
-  Vector m = reinterpret_cast<Vector>((bits & mantissa) | 0x3ff0000000000000);
+  const Bits m_bits = (bits & mantissa) | 0x3ff0000000000000;
+  Vector m = reinterpret_cast<Vector>(m_bits);
   Bits e = (bits >> 52) - 1023;
-  const Bits upper = reinterpret_cast<Bits>(m > 1.4142135623730951);
+  const Bits upper = m > 1.4142135623730951;
   m = S::select(upper, m * 0.5, m);
   e -= upper;  // a true lane is -1
-  const Vector exponent = reinterpret_cast<Vector>(e + integer_shift_bits) - integer_shift;
+  const Bits e_bits = e + integer_shift_bits;
+  const Vector exponent = reinterpret_cast<Vector>(e_bits) - integer_shift;
   const Vector t = (m - 1) / (m + 1);
   const Vector s = t * t;
   Vector series = s * (1.0 / 13) + 1.0 / 11;
@@ -123,7 +129,8 @@ template <class S>
   series = series * r + 0.5;
   series = series * r + 1.0;
   series = series * r + 1.0;
-  return series * reinterpret_cast<Vector>((k + 1023) << 52);
+  const Bits power = (k + 1023) << 52;
+  return series * reinterpret_cast<Vector>(power);
 }
 
 }  // namespace detail
@@ -138,7 +145,7 @@ void weights_of_counts(const double* n, int count, double exponent, A* weight) {
     using S = Simd<double, vector_bytes>;
     for (int r = 0; r < count; r += S::lanes) {
       const auto x = S::load(n + r);
-      const auto at_least_one = S::select(reinterpret_cast<typename S::Bits>(x > 1), x, S::splat(1));
+      const auto at_least_one = S::select(x > 1, x, S::splat(1));
       const auto w = detail::exp_vector<S>(detail::log_vector<S>(at_least_one) * -exponent);
       typedef A Narrow __attribute__((vector_size(S::lanes * sizeof(A))));
       const Narrow narrow = __builtin_convertvector(w, Narrow);
@@ -148,3 +155,7 @@ void weights_of_counts(const double* n, int count, double exponent, A* weight) {
 }
 
 }  // namespace cottention::cpu
+
+#if defined(__clang__)
+#pragma float_control(pop)
+#endif

@@ -98,7 +98,7 @@ struct Squares {
   float g[threads], unit_g[threads], v[threads];
   float log[threads], g_log[threads];
 
-  __device__ __forceinline__ void clear() {
+  __device__ __forceinline__ void set_to_zero() {
     for (float* of : {s, dq, unit_dq, g, unit_g, v, log, g_log})
       device::store_shared(of + device::thread_index(), 0.0f);
   }
@@ -178,7 +178,7 @@ class JointBlock {
       d.load(dfinal + k.state_offset(), tile::StateLayout::as_is, 0);
     else
       d.set_zero();
-    memory.squares.clear();
+    memory.squares.set_to_zero();
     for (int row = device::thread_index(); row < Part::chunk; row += threads)
       device::store_shared(memory.log_sums + row, 0.0);
     device::sync_block();  // addresses are written

@@ -6,6 +6,10 @@
 
 #include <cottention/reference/input.hpp>
 
+#if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
+#pragma float_control(precise, on, push)
+#endif
+
 namespace cottention::reference {
 
 /// Results in double, contiguous.
@@ -99,3 +103,7 @@ Output forward(const ForwardArguments<typename P::element>& args) {
 }
 
 }  // namespace cottention::reference
+
+#if defined(__clang__)
+#pragma float_control(pop)
+#endif

@@ -6,6 +6,10 @@
 
 #include <cottention/reference/input.hpp>
 
+#if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
+#pragma float_control(precise, on, push)
+#endif
+
 namespace cottention::reference {
 
 /// Results in double, contiguous; shapes as in BackwardArguments, packed tensors without the batch axis.
@@ -189,3 +193,7 @@ Gradient backward(const BackwardArguments<typename P::element>& args) {
 }
 
 }  // namespace cottention::reference
+
+#if defined(__clang__)
+#pragma float_control(pop)
+#endif

@@ -12,6 +12,10 @@
 
 #include <cottention/arguments.hpp>
 
+#if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
+#pragma float_control(precise, on, push)
+#endif
+
 namespace cottention::reference {
 
 /// What the reference computes in. double is far more accurate than anything fp32 or a 16-bit type is judged
@@ -211,3 +215,7 @@ void store(const R* from, std::int64_t count, std::vector<double>& to, std::int6
 }
 
 }  // namespace cottention::reference
+
+#if defined(__clang__)
+#pragma float_control(pop)
+#endif

@@ -7,6 +7,10 @@
 
 #include <cottention/reference/attention.hpp>
 
+#if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
+#pragma float_control(precise, on, push)
+#endif
+
 namespace cottention::reference {
 
 /// Key head h of sequence b, and the query heads that read it:
@@ -71,3 +75,7 @@ Output recurrence(const ForwardArguments<typename P::element>& args) {
 }
 
 }  // namespace cottention::reference
+
+#if defined(__clang__)
+#pragma float_control(pop)
+#endif

@@ -128,10 +128,10 @@ __device__ __forceinline__ void score(const typename Part::RowTile& a, const typ
     const int g = lane.g(), t = lane.t();
     const auto &a_rows = a.below(16 * i), &b_rows = b.below(16 * j);
     Sums<A> sums[2];
-    clear(sums[0]);
-    clear(sums[1]);
+    set_to_zero(sums[0]);
+    set_to_zero(sums[1]);
     Pending<T> pending;
-    clear(pending);
+    set_to_zero(pending);
     constexpr int chain = chain_of<T>(Part::depth / terms<T>);
 #pragma unroll(4 / chain)
     for (int k = 0; k < Part::depth; k += chain * terms<T>) {
@@ -146,8 +146,8 @@ __device__ __forceinline__ void score(const typename Part::RowTile& a, const typ
     const auto term_of = [t](int e) { return 8 * (e / 4) + 2 * t + e % 2; };
     [[maybe_unused]] Sums<A> lost[2];
     if constexpr (part == ScorePart::rest) {
-      clear(lost[0]);
-      clear(lost[1]);
+      set_to_zero(lost[0]);
+      set_to_zero(lost[1]);
       if (exactly && i == j) {
         A dots[2];
         detail::dots_of_rows(a_rows, b_rows, lane, dots);
@@ -253,7 +253,7 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
       edge = device::afresh(finite ? before : forward ? top / terms<T> : (top + 16) / terms<T>);
     Pending<T> pending[Part::warp_column_blocks];
 #pragma unroll
-    for (int m = 0; m < Part::warp_column_blocks; ++m) clear(pending[m]);
+    for (int m = 0; m < Part::warp_column_blocks; ++m) set_to_zero(pending[m]);
 #pragma unroll
     for (int first = begin; first < end; first += deep) {
       if (first > begin && (first - begin) / deep % chain_blocks == 0)

@@ -14,12 +14,14 @@ namespace cottention::tile {
 class Divisor {
  public:
   Divisor() = default;
+#if !defined(__CUDACC_RTC__)
   /// 1 <= divisor < 2^31
   __host__ explicit Divisor(std::uint32_t divisor) : divisor_(divisor) {
     while ((std::uint64_t{1} << (shift_ - 31)) < divisor) ++shift_;
     factor_ =
         static_cast<std::uint32_t>(((std::uint64_t{1} << shift_) + divisor - 1) / divisor);  // below 2^32
   }
+#endif
 
   __device__ __forceinline__ std::uint32_t quotient(std::uint32_t n) const {
     return static_cast<std::uint32_t>(std::uint64_t{n} * factor_ >> shift_);

@@ -38,7 +38,7 @@ struct Sums {
 };
 
 template <class A>
-__device__ __forceinline__ void clear(Sums<A>& sums) {
+__device__ __forceinline__ void set_to_zero(Sums<A>& sums) {
 #pragma unroll
   for (int e = 0; e < 4; ++e) sums.values[e] = A{0};
 }

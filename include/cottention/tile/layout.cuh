@@ -64,11 +64,11 @@ struct Tile {
 
   /// Its rows from `row` on, a multiple of 8 that only runs know.
   static constexpr int block_rows = rows < block_width ? rows : block_width;
-  using Below = Tile<T, block_rows, columns>;
-  __device__ __forceinline__ Below& below(int row) {
-    return *reinterpret_cast<Below*>(data + (rows < block_width ? 0 : row * pitch));
+  using LowerBlock = Tile<T, block_rows, columns>;
+  __device__ __forceinline__ LowerBlock& below(int row) {
+    return *reinterpret_cast<LowerBlock*>(data + (rows < block_width ? 0 : row * pitch));
   }
-  __device__ __forceinline__ const Below& below(int row) const { return const_cast<Tile*>(this)->below(row); }
+  __device__ __forceinline__ const LowerBlock& below(int row) const { return const_cast<Tile*>(this)->below(row); }
 
  private:
   static constexpr unsigned turn_bytes = 128;  // around the banks

@@ -230,8 +230,8 @@ __device__ __forceinline__ float squares_of_rows(const Tile<T, tile_rows, tile_c
   const Lane lane = Lane::afresh();
   Sums<float> upper,
       lower;  // rows 0 to 7 with themselves, 8 to 15 likewise; the other half of each is not used
-  clear(upper);
-  clear(lower);
+  set_to_zero(upper);
+  set_to_zero(lower);
 #pragma unroll
   for (int k = 0; k < tile_columns; k += terms<T>) {
     const Block<T, Role::left> x = load_rows<Role::left>(tile.below(16 * i), 0, k, lane);

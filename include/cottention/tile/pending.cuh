@@ -30,12 +30,12 @@ __host__ __device__ constexpr int chain_of(int all) {
 }
 
 template <Element T>
-__device__ __forceinline__ void clear([[maybe_unused]] Pending<T>& pending) {
+__device__ __forceinline__ void set_to_zero([[maybe_unused]] Pending<T>& pending) {
   if constexpr (std::same_as<T, float>)
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
-      clear(pending.large[n]);
-      clear(pending.small[n]);
+      set_to_zero(pending.large[n]);
+      set_to_zero(pending.small[n]);
     }
 }
 

@@ -33,7 +33,7 @@ class State {
   using A = typename Part::A;
 
   __device__ __forceinline__ void set_zero() {
-    for_each([](Sums<A>& sums, int, int) { clear(sums); });
+    for_each([](Sums<A>& sums, int, int) { set_to_zero(sums); });
   }
 
   // ---- in the caller's memory, from column `column` of c on
@@ -81,7 +81,7 @@ class State {
 #pragma unroll
       for (int m = 0; m < Part::warp_column_blocks; ++m) {
         clear_pair(out.sums[i][m]);
-        clear(pending[i][m]);
+        set_to_zero(pending[i][m]);
       }
 #pragma unroll
     for (int k = 0; k < Part::warp_depth; k += terms<T>) {
@@ -137,7 +137,7 @@ class State {
 #pragma unroll
       for (int m = 0; m < Part::warp_column_blocks; ++m) {
         clear_pair(added[m]);
-        clear(pending[m]);
+        set_to_zero(pending[m]);
       }
 #pragma unroll
       for (int j = 0; j < Part::term_blocks; ++j) {
@@ -216,8 +216,8 @@ class State {
   }
 
   static __device__ __forceinline__ void clear_pair(Sums<A> (&sums)[2]) {
-    clear(sums[0]);
-    clear(sums[1]);
+    set_to_zero(sums[0]);
+    set_to_zero(sums[1]);
   }
 
   template <class F>

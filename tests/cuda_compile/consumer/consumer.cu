@@ -1,3 +1,5 @@
+// The CPU's calls beside those of CUDA, as in a program that checks itself.
+#include <cottention/cpu.hpp>
 #include <cottention/step.cuh>
 
 using namespace cottention;
@@ -6,5 +8,6 @@ using P = Problem<float, HeadDim{16, 16}, Mask::causal, Scale::by_key>;
 int main() {
   const CallStatus status =
       step<P>(StepArguments<float>{}, {}, nullptr);  // refused before any device is asked
-  return status.code == StatusCode::bad_shape ? 0 : 1;
+  const CallStatus on_cpu = cpu::step<P>(StepArguments<float>{}, {});
+  return status.code == StatusCode::bad_shape && on_cpu.code == StatusCode::bad_shape ? 0 : 1;
 }

@@ -1,0 +1,76 @@
+#!/usr/bin/env python3
+"""Kernels compile under NVRTC, and headers for the host say that they do not.
+
+usage: nvrtc_check.py TOOLKIT INCLUDE_DIR
+
+TOOLKIT is CUDA's, with lib*/libnvrtc.so* and include/cccl. Exits with 77 where it has no NVRTC.
+"""
+import ctypes
+import glob
+import pathlib
+import sys
+
+KERNEL = """
+#include <cottention/device/launch.cuh>
+#include <cottention/kernel/step.cuh>
+#include <cottention/tuning/step.cuh>
+using namespace cottention;
+using P = Problem<bfloat16, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
+using Kernel = kernel::Step<P, tuning::step_tilings<P>.list[0]>;
+"""
+HEADERS = ["kernel/walk.cuh", "kernel/reduce.cuh", "kernel/apply.cuh", "kernel/prefix.cuh", "kernel/project.cuh", "kernel/gradient.cuh",
+           "kernel/gradient_apply.cuh", "kernel/log_sum.cuh", "kernel/count.cuh", "kernel/step.cuh"]
+HOST_ONLY = ["cottention.cuh", "forward.cuh", "step.cuh", "cpu.hpp", "reference.hpp", "status.hpp", "host/dispatch.hpp"]
+
+
+class Nvrtc:
+
+    def __init__(self, toolkit, include_dir):
+        found = sorted(glob.glob(f"{toolkit}/lib*/libnvrtc.so*"))
+        if not found:
+            print(f"no NVRTC in {toolkit}")
+            sys.exit(77)
+        self.library = ctypes.CDLL(found[-1])
+        self.options = ["-std=c++20", "-arch=sm_90a", "-default-device", f"-I{include_dir}/cottention/rtc", f"-I{include_dir}",
+                        f"-I{toolkit}/include/cccl", f"-I{toolkit}/include"]
+
+    def compile(self, source, name=None):
+        """(whether it compiles, log, PTX)"""
+        program = ctypes.c_void_p()
+        n = self.library
+        assert n.nvrtcCreateProgram(ctypes.byref(program), source.encode(), b"kernel.cu", 0, None, None) == 0
+        if name:
+            assert n.nvrtcAddNameExpression(program, name.encode()) == 0
+        argv = (ctypes.c_char_p * len(self.options))(*[o.encode() for o in self.options])
+        result = n.nvrtcCompileProgram(program, len(self.options), argv)
+        log = self._text(program, "ProgramLog")
+        return result == 0, log, self._text(program, "PTX") if result == 0 else ""
+
+    def _text(self, program, what):
+        size = ctypes.c_size_t()
+        getattr(self.library, f"nvrtcGet{what}Size")(program, ctypes.byref(size))
+        text = ctypes.create_string_buffer(max(size.value, 1))
+        getattr(self.library, f"nvrtcGet{what}")(program, text)
+        return text.value.decode()
+
+
+def main():
+    toolkit, include_dir = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
+    nvrtc = Nvrtc(toolkit, include_dir)
+    failed = []
+    headers = "".join(f"#include <cottention/{header}>\n" for header in HEADERS)
+    good, log, _ = nvrtc.compile(headers)
+    if not good:
+        failed.append(f"kernel headers:\n{log[:4000]}")
+    good, log, ptx = nvrtc.compile(KERNEL, "&cottention::device::entry<Kernel>")
+    if not good or ".entry" not in ptx:
+        failed.append(f"a kernel:\n{log[:4000]}")
+    for header in HOST_ONLY:
+        good, log, _ = nvrtc.compile(f"#include <cottention/{header}>\n")
+        if good or "this header is for the host" not in log or len(log.splitlines()) > 12:
+            failed.append(f"{header} is not refused in a few lines:\n{log[:2000]}")
+    print("\n".join(failed) if failed else f"kernels compile, and {len(HOST_ONLY)} headers for the host are refused")
+    sys.exit(1 if failed else 0)
+
+
+main()

@@ -1,0 +1,40 @@
+# Links OpenMP to the target `cottention_target`, for those enabled languages whose compiler has it. Where none has, calls run
+# on one thread; that is never an error.
+get_property(cottention_languages GLOBAL PROPERTY ENABLED_LANGUAGES)
+set(cottention_openmp_languages "")
+if("CXX" IN_LIST cottention_languages)
+  find_package(OpenMP QUIET COMPONENTS CXX)
+  if(TARGET OpenMP::OpenMP_CXX)
+    list(APPEND cottention_openmp_languages CXX)
+    set_property(TARGET ${cottention_target} APPEND PROPERTY INTERFACE_LINK_LIBRARIES
+                 $<BUILD_INTERFACE:OpenMP::OpenMP_CXX>)
+  endif()
+endif()
+# FindOpenMP knows CUDA from CMake 3.31 on alone. The host compiler's flag, compiled and linked by itself.
+if("CUDA" IN_LIST cottention_languages AND NOT CMAKE_DISABLE_FIND_PACKAGE_OpenMP)
+  include(CheckSourceCompiles)
+  set(cottention_openmp_flag -fopenmp)
+  if(CMAKE_CUDA_COMPILER_ID STREQUAL "NVIDIA")
+    set(cottention_openmp_flag -Xcompiler=-fopenmp)
+  endif()
+  set(CMAKE_REQUIRED_DEFINITIONS ${cottention_openmp_flag})
+  set(CMAKE_REQUIRED_LINK_OPTIONS $<HOST_LINK:-fopenmp>)
+  check_source_compiles(CUDA "#include <omp.h>\nint main() { return omp_get_max_threads() < 1; }" COTTENTION_CUDA_HAS_OPENMP)
+  unset(CMAKE_REQUIRED_DEFINITIONS)
+  unset(CMAKE_REQUIRED_LINK_OPTIONS)
+  if(COTTENTION_CUDA_HAS_OPENMP)
+    set_property(TARGET ${cottention_target} APPEND PROPERTY INTERFACE_COMPILE_OPTIONS
+                 $<BUILD_INTERFACE:$<$<COMPILE_LANGUAGE:CUDA>:${cottention_openmp_flag}>>)
+    if(NOT "CXX" IN_LIST cottention_openmp_languages) # which brings the library already
+      set_property(TARGET ${cottention_target} APPEND PROPERTY INTERFACE_LINK_OPTIONS
+                   $<BUILD_INTERFACE:$<HOST_LINK:-fopenmp>>)
+    endif()
+    list(APPEND cottention_openmp_languages CUDA)
+  endif()
+  unset(cottention_openmp_flag)
+endif()
+if(NOT cottention_openmp_languages AND cottention_languages MATCHES "CXX|CUDA" AND NOT cottention_FIND_QUIETLY)
+  message(STATUS "cottention: no OpenMP for this compiler; calls run on one thread unless given an executor")
+endif()
+unset(cottention_openmp_languages)
+unset(cottention_languages)
