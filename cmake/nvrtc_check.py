@@ -11,7 +11,7 @@ import pathlib
 import sys
 
 KERNEL = """
-#include <cottention/device/launch.cuh>
+#include <cottention/device/entry.cuh>
 #include <cottention/kernel/step.cuh>
 #include <cottention/tuning/step.cuh>
 using namespace cottention;
@@ -20,7 +20,7 @@ using Kernel = kernel::Step<P, tuning::step_tilings<P>.list[0]>;
 """
 HEADERS = ["kernel/walk.cuh", "kernel/reduce.cuh", "kernel/apply.cuh", "kernel/prefix.cuh", "kernel/project.cuh", "kernel/gradient.cuh",
            "kernel/gradient_apply.cuh", "kernel/log_sum.cuh", "kernel/count.cuh", "kernel/step.cuh"]
-HOST_ONLY = ["cottention.cuh", "forward.cuh", "step.cuh", "cpu.hpp", "reference.hpp", "status.hpp", "host/dispatch.hpp"]
+HOST_ONLY = ["cottention.cuh", "forward.cuh", "step.cuh", "cpu.hpp", "reference.hpp", "status.hpp", "dispatch.hpp", "device/launch.cuh"]
 
 
 class Nvrtc:
