@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Kernels compile under NVRTC without a warning, and headers for the host say that they do not.
 
-usage: nvrtc_check.py TOOLKIT INCLUDE_DIR
+usage: nvrtc_check.py TOOLKIT NVRTC INCLUDE_DIR
 
-TOOLKIT is CUDA's, with lib*/libnvrtc.so* and include/cccl. Exits with 77 where it has no NVRTC.
+TOOLKIT is CUDA's, with include/cccl, and NVRTC a folder with lib*/libnvrtc.so*. Exits with 77 where there is no NVRTC.
 """
 import ctypes
 import glob
@@ -25,10 +25,10 @@ HOST_ONLY = ["cottention.cuh", "forward.cuh", "step.cuh", "cpu.hpp", "reference.
 
 class Nvrtc:
 
-    def __init__(self, toolkit, include_dir):
-        found = sorted(glob.glob(f"{toolkit}/lib*/libnvrtc.so*"))
+    def __init__(self, toolkit, nvrtc, include_dir):
+        found = sorted(glob.glob(f"{nvrtc}/lib*/libnvrtc.so*"))
         if not found:
-            print(f"no NVRTC in {toolkit}")
+            print(f"no NVRTC in {nvrtc}")
             sys.exit(77)
         self.library = ctypes.CDLL(found[-1])
         self.options = ["-std=c++20", "-arch=sm_90a", "-default-device", f"-I{include_dir}/cottention/rtc", f"-I{include_dir}",
@@ -55,8 +55,8 @@ class Nvrtc:
 
 
 def main():
-    toolkit, include_dir = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
-    nvrtc = Nvrtc(toolkit, include_dir)
+    toolkit, folder, include_dir = (pathlib.Path(path) for path in sys.argv[1:])
+    nvrtc = Nvrtc(toolkit, folder, include_dir)
     failed = []
     headers = "".join(f"#include <cottention/{header}>\n" for header in HEADERS)
     good, log, _ = nvrtc.compile(headers)
