@@ -25,7 +25,7 @@ class Example:
             print(f"no NVRTC in {nvrtc}")
             sys.exit(77)
         self.libraries = sorted(libraries)
-        subprocess.run([compiler, "-std=c++20", "-O1", f"-I{root / 'include'}", "-isystem", nvrtc / "include", "-isystem",
+        subprocess.run([compiler, "-std=c++20", f"-I{root / 'include'}", "-isystem", nvrtc / "include", "-isystem",
                         toolkit / "include", root / "examples/nvrtc.cpp", "-o", self.program, "-ldl"], check=True)
 
     def start(self, *arguments, driver=None):
