@@ -101,7 +101,7 @@ class Driver {
     if (result == CUDA_SUCCESS) return;
     const char* reason = "an unknown error";
     COTTENTION_FUNCTION(library_, cuGetErrorString)(result, &reason);
-    fail("%s: %s", name, reason);
+    fail(std::string(name) + ": " + reason);
   }
 
   void* library_ = nullptr;
@@ -117,9 +117,10 @@ double launch(const Driver& driver, const Kernel& kernel, std::int64_t dim_qk, s
   const auto q = random_tensor<bfloat16>(lanes * tokens * heads_q * dim_qk, random);
   const auto k = random_tensor<bfloat16>(lanes * tokens * heads_kv * dim_qk, random);
   const auto v = random_tensor<bfloat16>(lanes * tokens * heads_kv * dim_v, random);
-  const std::vector<float> m(scale_logit, scale_logit + heads_kv), h(lanes * heads_kv * dim_qk * dim_v);
+  const std::vector<float> m(scale_logit, scale_logit + heads_kv),
+      h(static_cast<std::size_t>(lanes * heads_kv * dim_qk * dim_v));
   const std::vector<std::int64_t> count(lanes);
-  std::vector<bfloat16> o(lanes * tokens * heads_q * dim_v);
+  std::vector<bfloat16> o(static_cast<std::size_t>(lanes * tokens * heads_q * dim_v));
 
   const Shape shape{.batch = lanes,
                     .seq_q = tokens,
@@ -157,14 +158,13 @@ double launch(const Driver& driver, const Kernel& kernel, std::int64_t dim_qk, s
   return error.value();
 }
 
+constexpr const char* usage =
+    "usage: nvrtc INCLUDE CUDA DIM_QK DIM_V [ARCHITECTURE]\n"
+    "INCLUDE has cottention/, CUDA is a folder such as /usr/local/cuda, and ARCHITECTURE one such as\n"
+    "sm_90, or compute_90 for PTX; without it that of the GPU, or sm_90";
+
 int run(int argc, char** argv) {
-  if (argc != 5 && argc != 6)
-    return std::fprintf(stderr,
-                        "usage: %s INCLUDE CUDA DIM_QK DIM_V [ARCHITECTURE]\n"
-                        "INCLUDE has cottention/, CUDA is a folder such as /usr/local/cuda, and ARCHITECTURE\n"
-                        "one such as sm_90, or compute_90 for PTX; without it that of the GPU, or sm_90\n",
-                        argv[0]),
-           2;
+  if (argc != 5 && argc != 6) fail(usage);
   const std::filesystem::path include = argv[1], cuda = argv[2];
   const int dim_qk = std::atoi(argv[3]), dim_v = std::atoi(argv[4]);
   if (dim_qk < 8 || dim_qk % 8 != 0 || dim_v < 8 || dim_v % 8 != 0)

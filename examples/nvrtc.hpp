@@ -24,10 +24,8 @@
 namespace cottention::example {
 
 /// Ends the program.
-template <class... Values>
-[[noreturn]] void fail(const char* format, const Values&... values) {
-  std::fprintf(stderr, format, values...);
-  std::fputc('\n', stderr);
+[[noreturn]] inline void fail(const std::string& reason) {
+  std::fprintf(stderr, "%s\n", reason.c_str());
   std::exit(1);
 }
 
@@ -35,7 +33,7 @@ template <class... Values>
 template <class Function>
 Function* function_of(void* library, const char* name, Function*) {
   void* const found = dlsym(library, name);
-  if (found == nullptr) fail("a library of CUDA's has no %s", name);
+  if (found == nullptr) fail(std::string("a library of CUDA's has no ") + name);
   return reinterpret_cast<Function*>(found);
 }
 #define COTTENTION_NAME(name) #name
@@ -170,9 +168,8 @@ class Nvrtc {
     for (const std::string& option : source.options) options.push_back(option.c_str());
     if (COTTENTION_FUNCTION(library_, nvrtcCompileProgram)(program, static_cast<int>(options.size()),
                                                            options.data()) != NVRTC_SUCCESS)
-      fail("%s", text(program, COTTENTION_FUNCTION(library_, nvrtcGetProgramLogSize),
-                      COTTENTION_FUNCTION(library_, nvrtcGetProgramLog))
-                     .c_str());
+      fail(text(program, COTTENTION_FUNCTION(library_, nvrtcGetProgramLogSize),
+                COTTENTION_FUNCTION(library_, nvrtcGetProgramLog)));
     Kernel kernel;
     const char* name = nullptr;
     COTTENTION_FUNCTION(library_, nvrtcGetLoweredName)(program, source.entry.c_str(), &name);
@@ -203,7 +200,7 @@ class Nvrtc {
   static int value_of(const std::string& number, const std::string& ptx) {
     const std::string before = " .u32 " + number + " = ";
     const std::size_t found = ptx.find(before);
-    if (found == std::string::npos) fail("the PTX has no %s", number.c_str());
+    if (found == std::string::npos) fail("the PTX has no " + number);
     return std::atoi(ptx.c_str() + found + before.size());
   }
 
@@ -227,7 +224,7 @@ inline std::string key_of(const Source& source, const std::string& compiler) {
     }
     for (const std::filesystem::path& file : files) {
       const std::optional<std::string> content = read_file(file);
-      if (!content) fail("%s: cannot be read", file.c_str());
+      if (!content) fail(file.string() + ": cannot be read");
       hash.add(file.string()), hash.add(*content);
     }
   }
