@@ -4,7 +4,6 @@
 // Products with many tokens take the emulator long, so lengths, masks, scales, layouts and the rest are tried
 // in turn rather than all with all.
 #include <algorithm>
-#include <array>
 #include <cmath>
 #include <concepts>
 #include <cstddef>
@@ -24,7 +23,7 @@
 #include "support/cuda_backward.hpp"
 #include "support/many_blocks.hpp"
 
-using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale, cottention::Split;
+using cottention::HeadDim, cottention::Mask, cottention::Split;
 using namespace support;
 using namespace support::backward_turns;
 
