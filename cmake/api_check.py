@@ -107,7 +107,7 @@ def without_templates(head):
 
 def classify(head, body, namespace):
     bare = without_templates(head)
-    kind = re.match(r"(struct|class|enum class) (?:\[\[[\w:]+\]\] )?(\w+)", bare)
+    kind = re.match(r"(struct|class|enum class) (?:__attribute__\(\(\w+\)\) )?(\w+)", bare)
     if kind:
         return Item({"enum class": "enum"}.get(kind[1], kind[1]), kind[2], namespace, head, body)
     if re.match(r"(using|concept)\b", bare) or "=" in bare.partition("(")[0] or "(" not in bare:

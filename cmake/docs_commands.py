@@ -53,7 +53,7 @@ class Commands:
             return
         usage = self.help_of("run", "help")
         # "  test    build and run all tests", and its options below, further in.
-        section = re.search(rf"^  {re.escape(words[1])}  +.*\n(?:   .*\n)*", usage, re.MULTILINE)
+        section = re.search(rf"^  {re.escape(words[1])}(?:  +.*)?\n(?:   .*\n)*", usage, re.MULTILINE)
         if section is None:
             raise Unknown(f"./run help has no command {words[1]}")
         text = section[0]

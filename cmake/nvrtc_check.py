@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Kernels compile under NVRTC, and headers for the host say that they do not.
+"""Kernels compile under NVRTC without a warning, and headers for the host say that they do not.
 
-usage: nvrtc_check.py TOOLKIT INCLUDE_DIR
+usage: nvrtc_check.py TOOLKIT NVRTC INCLUDE_DIR
 
-TOOLKIT is CUDA's, with lib*/libnvrtc.so* and include/cccl. Exits with 77 where it has no NVRTC.
+TOOLKIT is CUDA's, with include/cccl, and NVRTC a folder with lib*/libnvrtc.so*. Exits with 77 where there is no NVRTC.
 """
 import ctypes
 import glob
@@ -11,7 +11,7 @@ import pathlib
 import sys
 
 KERNEL = """
-#include <cottention/device/launch.cuh>
+#include <cottention/device/entry.cuh>
 #include <cottention/kernel/step.cuh>
 #include <cottention/tuning/step.cuh>
 using namespace cottention;
@@ -20,15 +20,15 @@ using Kernel = kernel::Step<P, tuning::step_tilings<P>.list[0]>;
 """
 HEADERS = ["kernel/walk.cuh", "kernel/reduce.cuh", "kernel/apply.cuh", "kernel/prefix.cuh", "kernel/project.cuh", "kernel/gradient.cuh",
            "kernel/gradient_apply.cuh", "kernel/log_sum.cuh", "kernel/count.cuh", "kernel/step.cuh"]
-HOST_ONLY = ["cottention.cuh", "forward.cuh", "step.cuh", "cpu.hpp", "reference.hpp", "status.hpp", "host/dispatch.hpp"]
+HOST_ONLY = ["cottention.cuh", "forward.cuh", "step.cuh", "cpu.hpp", "reference.hpp", "status.hpp", "dispatch.hpp", "device/launch.cuh"]
 
 
 class Nvrtc:
 
-    def __init__(self, toolkit, include_dir):
-        found = sorted(glob.glob(f"{toolkit}/lib*/libnvrtc.so*"))
+    def __init__(self, toolkit, nvrtc, include_dir):
+        found = sorted(glob.glob(f"{nvrtc}/lib*/libnvrtc.so*"))
         if not found:
-            print(f"no NVRTC in {toolkit}")
+            print(f"no NVRTC in {nvrtc}")
             sys.exit(77)
         self.library = ctypes.CDLL(found[-1])
         self.options = ["-std=c++20", "-arch=sm_90a", "-default-device", f"-I{include_dir}/cottention/rtc", f"-I{include_dir}",
@@ -55,15 +55,15 @@ class Nvrtc:
 
 
 def main():
-    toolkit, include_dir = pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])
-    nvrtc = Nvrtc(toolkit, include_dir)
+    toolkit, folder, include_dir = (pathlib.Path(path) for path in sys.argv[1:])
+    nvrtc = Nvrtc(toolkit, folder, include_dir)
     failed = []
     headers = "".join(f"#include <cottention/{header}>\n" for header in HEADERS)
     good, log, _ = nvrtc.compile(headers)
-    if not good:
+    if not good or log.strip("\0\n "):
         failed.append(f"kernel headers:\n{log[:4000]}")
     good, log, ptx = nvrtc.compile(KERNEL, "&cottention::device::entry<Kernel>")
-    if not good or ".entry" not in ptx:
+    if not good or log.strip("\0\n ") or ".entry" not in ptx:
         failed.append(f"a kernel:\n{log[:4000]}")
     for header in HOST_ONLY:
         good, log, _ = nvrtc.compile(f"#include <cottention/{header}>\n")

@@ -15,7 +15,7 @@
 namespace cottention {
 
 /// IEEE 754 binary16, the bits of CUDA's `__half`. Conversion from float rounds to nearest, ties to even.
-struct [[gnu::may_alias]] half {
+struct __attribute__((may_alias)) half {
   std::uint16_t bits;
 
   half() = default;
@@ -58,7 +58,7 @@ struct [[gnu::may_alias]] half {
 
 /// bfloat16: the upper half of a float, the bits of CUDA's `__nv_bfloat16`. Conversion from float rounds to
 /// nearest, ties to even.
-struct [[gnu::may_alias]] bfloat16 {
+struct __attribute__((may_alias)) bfloat16 {
   std::uint16_t bits;
 
   bfloat16() = default;

@@ -50,25 +50,14 @@ inline bool is_empty(const Shape& s) { return s.batch == 0 || s.heads_kv == 0 ||
 
 /// Launches valid arguments that are not empty.
 template <AnyProblem P, Tiling tiling>
-CallStatus launch_step(StepArguments<typename P::element> args, const device::Properties& device,
+CallStatus launch_step(const StepArguments<typename P::element>& args, const device::Properties& device,
                        cudaStream_t stream) {
   using Kernel = kernel::Step<P, tiling>;
   if (CallStatus status = validate_step_extents<Kernel>(args); !status) return status;
   const Shape& s = args.shape;
-  args.q.strides = resolve(args.q.strides, s.seq_q, s.heads_q, s.dim_qk);
-  args.k.strides = resolve(args.k.strides, s.seq_k, s.heads_kv, s.dim_qk);
-  args.v.strides = resolve(args.v.strides, s.seq_k, s.heads_kv, s.dim_v);
-  args.o.strides = resolve(args.o.strides, s.seq_q, s.heads_q, s.dim_v);
-  if (s.heads_q == 0) args.o.data = nullptr;
-  typename Kernel::Params params;
-  params.args = args;
-  params.group = static_cast<int>(s.heads_q / s.heads_kv);
-  params.heads = tile::Divisor(static_cast<std::uint32_t>(s.heads_kv));
-  params.rows_per_token =
-      tile::Divisor(args.o.data == nullptr ? 1u : 1u + static_cast<std::uint32_t>(params.group));
   Launches launches(device, stream);
   launches.prepare<Kernel>();
-  launches.launch<Kernel>({s.batch * s.heads_kv * Kernel::column_blocks}, params);
+  launches.launch<Kernel>({s.batch * s.heads_kv * Kernel::column_blocks}, kernel::step_params(args));
   return launches.status();
 }
 

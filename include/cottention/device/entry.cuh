@@ -53,6 +53,8 @@ __global__ void __launch_bounds__(Kernel::threads, resident_blocks<Kernel>)
 #endif
 }
 
+#if !defined(__CUDACC_RTC__)  // what is compiled at run time is launched by the driver API
+
 /// Launches a kernel by its entry.
 template <class Kernel>
 cudaError_t enqueue(decltype(&entry<Kernel>) kernel_entry, Grid grid, const typename Kernel::Params& params,
@@ -65,5 +67,7 @@ cudaError_t enqueue(decltype(&entry<Kernel>) kernel_entry, Grid grid, const type
   config.stream = stream;
   return cudaLaunchKernelEx(&config, kernel_entry, params);
 }
+
+#endif
 
 }  // namespace cottention::device

@@ -1,6 +1,8 @@
 // From the host to a kernel (entry.cuh).
 #pragma once
 
+#include <cottention/host_only.hpp>
+
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
@@ -31,8 +33,6 @@ struct Prepared {
 
 template <class Kernel>
 [[gnu::visibility("hidden")]] inline Prepared<Kernel> prepared{&entry<Kernel>};
-
-#if !defined(__CUDACC_RTC__)  // what is compiled at run time is launched by the driver API
 
 /// Finds the kernel's code for the current device and lets it have its shared memory. Launches nothing, so
 /// every kernel of a call can be prepared before the first is launched. Asks the runtime once for each
@@ -67,7 +67,5 @@ cudaError_t launch(Grid grid, const typename Kernel::Params& params, cudaStream_
   if (error != cudaSuccess) (void)cudaGetLastError();
   return error;
 }
-
-#endif
 
 }  // namespace cottention::device

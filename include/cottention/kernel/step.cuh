@@ -19,8 +19,8 @@
 #include <cottention/device/memory.cuh>
 #include <cottention/device/thread.cuh>
 #include <cottention/device/warp.cuh>
+#include <cottention/kernel/step_params.cuh>
 #include <cottention/problem.hpp>
-#include <cottention/tile/divisor.cuh>
 #include <cottention/tile/unit_row.cuh>
 #include <cottention/tile/weights.cuh>
 #include <cottention/tiling.hpp>
@@ -42,11 +42,6 @@ struct StepParts {
   static constexpr int lanes =
       units < 32 ? static_cast<int>(std::bit_ceil(static_cast<unsigned>(units))) : 32;
   static constexpr int units_each = (units + lanes - 1) / lanes;
-};
-
-/// Where a row of the stream stands: member 0 is the token's key, members 1, 2, ... are its queries.
-struct StepRow {
-  int token, member;
 };
 
 /// What one block does.
@@ -83,18 +78,7 @@ struct Step {
   using StateVector = device::Vector<A, Parts::width>;
   using ValueVector = device::Vector<T, Parts::width>;
 
-  struct Params {
-    StepArguments<T> args;         // strides resolved
-    int group;                     // query heads to a key head
-    tile::Divisor heads;           // of k and v
-    tile::Divisor rows_per_token;  // a key, and queries if they are wanted
-
-    __device__ __forceinline__ StepRow row(int i) const {
-      const auto n = static_cast<std::uint32_t>(i);
-      const std::uint32_t token = rows_per_token.quotient(n);
-      return {static_cast<int>(token), static_cast<int>(rows_per_token.remainder(n, token))};
-    }
-  };
+  using Params = StepParams<T>;
   struct Storage {
     StateVector units[chunk][dim_qk / Parts::width];  // norm(k), norm(q)
     ValueVector values[chunk][vectors];               // v
