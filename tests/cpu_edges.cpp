@@ -7,7 +7,6 @@
 #include <cstdint>
 #include <cstdlib>
 #include <limits>
-#include <memory>
 #include <new>
 #include <string>
 #include <utility>
@@ -24,6 +23,7 @@
 #include "support/error.hpp"
 #include "support/executor.hpp"
 #include "support/extents.hpp"
+#include "support/small_calls.hpp"
 
 namespace {
 std::size_t most_bytes = std::numeric_limits<std::size_t>::max();
@@ -42,25 +42,9 @@ void operator delete(void* p, std::align_val_t) noexcept { std::free(p); }
 namespace cottention::test {
 namespace {
 
-using support::Extents;
+using support::Extents, support::Scratch, support::SmallCalls;
 
 using Causal = Problem<float, any_head_dim, Mask::causal, Scale::by_key>;
-
-class Scratch {
- public:
-  explicit Scratch(std::size_t bytes)
-      : memory_(bytes + workspace_alignment, std::byte{0xff}), bytes_(bytes) {}
-  operator Workspace() {
-    void* aligned = memory_.data();
-    std::size_t left = memory_.size();
-    std::align(workspace_alignment, bytes_, aligned, left);
-    return {aligned, bytes_};
-  }
-
- private:
-  std::vector<std::byte> memory_;
-  std::size_t bytes_;
-};
 
 TEST_CASE("A workspace can be sized before any pointer is set, and its size does not follow the length") {
   for (const int threads : {1, 2, 16}) {
@@ -231,49 +215,8 @@ TEST_CASE("workspace_bytes tells what needs nothing from what is refused") {
   check(StepArguments<float>{.shape = empty});
 }
 
-/// Forward, backward and step of one small problem, whose outputs are `o`, `dq` and `stepped`.
-struct Calls {
-  static constexpr std::int64_t seq = 40, dim = 8;
-  std::vector<float> x = std::vector<float>(seq * dim), o = x, dq = x, stepped = std::vector<float>(dim),
-                     h = std::vector<float>(dim * dim);
-  float m = 0.5f;
-  std::int64_t count = 0;
-
-  Calls() {
-    for (std::size_t i = 0; i < x.size(); ++i) x[i] = std::sin(static_cast<float>(i * i));
-  }
-  Shape shape(std::int64_t tokens) const { return Extents{1, tokens, tokens, 1, 1, dim, dim}; }
-  ForwardArguments<float> forward() {
-    return {.shape = shape(seq),
-            .q = {x.data()},
-            .k = {x.data()},
-            .v = {x.data()},
-            .o = {o.data()},
-            .scale_logit = &m};
-  }
-  BackwardArguments<float> backward() {
-    return {.shape = shape(seq),
-            .q = {x.data()},
-            .k = {x.data()},
-            .v = {x.data()},
-            .dout = {x.data()},
-            .dq = {dq.data()},
-            .scale_logit = &m};
-  }
-  StepArguments<float> step() {
-    return {.shape = shape(1),
-            .q = {x.data()},
-            .k = {x.data()},
-            .v = {x.data()},
-            .o = {stepped.data()},
-            .scale_logit = &m,
-            .pool = {h.data(), &count},
-            .pool_slots = 1};
-  }
-};
-
 TEST_CASE("Calls with a workspace that grows give what they give with one of the caller's") {
-  Calls expected, got;
+  SmallCalls expected, got;
   Scratch scratch(std::size_t{1} << 20);
   REQUIRE(cpu::forward<Causal>(expected.forward(), scratch).ok());
   REQUIRE(cpu::backward<Causal>(expected.backward(), scratch).ok());
@@ -336,7 +279,7 @@ TEST_CASE("A workspace grows by half at least, moves, and says when there is no 
   CHECK(std::string(status.reason) == "workspace: there is no memory for 10001 bytes");
   CHECK(workspace.bytes() == 0);
   most_bytes = 100;
-  Calls calls;
+  SmallCalls calls;
   CHECK(cpu::forward<Causal>(calls.forward(), workspace).code == StatusCode::bad_workspace);
   most_bytes = std::numeric_limits<std::size_t>::max();
   CHECK(cpu::forward<Causal>(calls.forward(), workspace).ok());
@@ -345,7 +288,7 @@ TEST_CASE("A workspace grows by half at least, moves, and says when there is no 
 TEST_CASE("Dispatch serves the CPU: elements by their names, any head dimensions") {
   using Compiled =
       ProblemProduct<Elements<float>, HeadDims<any_head_dim>, Masks<Mask::causal>, Scales<Scale::by_key>>;
-  Calls expected, got;
+  SmallCalls expected, got;
   HostWorkspace workspace;
   REQUIRE(cpu::forward<Causal>(expected.forward(), workspace).ok());
   RuntimeProblem wanted{.dim_qk = 8, .dim_v = 8, .mask = Mask::causal, .scale = Scale::by_key};

@@ -1,6 +1,5 @@
-// Calls of the CUDA forward: what they refuse, what they promise about bits, what they leave alone.
-#include <algorithm>
-#include <cmath>
+// Calls of the CUDA forward: what they refuse, the workspaces that they are given, what they leave alone.
+#include <cstddef>
 #include <cstdint>
 #include <limits>
 #include <string>
@@ -17,17 +16,14 @@
 
 #include "support/catch.hpp"
 #include "support/cuda_forward.hpp"
-#include "support/many_blocks.hpp"
-#include "support/part.hpp"
 
-using cottention::HeadDim, cottention::Mask, cottention::Plan, cottention::Problem, cottention::Scale,
-    cottention::Split, cottention::CallStatus, cottention::StatusCode, cottention::bfloat16;
+using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale, cottention::Split,
+    cottention::CallStatus, cottention::StatusCode;
 using namespace support;
 
 namespace {
 
 using P = Problem<float, HeadDim{16, 24}, Mask::causal, Scale::by_key>;
-using Everything = Problem<float, HeadDim{16, 24}, Mask::bidirectional, Scale::by_key>;
 
 /// Valid arguments, in device memory; o stays NaN unless something is launched.
 struct Call {
@@ -62,14 +58,6 @@ struct Call {
 
 const Case plain{.shape = {2, 70, 70, 2, 1, 16, 24}};
 const Case lengthy{.shape = {1, 1100, 1100, 1, 1, 16, 24}};
-
-template <class Q>
-Output run_part(const Inputs<float>& inputs, std::int64_t b, Plan plan) {
-  const cottention::Shape& s = inputs.shape();
-  cottention::ForwardArguments<float> args = part(inputs.forward(), b, {0, s.seq_q}, {0, s.seq_k});
-  args.plan = plan;
-  return run_cuda_forward<Q>(args);
-}
 
 }  // namespace
 
@@ -280,157 +268,7 @@ TEST_CASE("An empty problem succeeds and launches nothing but counts") {
   CHECK(cottention::forward<P>(args, {}, nullptr).ok());
 }
 
-TEST_CASE("Two calls give the same bits") {
-  const Inputs<float> inputs(lengthy);
-  for (const int pieces : {0, 1, 3}) {
-    const Output first = run_cuda_forward<P>(inputs.forward(), {.split = {pieces}});
-    const Output second = run_cuda_forward<P>(inputs.forward(), {.split = {pieces}});
-    CHECK(first.o == second.o);
-    CHECK(first.h == second.h);
-  }
-}
-
-TEST_CASE("Under the batch-invariant plan a sequence alone has the bits that it has in a batch") {
-  const auto check = []<class Q>() {
-    Case c{.mask = Q::mask, .shape = {3, 1100, 1100, 2, 1, 16, 24}, .initial_state = Presence::present};
-    const Inputs<float> inputs(c);
-    auto args = inputs.forward();
-    args.plan = Plan::batch_invariant;
-    const Output together = run_cuda_forward<Q>(args);
-    const auto slice = [](const std::vector<double>& x, std::int64_t b) {
-      const auto n = static_cast<std::ptrdiff_t>(x.size() / 3);
-      return std::vector<double>(x.begin() + b * n, x.begin() + (b + 1) * n);
-    };
-    for (std::int64_t b = 0; b < 3; ++b) {
-      const Output alone = run_part<Q>(inputs, b, Plan::batch_invariant);
-      CHECK(alone.o == slice(together.o, b));
-      CHECK(alone.h == slice(together.h, b));
-    }
-  };
-  check.operator()<P>();
-  check.operator()<Everything>();
-}
-
-TEST_CASE("The library's tiling is right, whatever the number of blocks") {
-  using Q = Problem<bfloat16, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
-  Inputs<bfloat16> inputs(Case{.shape = {1, 300, 300, 2, 2, 64, 64}});
-  const auto check = [&inputs](Plan plan) {
-    auto args = inputs.forward();
-    args.plan = plan;
-    check_output(inputs, run_cuda_forward_with<Q>(args));
-  };
-  check(Plan::automatic);
-  const ManyBlocks many_blocks;
-  check(Plan::automatic);
-}
-
-TEST_CASE("The library's tilings are right for one, two and three tokens in bf16") {
-  using Q = Problem<bfloat16, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
-  const auto check = [] {
-    for (std::int64_t n = 1; n <= 3; ++n)
-      for (std::uint64_t seed = 1; seed <= 20; ++seed) {
-        Inputs<bfloat16> inputs(Case{.shape = {1, n, n, 1, 1, 64, 64}, .seed = seed});
-        INFO(describe<bfloat16>(inputs.description()));
-        check_output(inputs, run_cuda_forward_with<Q>(inputs.forward()));
-      }
-  };
-  check();
-  const ManyBlocks many_blocks;
-  check();
-}
-
-TEST_CASE("Under the batch-invariant plan a packed sequence has the bits that it has alone") {
-  const auto check = []<class Q>() {
-    using T = typename Q::element;
-    const Case c{.mask = Q::mask,
-                 .shape = {.heads_q = 2, .heads_kv = 1, .dim_qk = 16, .dim_v = 24},
-                 .lengths_q = {300, 1000, 5, 1700, 0, 512},
-                 .initial_state = Presence::present};
-    const Inputs<T> inputs(c);
-    auto args = inputs.forward();
-    args.plan = Plan::batch_invariant;
-    const Output together = run_cuda_forward<Q>(args);
-    for (std::int64_t b = 0; b < inputs.shape().batch; ++b) {
-      const Output alone = run_cuda_forward<Q>(sequence(args, b)), inside = sequence_of(together, inputs, b);
-      INFO(describe<T>(c) << ", sequence " << b);
-      CHECK(alone.o == inside.o);
-      CHECK(alone.h == inside.h);
-    }
-  };
-  check.operator()<P>();
-  check.operator()<Everything>();
-  check.operator()<Problem<bfloat16, HeadDim{16, 24}, Mask::causal, Scale::by_key>>();
-}
-
-TEST_CASE(
-    "Under the batch-invariant plan a sequence has its bits beside one that is too long to stay whole") {
-  // In fp32 no piece has over 512 chunks, here of 8.
-  static constexpr cottention::Tiling short_chunks{.chunk = 8, .warps = 1, .stages = 1, .columns = 16};
-  const auto check = []<Mask mask>() {
-    using Q = Problem<float, HeadDim{8, 8}, mask, Scale::none>;
-    const Case c{.mask = mask,
-                 .scale = Scale::none,
-                 .shape = {.heads_q = 1, .heads_kv = 1, .dim_qk = 8, .dim_v = 8},
-                 .lengths_q = {1200, 9000}};
-    const Inputs<float> inputs(c);
-    auto args = inputs.forward();
-    args.plan = Plan::batch_invariant;
-    for (const int pieces : {0, 1, 2}) {
-      const Output together = run_cuda_forward<Q, short_chunks>(args, {.split = {pieces}});
-      for (std::int64_t b = 0; b < 2; ++b) {
-        const Output alone = run_cuda_forward<Q, short_chunks>(sequence(args, b), {.split = {pieces}}),
-                     inside = sequence_of(together, inputs, b);
-        INFO(describe<float>(c) << ", sequence " << b << ", pieces " << pieces);
-        CHECK(alone.o == inside.o);
-        CHECK(alone.h == inside.h);
-      }
-    }
-  };
-  check.operator()<Mask::causal>();
-  check.operator()<Mask::bidirectional>();
-}
-
-TEST_CASE("An empty sequence returns its initial state bit for bit, in a batch that is cut too") {
-  for (const Mask mask : {Mask::causal, Mask::bidirectional}) {
-    const Case c{.mask = mask,
-                 .shape = {.heads_q = 1, .heads_kv = 1, .dim_qk = 16, .dim_v = 24},
-                 .lengths_q = {0, 600},
-                 .initial_state = Presence::present};
-    Inputs<float> inputs(c);
-    auto args = inputs.forward();
-    std::vector<float> zeros(2 * 16 * 24, -0.0f);
-    args.initial_state.h = zeros.data();
-    for (const int pieces : {1, 2}) {
-      INFO(describe<float>(c) << ", pieces " << pieces);
-      const Output got = mask == Mask::causal ? run_cuda_forward<P>(args, {.split = {pieces}})
-                                              : run_cuda_forward<Everything>(args, {.split = {pieces}});
-      CHECK(std::all_of(got.h.begin(), got.h.begin() + 16 * 24, [](double h) { return std::signbit(h); }));
-    }
-  }
-}
-
 #if __has_include(<emulation.hpp>)
-TEST_CASE("Few blocks get a tiling of their own, but not under the batch-invariant plan") {
-  using Q = Problem<bfloat16, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
-  constexpr cottention::Tiling few = cottention::few_blocks_recurrence<cottention::host::ForwardRoles<Q>>;
-  const Inputs<bfloat16> inputs(Case{.shape = {1, 300, 300, 2, 2, 64, 64}});
-  const auto kernel_of = [&inputs]<cottention::Tiling... tiling>(Plan plan) {
-    auto args = inputs.forward();
-    args.plan = plan;
-    cottention::emulation::clear_statistics();
-    (void)run_cuda_forward_with<Q, tiling...>(args, {.final_state = FinalState::absent});
-    return cottention::emulation::launches().front().kernel;
-  };
-  const std::string for_few = kernel_of.operator()<few>(Plan::automatic);
-  const std::string for_many = kernel_of.operator()<cottention::tuned_forward<Q>>(Plan::automatic);
-  CHECK(for_few != for_many);
-  CHECK(kernel_of.operator()<>(Plan::automatic) == for_few);
-  CHECK(kernel_of.operator()<>(Plan::batch_invariant) == for_many);
-  const ManyBlocks many_blocks;
-  CHECK(kernel_of.operator()<>(Plan::automatic) == for_many);
-  CHECK(kernel_of.operator()<>(Plan::batch_invariant) == for_many);
-}
-
 TEST_CASE("Forward is refused where its kernels do not run") {
   Call call(plain);
   check_refused_without_code([&] { return call.run(); });
@@ -439,34 +277,6 @@ TEST_CASE("Forward is refused where its kernels do not run") {
 TEST_CASE("Forward asks about a device and its kernels once") {
   Call call(plain);
   check_asks_once([&] { return call.run(); });
-}
-
-TEST_CASE("Pieces fill the places for two blocks on each multiprocessor, and no more") {
-  const auto pieces = [](std::int64_t heads, int multiprocessors, std::int64_t length) {
-    const cottention::host::RecurrenceExtent extent{.units = heads, .rows = length, .terms = length};
-    return cottention::host::plan_recurrence(extent, Plan::automatic, {}, {.chunk = 64}, multiprocessors)
-        .pieces;
-  };
-  CHECK(pieces(16, 132, 131072) == 16);  // 256 blocks on 264 places
-  CHECK(pieces(1, 132, 131072) == 64);
-  CHECK(pieces(5, 132, 131072) == 52);
-  CHECK(pieces(16, 108, 131072) == 13);
-  CHECK(pieces(16, 132, 1100) == 4);  // of 256 tokens at least
-  CHECK(pieces(118, 132, 131072) == 2);
-  CHECK(pieces(119, 132, 131072) == 1);
-}
-
-TEST_CASE("A state is updated in place by a sequence in pieces, whatever the order of blocks") {
-  const Case c{.shape = {1, 1100, 1100, 1, 1, 16, 24}, .initial_state = Presence::present};
-  const Inputs<float> inputs(c);
-  const Output expected = run_cuda_forward<P>(inputs.forward(), {.split = {4}});
-  cottention::emulation::for_each_schedule([&](const cottention::emulation::Options& options) {
-    INFO(cottention::emulation::describe(options));
-    const Output got =
-        run_cuda_forward<P>(inputs.forward(), {.split = {4}, .final_state = FinalState::in_place});
-    CHECK(got.o == expected.o);
-    CHECK(got.h == expected.h);
-  });
 }
 
 TEST_CASE(
@@ -505,10 +315,7 @@ TEST_CASE("A workspace that cannot grow while another stream captures stays as i
 }
 
 TEST_CASE("Without a device workspace_bytes and calls say so, with CUDA's number") {
-  struct Restored {
-    cottention::emulation::Options before = cottention::emulation::options();
-    ~Restored() { cottention::emulation::options() = before; }
-  } restored;
+  const RestoreOptions restore;
   Call call(lengthy);
   cottention::emulation::options().devices = 0;
   std::size_t bytes = 1;

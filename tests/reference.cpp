@@ -1,4 +1,4 @@
-// The oracle itself: hand-computed values, three forms that agree, gradients by finite differences.
+// The oracle itself: hand-computed values and gradients, and forms that agree.
 #include <cottention/reference.hpp>
 
 #include <cmath>
@@ -13,11 +13,13 @@
 #include "support/oracle.hpp"
 #include "support/part.hpp"
 #include "support/problem_generator.hpp"
+#include "support/reference_cases.hpp"
 
 using cottention::any_head_dim, cottention::BackwardArguments, cottention::ForwardArguments, cottention::Mask,
     cottention::Problem, cottention::Scale;
 using cottention::reference::Gradient, cottention::reference::Output;
-using support::Case, support::Inputs, support::Presence, support::relative_error;
+using support::Case, support::definition, support::Inputs, support::Presence, support::relative_error,
+    support::small_cases;
 using Values = std::vector<double>;
 
 namespace {
@@ -60,46 +62,6 @@ void check_by_hand(Mask mask, Scale scale, const ForwardArguments<double>& args,
     CHECK(relative_error(out.h, h) <= 1e-15);
     CHECK(out.count == std::vector<std::int64_t>{count});
   }
-}
-
-Output definition(const Case& c, const ForwardArguments<double>& args) {
-  return support::definition(c.mask, c.scale, args);
-}
-
-/// Every kind of problem that the definition knows, small enough for finite differences.
-std::vector<Case> small_cases() {
-  std::vector<Case> cases;
-  for (const Scale scale : {Scale::none, Scale::by_key, Scale::by_query}) {
-    Case base{.scale = scale, .shape = {2, 5, 5, 4, 2, 3, 2}, .initial_state = Presence::present};
-    for (const Mask mask : {Mask::causal, Mask::bidirectional}) {
-      base.mask = mask;
-      for (const support::Padding padding : {support::Padding::none, support::Padding::unrelated}) {
-        Case c = base;
-        c.padding = padding;
-        cases.push_back(c);
-      }
-      Case packed = base;
-      packed.lengths_q = {3, 0, 1, 4};
-      packed.trailing_q = packed.trailing_k = 2;
-      packed.layout = support::Layout::gaps;
-      cases.push_back(packed);
-      Case plain = base;
-      plain.initial_state = Presence::absent;
-      plain.layout = support::Layout::bhsd;
-      plain.rows = support::Rows::mixed;
-      cases.push_back(plain);
-    }
-    Case cross = base;
-    cross.shape.seq_q = 3;
-    cross.padding = support::Padding::right;
-    cases.push_back(cross);
-    cross.padding = support::Padding::none;
-    cross.lengths_q = {2, 3, 0};
-    cross.lengths_k = {4, 0, 2};
-    cross.trailing_k = 3;
-    cases.push_back(cross);
-  }
-  return cases;
 }
 
 }  // namespace
@@ -258,84 +220,6 @@ TEST_CASE("In the reference every sequence of a batch is computed as if alone") 
   }
 }
 
-namespace {
-
-/// dL/dx for a loss L that depends on x through `loss_at`, by central differences with steps `step` and half
-/// of it. Their combination cancels the error term in step^2, so that the rest is of the order of step^4.
-double differentiate(double step, const std::function<double(double)>& loss_at) {
-  const auto central = [&](double s) { return (loss_at(s) - loss_at(-s)) / (2 * s); };
-  return (4 * central(step / 2) - central(step)) / 3;
-}
-
-/// The loss whose gradients with respect to o and to the final state are `dout` and `dfinal_state`.
-class Loss {
- public:
-  Loss(Inputs<double>& inputs, const Case& c)
-      : case_(c),
-        args_(inputs.forward()),
-        dout_(inputs.dout().values()),
-        dfinal_state_(inputs.dfinal_state()) {
-    const std::size_t width = static_cast<std::size_t>(args_.shape.heads_q * args_.shape.dim_v);
-    const std::int64_t rows = args_.cu_seqlens_q.given() ? args_.cu_seqlens_q[args_.shape.batch]
-                                                         : args_.shape.batch * args_.shape.seq_q;
-    // Rows of masked queries and of trailing tokens are constant.
-    for (std::size_t i = 0; i < dout_.size(); ++i)
-      if ((args_.query_mask != nullptr && args_.query_mask[i / width] == 0) ||
-          static_cast<std::int64_t>(i / width) >= rows)
-        dout_[i] = 0;
-  }
-
-  double value() const {
-    const Output out = definition(case_, args_);
-    long double sum = 0;
-    for (std::size_t i = 0; i < dout_.size(); ++i) sum += static_cast<long double>(out.o[i]) * dout_[i];
-    for (std::size_t i = 0; i < out.h.size(); ++i)
-      sum += static_cast<long double>(out.h[i]) * dfinal_state_[i];
-    return static_cast<double>(sum);
-  }
-
-  /// The derivative by a value of the inputs. Steps are powers of two times `unit`.
-  template <class T>
-  double derivative(T& x, double unit) const {
-    const T kept = x;
-    const double slope = differentiate(unit * 0x1p-9, [&](double step) {
-      x = static_cast<T>(kept + step);
-      const double loss = value();
-      x = kept;
-      return loss;
-    });
-    return slope;
-  }
-
- private:
-  Case case_;
-  ForwardArguments<double> args_;
-  Values dout_, dfinal_state_;
-};
-
-/// max(||x||, 1e-12), or 1 for masked rows
-double row_unit(const double* row, std::int64_t dim) {
-  const double divisor = cottention::reference::norm_divisor(row, dim);
-  return std::isfinite(divisor) ? divisor : 1;
-}
-
-/// Checks dL/dx of all rows of q or k. norm(x) depends on x / max(||x||, 1e-12) alone, so steps are relative
-/// to that, and derivatives are compared times that: tiny and huge rows then count as much as others.
-void check_rows(const Loss& loss, support::TensorBuffer<double>& x, const Values& gradient) {
-  Values measured, expected;
-  for (std::int64_t row = 0; row < x.positions() * x.heads(); ++row) {
-    double* values = x.row(row / x.heads(), row % x.heads());
-    const double unit = row_unit(values, x.dim());
-    for (std::int64_t d = 0; d < x.dim(); ++d) {
-      measured.push_back(loss.derivative(values[d], unit) * unit);
-      expected.push_back(gradient.data()[row * x.dim() + d] * unit);
-    }
-  }
-  CHECK(relative_error(measured, expected) <= 1e-10);
-}
-
-}  // namespace
-
 TEST_CASE("The reference makes up no weights where scale_logit is null: they are NaN") {
   const TwoTokens t;
   for (const Mask mask : {Mask::causal, Mask::bidirectional})
@@ -345,51 +229,6 @@ TEST_CASE("The reference makes up no weights where scale_logit is null: they are
       CHECK(std::isnan(support::recurrence(mask, scale, t.forward()).o.back()) == missing);
       CHECK(std::isnan(support::gradient(mask, scale, t.backward()).dv.back()) == missing);
     }
-}
-
-TEST_CASE("The reference's gradients are the slopes of its definition") {
-  for (const Case& c : small_cases()) {
-    Inputs<double> inputs(c);
-    INFO(support::describe<double>(c));
-    const Loss loss(inputs, c);
-    const Gradient gradient = support::gradient(c.mask, c.scale, inputs.backward());
-
-    check_rows(loss, inputs.q(), gradient.dq);
-    check_rows(loss, inputs.k(), gradient.dk);
-    // The loss is linear in v and in the initial state, so that steps may be wide.
-    Values dv;
-    for (std::int64_t position = 0; position < inputs.v().positions(); ++position)
-      for (std::int64_t h = 0; h < inputs.v().heads(); ++h)
-        for (std::int64_t e = 0; e < inputs.v().dim(); ++e)
-          dv.push_back(loss.derivative(inputs.v().row(position, h)[e], 0x1p9));
-    CHECK(relative_error(dv, gradient.dv) <= 1e-12);
-    if (c.scale != Scale::none) {
-      Values dscale_logit;
-      for (double& m : inputs.scale_logit()) dscale_logit.push_back(loss.derivative(m, 1));
-      CHECK(relative_error(dscale_logit, gradient.dscale_logit) <= 1e-10);
-    } else {
-      CHECK(gradient.dscale_logit == Values(gradient.dscale_logit.size()));
-    }
-    if (c.initial_state == Presence::present) {
-      Values dinitial_state;
-      for (double& h : inputs.initial_state()) dinitial_state.push_back(loss.derivative(h, 0x1p9));
-      CHECK(relative_error(dinitial_state, gradient.dinitial_state) <= 1e-12);
-    }
-  }
-}
-
-TEST_CASE("The reference's gradient of m falls as exp(-m) where weights no longer change") {
-  for (const Scale scale : {Scale::by_key, Scale::by_query}) {
-    Inputs<double> inputs({.scale = scale, .shape = {1, 40, 40, 1, 1, 8, 8}});
-    const auto gradient_at = [&](double m) {
-      inputs.scale_logit()[0] = m;
-      return support::gradient(Mask::causal, scale, inputs.backward()).dscale_logit[0];
-    };
-    const double at_30 = gradient_at(30);
-    REQUIRE(at_30 != 0);
-    for (const double m : {33, 40, 60})
-      CHECK(gradient_at(m) / at_30 == Approx(std::exp(30.0 - m)).epsilon(1e-9));
-  }
 }
 
 TEST_CASE("In the reference a NaN reaches only the outputs that see it") {

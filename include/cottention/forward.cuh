@@ -45,8 +45,7 @@ CallStatus forward_on(const device::Properties& device, const ForwardArguments<t
   const bool counts = s.batch > 0 && args.final_state.count != nullptr;
   using Trailing = kernel::Trailing<typename P::element, 1>;
   const typename Trailing::Params trailing{
-      {trailing_rows<Trailing>(args.o, args.cu_seqlens_q, s.batch, s.seq_q, s.heads_q, s.dim_v)},
-      2 * device.multiprocessors};
+      {trailing_rows<Trailing>(args.o, args.cu_seqlens_q, s.batch, s.seq_q, s.heads_q, s.dim_v)}};
   const bool trails = trailing.rows[0].view.data != nullptr;
   Launches launches(device, stream);
   if (any)
@@ -64,7 +63,7 @@ CallStatus forward_on(const device::Properties& device, const ForwardArguments<t
   if (counts)
     launches.launch<kernel::Count>({s.batch}, {kernel::view(args.cu_seqlens_k), args.key_mask, s.seq_k,
                                                args.initial_state.count, args.final_state.count});
-  if (trails) launches.launch<Trailing>({trailing.blocks}, trailing);
+  if (trails) launches.launch<Trailing>({Trailing::blocks}, trailing);
   return launches.status();
 }
 

@@ -128,6 +128,33 @@ Gradient run_cuda_backward(cottention::BackwardArguments<typename P::element> ar
   return out.values();
 }
 
+/// The same gradients from as many calls, each of which is asked for one.
+template <cottention::AnyProblem P>
+Gradient run_cuda_backward_one_by_one(const cottention::BackwardArguments<typename P::element>& args) {
+  Gradient apart;
+  for (const Wanted wanted : every_gradient) {
+    const Gradient alone = run_cuda_backward<P>(args, {.wanted = std::array{wanted}});
+    switch (wanted) {
+      case Wanted::dq:
+        apart.dq = alone.dq;
+        break;
+      case Wanted::dk:
+        apart.dk = alone.dk;
+        break;
+      case Wanted::dv:
+        apart.dv = alone.dv;
+        break;
+      case Wanted::dscale_logit:
+        apart.dscale_logit = alone.dscale_logit;
+        break;
+      case Wanted::dinitial_state:
+        apart.dinitial_state = alone.dinitial_state;
+        break;
+    }
+  }
+  return apart;
+}
+
 /// final_state.h of the forward call with these inputs.
 template <cottention::Element T>
 std::vector<cottention::Accumulate<T>> final_h_of(const Inputs<T>& inputs) {

@@ -94,7 +94,7 @@ class Gradients {
                                    .batch = args_.shape.batch,
                                    .heads_kv = static_cast<int>(args_.shape.heads_kv),
                                    .places = log_places_});
-    if (trails) launches.template launch<Trailing>({trailing.blocks, 3}, trailing);
+    if (trails) launches.template launch<Trailing>({Trailing::blocks, 3}, trailing);
     return launches.status();
   }
 
@@ -159,8 +159,7 @@ class Gradients {
     const Offsets &q = args_.cu_seqlens_q, &k = args_.cu_seqlens_k;
     return {{trailing_rows<Trailing>(args_.dq, q, s.batch, s.seq_q, s.heads_q, s.dim_qk),
              trailing_rows<Trailing>(args_.dk, k, s.batch, s.seq_k, s.heads_kv, s.dim_qk),
-             trailing_rows<Trailing>(args_.dv, k, s.batch, s.seq_k, s.heads_kv, s.dim_v)},
-            2 * device_.multiprocessors};
+             trailing_rows<Trailing>(args_.dv, k, s.batch, s.seq_k, s.heads_kv, s.dim_v)}};
   }
 
   // ---- all gradients together

@@ -6,11 +6,14 @@
 
 namespace cottention::kernel {
 
-/// Makes rows behind the last sequence 0, of up to `most` tensors. Blocks: x = any number, y = tensor.
+/// Makes rows behind the last sequence 0, of up to `most` tensors. Blocks: x = `blocks`, y = tensor.
 template <Element T, int most>
 struct Trailing {
   static constexpr int threads = 128;
   static constexpr int blocks_per_multiprocessor = 1;
+  /// How many rows there are only the device knows: enough blocks to write at the speed of memory, few enough
+  /// to cost little where there are none.
+  static constexpr int blocks = 256;
 
   struct Rows {
     View<T> view;  // null: nothing to do
@@ -19,7 +22,6 @@ struct Trailing {
   };
   struct Params {
     Rows rows[most];
-    int blocks = 1;  // in x
   };
   struct Storage {};
 
@@ -31,7 +33,7 @@ struct Trailing {
     using Unit = device::Vector<T, 16 / static_cast<int>(sizeof(T))>;
     constexpr int unit = 16 / static_cast<int>(sizeof(T));
     const std::int64_t units = x.dim / unit, total = (x.seq - first) * x.heads * units;
-    const std::int64_t step = std::int64_t{params.blocks} * threads;
+    const std::int64_t step = std::int64_t{blocks} * threads;
     for (std::int64_t i = std::int64_t{device::block_x()} * threads + device::thread_index(); i < total;
          i += step) {
       const std::int64_t row = i / units, token = first + row / x.heads, head = row % x.heads;
