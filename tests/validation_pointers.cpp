@@ -114,6 +114,14 @@ TEST_CASE("scale_logit must not be null where it weighs anything, but Scale::non
   CHECK(outcome(validate<Both>(cross)) == "ok");
   CHECK(outcome(validate<Problem<float, any_head_dim, Mask::bidirectional, Scale::by_query>>(cross)) ==
         reason);
+  // By query it weighs outputs, which a step that only absorbs tokens has none of.
+  using ByQuery = Problem<float, any_head_dim, Mask::causal, Scale::by_query>;
+  auto absorbing = step_arguments<float>();
+  absorbing.scale_logit = nullptr;
+  CHECK(outcome(validate<ByQuery>(absorbing)) == reason);
+  absorbing.o = {};
+  CHECK(outcome(validate<ByQuery>(absorbing)) == "ok");
+  CHECK(outcome(validate<P>(absorbing)) == reason);
   const BackwardArguments<float> nothing_wanted{.shape = small};
   CHECK(outcome(validate<P>(nothing_wanted)) == "ok");
   // What is not read may lie anywhere, even where o is.

@@ -71,7 +71,9 @@ struct ScaleLogit {
   const float* narrow = nullptr;  ///< in place of `data`, where A is double
 
   constexpr ScaleLogit() = default;
-  constexpr ScaleLogit(std::nullptr_t) {}
+  constexpr ScaleLogit(std::nullptr_t) requires(
+      !std::same_as<A, float>)  // of two kinds of pointers to choose from
+  {}
   constexpr ScaleLogit(const A* m) : data(m) {}
   constexpr ScaleLogit(const float* m) requires(!std::same_as<A, float>) : narrow(m) {}
 

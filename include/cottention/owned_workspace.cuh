@@ -49,12 +49,13 @@ class DeviceWorkspace {
 
   /// Makes sure of `bytes` on the current device. Refused: bad_workspace on another device than before and
   /// after a captured call; cuda_error where there is no memory, and then the workspace is empty, and while
-  /// the runtime forbids to allocate, because this thread captures another stream.
+  /// a capture forbids to allocate: one of this thread, or one of any in cudaStreamCaptureModeGlobal, which
+  /// the attempt ends.
   [[nodiscard]] CallStatus reserve(std::size_t bytes) {
     int device = 0;
     if (cudaError_t error = cudaGetDevice(&device); error != cudaSuccess)
       return refusal(error, "cudaGetDevice");
-    if (state_.event != nullptr && device != state_.device)
+    if (state_.memory.data != nullptr && device != state_.device)
       return CallStatus::failure(
           StatusCode::bad_workspace,
           "workspace: is on device %d, and the current one is %d. Remedy: a workspace for "
@@ -69,6 +70,11 @@ class DeviceWorkspace {
     const std::size_t larger = state_.memory.bytes + state_.memory.bytes / 2;
     if (cudaError_t error = free_memory(); error != cudaSuccess)
       return refusal(error, "cudaFree of the workspace");
+    if (state_.event != nullptr && device != state_.device) {
+      if (cudaError_t error = cudaEventDestroy(state_.event); error != cudaSuccess)
+        return refusal(error, "cudaEventDestroy");
+      state_.event = nullptr;
+    }
     state_.device = device;
     if (state_.event == nullptr)
       if (cudaError_t error = cudaEventCreateWithFlags(&state_.event, cudaEventDisableTiming);
@@ -79,9 +85,13 @@ class DeviceWorkspace {
     return error == cudaSuccess ? CallStatus{} : refusal(error, "cudaMalloc for the workspace");
   }
 
-  /// Waits for the device and gives the memory back. No graph that was captured with it may run any more.
+  /// Waits for the device and gives the memory back, unless a capture forbids it: then it is kept. No graph
+  /// that was captured with it may run any more. Going while a capture forbids it loses the memory.
   void release() {
-    if (free_memory() != cudaSuccess) (void)cudaGetLastError();
+    if (free_memory() != cudaSuccess) {
+      (void)cudaGetLastError();
+      return;
+    }
     if (state_.event != nullptr) (void)cudaEventDestroy(state_.event);
     state_ = {};
   }
@@ -138,7 +148,7 @@ class DeviceWorkspace {
     state_.memory.bytes = error == cudaSuccess ? bytes : 0;
     return error;
   }
-  /// What cannot be freed, as while this thread captures a stream, is kept.
+  /// What cannot be freed, as during a capture that forbids it, is kept.
   cudaError_t free_memory() {
     const cudaError_t error = state_.memory.data != nullptr ? cudaFree(state_.memory.data) : cudaSuccess;
     if (error == cudaSuccess) state_.memory = {};

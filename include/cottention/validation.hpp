@@ -298,7 +298,7 @@ CallStatus validate(const StepArguments<typename P::element>& args) {
   operands.array("slot", args.slot, s.batch);
   operands.array("accepted", args.accepted, s.batch);
   if (CallStatus status = operands.refusal(); !status) return status;
-  return validate_scale<P>(args, Need::required);
+  return validate_scale<P>(args, P::scale == Scale::by_query ? needed_for_o : Need::required);
 }
 
 /// Checks the contents of the index arrays: cu_seqlens ascends from 0 and stays within the token axis, the

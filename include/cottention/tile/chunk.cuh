@@ -163,7 +163,9 @@ __device__ __forceinline__ void score(const typename Part::RowTile& a, const typ
 #pragma unroll
       for (int e = 0; e < 8; ++e) {
         A& sum = sums[e / 4].values[e % 4];
-        sum = (sum - device::widen<T>(device::narrow<T>(sum)) + lost[e / 4].values[e % 4]) * rest_scale<T>;
+        const A rounded = device::widen<T>(device::narrow<T>(sum));
+        const bool finite = rounded - rounded == A{0};  // past the range of T there is no rest
+        sum = finite ? (sum - rounded + lost[e / 4].values[e % 4]) * rest_scale<T> : A{0};
       }
     if (i == j)
 #pragma unroll
