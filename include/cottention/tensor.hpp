@@ -61,6 +61,11 @@ constexpr Strides resolve(Strides strides, std::int64_t seq, std::int64_t heads,
   return strides;
 }
 
+/// What bhsd stands for, in numbers.
+constexpr Strides bhsd_strides(std::int64_t seq, std::int64_t heads, std::int64_t dim) {
+  return resolve(bhsd, seq, heads, dim);
+}
+
 #endif
 
 /// A view of [batch, seq, heads, dim]; in packed batches, of [tokens, heads, dim], and `strides.batch` is

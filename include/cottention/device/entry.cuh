@@ -9,6 +9,13 @@
 //     };
 #pragma once
 
+#if !defined(__CUDACC__)
+#error \
+    "cottention: headers named .cuh hold CUDA code, and this source is compiled as C++. Remedy: name it .cu and compile it with \
+nvcc or clang++, or include <cottention/cpu.hpp>, which needs no CUDA."
+#include <stopped_by_the_error_above>
+#endif
+
 #include <cstddef>
 #include <cstdint>
 

@@ -1,0 +1,2 @@
+// expect: compiled as C++. Remedy: name it .cu
+#include <cottention/cottention.cuh>
