@@ -1,4 +1,4 @@
-// expect: invalid conversion
+// expect: const cottention::half
 #include <cottention/element.hpp>
 
 const unsigned short x[2] = {};

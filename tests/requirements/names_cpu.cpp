@@ -16,7 +16,10 @@
 #include <cstring>
 #include <initializer_list>
 #include <limits>
+#include <memory>
 #include <mutex>
+#include <sstream>
+#include <new>
 #include <stdexcept>
 #include <string>
 #include <thread>
@@ -26,7 +29,8 @@
 #include "requirements/macros.hpp"
 
 #include <cottention/cpu.hpp>
-#include <cottention/host/dispatch.hpp>
+#include <cottention/dispatch.hpp>
+#include <cottention/owned_workspace.hpp>
 #include <cottention/reference.hpp>
 
 namespace ct = cottention;

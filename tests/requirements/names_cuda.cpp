@@ -5,8 +5,9 @@
 
 #include <cottention/device/async_copy.cuh>
 #include <cottention/device/barrier.cuh>
+#include <cottention/device/collective.cuh>
 #include <cottention/device/convert.cuh>
-#include <cottention/device/launch.cuh>
+#include <cottention/device/entry.cuh>
 #include <cottention/device/math.cuh>
 #include <cottention/device/matrix.cuh>
 #include <cottention/device/mbarrier.cuh>
@@ -20,14 +21,24 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <concepts>
+#include <cmath>
+#include <cstdarg>
+#include <cstdint>
+#include <cstdio>
 #include <cstring>
 #include <limits>
+#include <memory>
+#include <mutex>
+#include <sstream>
 #include <typeinfo>
+#include <utility>
 
 #include "requirements/macros.hpp"
 
 #include <cottention/cottention.cuh>
+#include <cottention/owned_workspace.cuh>
 
 namespace ct = cottention;
 using P = ct::Problem<ct::half, ct::HeadDim{32, 32}, ct::Mask::causal, ct::Scale::by_key>;

@@ -176,12 +176,12 @@ class Stepper {
 
   /// Adds what the rows from `first` on come to in o, on two levels: an error that grows with the number of
   /// runs would pass the bounds in the widest heads.
-  [[gnu::always_inline]] void add_run(typename S::Vector run, std::ptrdiff_t first, A* o, A* near) const {
+  [[gnu::always_inline]] void add_run(typename S::Vector run, std::ptrdiff_t first, A* o, A* partial) const {
     constexpr std::ptrdiff_t near_terms = 32 * step_run_terms;
     const std::ptrdiff_t next = first + step_run_terms;
-    if (first % near_terms != 0) run += S::load(near);
+    if (first % near_terms != 0) run += S::load(partial);
     if (next % near_terms != 0 && next < args_.shape.dim_qk)
-      S::store(near, run);
+      S::store(partial, run);
     else
       S::store(o, first < near_terms ? run : S::load(o) + run);
   }

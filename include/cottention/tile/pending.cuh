@@ -1,8 +1,8 @@
 // Long sums of products in fp32.
 //
 // Tensor cores cut every sum off instead of rounding it, which makes long sums smaller than they are, by up
-// to 2^-23 a product. So fp32 has its products apart from what they are added to: the small ones, which one
-// product would cut off as much as a large one, in sums of their own, and the large ones in chains of a few
+// to 2^-23 a product. So fp32 has its products apart from what they are added to: the cross ones, which one
+// product would cut off as much as a high one, in sums of their own, and the high ones in chains of a few
 // that are added rounded. 16-bit elements are rounded themselves, far more than that, and fp64 is rounded as
 // it should be: those are added at once.
 #pragma once
@@ -18,7 +18,7 @@ template <Element T>
 struct Pending {};
 template <>
 struct Pending<float> {
-  Sums<float> large[2], small[2];
+  Sums<float> high[2], cross[2];
 };
 /// So many blocks of terms make a chain, at most.
 inline constexpr int chain_blocks = 4;
@@ -34,8 +34,8 @@ __device__ __forceinline__ void set_to_zero([[maybe_unused]] Pending<T>& pending
   if constexpr (std::same_as<T, float>)
 #pragma unroll
     for (int n = 0; n < 2; ++n) {
-      set_to_zero(pending.large[n]);
-      set_to_zero(pending.small[n]);
+      set_to_zero(pending.high[n]);
+      set_to_zero(pending.cross[n]);
     }
 }
 
@@ -50,9 +50,9 @@ template <Element T>
 __device__ __forceinline__ void multiply(Sums<float> (&)[2], Pending<float>& pending,
                                          const SplitBlock<float, Role::left>& a,
                                          const SplitBlock<float, Role::right>& b) {
-  detail::multiply<float>(pending.small, a.low, b.high);
-  detail::multiply<float>(pending.small, a.high, b.low);
-  detail::multiply<float>(pending.large, a.high, b.high);
+  detail::multiply<float>(pending.cross, a.low, b.high);
+  detail::multiply<float>(pending.cross, a.high, b.low);
+  detail::multiply<float>(pending.high, a.high, b.high);
 }
 
 /// Adds a chain to its sums, or makes it them.
@@ -63,9 +63,9 @@ __device__ __forceinline__ void fold([[maybe_unused]] Sums<Accumulate<T>> (&d)[2
   if constexpr (std::same_as<T, float>)
 #pragma unroll
     for (int e = 0; e < 8; ++e) {
-      float &sum = d[e / 4].values[e % 4], &large = pending.large[e / 4].values[e % 4];
-      sum = chain == Chain::first ? large : sum + large;
-      large = 0;
+      float &sum = d[e / 4].values[e % 4], &high = pending.high[e / 4].values[e % 4];
+      sum = chain == Chain::first ? high : sum + high;
+      high = 0;
     }
 }
 /// After the last chain.
@@ -74,7 +74,7 @@ __device__ __forceinline__ void finish([[maybe_unused]] Sums<Accumulate<T>> (&d)
                                        [[maybe_unused]] const Pending<T>& pending) {
   if constexpr (std::same_as<T, float>)
 #pragma unroll
-    for (int e = 0; e < 8; ++e) d[e / 4].values[e % 4] += pending.small[e / 4].values[e % 4];
+    for (int e = 0; e < 8; ++e) d[e / 4].values[e % 4] += pending.cross[e / 4].values[e % 4];
 }
 /// Both where they are due, after each of `all` blocks of terms that make up d.
 template <Element T>
