@@ -8,8 +8,8 @@
 #include <utility>
 
 #include <cottention/backward.cuh>
-#include <cottention/forward.cuh>
 #include <cottention/dispatch.hpp>
+#include <cottention/forward.cuh>
 #include <cottention/step.cuh>
 
 namespace cuda_compile {
@@ -70,6 +70,7 @@ void list_forward() {
   using Call = CallStatus (*)(const ForwardArguments<typename P::element>&, Workspace, cudaStream_t, Split);
   compile<Call>(&forward<P>);
   list_kernel<kernel::Count>("all", "");
+  list_kernel<kernel::Trailing<typename P::element, 1>>("all", "");
   list_recurrence<P, kernel::Output::o>();
 }
 
@@ -78,6 +79,7 @@ void list_backward() {
   using Call = CallStatus (*)(const BackwardArguments<typename P::element>&, Workspace, cudaStream_t, Split);
   compile<Call>(&backward<P>);
   list_kernel<kernel::LogSum<typename P::element>>("all", "");
+  list_kernel<kernel::Trailing<typename P::element, 3>>("all", "");
   if constexpr (kernel::has_joint_gradient<P>) {
     constexpr Tiling few = tuned_joint_gradient<P, Load::few_blocks>,
                      many = tuned_joint_gradient<P, Load::many_blocks>;

@@ -19,7 +19,7 @@ namespace cottention::device {
 /// (nvcc -static-global-template-stub), and what is set for one holds for no other. So all units go by the
 /// one entry in here. Not shared with other libraries of the program, whose runtime may be another.
 template <class Kernel>
-struct Prepared {
+struct [[gnu::visibility("hidden")]] Prepared {
   static constexpr std::size_t places = 16;
   decltype(&device::entry<Kernel>) entry;
   /// The place of a context is its number modulo `places`; where two share one, they are prepared in turn.
@@ -29,10 +29,11 @@ struct Prepared {
     return context != no_context && contexts[context % places].load(std::memory_order_acquire) == context;
   }
   void add(std::uint64_t context) { contexts[context % places].store(context, std::memory_order_release); }
-};
 
+  static Prepared of_kernel;
+};
 template <class Kernel>
-[[gnu::visibility("hidden")]] inline Prepared<Kernel> prepared{&entry<Kernel>};
+constinit inline Prepared<Kernel> Prepared<Kernel>::of_kernel{&device::entry<Kernel>};
 
 /// Finds the kernel's code for the current device and lets it have its shared memory. Launches nothing, so
 /// every kernel of a call can be prepared before the first is launched. Asks the runtime once for each
@@ -42,10 +43,10 @@ template <class Kernel>
 cudaError_t prepare() {
   static_assert(std::is_trivially_copyable_v<typename Kernel::Params>);
   static_assert(Kernel::threads % 32 == 0 && Kernel::threads >= 32 && Kernel::threads <= 1024);
-  if (prepared<Kernel>.in(current_context())) return cudaSuccess;
+  if (Prepared<Kernel>::of_kernel.in(current_context())) return cudaSuccess;
   constexpr int bytes = static_cast<int>(sizeof(typename Kernel::Storage));
   constexpr int without_asking = 48 * 1024;
-  const auto function = reinterpret_cast<const void*>(prepared<Kernel>.entry);
+  const auto function = reinterpret_cast<const void*>(Prepared<Kernel>::of_kernel.entry);
   cudaFuncAttributes attributes{};
   cudaError_t error = cudaFuncGetAttributes(&attributes, function);
   if (error == cudaSuccess &&
@@ -56,14 +57,14 @@ cudaError_t prepare() {
   if (error != cudaSuccess)
     (void)cudaGetLastError();  // ours to report, not the next caller's to find
   else
-    prepared<Kernel>.add(current_context());  // which the first call of a thread may have made
+    Prepared<Kernel>::of_kernel.add(current_context());  // which the first call of a thread may have made
   return error;
 }
 
 /// Launches a prepared kernel.
 template <class Kernel>
 cudaError_t launch(Grid grid, const typename Kernel::Params& params, cudaStream_t stream) {
-  const cudaError_t error = enqueue<Kernel>(prepared<Kernel>.entry, grid, params, stream);
+  const cudaError_t error = enqueue<Kernel>(Prepared<Kernel>::of_kernel.entry, grid, params, stream);
   if (error != cudaSuccess) (void)cudaGetLastError();
   return error;
 }
