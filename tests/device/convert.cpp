@@ -56,8 +56,8 @@ struct Pack {
 template <class T>
 struct FusedPair {
   __device__ static std::uint32_t apply(float x) {
-    return device::fused_pair<T>(device::pack<T>(x, x), device::pack<T>(3.0f, 0.0f),
-                                 device::pack<T>(-2.0f, 5.0f));
+    return device::fma_pair<T>(device::pack<T>(x, x), device::pack<T>(3.0f, 0.0f),
+                               device::pack<T>(-2.0f, 5.0f));
   }
 };
 template <class T>

@@ -124,7 +124,7 @@ class ChunkFactors {
   }
 
   /// 1 / w
-  __device__ __forceinline__ A over_state() const { return device::quotient(A{1}, of_state()); }
+  __device__ __forceinline__ A over_state() const { return device::div_rn(A{1}, of_state()); }
 
   /// out from a (H / w) to row_i a_i (H / w).
   __device__ __forceinline__ void scale_prefix(typename Part::Output& out) const {

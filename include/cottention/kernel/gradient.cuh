@@ -97,7 +97,7 @@ struct Gradient {
       const GradientFactors<Part>& factors = storage.joint.factors;
       const int key_exponent = block.key_exponent(), query_exponent = block.query_exponent();
       const A key_weight = block.key_weight(), query_weight = block.query_weight();
-      const A over_query_weight = device::quotient(A{1}, query_weight);
+      const A over_query_weight = device::div_rn(A{1}, query_weight);
 
       score<forward, score_rows>(chunk.g, chunk.v, factors.g, factors.key_term, storage.dq_scores, 0);
       score<reverse, score_rows>(chunk.v, chunk.g, factors.v, factors.query_term, storage.dk_scores, 1);
@@ -111,7 +111,7 @@ struct Gradient {
         // Where rows are apart, S and D take turns in shared memory; otherwise S serves from registers.
         storage.joint.state.share(Part::rows_apart ? s : block.d);
         device::sync_block();  // scores and state are written
-        const A over_key_weight = device::quotient(A{1}, key_weight);
+        const A over_key_weight = device::div_rn(A{1}, key_weight);
         if constexpr (Part::rows_apart)
           storage.joint.state.apply(chunk.g, out, over_key_weight);
         else
@@ -184,7 +184,7 @@ struct Gradient {
     static __device__ __forceinline__ void observe(typename Part::Output& out, float* of_threads) {
       float* const sum = of_threads + device::thread_index();
       float squares = device::load_shared(sum);
-      tile::for_each_sum<Part>(out, [&squares](A& x, int, int) { squares = device::fused(x, x, squares); });
+      tile::for_each_sum<Part>(out, [&squares](A& x, int, int) { squares = device::fma(x, x, squares); });
       device::store_shared(sum, squares);
     }
 

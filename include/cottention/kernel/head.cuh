@@ -46,12 +46,12 @@ struct Head {
 
   /// Of the head among states; found anew at either end of its way, so that lanes need not keep it.
   __device__ __forceinline__ std::int64_t state_offset() const {
-    return std::int64_t{device::afresh(device::block_x())} * R::dims.qk * R::dims.v;
+    return std::int64_t{device::opaque(device::block_x())} * R::dims.qk * R::dims.v;
   }
 
   /// Whether it is the last piece, in the order of the walk.
   __device__ __forceinline__ bool is_last() const {
-    return device::afresh(device::block_y()) == pieces.count - 1;
+    return device::opaque(device::block_y()) == pieces.count - 1;
   }
 
   /// By its place in the sequence.
@@ -80,17 +80,17 @@ struct Head {
 
  private:
   /// Where the state takes half of a lane's registers, there are none to keep addresses in.
-  static __device__ __forceinline__ int afresh(int of_head) {
-    return sizeof(T) != 4 && PartOf<R, tiling>::warp_depth > 64 ? device::afresh(of_head) : of_head;
+  static __device__ __forceinline__ int opaque(int of_head) {
+    return sizeof(T) != 4 && PartOf<R, tiling>::warp_depth > 64 ? device::opaque(of_head) : of_head;
   }
   __device__ __forceinline__ int walked() const { return walked_length<R::mask>(rows, terms); }
   template <class E>
   __device__ __forceinline__ tile::Rows<E> on_rows(const View<E>& view, int member) const {
-    return rows.rows(view, batch, afresh(R::rows_are_queries ? kv_head * group + member : kv_head));
+    return rows.rows(view, batch, opaque(R::rows_are_queries ? kv_head * group + member : kv_head));
   }
   template <class E>
   __device__ __forceinline__ tile::Rows<E> on_terms(const View<E>& view, int member) const {
-    return terms.rows(view, batch, afresh(R::rows_are_queries ? kv_head : kv_head * group + member));
+    return terms.rows(view, batch, opaque(R::rows_are_queries ? kv_head : kv_head * group + member));
   }
 };
 

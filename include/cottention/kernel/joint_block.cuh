@@ -104,7 +104,7 @@ struct Squares {
   }
   static __device__ __forceinline__ void add(float* of, float x) {
     of += device::thread_index();
-    device::store_shared(of, device::fused(x, x, device::load_shared(of)));
+    device::store_shared(of, device::fma(x, x, device::load_shared(of)));
   }
 };
 

@@ -43,7 +43,7 @@ struct Prefix {
     for (int piece = 1; piece < count; ++piece) {
       const Lane own = device::load_global(place(piece));
 #pragma unroll
-      for (int e = 0; e < lane_elements; ++e) total[e] = device::sum(total[e], own[e]);
+      for (int e = 0; e < lane_elements; ++e) total[e] = device::add_rn(total[e], own[e]);
       if (mask == Mask::causal || piece == count - 1) device::store_global(place(piece), total);
     }
   }

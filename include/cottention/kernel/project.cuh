@@ -68,7 +68,7 @@ struct Project {
       tile::for_each_unit<Unit>(x.row(row), width, [&](const Unit& values, int c) {
 #pragma unroll
         for (int e = 0; e < unit; ++e)
-          along = device::fused(scaled(values[e], length), device::load_global(d.row(row) + c + e), along);
+          along = device::fma(scaled(values[e], length), device::load_global(d.row(row) + c + e), along);
       });
       along = tile::sum_over_warp(along) * length.unit();
     }
@@ -81,7 +81,7 @@ struct Project {
 #pragma unroll
         for (int e = 0; e < unit; ++e)
           dx[e] = device::narrow<T>(
-              device::fused(-share, scaled(values[e], length), device::load_global(d.row(row) + c + e)) *
+              device::fma(-share, scaled(values[e], length), device::load_global(d.row(row) + c + e)) *
               length.inverse());
       }
       device::store_global(reinterpret_cast<Unit*>(to + c), dx);

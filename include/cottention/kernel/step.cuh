@@ -106,7 +106,7 @@ struct Step {
       normalise_rows(params, task, first, rows, storage);
       if (weighs && first == 0) receive_position(params, task, position);
       if (weighs) weigh(params, position, first, rows, storage);
-      device::wait_copies<0>();
+      device::cp_async_wait<0>();
       device::sync_block();  // rows, values and weights come from other threads
       walk(params, task, first, rows, storage, h);
       device::sync_block();  // so do partial sums; and rows, values and weights are overwritten next
@@ -215,9 +215,9 @@ struct Step {
       const StepRow row = params.row(first + r);
       if (row.member != 0 || task.column + c >= dim_v) continue;
       const T* v = row_global(params.args.v, task, row.token, task.head) + task.column + c;
-      device::copy_async_16(&storage.values[r][c / Parts::width], v, 16);
+      device::cp_async_16(&storage.values[r][c / Parts::width], v, 16);
     }
-    device::commit_copies();
+    device::cp_async_commit();
   }
 
   /// norm(x) of keys and queries, each row by a few lanes of a warp.
@@ -303,11 +303,11 @@ struct Step {
                                                 StateVector (&h)[Parts::rows]) {
     StateVector weighted;
 #pragma unroll
-    for (int e = 0; e < Parts::width; ++e) weighted[e] = device::product(weight, device::widen<T>(v[e]));
+    for (int e = 0; e < Parts::width; ++e) weighted[e] = device::mul_rn(weight, device::widen<T>(v[e]));
 #pragma unroll
     for (int i = 0; i < Parts::rows; ++i)
 #pragma unroll
-      for (int e = 0; e < Parts::width; ++e) h[i][e] = device::fused(k[i], weighted[e], h[i][e]);
+      for (int e = 0; e < Parts::width; ++e) h[i][e] = device::fma(k[i], weighted[e], h[i][e]);
   }
 
   /// w h^T q over the thread's rows.
@@ -317,9 +317,9 @@ struct Step {
 #pragma unroll
     for (int i = 0; i < Parts::rows; ++i)
 #pragma unroll
-      for (int e = 0; e < Parts::width; ++e) o[e] = device::fused(q[i], h[i][e], o[e]);
+      for (int e = 0; e < Parts::width; ++e) o[e] = device::fma(q[i], h[i][e], o[e]);
 #pragma unroll
-    for (int e = 0; e < Parts::width; ++e) o[e] = device::product(weight, o[e]);
+    for (int e = 0; e < Parts::width; ++e) o[e] = device::mul_rn(weight, o[e]);
     return o;
   }
 
@@ -334,7 +334,7 @@ struct Step {
       A o{};
 #pragma unroll
       for (int group = 0; group < Parts::groups; ++group)
-        o = device::sum(o, device::load_shared(&storage.partial_sums[r][group][0].values[0] + c));
+        o = device::add_rn(o, device::load_shared(&storage.partial_sums[r][group][0].values[0] + c));
       T* to = row_global(params.args.o, task, row.token, task.head * params.group + row.member - 1);
       device::store_global(to + task.column + c, device::narrow<T>(o));
     }

@@ -14,7 +14,7 @@ namespace cottention::tile {
 /// v of the chunk from its tile.
 template <AnyProblem P, Tiling tiling, class Part = Partition<P, tiling>>
 __device__ __forceinline__ typename Part::Values load_values(const typename Part::ValueTile& tile) {
-  const Lane lane = Lane::afresh();
+  const Lane lane = Lane::opaque();
   const int column = Part::warp_column();
   typename Part::Values values;
 #pragma unroll
@@ -119,12 +119,12 @@ __device__ __forceinline__ void score(const typename Part::RowTile& a, const typ
   using A = typename Part::A;
   constexpr int blocks = Part::row_blocks * (Part::row_blocks + 1) / 2;
   const int turn = (device::warp_index() + Part::warps - from % Part::warps) % Part::warps;
-  int longer = 0, shorter = device::afresh(turn);  // row and column of a lower triangle
+  int longer = 0, shorter = device::opaque(turn);  // row and column of a lower triangle
   for (int block = shorter; block < blocks; block += Part::warps, shorter += Part::warps) {
     while (shorter > longer) shorter -= ++longer;  // row i of the triangle has i + 1 blocks
     const int i = direction == Direction::forward ? longer : shorter;
     const int j = direction == Direction::forward ? shorter : longer;
-    const Lane lane = Lane::afresh();
+    const Lane lane = Lane::opaque();
     const int g = lane.g(), t = lane.t();
     const auto &a_rows = a.below(16 * i), &b_rows = b.below(16 * j);
     Sums<A> sums[2];
@@ -203,7 +203,7 @@ __device__ __forceinline__ void attend_diagonal(const typename Part::ScoreTile& 
                                                 Sums<typename Part::A> (&out)[2]) {
   using T = typename Part::T;
   using A = typename Part::A;
-  const Lane lane = Lane::afresh();
+  const Lane lane = Lane::opaque();
   const int g = lane.g(), t = lane.t();
 #pragma unroll 1
   for (int j = top; j < top + 16 && j < Part::chunk; ++j) {
@@ -212,8 +212,8 @@ __device__ __forceinline__ void attend_diagonal(const typename Part::ScoreTile& 
       const int row = top + g + e / 2 % 2 * 8, c = column + e / 4 * 8 + 2 * t + e % 2;
       A& sum = out[e / 4].values[e % 4];
       if (sees<direction>(row, j))
-        sum = device::fused(device::widen<T>(device::load_shared(scores.at(row, j))),
-                            device::widen<T>(device::load_shared(values.at(j, c))), sum);
+        sum = device::fma(device::widen<T>(device::load_shared(scores.at(row, j))),
+                          device::widen<T>(device::load_shared(values.at(j, c))), sum);
     }
   }
 }
@@ -238,7 +238,7 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
                                        const typename Part::Values& values, bool finite,
                                        typename Part::Output& out) {
   using T = typename Part::T;
-  const Lane lane = Lane::afresh();
+  const Lane lane = Lane::opaque();
   const int depth = Part::depth_index();
 #pragma unroll
   for (int i = 0; i < Part::warp_row_blocks; ++i) {
@@ -252,7 +252,7 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
     const int end = forward && !Part::rows_apart && before < Part::term_blocks ? before : Part::term_blocks;
     int edge = 0;  // of the terms that the tensor cores sum
     if constexpr (Part::rows_apart)
-      edge = device::afresh(finite ? before : forward ? top / terms<T> : (top + 16) / terms<T>);
+      edge = device::opaque(finite ? before : forward ? top / terms<T> : (top + 16) / terms<T>);
     Pending<T> pending[Part::warp_column_blocks];
 #pragma unroll
     for (int m = 0; m < Part::warp_column_blocks; ++m) set_to_zero(pending[m]);

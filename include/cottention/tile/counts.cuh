@@ -86,7 +86,7 @@ struct Presence {
     int count = 0;
 #pragma unroll
     for (int w = 0; w < words; ++w) {
-      count += device::count_ones(bits[w] & lowest(row + 1 - 32 * w));
+      count += device::popc(bits[w] & lowest(row + 1 - 32 * w));
     }
     return count;
   }

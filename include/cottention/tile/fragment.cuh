@@ -21,11 +21,11 @@
 
 namespace cottention::tile {
 
-/// A lane of a warp. Each part of a chunk's work takes its lane afresh: addresses in tiles follow from it, a
+/// A lane of a warp. Each part of a chunk's work takes its lane opaque: addresses in tiles follow from it, a
 /// great many of them, and would otherwise be computed once for all chunks and kept.
 struct Lane {
   int index;
-  static __device__ __forceinline__ Lane afresh() { return {device::afresh(device::lane_index())}; }
+  static __device__ __forceinline__ Lane opaque() { return {device::opaque(device::lane_index())}; }
   __device__ __forceinline__ unsigned number() const { return static_cast<unsigned>(index); }
   __device__ __forceinline__ int g() const { return static_cast<int>(number() / 4); }
   __device__ __forceinline__ int t() const { return static_cast<int>(number() % 4); }
@@ -229,11 +229,11 @@ __device__ __forceinline__ auto scaled_left(const Block<T, role>& block, const L
         const int to = register_of(Role::left, lower, second);
         if constexpr (std::same_as<T, bfloat16>) {
           constexpr std::uint32_t minus_zero = 0x80008000, signs = minus_zero;
-          const std::uint32_t high = device::fused_pair<T>(pair, factors.high[second], minus_zero);
+          const std::uint32_t high = device::fma_pair<T>(pair, factors.high[second], minus_zero);
           // What that has rounded off is a bfloat16.
-          const std::uint32_t rest = device::fused_pair<T>(pair, factors.high[second], high ^ signs);
+          const std::uint32_t rest = device::fma_pair<T>(pair, factors.high[second], high ^ signs);
           split.high[to] = high;
-          split.low[to] = device::fused_pair<T>(pair, factors.low[second], rest);
+          split.low[to] = device::fma_pair<T>(pair, factors.low[second], rest);
         } else {
           detail::split<T>(device::unpack_low<T>(pair) * factors.f[second][0],
                            device::unpack_high<T>(pair) * factors.f[second][1], split.high[to],
@@ -344,9 +344,9 @@ class FiniteWatch {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       if constexpr (sizeof(T) == 2)
-        sum_ = device::fused_pair<T>(block.r[e], 0u, sum_);
+        sum_ = device::fma_pair<T>(block.r[e], 0u, sum_);
       else
-        sum_ = device::fused(block.r[e], T{0}, sum_);
+        sum_ = device::fma(block.r[e], T{0}, sum_);
     }
   }
   /// Whether all of this lane's were finite.

@@ -56,7 +56,7 @@ struct Tile {
     const unsigned across = static_cast<unsigned>(column) * static_cast<unsigned>(sizeof(T));
     const unsigned down = static_cast<unsigned>(row) * pitch_bytes + across / turn_bytes * turn_bytes;
     unsigned char* const of_tile = reinterpret_cast<unsigned char*>(data) + of_lane;
-    return reinterpret_cast<T*>(device::flip_shared(of_tile, across % turn_bytes) + down);
+    return reinterpret_cast<T*>(device::xor_shared(of_tile, across % turn_bytes) + down);
   }
   __device__ __forceinline__ const T* at(int row, int column, unsigned lane_row, unsigned lane_column) const {
     return const_cast<Tile*>(this)->at(row, column, lane_row, lane_column);
@@ -68,7 +68,9 @@ struct Tile {
   __device__ __forceinline__ LowerBlock& below(int row) {
     return *reinterpret_cast<LowerBlock*>(data + (rows < block_width ? 0 : row * pitch));
   }
-  __device__ __forceinline__ const LowerBlock& below(int row) const { return const_cast<Tile*>(this)->below(row); }
+  __device__ __forceinline__ const LowerBlock& below(int row) const {
+    return const_cast<Tile*>(this)->below(row);
+  }
 
  private:
   static constexpr unsigned turn_bytes = 128;  // around the banks

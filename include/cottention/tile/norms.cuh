@@ -26,22 +26,20 @@ struct Length {
   __device__ __forceinline__ A unit() const {
     if (usual()) return inverse_root();
     // A row of zeros is its own norm(x). 1 keeps what the factor multiplies in half's range, 1e12 does not.
-    return squares == A{0} ? A{1} : device::quotient(A{1}, divisor());
+    return squares == A{0} ? A{1} : device::div_rn(A{1}, divisor());
   }
   /// 1 / max(||x||, eps).
   __device__ __forceinline__ A inverse() const {
     if (usual() && exponent == 0) return inverse_root();
-    return device::times_power_of_two(device::quotient(A{1}, divisor()), -exponent);
+    return device::times_power_of_two(device::div_rn(A{1}, divisor()), -exponent);
   }
   /// ||x||.
   __device__ __forceinline__ A length() const {
     if (usual() && exponent == 0) return squares * inverse_root();
-    return device::times_power_of_two(device::square_root(squares), exponent);
+    return device::times_power_of_two(device::sqrt_rn(squares), exponent);
   }
   /// ||x|| <= eps, where norm(x) is linear.
-  __device__ __forceinline__ bool at_floor() const {
-    return !usual() && device::square_root(squares) <= floor();
-  }
+  __device__ __forceinline__ bool at_floor() const { return !usual() && device::sqrt_rn(squares) <= floor(); }
 
  private:
   /// Of fp32, and far from eps and the ends of its range, where a few instructions serve.
@@ -50,14 +48,14 @@ struct Length {
   }
   __device__ __forceinline__ A inverse_root() const {
     if constexpr (sizeof(A) == 4)
-      return device::inverse_square_root(squares);
+      return device::rsqrt(squares);
     else
       return A{};  // never usual()
   }
   __device__ __forceinline__ A floor() const {
     return device::times_power_of_two(static_cast<A>(norm_epsilon), -exponent);
   }
-  __device__ __forceinline__ A divisor() const { return at_floor() ? floor() : device::square_root(squares); }
+  __device__ __forceinline__ A divisor() const { return at_floor() ? floor() : device::sqrt_rn(squares); }
 };
 
 namespace detail {
@@ -164,7 +162,7 @@ struct RowReader {
       if (at == nullptr) continue;
       const Unit<T> x = device::load_shared(at);
 #pragma unroll
-      for (int e = 0; e < Source::unit; ++e) sum = device::fused(element<T>(x, e), element<T>(x, e), sum);
+      for (int e = 0; e < Source::unit; ++e) sum = device::fma(element<T>(x, e), element<T>(x, e), sum);
     }
     return sum_over_row(sum);
   }
@@ -198,7 +196,7 @@ struct RowReader {
       for (int e = 0; e < Source::unit; ++e) {
         const A scaled = device::times_power_of_two(device::widen<T>(x[e]), -exponent);
         x[e] = device::narrow<T>(scaled);
-        sum = device::fused(scaled, scaled, sum);
+        sum = device::fma(scaled, scaled, sum);
       }
       if (exponent != 0) device::store_shared(at, x);
     }
@@ -227,7 +225,7 @@ __device__ __forceinline__ Length<A> tame_row(const Reader& reader, A squares, b
 /// x x^T for the rows x of a block. By a whole warp.
 template <Element T, int tile_rows, int tile_columns>
 __device__ __forceinline__ float squares_of_rows(const Tile<T, tile_rows, tile_columns>& tile, int i) {
-  const Lane lane = Lane::afresh();
+  const Lane lane = Lane::opaque();
   Sums<float> upper,
       lower;  // rows 0 to 7 with themselves, 8 to 15 likewise; the other half of each is not used
   set_to_zero(upper);
@@ -257,7 +255,7 @@ __device__ __forceinline__ void for_each_row(Tile<T, tile_rows, tile_columns>& t
     const int warp = device::warp_index();
     // Half has the most to hold: where rows are wide, what follows from the warp is not kept.
     constexpr bool finds_anew = std::same_as<T, half> && tile_columns > 64;
-    const auto turn = static_cast<unsigned>((finds_anew ? device::afresh(warp) : warp) + warps - from);
+    const auto turn = static_cast<unsigned>((finds_anew ? device::opaque(warp) : warp) + warps - from);
     for (int i = static_cast<int>(turn % warps); i < tile_rows / 16; i += warps)
       f(Reader{tile, 16 * i + device::lane_index() / Reader::sharing}, squares_of_rows(tile, i));
   } else {
@@ -354,7 +352,7 @@ __device__ __forceinline__ Length<Accumulate<T>> measure_in_memory(const T* row,
     });
     return start;
   };
-  const A squares = sum_over_warp(over_row(A{}, [](A sum, A x) { return device::fused(x, x, sum); }));
+  const A squares = sum_over_warp(over_row(A{}, [](A sum, A x) { return device::fma(x, x, sum); }));
   if (detail::in_range<T>(device::times_power_of_two(squares, -2 * shift))) return {squares, 0};
   A largest = over_row(A{}, [](A most, A x) {
     const A size = device::magnitude(x);
@@ -366,7 +364,7 @@ __device__ __forceinline__ Length<Accumulate<T>> measure_in_memory(const T* row,
   return {sum_over_warp(over_row(A{},
                                  [exponent](A sum, A x) {
                                    const A y = device::times_power_of_two(x, -exponent);
-                                   return device::fused(y, y, sum);
+                                   return device::fma(y, y, sum);
                                  })),
           exponent};
 }

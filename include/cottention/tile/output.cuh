@@ -54,7 +54,7 @@ template <class Part, class E>
 __device__ __forceinline__ void store_output(const Rows<E>& rows, int row, int column, int dim,
                                              const Presence<Part::chunk>& present,
                                              const typename Part::Output& out) {
-  const Lane lane = Lane::afresh();
+  const Lane lane = Lane::opaque();
   const int g = lane.g(), left = column + Part::warp_column(), depth = Part::depth_index();
   E* to = rows.row(row + 16 * Part::row_block(0, depth) + g) + left + first_column<E>(lane);
   const std::int64_t step = 8 * rows.stride;

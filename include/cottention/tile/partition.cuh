@@ -48,7 +48,7 @@ struct Partition {
 
   /// The warp. Where lanes have few registers, what follows from it is not kept from place to place.
   static __device__ __forceinline__ unsigned warp() {
-    return static_cast<unsigned>(depth <= 64 ? device::warp_index() : device::afresh(device::warp_index()));
+    return static_cast<unsigned>(depth <= 64 ? device::warp_index() : device::opaque(device::warp_index()));
   }
   /// First column and first of dim_qk of this warp.
   static __device__ __forceinline__ int warp_column() {

@@ -49,7 +49,7 @@ __device__ __forceinline__ void for_each_step(int first, int last, int group, Co
   using Position = Cursor<stages, chunk, direction>;
   const auto start_copy = [&](const Position& at) {
     if (at.within(first, last)) copy(at);
-    device::commit_copies();  // an empty group where nothing is left, so that waiting counts alike
+    device::cp_async_commit();  // an empty group where nothing is left, so that waiting counts alike
   };
   {
     Position ahead = Position::start(first, last);
@@ -62,7 +62,7 @@ __device__ __forceinline__ void for_each_step(int first, int last, int group, Co
       device::sync_block();  // the last step's readers are done with the only buffer
       start_copy(now);
     }
-    device::wait_copies<stages == 1 ? 0 : stages - 2>();
+    device::cp_async_wait<stages == 1 ? 0 : stages - 2>();
     prepare(now);
     // All threads' copies have landed; readers of the buffer that is filled next are done.
     device::sync_block();
@@ -74,7 +74,7 @@ __device__ __forceinline__ void for_each_step(int first, int last, int group, Co
     }
     compute(now);
   }
-  device::wait_copies<0>();
+  device::cp_async_wait<0>();
 }
 
 }  // namespace cottention::tile

@@ -41,7 +41,7 @@ struct Projection {
   /// After a barrier; by the warps that hold d.
   __device__ __forceinline__ void multiply(const typename Part::ValueTile& x,
                                            const typename Part::Output& d) {
-    const Lane lane = Lane::afresh();
+    const Lane lane = Lane::opaque();
     const int depth = Part::depth_index(), column = Part::warp_column();
 #pragma unroll
     for (int i = 0; i < Part::warp_row_blocks; ++i) {
@@ -49,7 +49,7 @@ struct Projection {
       A of_rows[2] = {};
       for_each_pair(x, top, column, lane, [&](int m, int n, int lower, A x0, A x1) {
         const A* sums = d.sums[i][m][n].values + 2 * lower;
-        of_rows[lower] = device::fused(x1, sums[1], device::fused(x0, sums[0], of_rows[lower]));
+        of_rows[lower] = device::fma(x1, sums[1], device::fma(x0, sums[0], of_rows[lower]));
       });
 #pragma unroll
       for (int lower = 0; lower < Part::block_rows / 8; ++lower) {
@@ -68,7 +68,7 @@ struct Projection {
 
   /// d becomes dx; by the warps that hold it.
   __device__ __forceinline__ void project(const typename Part::ValueTile& x, typename Part::Output& d) const {
-    const Lane lane = Lane::afresh();
+    const Lane lane = Lane::opaque();
     const int depth = Part::depth_index(), column = Part::warp_column();
 #pragma unroll
     for (int i = 0; i < Part::warp_row_blocks; ++i) {
@@ -82,8 +82,8 @@ struct Projection {
       }
       for_each_pair(x, top, column, lane, [&](int m, int n, int lower, A x0, A x1) {
         A* sums = d.sums[i][m][n].values + 2 * lower;
-        sums[0] = device::fused(-of_rows[lower][1], x0, sums[0] * of_rows[lower][0]);
-        sums[1] = device::fused(-of_rows[lower][1], x1, sums[1] * of_rows[lower][0]);
+        sums[0] = device::fma(-of_rows[lower][1], x0, sums[0] * of_rows[lower][0]);
+        sums[1] = device::fma(-of_rows[lower][1], x1, sums[1] * of_rows[lower][0]);
       });
     }
   }

@@ -61,20 +61,20 @@ template <int threads, class T, class Target, int n>
 __device__ __forceinline__ void copy_rows_async(const Rows<const T> (&rows)[n], int first, int column,
                                                 int dim, Target* const (&tiles)[n]) {
   static_assert(Target::units * Target::unit == Target::columns);
-  const auto thread = static_cast<unsigned>(device::afresh(device::thread_index()));
+  const auto thread = static_cast<unsigned>(device::opaque(device::thread_index()));
   if (rows[0].mask == nullptr && first + Target::rows <= rows[0].length && column + Target::columns <= dim) {
 #pragma unroll
     for (int x = 0; x < n; ++x)
       detail::for_each_unit_of_tile<threads, Target>(
           thread, rows[x], first, column,
-          [&](int r, int c, const T* from) { device::copy_async_16(tiles[x]->at(r, c), from, 16); });
+          [&](int r, int c, const T* from) { device::cp_async_16(tiles[x]->at(r, c), from, 16); });
   } else {
 #pragma unroll
     for (int x = 0; x < n; ++x)
       detail::for_each_unit_of_tile<threads, Target>(
           thread, rows[x], first, column, [&](int r, int c, const T* from) {
             const bool present = column + c < dim && rows[0].contains(first + r);
-            device::copy_async_16(tiles[x]->at(r, c), present ? from : rows[x].data, present ? 16 : 0);
+            device::cp_async_16(tiles[x]->at(r, c), present ? from : rows[x].data, present ? 16 : 0);
           });
   }
 }

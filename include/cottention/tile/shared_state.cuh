@@ -29,7 +29,7 @@ struct SharedState {
       if (device::lane_index() == 0) device::store_shared(largest + device::warp_index(), of_warp);
       device::sync_block();  // the largest elements of the warps' parts are written
     }
-    const Lane lane = Lane::afresh();
+    const Lane lane = Lane::opaque();
     const int column = Part::warp_column(), row = Part::warp_row();
     const A scale = device::times_power_of_two(A{1}, -choose_exponent());
     state.for_each_pair([&](A x0, A x1, int m, int lower, int n) {
@@ -69,7 +69,7 @@ struct SharedState {
   template <class Load>
   __device__ __forceinline__ void multiply_rows(const typename Part::RowTile& a, typename Part::Output& out,
                                                 [[maybe_unused]] A factor, Load load) const {
-    const Lane lane = Lane::afresh();
+    const Lane lane = Lane::opaque();
     const int column = Part::warp_column(), depth = Part::depth_index();
     for_each_sum<Part>(out, [](A& sum, int, int) { sum = A{0}; });
 #pragma unroll

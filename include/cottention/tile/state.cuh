@@ -72,7 +72,7 @@ class State {
   __device__ __forceinline__ void apply(const typename Part::RowTile& a, typename Part::Output& out,
                                         [[maybe_unused]] A factor = A{1}) const {
     static_assert(!Part::rows_apart);
-    const Lane lane = Lane::afresh();
+    const Lane lane = Lane::opaque();
     const int row = Part::warp_row(), exponent = operand_exponent();
     const A scale = device::times_power_of_two(A{1}, -exponent);
     Pending<T> pending[Part::row_blocks][Part::warp_column_blocks];
@@ -113,7 +113,7 @@ class State {
   __device__ __forceinline__ void absorb(const typename Part::RowTile& b, const typename Part::Values& c,
                                          const TermFactors<T, Part::chunk>& term_factors,
                                          [[maybe_unused]] int factor_exponent, A weight) {
-    const Lane lane = Lane::afresh();
+    const Lane lane = Lane::opaque();
     const int row = Part::warp_row();
     using Scaled = decltype(scaled_left(c.blocks[0][0], LaneFactors<T>{}));
     Scaled left[Part::warp_column_blocks][Part::term_blocks];
@@ -153,7 +153,7 @@ class State {
 #pragma unroll
         for (int e = 0; e < 8; ++e) {
           A& h = h_[m][k / 8 + e / 4].values[e % 4];
-          h = device::fused(weight, added[m][e / 4].values[e % 4], h);
+          h = device::fma(weight, added[m][e / 4].values[e % 4], h);
         }
     }
   }
@@ -191,7 +191,7 @@ class State {
     A sum{};
     for_each_element(layout, column, [h, &sum](A& x, std::int64_t offset, bool exists) {
       const A off = x - (exists && h != nullptr ? device::load_global(h + offset) : A{0});
-      sum = device::fused(off, off, sum);
+      sum = device::fma(off, off, sum);
     });
     return sum;
   }
@@ -201,7 +201,7 @@ class State {
     A sum{};
     for_each([&sum](Sums<A>& sums, int, int) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) sum = device::fused(sums.values[e], sums.values[e], sum);
+      for (int e = 0; e < 4; ++e) sum = device::fma(sums.values[e], sums.values[e], sum);
     });
     return sum;
   }
@@ -233,7 +233,7 @@ class State {
     constexpr int rows = P::head_dim.qk, columns = P::head_dim.v;
     const std::int64_t row_stride = layout == StateLayout::as_is ? columns : 1;
     const std::int64_t column_stride = layout == StateLayout::as_is ? 1 : rows;
-    const Lane lane = Lane::afresh();
+    const Lane lane = Lane::opaque();
     const int first_row = Part::warp_row() + 2 * lane.t(),
               first_column = column + Part::warp_column() + lane.g();
     std::int64_t at = first_row * row_stride + first_column * column_stride;
