@@ -28,7 +28,7 @@ struct CopyPrefixes {
   struct Storage {
     Row row[17];
   };
-  static constexpr int threads = 32, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 32, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     const int thread = device::thread_index();
@@ -51,7 +51,7 @@ struct SumThroughRing {
   struct Storage {
     device::Vector<int, 4> slot[stages][64];
   };
-  static constexpr int threads = 64, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 64, min_blocks_per_sm = 1;
 
   __device__ static void begin(const Params& params, Storage& storage, int row) {
     const int thread = device::thread_index();

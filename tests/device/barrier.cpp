@@ -20,7 +20,7 @@ struct ReverseBlock {
   struct Storage {
     int slot[256];
   };
-  static constexpr int threads = 256, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 256, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     const int thread = device::thread_index();
@@ -43,7 +43,7 @@ struct ReverseHalves {
   struct Storage {
     int slot[128];
   };
-  static constexpr int threads = 128, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 128, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     const int thread = device::thread_index(), half = thread / 64;
@@ -67,7 +67,7 @@ struct ProduceAndConsume {
   struct Storage {
     int slot[32];
   };
-  static constexpr int threads = 64, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 64, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     const int lane = device::lane_index();

@@ -26,7 +26,7 @@ struct Evaluate {
     T a, b, c;
   };
   struct Storage {};
-  static constexpr int threads = 32, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 32, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage&) {
     if (device::thread_index() == 0)

@@ -24,7 +24,7 @@ struct StoreResult {
     T* out;
   };
   struct Storage {};
-  static constexpr int threads = 64, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 64, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage&) {
     device::store_global(params.out + device::thread_index(), Operation::result());
@@ -84,7 +84,7 @@ struct ExchangeInWarp {
   struct Storage {
     int slot[64];
   };
-  static constexpr int threads = 64, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 64, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     const int thread = device::thread_index();

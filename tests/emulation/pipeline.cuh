@@ -65,7 +65,7 @@ struct Pipeline {
     alignas(1024) float out[2][rows][dim / 2];
     cottention::device::Mbarrier q_full, full[stages], empty[stages];
   };
-  static constexpr int threads = 160, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 160, min_blocks_per_sm = 1;
   static constexpr int consumers = 128, producer_warp = 4;
   static constexpr int tile_bytes = static_cast<int>(sizeof(Tile));
 

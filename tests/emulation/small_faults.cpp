@@ -28,7 +28,7 @@ struct Faulty {
   struct Storage {
     alignas(16) int slot[64];
   };
-  static constexpr int threads = 64, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 64, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     Body::run(params.global, storage.slot);

@@ -28,7 +28,7 @@ struct Counted {
   struct Storage {
     alignas(128) char bytes[8192];
   };
-  static constexpr int threads = 32, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 32, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     Body::run(params.global, storage.bytes);

@@ -55,7 +55,7 @@ struct Triangle {
   struct Storage {
     Tile q, k[2], v[2];
   };
-  static constexpr int threads = 128, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 128, min_blocks_per_sm = 1;
   static constexpr int units = dim / 8;  // of 16 bytes, in a row
 
   using Accumulator = float[dim / 8][4];  // of a warp's 16 rows

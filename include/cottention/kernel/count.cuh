@@ -11,7 +11,7 @@ namespace cottention::kernel {
 /// the others reads the initial counts, and both may be the same memory.
 struct Count {
   static constexpr int threads = 128;
-  static constexpr int blocks_per_multiprocessor = 1;
+  static constexpr int min_blocks_per_sm = 1;
 
   struct Params {
     OffsetsView offsets;
@@ -27,10 +27,10 @@ struct Count {
   static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     const std::int64_t batch = device::block_x();
     const Side keys(params.offsets, params.mask, batch, params.seq);
-    const std::int64_t present = tile::count_present(keys.mask, 0, keys.length, storage.sum);
+    const std::int64_t valid = tile::count_valid(keys.mask, 0, keys.length, storage.sum);
     if (device::thread_index() != 0) return;
     const std::int64_t before = params.initial != nullptr ? device::load_global(params.initial + batch) : 0;
-    device::store_global(params.final + batch, before + present);
+    device::store_global(params.final + batch, before + valid);
   }
 };
 

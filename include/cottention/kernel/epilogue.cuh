@@ -8,14 +8,14 @@
 
 namespace cottention::kernel {
 
-template <AnyRoles R, Tiling tiling, bool = projects_itself<R, tiling>>
+template <AnyRoles R, Tiling tiling, bool = fuses_norm_backward<R, tiling>>
 struct EpilogueStorage {
   tile::PartialOutput<PartOf<R, tiling>> partial;
 };
 template <AnyRoles R, Tiling tiling>
 struct EpilogueStorage<R, tiling, true> {
   tile::PartialOutput<PartOf<R, tiling>> partial;
-  tile::Projection<PartOf<R, tiling>> projection;
+  tile::NormBackward<PartOf<R, tiling>> norm_backward;
 };
 
 /// By the whole block.
@@ -31,59 +31,60 @@ class Epilogue {
 
   /// Before a barrier that precedes store().
   __device__ __forceinline__ void measure(RowTiles<R, tiling>& tiles) {
-    if constexpr (projects_itself<R, tiling>)
-      tile::measure_rows<Part::threads>(
-          tiles.projected, Part::warps / 2,
-          [this](int r, const tile::Length<A>& length) { storage_.projection.set(r, length); });
+    if constexpr (fuses_norm_backward<R, tiling>)
+      tile::rescale_and_measure_rows<Part::threads>(
+          tiles.norm_input, Part::warps / 2,
+          [this](int r, const tile::RowNorm<A>& norm) { storage_.norm_backward.set(r, norm); });
   }
 
-  /// Writes rows row, ... of a member from `out`, in which each warp has its part of the sums.
-  __device__ __forceinline__ void store(int member, int row, const RowTiles<R, tiling>& tiles,
+  /// Writes rows row, ... of a query head from `out`, in which each warp has its part of the sums.
+  __device__ __forceinline__ void store(int group_head, int row, const RowTiles<R, tiling>& tiles,
                                         const ChunkFactors<R, tiling>& factors, typename Part::Output& out) {
     tile::combine<Part>(out, storage_.partial);
-    const auto present = tile::Presence<Part::chunk>::load(head_.rows.mask, row, head_.rows.length);
-    if constexpr (projects_itself<R, tiling>) {
+    const auto valid = tile::ValidRows<Part::chunk>::load(head_.rows.mask, row, head_.rows.length);
+    if constexpr (fuses_norm_backward<R, tiling>) {
       factors.scale_output(out);
-      if (Part::holds_output()) storage_.projection.multiply(tiles.projected, out);
+      if (Part::holds_output()) storage_.norm_backward.multiply(tiles.norm_input, out);
       device::sync_block();  // products of the warps' columns are written
-      if (head_.params.log_sums != nullptr)
+      if (head_.params.scale_grad_partials != nullptr)
         for (int r = device::thread_index(); r < Part::chunk; r += Part::threads)
-          if (present.contains(r))
-            log_sum_ +=
-                static_cast<double>(factors.log_count(r)) * static_cast<double>(storage_.projection.along(r));
+          if (valid.contains(r))
+            scale_grad_ += static_cast<double>(factors.log_count(r)) *
+                           static_cast<double>(storage_.norm_backward.coefficient(r));
       if (head_.params.out.data == nullptr || !Part::holds_output()) return;
-      storage_.projection.project(tiles.projected, out);
-      write(head_.out(member), row, present, out);
-    } else if constexpr (R::projects) {
+      storage_.norm_backward.project(tiles.norm_input, out);
+      write(head_.out(group_head), row, valid, out);
+    } else if constexpr (R::has_norm_backward) {
       if (!Part::holds_output()) return;
       factors.scale_output(out);
-      write(head_.unprojected(member), row, present, out);
+      write(head_.grad_normalized(group_head), row, valid, out);
     } else {
       if (head_.params.out.data == nullptr || !Part::holds_output()) return;
       factors.scale_output(out);
-      write(head_.out(member), row, present, out);
+      write(head_.out(group_head), row, valid, out);
     }
   }
 
   /// Leaves what the block has summed for the gradient of scale_logit, in place y of its unit.
-  __device__ __forceinline__ void store_log_sum(
-      int places, device::BlockSumStorage<double, Part::threads>& storage_shared) const {
-    if constexpr (projects_itself<R, tiling>)
-      if (head_.params.log_sums != nullptr)
-        kernel::store_log_sum(head_.params.log_sums, places, log_sum_, storage_shared);
+  __device__ __forceinline__ void store_scale_grad(
+      int partials_per_head, device::BlockSumStorage<double, Part::threads>& storage_shared) const {
+    if constexpr (fuses_norm_backward<R, tiling>)
+      if (head_.params.scale_grad_partials != nullptr)
+        kernel::store_scale_grad(head_.params.scale_grad_partials, partials_per_head, scale_grad_,
+                                 storage_shared);
   }
 
  private:
   template <class E>
   __device__ __forceinline__ void write(const tile::Rows<E>& rows, int row,
-                                        const tile::Presence<Part::chunk>& present,
+                                        const tile::ValidRows<Part::chunk>& valid,
                                         const typename Part::Output& out) const {
-    tile::store_output<Part>(rows, row, head_.column, R::dims.v, present, out);
+    tile::store_output<Part>(rows, row, head_.column, R::dims.v, valid, out);
   }
 
   const Head<R, tiling>& head_;
   EpilogueStorage<R, tiling>& storage_;
-  double log_sum_ = 0;  // of the rows that this thread adds up
+  double scale_grad_ = 0;  // of the rows that this thread adds up
 };
 
 }  // namespace cottention::kernel

@@ -16,7 +16,7 @@ __device__ __forceinline__ int exponent_of_factors(const A* factors_shared) {
     const A x = device::magnitude(device::load_shared(factors_shared + r));
     largest = x > largest ? x : largest;
   }
-  largest = tile::largest_over_warp(largest);
+  largest = tile::max_over_warp(largest);
   return largest > A{0} && device::is_finite(largest) ? device::exponent_of(largest) : 0;
 }
 
@@ -64,46 +64,48 @@ class ChunkFactors {
 
   __device__ __forceinline__ void enter_chunk() { weights_.enter_chunk(); }
 
-  /// Once for each chunk and member that brings terms.
-  __device__ __forceinline__ void measure_terms(const Head<R, tiling>& head, int member, int row,
+  /// Once for each chunk and query head that brings terms.
+  __device__ __forceinline__ void measure_terms(const Head<R, tiling>& head, int group_head, int row,
                                                 TermTiles<R, tiling>& tiles) {
-    const auto write = [this](int r, const tile::Length<A>& length) {
-      factors_.term.set(r, length.unit() * term_weight(r));
+    const auto write = [this](int r, const tile::RowNorm<A>& norm) {
+      factors_.term.set(r, norm.rnorm() * term_weight(r));
     };
-    if constexpr (!R::projects) {
-      tile::measure_rows<Part::threads>(tiles.b, 0, write);
+    if constexpr (!R::has_norm_backward) {
+      tile::rescale_and_measure_rows<Part::threads>(tiles.b, 0, write);
     } else if constexpr (column_blocks<R, tiling> == 1) {
-      if constexpr (R::tames_all)
-        tile::measure_pairs<Part::threads>(
+      if constexpr (R::normalizes_all_operands)
+        tile::rescale_and_measure_pairs<Part::threads>(
             tiles.b, tiles.c, 0,
-            [&write](int r, const tile::Length<A>&, const tile::Length<A>& c) { write(r, c); });
+            [&write](int r, const tile::RowNorm<A>&, const tile::RowNorm<A>& c) { write(r, c); });
       else
-        tile::measure_rows<Part::threads>(tiles.c, 0, write);
+        tile::rescale_and_measure_rows<Part::threads>(tiles.c, 0, write);
     } else {
-      if constexpr (R::tames_all) {
-        tile::read_lengths<Part::threads>(tiles.b, 0, [this](int r, const tile::Length<A>& b) {
-          device::store_shared(factors_.term.whole + r, static_cast<A>(tile::half_exponent(b)));
+      if constexpr (R::normalizes_all_operands) {
+        tile::measure_rows<Part::threads>(tiles.b, 0, [this](int r, const tile::RowNorm<A>& b) {
+          device::store_shared(factors_.term.full + r, static_cast<A>(tile::half_exponent(b)));
         });
         device::sync_block();  // half the exponents of b are written
       }
       const auto shift = [this](int r) {
-        return static_cast<int>(device::load_shared(factors_.term.whole + r));
+        return static_cast<int>(device::load_shared(factors_.term.full + r));
       };
-      tile::measure_rows_in_memory<Part::threads>(head.c(member), row, R::dims.v, tiles.c, shift, write);
+      tile::rescale_and_measure_global_rows<Part::threads>(head.c(group_head), row, R::dims.v, tiles.c, shift,
+                                                           write);
     }
   }
 
   /// Likewise for rows.
-  __device__ __forceinline__ void measure_rows(typename Part::RowTile& a) {
-    if constexpr (R::tames_all) {
-      tile::read_lengths<Part::threads>(a, Part::warps / 2, [this](int r, const tile::Length<A>& length) {
-        device::store_shared(factors_.row + r, length.unit());
-        device::store_shared(factors_.output + r, length.length() * row_weight(r));
+  __device__ __forceinline__ void rescale_and_measure_rows(typename Part::TileAB& a) {
+    if constexpr (R::normalizes_all_operands) {
+      tile::measure_rows<Part::threads>(a, Part::warps / 2, [this](int r, const tile::RowNorm<A>& norm) {
+        device::store_shared(factors_.row + r, norm.rnorm());
+        device::store_shared(factors_.output + r, norm.norm() * row_weight(r));
       });
-    } else if constexpr (!R::projects) {
-      tile::measure_rows<Part::threads>(a, Part::warps / 2, [this](int r, const tile::Length<A>& length) {
-        device::store_shared(factors_.output + r, length.unit() * row_weight(r));
-      });
+    } else if constexpr (!R::has_norm_backward) {
+      tile::rescale_and_measure_rows<Part::threads>(
+          a, Part::warps / 2, [this](int r, const tile::RowNorm<A>& norm) {
+            device::store_shared(factors_.output + r, norm.rnorm() * row_weight(r));
+          });
     } else if (weighs_rows()) {
       for (int r = device::thread_index(); r < Part::chunk; r += Part::threads)
         device::store_shared(factors_.output + r, row_weight(r));
@@ -114,7 +116,7 @@ class ChunkFactors {
 
   /// A power of two that bounds the terms' factors, for half. By whole warps.
   __device__ __forceinline__ int term_exponent() const {
-    return R::tames_all ? exponent_of_factors<Part::chunk>(factors_.term.whole) : 0;
+    return R::normalizes_all_operands ? exponent_of_factors<Part::chunk>(factors_.term.full) : 0;
   }
 
   /// w
@@ -128,7 +130,7 @@ class ChunkFactors {
 
   /// out from a (H / w) to row_i a_i (H / w).
   __device__ __forceinline__ void scale_prefix(typename Part::Output& out) const {
-    if constexpr (R::tames_all) tile::scale_rows<Part>(out, factors_.row, A{1});
+    if constexpr (R::normalizes_all_operands) tile::scale_rows<Part>(out, factors_.row, A{1});
   }
 
   /// In the end.
@@ -138,7 +140,7 @@ class ChunkFactors {
       all = weights_.weight();
     else if constexpr (causal)
       all = of_state();
-    if (R::tames_all || !R::projects || weighs_rows())
+    if (R::normalizes_all_operands || !R::has_norm_backward || weighs_rows())
       tile::scale_rows<Part>(out, factors_.output, all);
     else if constexpr (R::weighted != Weighted::nothing)
       tile::scale_all<Part>(out, all);

@@ -28,7 +28,7 @@ struct Head {
   int kv_head, group, column;
   Side rows, terms;
   Pieces pieces;    // of the sequence of terms
-  int rank;         // of this block's piece, in the order of the walk
+  int order;        // of this block's piece, in the order of the walk
   int first, last;  // positions of the piece
 
   explicit __device__ __forceinline__ Head(const RecurrenceParams<T>& p)
@@ -39,8 +39,8 @@ struct Head {
         column(device::block_z() * tiling.columns),
         rows(p.row_offsets, p.row_mask, batch, p.seq_rows),
         terms(p.term_offsets, p.term_mask, batch, p.seq_terms),
-        pieces(walked(), p.cuts, tiling.chunk),
-        rank(device::block_y()),
+        pieces(walked(), p.split_rule, tiling.chunk),
+        order(device::block_y()),
         first(pieces.first(piece())),
         last(pieces.last(piece(), walked())) {}
 
@@ -56,26 +56,34 @@ struct Head {
 
   /// By its place in the sequence.
   __device__ __forceinline__ int piece() const {
-    return R::direction == tile::Direction::forward ? rank : pieces.count - 1 - rank;
+    return R::direction == tile::Direction::forward ? order : pieces.count - 1 - order;
   }
 
-  __device__ __forceinline__ tile::Rows<const T> a(int member) const { return on_rows(params.a, member); }
-  __device__ __forceinline__ tile::Rows<const T> projected(int member) const {
-    return on_rows(params.projected, member);
+  __device__ __forceinline__ tile::Rows<const T> a(int group_head) const {
+    return on_rows(params.a, group_head);
   }
-  __device__ __forceinline__ tile::Rows<T> out(int member) const { return on_rows(params.out, member); }
-  __device__ __forceinline__ tile::Rows<A> unprojected(int member) const {
-    return on_rows(params.unprojected, member);
+  __device__ __forceinline__ tile::Rows<const T> norm_input(int group_head) const {
+    return on_rows(params.norm_input, group_head);
   }
-  __device__ __forceinline__ tile::Rows<const T> b(int member) const { return on_terms(params.b, member); }
-  __device__ __forceinline__ tile::Rows<const T> c(int member) const { return on_terms(params.c, member); }
+  __device__ __forceinline__ tile::Rows<T> out(int group_head) const {
+    return on_rows(params.out, group_head);
+  }
+  __device__ __forceinline__ tile::Rows<A> grad_normalized(int group_head) const {
+    return on_rows(params.grad_normalized, group_head);
+  }
+  __device__ __forceinline__ tile::Rows<const T> b(int group_head) const {
+    return on_terms(params.b, group_head);
+  }
+  __device__ __forceinline__ tile::Rows<const T> c(int group_head) const {
+    return on_terms(params.c, group_head);
+  }
 
   /// The side that counts and weights follow from.
   __device__ __forceinline__ const Side& keys() const { return R::rows_are_queries ? terms : rows; }
 
   /// The state of the piece of this rank in this sequence, of this block's columns.
-  __device__ __forceinline__ A* image(int of_rank) const {
-    return image_of(params, device::block_z(), of_rank);
+  __device__ __forceinline__ A* partial_state(int of_order) const {
+    return partial_state_of(params, device::block_z(), of_order);
   }
 
  private:
@@ -83,28 +91,28 @@ struct Head {
   static __device__ __forceinline__ int opaque(int of_head) {
     return sizeof(T) != 4 && PartOf<R, tiling>::warp_depth > 64 ? device::opaque(of_head) : of_head;
   }
-  __device__ __forceinline__ int walked() const { return walked_length<R::mask>(rows, terms); }
+  __device__ __forceinline__ int walked() const { return walk_length<R::mask>(rows, terms); }
   template <class E>
-  __device__ __forceinline__ tile::Rows<E> on_rows(const View<E>& view, int member) const {
-    return rows.rows(view, batch, opaque(R::rows_are_queries ? kv_head * group + member : kv_head));
+  __device__ __forceinline__ tile::Rows<E> on_rows(const View<E>& view, int group_head) const {
+    return rows.rows(view, batch, opaque(R::rows_are_queries ? kv_head * group + group_head : kv_head));
   }
   template <class E>
-  __device__ __forceinline__ tile::Rows<E> on_terms(const View<E>& view, int member) const {
-    return terms.rows(view, batch, opaque(R::rows_are_queries ? kv_head : kv_head * group + member));
+  __device__ __forceinline__ tile::Rows<E> on_terms(const View<E>& view, int group_head) const {
+    return terms.rows(view, batch, opaque(R::rows_are_queries ? kv_head : kv_head * group + group_head));
   }
 };
 
 /// The parts of a bidirectional head's rows that blocks share.
 template <AnyRoles R, Tiling tiling>
-__device__ __forceinline__ Pieces row_parts(const Head<R, tiling>& head) {
-  const int parts = head.params.row_parts;
-  return {head.rows.length, {.wanted = parts, .shortest = 1, .most = parts}, tiling.chunk};
+__device__ __forceinline__ Pieces m_blocks_of(const Head<R, tiling>& head) {
+  const int parts = head.params.m_blocks;
+  return {head.rows.length, {.wanted = parts, .min_rows = 1, .max_pieces = parts}, tiling.chunk};
 }
 
 /// The first in the order of the walk starts from the caller's initial state, the others from zero.
 template <AnyRoles R, Tiling tiling>
 __device__ __forceinline__ void start_state(const Head<R, tiling>& head, StateOf<R, tiling>& state) {
-  if (head.rank == 0 && head.params.initial_h != nullptr)
+  if (head.order == 0 && head.params.initial_h != nullptr)
     state.load(head.params.initial_h + head.state_offset(), head.params.layout, head.column);
   else
     state.set_zero();
@@ -119,40 +127,40 @@ __device__ __forceinline__ void store_final_state(const Head<R, tiling>& head, S
 
 /// Whether a block holds the rows whole that it projects. Otherwise Project does that afterwards.
 template <AnyRoles R, Tiling tiling>
-inline constexpr bool projects_itself = R::projects&& column_blocks<R, tiling> == 1;
+inline constexpr bool fuses_norm_backward = R::has_norm_backward&& column_blocks<R, tiling> == 1;
 
-/// a, and the rows that the output is projected with.
-template <AnyRoles R, Tiling tiling, bool = projects_itself<R, tiling>>
+/// a, and the rows x whose norm the output goes through.
+template <AnyRoles R, Tiling tiling, bool = fuses_norm_backward<R, tiling>>
 struct RowTiles {
-  typename PartOf<R, tiling>::RowTile a;
+  typename PartOf<R, tiling>::TileAB a;
 };
 template <AnyRoles R, Tiling tiling>
 struct RowTiles<R, tiling, true> {
-  typename PartOf<R, tiling>::RowTile a;
-  typename PartOf<R, tiling>::ValueTile projected;
+  typename PartOf<R, tiling>::TileAB a;
+  typename PartOf<R, tiling>::TileC norm_input;
 };
 /// b and c.
 template <AnyRoles R, Tiling tiling>
 struct TermTiles {
-  typename PartOf<R, tiling>::RowTile b;
-  typename PartOf<R, tiling>::ValueTile c;
+  typename PartOf<R, tiling>::TileAB b;
+  typename PartOf<R, tiling>::TileC c;
 };
 
 template <AnyRoles R, Tiling tiling>
-__device__ __forceinline__ void copy_rows(const Head<R, tiling>& head, int member, int row,
+__device__ __forceinline__ void copy_rows(const Head<R, tiling>& head, int group_head, int row,
                                           RowTiles<R, tiling>& tiles) {
   if (head.rows.length == 0) return;
   constexpr int threads = PartOf<R, tiling>::threads;
-  tile::copy_rows_async<threads>(head.a(member), row, 0, R::dims.qk, tiles.a);
-  if constexpr (projects_itself<R, tiling>)
-    tile::copy_rows_async<threads>(head.projected(member), row, 0, R::dims.v, tiles.projected);
+  tile::copy_rows_async<threads>(head.a(group_head), row, 0, R::dims.qk, tiles.a);
+  if constexpr (fuses_norm_backward<R, tiling>)
+    tile::copy_rows_async<threads>(head.norm_input(group_head), row, 0, R::dims.v, tiles.norm_input);
 }
 template <AnyRoles R, Tiling tiling>
-__device__ __forceinline__ void copy_terms(const Head<R, tiling>& head, int member, int row,
+__device__ __forceinline__ void copy_terms(const Head<R, tiling>& head, int group_head, int row,
                                            TermTiles<R, tiling>& tiles) {
   constexpr int threads = PartOf<R, tiling>::threads;
-  tile::copy_rows_async<threads>(head.b(member), row, 0, R::dims.qk, tiles.b);
-  tile::copy_rows_async<threads>(head.c(member), row, head.column, R::dims.v, tiles.c);
+  tile::copy_rows_async<threads>(head.b(group_head), row, 0, R::dims.qk, tiles.b);
+  tile::copy_rows_async<threads>(head.c(group_head), row, head.column, R::dims.v, tiles.c);
 }
 
 }  // namespace cottention::kernel

@@ -19,21 +19,21 @@ __device__ __forceinline__ void reduce_piece(const Head<R, tiling>& head, ChunkF
                                              StateOf<R, tiling>& state, ReduceStorage<R, tiling>& storage) {
   using Recurrence = typename R::Recurrence;
   using Part = PartOf<R, tiling>;
-  const auto copy = [&](const auto& at) { copy_terms(head, at.member, at.row, storage.terms[at.stage]); };
+  const auto copy = [&](const auto& at) { copy_terms(head, at.group_head, at.row, storage.terms[at.stage]); };
   const auto prepare = [&](const auto& at) {
-    if (at.member == 0) factors.begin_chunk(head, at.row);
+    if (at.group_head == 0) factors.begin_chunk(head, at.row);
   };
   const auto compute = [&](const auto& at) {
     TermTiles<R, tiling>& terms = storage.terms[at.stage];
     factors.enter_chunk();
-    factors.measure_terms(head, at.member, at.row, terms);
+    factors.measure_terms(head, at.group_head, at.row, terms);
     device::sync_block();  // factors are written, rows of extreme length rescaled
     state.absorb(terms.b, tile::load_values<Recurrence, tiling>(terms.c), storage.factors.term,
                  factors.term_exponent(), factors.of_state());
   };
-  const int members = R::rows_are_queries ? 1 : head.group;
-  tile::for_each_step<Part::stages, Part::chunk, R::direction>(head.first, head.last, members, copy, prepare,
-                                                               compute);
+  const int group_heads = R::rows_are_queries ? 1 : head.group;
+  tile::for_each_step<Part::stages, Part::chunk, R::direction>(head.first, head.last, group_heads, copy,
+                                                               prepare, compute);
 }
 
 /// Sums each piece apart, into its image. Causal: but for the last in order, whose sum nobody needs. Its
@@ -42,14 +42,14 @@ __device__ __forceinline__ void reduce_piece(const Head<R, tiling>& head, ChunkF
 template <AnyRoles R, Tiling tiling>
 struct Reduce {
   static constexpr int threads = PartOf<R, tiling>::threads;
-  static constexpr int blocks_per_multiprocessor = tiling.blocks;
+  static constexpr int min_blocks_per_sm = tiling.min_blocks_per_sm;
 
   using Params = RecurrenceParams<typename R::element>;
   using Storage = ReduceStorage<R, tiling>;
 
   static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     const Head<R, tiling> head(params);
-    if (head.rank >= head.pieces.count) return;
+    if (head.order >= head.pieces.count) return;
     StateOf<R, tiling> state;
     if (R::mask == Mask::causal && head.is_last()) {
       if (params.initial_h == nullptr) return;
@@ -59,7 +59,7 @@ struct Reduce {
       start_state(head, state);
       reduce_piece(head, factors, state, storage);
     }
-    state.store_image(head.image(head.rank));
+    state.store_partial(head.partial_state(head.order));
   }
 };
 

@@ -68,11 +68,11 @@ struct Side {
 };
 
 /// Into how many pieces a sequence is cut.
-struct Cuts {
-  int wanted = 1;    // pieces
-  int shortest = 0;  // rows of a piece, at least
-  int longest = 0;   // at most, as far as `most` allows; 0: any number
-  int most = 1;      // pieces that the launch has room for
+struct SplitRule {
+  int wanted = 1;      // pieces
+  int min_rows = 0;    // rows of a piece, at least
+  int max_rows = 0;    // at most, as far as `most` allows; 0: any number
+  int max_pieces = 1;  // pieces that the launch has room for
 };
 
 /// A sequence in pieces of `rows` that are summed apart: as many as are wanted and no piece is too long for,
@@ -82,13 +82,14 @@ struct Pieces {
   int rows = 0;
   int count = 1;  // at least 1: an empty sequence has one empty piece
 
-  __device__ __forceinline__ Pieces(int length, const Cuts& cuts, int chunk) {
+  __device__ __forceinline__ Pieces(int length, const SplitRule& split_rule, int chunk) {
     if (length == 0) return;
-    int wanted = cuts.wanted;
-    if (cuts.longest > 0 && (length - 1) / cuts.longest >= wanted) wanted = (length - 1) / cuts.longest + 1;
-    if (wanted > cuts.most) wanted = cuts.most;
-    if (wanted > 1 && length / cuts.shortest < wanted)
-      wanted = length < cuts.shortest ? 1 : length / cuts.shortest;
+    int wanted = split_rule.wanted;
+    if (split_rule.max_rows > 0 && (length - 1) / split_rule.max_rows >= wanted)
+      wanted = (length - 1) / split_rule.max_rows + 1;
+    if (wanted > split_rule.max_pieces) wanted = split_rule.max_pieces;
+    if (wanted > 1 && length / split_rule.min_rows < wanted)
+      wanted = length < split_rule.min_rows ? 1 : length / split_rule.min_rows;
     rows = ((length - 1) / wanted / chunk + 1) * chunk;
     count = (length - 1) / rows + 1;
   }
@@ -101,7 +102,7 @@ struct Pieces {
 /// Positions that a recurrence goes through. Without query heads one side has none, but a causal walk still
 /// meets the other.
 template <Mask mask>
-__device__ __forceinline__ int walked_length(const Side& rows, const Side& terms) {
+__device__ __forceinline__ int walk_length(const Side& rows, const Side& terms) {
   return mask == Mask::causal && terms.length == 0 ? rows.length : terms.length;
 }
 
@@ -111,7 +112,7 @@ template <Element T>
 struct RecurrenceParams {
   using A = Accumulate<T>;
   View<const T> a, b, c;
-  View<const T> projected;      // the rows whose norm the output goes through, beside those of a
+  View<const T> norm_input;     // the rows whose norm the output goes through, beside those of a
   View<T> out;                  // null: not wanted, only what is summed on the way
   ScaleLogit<A> scale_logit{};  // not given: nothing to weigh
   const std::uint8_t *row_mask = nullptr, *term_mask = nullptr;
@@ -120,26 +121,28 @@ struct RecurrenceParams {
   const std::int64_t* initial_count = nullptr;
   A* final_h = nullptr;
   tile::StateLayout layout = tile::StateLayout::as_is;  // of both
-  A* images = nullptr;  // states of pieces, [unit][column block][piece][image]; null: sequences are not cut
-  View<A> unprojected;  // rows that blocks of columns leave to Project; null: they hold whole rows
-  double* log_sums = nullptr;  // [unit][piece or part], for the gradient of scale_logit; null: not wanted
-  const int* marks = nullptr;  // [unit], which units Walk is to do; null: all
+  A* partial_states = nullptr;  // states of pieces, [batch head][column block][piece][partial state]; null:
+                                // sequences are not cut
+  View<A> grad_normalized;      // rows that blocks of columns leave to Project; null: they hold whole rows
+  double* scale_grad_partials =
+      nullptr;  // [batch head][piece or M block], for the gradient of scale_logit; null: not wanted
+  const int* redo_flags = nullptr;  // [batch head], which heads Walk is to do again; null: all
   std::int64_t seq_rows = 0, seq_terms = 0;
   int row_group = 1, term_group = 1;  // heads for each of heads_kv
   int heads_kv = 0;
-  Cuts cuts;
-  int chunk = 0;      // of the Tiling: pieces end with one
-  int row_parts = 1;  // blocks that share the rows of a bidirectional head
+  SplitRule split_rule;
+  int chunk = 0;     // of the Tiling: pieces end with one
+  int m_blocks = 1;  // blocks that share the rows of a bidirectional head
   int column_blocks = 1;
-  std::int64_t image_elements = 0;
+  std::int64_t partial_elements = 0;
 };
 
 /// The state of a piece, of block x's head and a block of columns.
 template <Element T>
-__device__ __forceinline__ Accumulate<T>* image_of(const RecurrenceParams<T>& params, int column_block,
-                                                   int piece) {
+__device__ __forceinline__ Accumulate<T>* partial_state_of(const RecurrenceParams<T>& params,
+                                                           int column_block, int piece) {
   const std::int64_t unit = std::int64_t{device::block_x()} * params.column_blocks + column_block;
-  return params.images + (unit * params.cuts.most + piece) * params.image_elements;
+  return params.partial_states + (unit * params.split_rule.max_pieces + piece) * params.partial_elements;
 }
 
 }  // namespace cottention::kernel

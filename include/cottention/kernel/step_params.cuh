@@ -12,9 +12,9 @@
 
 namespace cottention::kernel {
 
-/// Where a row of the stream stands: member 0 is the token's key, members 1, 2, ... are its queries.
+/// Where a row of the stream stands: group_row 0 is the key of the token, group_row 1, 2, ... its queries.
 struct StepRow {
-  int token, member;
+  int token, group_row;
 };
 
 template <Element T>

@@ -18,51 +18,53 @@ namespace cottention::tile {
 
 /// The length of a row x that is kept as y = 2^-exponent x. NaN stays.
 template <class A>
-struct Length {
-  A squares;  // of y
+struct RowNorm {
+  A sum_sq;  // of y
   int exponent;
 
   /// norm(x) = unit() y = x / max(||x||, eps).
-  __device__ __forceinline__ A unit() const {
-    if (usual()) return inverse_root();
+  __device__ __forceinline__ A rnorm() const {
+    if (in_fast_range()) return inverse_root();
     // A row of zeros is its own norm(x). 1 keeps what the factor multiplies in half's range, 1e12 does not.
-    return squares == A{0} ? A{1} : device::div_rn(A{1}, divisor());
+    return sum_sq == A{0} ? A{1} : device::div_rn(A{1}, divisor());
   }
   /// 1 / max(||x||, eps).
   __device__ __forceinline__ A inverse() const {
-    if (usual() && exponent == 0) return inverse_root();
+    if (in_fast_range() && exponent == 0) return inverse_root();
     return device::times_power_of_two(device::div_rn(A{1}, divisor()), -exponent);
   }
   /// ||x||.
-  __device__ __forceinline__ A length() const {
-    if (usual() && exponent == 0) return squares * inverse_root();
-    return device::times_power_of_two(device::sqrt_rn(squares), exponent);
+  __device__ __forceinline__ A norm() const {
+    if (in_fast_range() && exponent == 0) return sum_sq * inverse_root();
+    return device::times_power_of_two(device::sqrt_rn(sum_sq), exponent);
   }
   /// ||x|| <= eps, where norm(x) is linear.
-  __device__ __forceinline__ bool at_floor() const { return !usual() && device::sqrt_rn(squares) <= floor(); }
+  __device__ __forceinline__ bool clamped() const {
+    return !in_fast_range() && device::sqrt_rn(sum_sq) <= floor();
+  }
 
  private:
   /// Of fp32, and far from eps and the ends of its range, where a few instructions serve.
-  __device__ __forceinline__ bool usual() const {
-    return sizeof(A) == 4 && squares >= A{0x1p-40} && squares <= A{0x1p40} && exponent >= -16;
+  __device__ __forceinline__ bool in_fast_range() const {
+    return sizeof(A) == 4 && sum_sq >= A{0x1p-40} && sum_sq <= A{0x1p40} && exponent >= -16;
   }
   __device__ __forceinline__ A inverse_root() const {
     if constexpr (sizeof(A) == 4)
-      return device::rsqrt(squares);
+      return device::rsqrt(sum_sq);
     else
-      return A{};  // never usual()
+      return A{};  // never in_fast_range()
   }
   __device__ __forceinline__ A floor() const {
     return device::times_power_of_two(static_cast<A>(norm_epsilon), -exponent);
   }
-  __device__ __forceinline__ A divisor() const { return at_floor() ? floor() : device::sqrt_rn(squares); }
+  __device__ __forceinline__ A divisor() const { return clamped() ? floor() : device::sqrt_rn(sum_sq); }
 };
 
 namespace detail {
 
 /// 16 bytes of a row.
 template <Element T>
-using Unit = device::Vector<T, 16 / static_cast<int>(sizeof(T))>;
+using Vec = device::Vector<T, 16 / static_cast<int>(sizeof(T))>;
 
 template <class A>
 __device__ __forceinline__ A infinity() {
@@ -74,7 +76,7 @@ __device__ __forceinline__ A infinity() {
 
 /// Element e of a unit.
 template <Element T>
-__device__ __forceinline__ Accumulate<T> element(const Unit<T>& x, int e) {
+__device__ __forceinline__ Accumulate<T> element(const Vec<T>& x, int e) {
   if constexpr (sizeof(T) == 2) {
     const auto pairs = device::bits_as<device::Vector<std::uint32_t, 4>>(x);  // not taken apart into halves
     return e % 2 == 0 ? device::unpack_low<T>(pairs[e / 2]) : device::unpack_high<T>(pairs[e / 2]);
@@ -116,13 +118,13 @@ struct RowReader {
       "cottention: warps measure rows whole. Remedy: chunk and warps that are powers of two, or leave the "
       "tiling to the library.");
 
-  static constexpr int units_in_rounds = round_up(Source::units, sharing < 8 ? 8 : sharing);
-  static constexpr int rounds = units_in_rounds / sharing;
+  static constexpr int vecs_in_rounds = round_up(Source::vecs, sharing < 8 ? 8 : sharing);
+  static constexpr int rounds = vecs_in_rounds / sharing;
 
-  /// The unit that a lane reads in a round. Eight lanes load at once, and their rows and units must fall to
-  /// different banks, given how a Tile permutes units: which bits of the unit's number tell lanes apart, and
+  /// The vec that a lane reads in a round. Eight lanes load at once, and their rows and vecs must fall to
+  /// different banks, given how a Tile permutes vecs: which bits of its index tell lanes apart, and
   /// which rounds, depends on the bits that differ between neighbouring rows.
-  static __device__ __forceinline__ int unit_of(int part, int round) {
+  static __device__ __forceinline__ int vec_of(int part, int round) {
     if constexpr (sizeof(T) == 2 && sharing < 8) {
       constexpr int run = 8 / sharing;
       return round / run * 8 + part * run + round % run;
@@ -137,10 +139,10 @@ struct RowReader {
   int row;
 
   static __device__ __forceinline__ int part() { return device::thread_index() % sharing; }
-  __device__ __forceinline__ Unit<T>* unit(int round) const {
-    const int u = unit_of(part(), round);
-    const bool exists = units_in_rounds == Source::units || u < Source::units;
-    return exists ? reinterpret_cast<Unit<T>*>(tile.at(row, u * Source::unit)) : nullptr;
+  __device__ __forceinline__ Vec<T>* vec(int round) const {
+    const int u = vec_of(part(), round);
+    const bool exists = vecs_in_rounds == Source::vecs || u < Source::vecs;
+    return exists ? reinterpret_cast<Vec<T>*>(tile.at(row, u * Source::vec_size)) : nullptr;
   }
 
   template <class Combine>
@@ -158,11 +160,11 @@ struct RowReader {
     A sum{};
 #pragma unroll
     for (int round = 0; round < rounds; ++round) {
-      const Unit<T>* at = unit(round);
+      const Vec<T>* at = vec(round);
       if (at == nullptr) continue;
-      const Unit<T> x = device::load_shared(at);
+      const Vec<T> x = device::load_shared(at);
 #pragma unroll
-      for (int e = 0; e < Source::unit; ++e) sum = device::fma(element<T>(x, e), element<T>(x, e), sum);
+      for (int e = 0; e < Source::vec_size; ++e) sum = device::fma(element<T>(x, e), element<T>(x, e), sum);
     }
     return sum_over_row(sum);
   }
@@ -172,11 +174,11 @@ struct RowReader {
     A most{};
 #pragma unroll 1
     for (int round = 0; round < rounds; ++round) {
-      const Unit<T>* at = unit(round);
+      const Vec<T>* at = vec(round);
       if (at == nullptr) continue;
-      const Unit<T> x = device::load_shared(at);
+      const Vec<T> x = device::load_shared(at);
 #pragma unroll
-      for (int e = 0; e < Source::unit; ++e) {
+      for (int e = 0; e < Source::vec_size; ++e) {
         const A size = device::magnitude(device::widen<T>(x[e]));
         most = !device::is_finite(size) ? infinity<A>() : size > most ? size : most;
       }
@@ -189,11 +191,11 @@ struct RowReader {
     A sum{};
 #pragma unroll 1
     for (int round = 0; round < rounds; ++round) {
-      Unit<T>* at = unit(round);
+      Vec<T>* at = vec(round);
       if (at == nullptr) continue;
-      Unit<T> x = device::load_shared(at);
+      Vec<T> x = device::load_shared(at);
 #pragma unroll
-      for (int e = 0; e < Source::unit; ++e) {
+      for (int e = 0; e < Source::vec_size; ++e) {
         const A scaled = device::times_power_of_two(device::widen<T>(x[e]), -exponent);
         x[e] = device::narrow<T>(scaled);
         sum = device::fma(scaled, scaled, sum);
@@ -207,7 +209,7 @@ struct RowReader {
 /// The length of a row from the sum of its squares; scales it in place by 2^-exponent where it is `extreme`,
 /// and then by 2^shift too. The same in all lanes that share the row.
 template <class Reader, class A>
-__device__ __forceinline__ Length<A> tame_row(const Reader& reader, A squares, bool extreme, int shift) {
+__device__ __forceinline__ RowNorm<A> rescale_row(const Reader& reader, A squares, bool extreme, int shift) {
   int exponent = 0;
   if (device::any_lane(extreme)) {
     const A largest = reader.largest();
@@ -224,15 +226,15 @@ __device__ __forceinline__ Length<A> tame_row(const Reader& reader, A squares, b
 /// The sum of the squares of row 16 i + lane / 2, of 16-bit elements: on the tensor cores, the diagonal of
 /// x x^T for the rows x of a block. By a whole warp.
 template <Element T, int tile_rows, int tile_columns>
-__device__ __forceinline__ float squares_of_rows(const Tile<T, tile_rows, tile_columns>& tile, int i) {
+__device__ __forceinline__ float sum_sq_of_rows(const Tile<T, tile_rows, tile_columns>& tile, int i) {
   const Lane lane = Lane::opaque();
-  Sums<float> upper,
+  Accumulator<float> upper,
       lower;  // rows 0 to 7 with themselves, 8 to 15 likewise; the other half of each is not used
   set_to_zero(upper);
   set_to_zero(lower);
 #pragma unroll
-  for (int k = 0; k < tile_columns; k += terms<T>) {
-    const Block<T, Role::left> x = load_rows<Role::left>(tile.below(16 * i), 0, k, lane);
+  for (int k = 0; k < tile_columns; k += mma_k<T>) {
+    const Fragment<T, Operand::a> x = load_rows<Operand::a>(tile.below(16 * i), 0, k, lane);
     const std::uint32_t rows_0_to_7[2] = {x.r[0], x.r[2]}, rows_8_to_15[2] = {x.r[1], x.r[3]};
     device::mma_m16n8k16<T>(upper.values, x.r, rows_0_to_7);
     device::mma_m16n8k16<T>(lower.values, x.r, rows_8_to_15);
@@ -254,10 +256,10 @@ __device__ __forceinline__ void for_each_row(Tile<T, tile_rows, tile_columns>& t
     constexpr int warps = threads / device::warp_size;
     const int warp = device::warp_index();
     // Half has the most to hold: where rows are wide, what follows from the warp is not kept.
-    constexpr bool finds_anew = std::same_as<T, half> && tile_columns > 64;
-    const auto turn = static_cast<unsigned>((finds_anew ? device::opaque(warp) : warp) + warps - from);
+    constexpr bool recomputes_warp = std::same_as<T, half> && tile_columns > 64;
+    const auto turn = static_cast<unsigned>((recomputes_warp ? device::opaque(warp) : warp) + warps - from);
     for (int i = static_cast<int>(turn % warps); i < tile_rows / 16; i += warps)
-      f(Reader{tile, 16 * i + device::lane_index() / Reader::sharing}, squares_of_rows(tile, i));
+      f(Reader{tile, 16 * i + device::lane_index() / Reader::sharing}, sum_sq_of_rows(tile, i));
   } else {
     using Reader = RowReader<threads, tile_rows, Tile<T, tile_rows, tile_columns>>;
     for (int row = device::thread_index() / Reader::sharing; row < tile_rows; row += Reader::at_once) {
@@ -269,86 +271,88 @@ __device__ __forceinline__ void for_each_row(Tile<T, tile_rows, tile_columns>& t
 
 }  // namespace detail
 
-/// For each row of `tile`, `write(row, length)` once, by the same thread whatever the columns of the tile.
+/// For each row of `tile`, `write(row, norm)` once, by the same thread whatever the columns of the tile.
 /// 16-bit, rows fall to the warps in turn, beginning with warp `from`.
 ///
 /// Rows that fp32 could not square, or half's range not hold, are first scaled in place by a power of two,
 /// which is exact but for elements 2^-14 of the largest (half) or smaller still. So the tile may change:
 /// other threads see that after the next barrier. Zero, infinite and NaN rows stay.
 template <int threads, Element T, int tile_rows, int tile_columns, class Write>
-__device__ __forceinline__ void measure_rows(Tile<T, tile_rows, tile_columns>& tile, int from, Write write) {
+__device__ __forceinline__ void rescale_and_measure_rows(Tile<T, tile_rows, tile_columns>& tile, int from,
+                                                         Write write) {
   detail::for_each_row<threads>(tile, from, [&](const auto& reader, Accumulate<T> squares) {
     // Squares of half do not vanish, so a row whose sum is 0 is one of zeros.
     const bool zero = std::same_as<T, half> && squares == 0;
-    const auto length = detail::tame_row(reader, squares, !zero && !detail::in_range<T>(squares), 0);
-    if (reader.part() == 0) write(reader.row, length);
+    const auto norm = detail::rescale_row(reader, squares, !zero && !detail::in_range<T>(squares), 0);
+    if (reader.part() == 0) write(reader.row, norm);
   });
 }
 
 /// Likewise, of rows that fp32 can square, which stay as they are.
 template <int threads, Element T, int tile_rows, int tile_columns, class Write>
-__device__ __forceinline__ void read_lengths(Tile<T, tile_rows, tile_columns>& tile, int from, Write write) {
+__device__ __forceinline__ void measure_rows(Tile<T, tile_rows, tile_columns>& tile, int from, Write write) {
   detail::for_each_row<threads>(tile, from, [&](const auto& reader, Accumulate<T> squares) {
-    if (reader.part() == 0) write(reader.row, Length<Accumulate<T>>{squares, 0});
+    if (reader.part() == 0) write(reader.row, RowNorm<Accumulate<T>>{squares, 0});
   });
 }
 
 /// Likewise of any rows, and upper bounds of the lengths of those whose squares vanish: 0 for zeros alone.
 template <int threads, Element T, int tile_rows, int tile_columns, class Write>
-__device__ __forceinline__ void bound_lengths(Tile<T, tile_rows, tile_columns>& tile, int from, Write write) {
+__device__ __forceinline__ void bound_norms(Tile<T, tile_rows, tile_columns>& tile, int from, Write write) {
   using A = Accumulate<T>;
   detail::for_each_row<threads>(tile, from, [&](const auto& reader, A squares) {
-    Length<A> length{squares, 0};
+    RowNorm<A> norm{squares, 0};
     const bool vanishes = squares < A{0x1p-80};
     if (device::any_lane(vanishes)) {
       const A largest = reader.largest();
-      if (vanishes && largest > A{0}) length = {A{tile_columns}, device::exponent_of(largest) + 1};
+      if (vanishes && largest > A{0}) norm = {A{tile_columns}, device::exponent_of(largest) + 1};
     }
-    if (reader.part() == 0) write(reader.row, length);
+    if (reader.part() == 0) write(reader.row, norm);
   });
 }
 
 /// In half: half the exponent of a row's length.
-__device__ __forceinline__ int half_exponent(const Length<float>& length) {
-  return length.squares > 0.0f && device::is_finite(length.squares) ? device::exponent_of(length.squares) / 4
-                                                                    : 0;
+__device__ __forceinline__ int half_exponent(const RowNorm<float>& norm) {
+  return norm.sum_sq > 0.0f && device::is_finite(norm.sum_sq) ? device::exponent_of(norm.sum_sq) / 4 : 0;
 }
 
 /// For rows of b and c that meet in products b c^T, in half: `write(row, length of b, length of c)`. b stays
 /// as it is, and c is brought near half the exponent of b's length, so that neither c nor b's product with a
-/// row of length 1, over c's scale, leaves half's range. Rows fall to warps as in measure_rows().
+/// row of length 1, over c's scale, leaves half's range. Rows fall to warps as in rescale_and_measure_rows().
 template <int threads, int tile_rows, int b_columns, int c_columns, class Write>
-__device__ __forceinline__ void measure_pairs(Tile<half, tile_rows, b_columns>& b,
-                                              Tile<half, tile_rows, c_columns>& c, int from, Write write) {
+__device__ __forceinline__ void rescale_and_measure_pairs(Tile<half, tile_rows, b_columns>& b,
+                                                          Tile<half, tile_rows, c_columns>& c, int from,
+                                                          Write write) {
   detail::for_each_row<threads>(c, from, [&](const auto& reader, float squares) {
-    const Length<float> of_b{detail::squares_of_rows(b, reader.row / 16), 0};
+    const RowNorm<float> of_b{detail::sum_sq_of_rows(b, reader.row / 16), 0};
     const int shift = half_exponent(of_b);
     const bool extreme =
         squares != 0.0f && !detail::in_range<half>(device::times_power_of_two(squares, -2 * shift));
-    const Length<float> of_c = detail::tame_row(reader, squares, extreme, shift);
+    const RowNorm<float> of_c = detail::rescale_row(reader, squares, extreme, shift);
     if (reader.part() == 0) write(reader.row, of_b, of_c);
   });
 }
 
-/// Calls f with the units of a row of memory, `width` long, that fall to a lane, and their columns. By a
+/// Calls f with the vecs of a row of memory, `width` long, that fall to a lane, and their columns. By a
 /// whole warp.
-template <class Unit, class T, class F>
-__device__ __forceinline__ void for_each_unit(const T* row, int width, F f) {
-  constexpr int unit = static_cast<int>(sizeof(Unit) / sizeof(T));
-  for (int c = device::lane_index() * unit; c < width; c += device::warp_size * unit)
-    f(device::load_global(reinterpret_cast<const Unit*>(row + c)), c);
+template <class Vec, class T, class F>
+__device__ __forceinline__ void for_each_vec(const T* row, int width, F f) {
+  constexpr int vec_size = static_cast<int>(sizeof(Vec) / sizeof(T));
+  for (int c = device::lane_index() * vec_size; c < width; c += device::warp_size * vec_size)
+    f(device::load_global(reinterpret_cast<const Vec*>(row + c)), c);
 }
 
-/// The length of a row of memory, as tame_row() has it of one in a tile; the same in all lanes of the warp.
+/// The length of a row of memory, as rescale_row() has it of one in a tile; the same in all lanes of the
+/// warp.
 template <Element T>
-__device__ __forceinline__ Length<Accumulate<T>> measure_in_memory(const T* row, int width, int shift = 0) {
+__device__ __forceinline__ RowNorm<Accumulate<T>> measure_global_row(const T* row, int width, int shift = 0) {
   using A = Accumulate<T>;
-  using Unit = detail::Unit<T>;
-  constexpr int unit = 16 / static_cast<int>(sizeof(T));
+  using Vec = detail::Vec<T>;
+  constexpr int vec_size = 16 / static_cast<int>(sizeof(T));
   const auto over_row = [&](A start, auto take) {
-    for_each_unit<Unit>(row, width, [&](const Unit& x, int) {
+    for_each_vec<Vec>(row, width, [&](const Vec& x, int) {
 #pragma unroll
-      for (int e = 0; e < unit; ++e) start = take(start, detail::element<T>(x, e));
+      for (int e = 0; e < vec_size; ++e) start = take(start, detail::element<T>(x, e));
     });
     return start;
   };
@@ -358,7 +362,7 @@ __device__ __forceinline__ Length<Accumulate<T>> measure_in_memory(const T* row,
     const A size = device::magnitude(x);
     return !device::is_finite(size) ? detail::infinity<A>() : size > most ? size : most;
   });
-  largest = largest_over_warp(largest);
+  largest = max_over_warp(largest);
   if (!(largest > A{0}) || !device::is_finite(largest)) return {squares, 0};
   const int exponent = device::exponent_of(largest) - shift;
   return {sum_over_warp(over_row(A{},
@@ -372,29 +376,30 @@ __device__ __forceinline__ Length<Accumulate<T>> measure_in_memory(const T* row,
 /// Likewise for rows that the tile holds only some columns of: rows first, ... of `rows`, `width` long, each
 /// read whole from memory by a warp. A row that is scaled is so in the tile, for half by 2^shift(row) too.
 template <int threads, Element T, int tile_rows, int tile_columns, class Shift, class Write>
-__device__ __forceinline__ void measure_rows_in_memory(const Rows<const T>& rows, int first, int width,
-                                                       Tile<T, tile_rows, tile_columns>& tile,
-                                                       [[maybe_unused]] Shift shift, Write write) {
+__device__ __forceinline__ void rescale_and_measure_global_rows(const Rows<const T>& rows, int first,
+                                                                int width,
+                                                                Tile<T, tile_rows, tile_columns>& tile,
+                                                                [[maybe_unused]] Shift shift, Write write) {
   using A = Accumulate<T>;
-  using Unit = detail::Unit<T>;
+  using Vec = detail::Vec<T>;
   using Target = Tile<T, tile_rows, tile_columns>;
   for (int row = device::warp_index(); row < tile_rows; row += threads / device::warp_size) {
-    Length<A> length{};
+    RowNorm<A> norm{};
     // Lane 0 alone reads what it may write over.
     int by = 0;
     if constexpr (std::same_as<T, half>) by = device::shuffle(device::lane_index() == 0 ? shift(row) : 0, 0);
-    if (rows.contains(first + row)) length = measure_in_memory(rows.row(first + row), width, by);
-    if (length.exponent != 0)
-      for (int c = device::lane_index() * Target::unit; c < Target::units * Target::unit;
-           c += device::warp_size * Target::unit) {
-        Unit* at = reinterpret_cast<Unit*>(tile.at(row, c));
-        Unit x = device::load_shared(at);
+    if (rows.contains(first + row)) norm = measure_global_row(rows.row(first + row), width, by);
+    if (norm.exponent != 0)
+      for (int c = device::lane_index() * Target::vec_size; c < Target::vecs * Target::vec_size;
+           c += device::warp_size * Target::vec_size) {
+        Vec* at = reinterpret_cast<Vec*>(tile.at(row, c));
+        Vec x = device::load_shared(at);
 #pragma unroll
-        for (int e = 0; e < Target::unit; ++e)
-          x[e] = device::narrow<T>(device::times_power_of_two(device::widen<T>(x[e]), -length.exponent));
+        for (int e = 0; e < Target::vec_size; ++e)
+          x[e] = device::narrow<T>(device::times_power_of_two(device::widen<T>(x[e]), -norm.exponent));
         device::store_shared(at, x);
       }
-    if (device::lane_index() == 0) write(row, length);
+    if (device::lane_index() == 0) write(row, norm);
   }
 }
 

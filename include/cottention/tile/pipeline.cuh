@@ -14,7 +14,7 @@ enum class Direction { forward, reverse };
 template <int stages, int chunk, Direction direction>
 struct Cursor {
   int row;               // first of the chunk
-  int member = 0;        // query head of the group
+  int group_head = 0;    // query head of the group
   int stage = 0;         // buffer of its rows
   int shared_stage = 0;  // buffer of the chunk's rows that the group shares
 
@@ -30,8 +30,8 @@ struct Cursor {
 
   __device__ __forceinline__ void advance(int group) {
     stage = next(stage);
-    if (++member < group) return;
-    member = 0;
+    if (++group_head < group) return;
+    group_head = 0;
     row += direction == Direction::forward ? chunk : -chunk;
     shared_stage = next(shared_stage);
   }

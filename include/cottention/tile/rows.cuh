@@ -18,7 +18,7 @@ struct Rows {
   T* data = nullptr;
   std::int64_t stride = 0;
   int length = 0;
-  const std::uint8_t* mask = nullptr;  // one byte a row, in global memory; null: all present
+  const std::uint8_t* mask = nullptr;  // one byte a row, in global memory; null: all valid
 
   __device__ __forceinline__ T* row(int r) const { return data + r * stride; }
   __device__ __forceinline__ bool contains(int r) const {
@@ -28,25 +28,25 @@ struct Rows {
 
 namespace detail {
 
-/// f(r, c, from) for each of a tile's 16-byte units that fall to a thread: (r, c) in the tile and, in
+/// f(r, c, from) for each of a tile's 16-byte vecs that fall to a thread: (r, c) in the tile and, in
 /// memory, column c of row first + r.
 template <int threads, class Target, class T, class F>
-__device__ __forceinline__ void for_each_unit_of_tile(unsigned thread, const Rows<const T>& rows, int first,
-                                                      int column, F f) {
-  constexpr int at_once = threads < Target::units ? Target::rows + 1 : threads / Target::units;  // rows
-  if constexpr (threads % Target::units == 0 && Target::rows % at_once == 0) {
-    // A thread's units lie below one another.
-    const int r = static_cast<int>(thread / Target::units);
-    const int c = static_cast<int>(thread % Target::units) * Target::unit;
+__device__ __forceinline__ void for_each_vec_of_tile(unsigned thread, const Rows<const T>& rows, int first,
+                                                     int column, F f) {
+  constexpr int at_once = threads < Target::vecs ? Target::rows + 1 : threads / Target::vecs;  // rows
+  if constexpr (threads % Target::vecs == 0 && Target::rows % at_once == 0) {
+    // A thread's vecs lie below one another.
+    const int r = static_cast<int>(thread / Target::vecs);
+    const int c = static_cast<int>(thread % Target::vecs) * Target::vec_size;
     const T* from = rows.row(first + r) + column + c;
     const std::int64_t step = at_once * rows.stride;
 #pragma unroll
     for (int below = 0; below < Target::rows; below += at_once, from += step) f(r + below, c, from);
   } else {
-    constexpr unsigned total = Target::rows * Target::units;
+    constexpr unsigned total = Target::rows * Target::vecs;
     for (unsigned i = thread; i < total; i += threads) {
-      const int r = static_cast<int>(i / Target::units);
-      const int c = static_cast<int>(i % Target::units) * Target::unit;
+      const int r = static_cast<int>(i / Target::vecs);
+      const int c = static_cast<int>(i % Target::vecs) * Target::vec_size;
       f(r, c, rows.row(first + r) + column + c);
     }
   }
@@ -60,21 +60,21 @@ __device__ __forceinline__ void for_each_unit_of_tile(unsigned thread, const Row
 template <int threads, class T, class Target, int n>
 __device__ __forceinline__ void copy_rows_async(const Rows<const T> (&rows)[n], int first, int column,
                                                 int dim, Target* const (&tiles)[n]) {
-  static_assert(Target::units * Target::unit == Target::columns);
+  static_assert(Target::vecs * Target::vec_size == Target::columns);
   const auto thread = static_cast<unsigned>(device::opaque(device::thread_index()));
   if (rows[0].mask == nullptr && first + Target::rows <= rows[0].length && column + Target::columns <= dim) {
 #pragma unroll
     for (int x = 0; x < n; ++x)
-      detail::for_each_unit_of_tile<threads, Target>(
+      detail::for_each_vec_of_tile<threads, Target>(
           thread, rows[x], first, column,
           [&](int r, int c, const T* from) { device::cp_async_16(tiles[x]->at(r, c), from, 16); });
   } else {
 #pragma unroll
     for (int x = 0; x < n; ++x)
-      detail::for_each_unit_of_tile<threads, Target>(
+      detail::for_each_vec_of_tile<threads, Target>(
           thread, rows[x], first, column, [&](int r, int c, const T* from) {
-            const bool present = column + c < dim && rows[0].contains(first + r);
-            device::cp_async_16(tiles[x]->at(r, c), present ? from : rows[x].data, present ? 16 : 0);
+            const bool valid = column + c < dim && rows[0].contains(first + r);
+            device::cp_async_16(tiles[x]->at(r, c), valid ? from : rows[x].data, valid ? 16 : 0);
           });
   }
 }
@@ -97,8 +97,8 @@ __device__ __forceinline__ int first_column(Lane lane) {
 /// unless it is kept. `to` points to this lane's first_column(). By a whole warp; lanes whose row does not
 /// exist write nothing.
 template <Element T>
-__device__ __forceinline__ void store_row(T* to, int columns, const Sums<Accumulate<T>> (&sums)[2], int lower,
-                                          bool keep, bool exists, Lane lane) {
+__device__ __forceinline__ void store_row(T* to, int columns, const Accumulator<Accumulate<T>> (&sums)[2],
+                                          int lower, bool keep, bool exists, Lane lane) {
   const Accumulate<T>* const left = sums[0].values + 2 * lower;
   const Accumulate<T>* const right = sums[1].values + 2 * lower;
   const int c = first_column<T>(lane);

@@ -51,7 +51,7 @@ __device__ __forceinline__ void normalise(A (&x)[count]) {
     for (int i = 0; i < count; ++i) x[i] = device::times_power_of_two(x[i], -exponent);
     squares = detail::sum_of_squares<lanes>(x);
   }
-  const A factor = Length<A>{squares, exponent}.unit();
+  const A factor = RowNorm<A>{squares, exponent}.rnorm();
 #pragma unroll
   for (int i = 0; i < count; ++i) x[i] = device::mul_rn(x[i], factor);
 }

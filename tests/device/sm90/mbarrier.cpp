@@ -25,7 +25,7 @@ struct Ring {
     device::Mbarrier full[stages], empty[stages];
     int slot[stages][32];
   };
-  static constexpr int threads = 32 * (1 + consumers), blocks_per_multiprocessor = 1;
+  static constexpr int threads = 32 * (1 + consumers), min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     const int lane = device::lane_index(), warp = device::warp_index();

@@ -19,7 +19,7 @@ struct HandOver {
     int* out;
   };
   struct Storage {};
-  static constexpr int threads = 384, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 384, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage&) {
     const int thread = device::thread_index();

@@ -59,7 +59,7 @@ struct LoadTile {
     alignas(1024) std::uint32_t tile[words];
     device::Mbarrier barrier;
   };
-  static constexpr int threads = 64, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 64, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     const int thread = device::thread_index();
@@ -88,7 +88,7 @@ struct StoreTile {
   struct Storage {
     alignas(1024) std::uint32_t tile[words];
   };
-  static constexpr int threads = 64, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 64, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     const int thread = device::thread_index();

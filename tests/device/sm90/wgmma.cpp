@@ -84,7 +84,7 @@ struct Multiply {
     alignas(1024) std::uint32_t a[A::bytes / 4];
     alignas(1024) std::uint32_t b[B::bytes / 4];
   };
-  static constexpr int threads = 128, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 128, min_blocks_per_sm = 1;
 
   __device__ static void multiply(float (&d)[C::n / 2], const std::uint32_t (&a)[steps][4],
                                   const Storage& storage, int step, device::Sum sum) {
