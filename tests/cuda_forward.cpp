@@ -61,7 +61,7 @@ constexpr int shortest_chunk = sizeof(T) == 2 ? 16 : 8;
 /// Whether the device has the shared memory that the tiling takes.
 template <cottention::AnyProblem P, cottention::Tiling tiling>
 bool fits_device() {
-  using Walk = cottention::kernel::Walk<cottention::host::ForwardRoles<P>, tiling>;
+  using Walk = cottention::sm80::Walk<cottention::host::ForwardRoles<P>, tiling>;
   cottention::device::Properties properties;
   REQUIRE(cottention::device::current_device(properties).ok());
   return sizeof(typename Walk::Storage) <= static_cast<std::size_t>(properties.shared_bytes_per_block);

@@ -23,10 +23,10 @@ kernel::RecurrenceParams<typename P::element> forward_params(
     const ForwardArguments<typename P::element>& args, const SplitPlan& plan, void* workspace) {
   const Shape& s = args.shape;
   auto p = recurrence_params<ForwardRoles<P>>(args, plan);
-  p.a = kernel::view(args.q, s.seq_q, s.heads_q, s.dim_qk);
-  p.b = kernel::view(args.k, s.seq_k, s.heads_kv, s.dim_qk);
-  p.c = kernel::view(args.v, s.seq_k, s.heads_kv, s.dim_v);
-  p.out = kernel::view(args.o, s.seq_q, s.heads_q, s.dim_v);
+  p.a = tile::view(args.q, s.seq_q, s.heads_q, s.dim_qk);
+  p.b = tile::view(args.k, s.seq_k, s.heads_kv, s.dim_qk);
+  p.c = tile::view(args.v, s.seq_k, s.heads_kv, s.dim_v);
+  p.out = tile::view(args.o, s.seq_q, s.heads_q, s.dim_v);
   p.initial_h = args.initial_state.h;
   p.final_h = args.final_state.h;
   p.partial_states = plan.pieces > 1 ? static_cast<Accumulate<typename P::element>*>(workspace) : nullptr;
@@ -61,7 +61,7 @@ CallStatus forward_on(const device::Properties& device, const ForwardArguments<t
         plan, [&]<class Kernel>(device::Grid grid) { launches.launch<Kernel>(grid, params); });
   }
   if (counts)
-    launches.launch<kernel::Count>({s.batch}, {kernel::view(args.cu_seqlens_k), args.key_mask, s.seq_k,
+    launches.launch<kernel::Count>({s.batch}, {tile::view(args.cu_seqlens_k), args.key_mask, s.seq_k,
                                                args.initial_state.count, args.final_state.count});
   if (trails) launches.launch<Trailing>({Trailing::blocks}, trailing);
   return launches.status();

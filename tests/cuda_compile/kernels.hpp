@@ -53,9 +53,9 @@ void list_recurrence() {
 template <AnyProblem P, Tiling tiling>
 void list_fused_backward() {
   if constexpr (P::mask == Mask::causal)
-    list_kernel<P, tiling, kernel::Gradient<P, tiling>>();
+    list_kernel<P, tiling, sm80::Gradient<P, tiling>>();
   else
-    list_kernel<P, tiling, kernel::GradientApply<P, tiling>>();
+    list_kernel<P, tiling, sm80::GradientApply<P, tiling>>();
 }
 
 /// Keeps a call, so that all of its kernels are compiled.
@@ -80,7 +80,7 @@ void list_backward() {
   compile<Call>(&backward<P>);
   list_kernel<kernel::ScaleGrad<typename P::element>>("all", "");
   list_kernel<kernel::Trailing<typename P::element, 3>>("all", "");
-  if constexpr (kernel::has_fused_backward<P>) {
+  if constexpr (sm80::has_fused_backward<P>) {
     constexpr Tiling few = fused_backward_tiling<P, Occupancy::low>,
                      many = fused_backward_tiling<P, Occupancy::high>;
     list_fused_backward<P, many>();

@@ -10,9 +10,9 @@
 #include <cottention/host/device_arguments.hpp>
 #include <cottention/host/launches.cuh>
 #include <cottention/host/recurrence.cuh>
-#include <cottention/kernel/gradient.cuh>
-#include <cottention/kernel/gradient_apply.cuh>
-#include <cottention/kernel/log_sum.cuh>
+#include <cottention/kernel/scale_grad.cuh>
+#include <cottention/sm80/gradient.cuh>
+#include <cottention/sm80/gradient_apply.cuh>
 
 namespace cottention::host {
 
@@ -75,7 +75,7 @@ class Gradients {
     if (trails) launches.template prepare<Trailing>();
     if (!launches.status()) return launches.status();
 
-    if constexpr (kernel::has_fused_backward<P>)
+    if constexpr (sm80::has_fused_backward<P>)
       if (fused)
         with_fused_backward(
             [&]<class Kernel>() { launches.template launch<Kernel>({fused_blocks()}, fused_params()); });
@@ -130,9 +130,9 @@ class Gradients {
     const SplitPlan p = plan<R, tiling>();
     layout_.partial_states = (std::max)(layout_.partial_states, aligned(p.partial_bytes));
     if (p.pieces > 1) allows_fused_ = false;
-    if constexpr (kernel::has_fused_backward<P> && P::mask == Mask::causal)
+    if constexpr (sm80::has_fused_backward<P> && P::mask == Mask::causal)
       layout_.redo_flags = aligned(static_cast<std::size_t>(p.batch_heads) * sizeof(int));
-    if constexpr (R::has_norm_backward && !kernel::fuses_norm_backward<R, tiling>) {
+    if constexpr (R::has_norm_backward && !sm80::fuses_norm_backward<R, tiling>) {
       const Shape& s = args_.shape;
       const std::int64_t rows = (R::rows_are_queries ? s.seq_q * s.heads_q : s.seq_k * s.heads_kv) *
                                 (args_.cu_seqlens_q.given() ? 1 : s.batch);
@@ -171,8 +171,8 @@ class Gradients {
 
   template <Occupancy occupancy>
   using FusedBackward =
-      std::conditional_t<P::mask == Mask::causal, kernel::Gradient<P, fused_backward_tiling<P, occupancy>>,
-                         kernel::GradientApply<P, fused_backward_tiling<P, occupancy>>>;
+      std::conditional_t<P::mask == Mask::causal, sm80::Gradient<P, fused_backward_tiling<P, occupancy>>,
+                         sm80::GradientApply<P, fused_backward_tiling<P, occupancy>>>;
 
   std::int64_t fused_blocks() const { return args_.shape.batch * args_.shape.heads_kv; }
   template <class Kernel>
@@ -182,7 +182,7 @@ class Gradients {
   /// Calls f with the kernel for so many blocks; not at all where the device has no room for one.
   template <class F>
   void with_fused_backward([[maybe_unused]] F f) const {
-    if constexpr (kernel::has_fused_backward<P>) {
+    if constexpr (sm80::has_fused_backward<P>) {
       using Few = FusedBackward<Occupancy::low>;
       using Many = FusedBackward<Occupancy::high>;
       if constexpr (!std::same_as<Few, Many>)
@@ -194,7 +194,7 @@ class Gradients {
 
   /// Whether one kernel makes them all: worth while for two or more.
   bool uses_fused_backward() const {
-    if constexpr (kernel::has_fused_backward<P>) {
+    if constexpr (sm80::has_fused_backward<P>) {
       const Shape& s = args_.shape;
       // Whether a sequence is cut may follow from the rest of its batch, and must not change its bits then.
       if (args_.plan == Plan::batch_invariant) return false;
@@ -215,8 +215,8 @@ class Gradients {
     if (!uses_fused_backward()) return wanted<output>();
     return P::mask == Mask::causal && output == Output::dq && wanted<output>();
   }
-  kernel::GradientParams<P> fused_params() const {
-    kernel::GradientParams<P> p;
+  sm80::GradientParams<P> fused_params() const {
+    sm80::GradientParams<P> p;
     for_each_output([&]<class R, Tiling tiling>() {
       auto& part = R::output == Output::dq ? p.dq : R::output == Output::dk ? p.dk : p.dv;
       part = params<R, tiling>(plan<R, tiling>());
@@ -241,7 +241,7 @@ class Gradients {
 
   template <kernel::AnyRoles R, Tiling tiling>
   kernel::RecurrenceParams<T> params(const SplitPlan& plan) const {
-    using kernel::view;
+    using tile::view;
     const Shape& s = args_.shape;
     const auto q = view(args_.q, s.seq_q, s.heads_q, s.dim_qk);
     const auto k = view(args_.k, s.seq_k, s.heads_kv, s.dim_qk);
@@ -272,7 +272,7 @@ class Gradients {
       p.final_h = args_.dinitial_state;
     }
     if (plan.pieces > 1) p.partial_states = reinterpret_cast<A*>(workspace_);
-    if constexpr (R::has_norm_backward && !kernel::fuses_norm_backward<R, tiling>)
+    if constexpr (R::has_norm_backward && !sm80::fuses_norm_backward<R, tiling>)
       p.grad_normalized = view(Tensor<A>{reinterpret_cast<A*>(workspace_ + layout_.partial_states)},
                                R::rows_are_queries ? s.seq_q : s.seq_k,
                                R::rows_are_queries ? s.heads_q : s.heads_kv, R::dims.v);

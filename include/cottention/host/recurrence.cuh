@@ -7,11 +7,11 @@
 #include <cottention/device/launch.cuh>
 #include <cottention/device/runtime.cuh>
 #include <cottention/host/recurrence_plan.hpp>
-#include <cottention/kernel/apply.cuh>
 #include <cottention/kernel/prefix.cuh>
-#include <cottention/kernel/project.cuh>
 #include <cottention/kernel/trailing.cuh>
-#include <cottention/kernel/walk.cuh>
+#include <cottention/sm80/apply.cuh>
+#include <cottention/sm80/project.cuh>
+#include <cottention/sm80/walk.cuh>
 #include <cottention/tuning/recurrence.cuh>
 
 namespace cottention::host {
@@ -21,9 +21,9 @@ SplitPlan plan_splits(const Shape& s, Plan plan, Split split, int multiprocessor
   using T = typename R::element;
   constexpr int most_chunks = 512;  // docs/tuning.md, "Long sequences"
   const BlockSize block{
-      .column_blocks = kernel::column_blocks<R, tiling>,
+      .v_tiles = kernel::v_tiles<R, tiling>,
       .chunk = tiling.chunk,
-      .partial_elements = kernel::StateOf<R, tiling>::partial_elements,
+      .partial_elements = sm80::StateOf<R, tiling>::partial_elements,
       .element_bytes = sizeof(Accumulate<T>),
       .max_piece_rows = std::same_as<T, float> ? most_chunks * tiling.chunk : 0,
   };
@@ -36,20 +36,19 @@ SplitPlan plan_splits(const Shape& s, Plan plan, Split split, int multiprocessor
 /// The kernels over heads, in their order: `each` is called with a kernel and its grid.
 template <kernel::AnyRoles R, Tiling tiling, class Each>
 void recurrence_kernels(const SplitPlan& plan, Each each) {
-  using kernel::Apply, kernel::Project, kernel::Reduce, kernel::Walk;
+  using sm80::Apply, sm80::Project, sm80::Reduce, sm80::Walk;
   using Prefix = kernel::Prefix<typename R::element, R::mask>;
-  const device::Grid pieces{plan.batch_heads, plan.pieces, plan.column_blocks};
-  const device::Grid parts{plan.batch_heads, plan.m_blocks, plan.column_blocks};
+  const device::Grid pieces{plan.batch_heads, plan.pieces, plan.v_tiles};
+  const device::Grid parts{plan.batch_heads, plan.m_blocks, plan.v_tiles};
   if (plan.pieces > 1) {
     each.template operator()<Reduce<R, tiling>>(pieces);
-    each.template operator()<Prefix>(
-        {plan.batch_heads, Prefix::parts(plan.partial_elements), plan.column_blocks});
+    each.template operator()<Prefix>({plan.batch_heads, Prefix::parts(plan.partial_elements), plan.v_tiles});
   }
   if constexpr (R::mask == Mask::causal)
     each.template operator()<Walk<R, tiling>>(pieces);
   else
     each.template operator()<Apply<R, tiling>>(parts);
-  if constexpr (R::has_norm_backward && !kernel::fuses_norm_backward<R, tiling>)
+  if constexpr (R::has_norm_backward && !sm80::fuses_norm_backward<R, tiling>)
     each.template operator()<Project<R, tiling>>(
         {plan.batch_heads, R::mask == Mask::causal ? plan.pieces : plan.m_blocks});
 }
@@ -65,8 +64,8 @@ kernel::RecurrenceParams<typename R::element> recurrence_params(const Arguments&
   p.scale_logit = args.scale_logit;
   p.row_mask = R::rows_are_queries ? args.query_mask : args.key_mask;
   p.term_mask = R::rows_are_queries ? args.key_mask : args.query_mask;
-  p.row_offsets = kernel::view(R::rows_are_queries ? args.cu_seqlens_q : args.cu_seqlens_k);
-  p.term_offsets = kernel::view(R::rows_are_queries ? args.cu_seqlens_k : args.cu_seqlens_q);
+  p.row_offsets = tile::view(R::rows_are_queries ? args.cu_seqlens_q : args.cu_seqlens_k);
+  p.term_offsets = tile::view(R::rows_are_queries ? args.cu_seqlens_k : args.cu_seqlens_q);
   p.initial_count = args.initial_state.count;
   p.seq_rows = R::rows_are_queries ? seq_q : s.seq_k;
   p.seq_terms = R::rows_are_queries ? s.seq_k : seq_q;
@@ -77,7 +76,7 @@ kernel::RecurrenceParams<typename R::element> recurrence_params(const Arguments&
       .wanted = plan.wanted, .min_rows = plan.min_rows, .max_rows = plan.max_rows, .max_pieces = plan.pieces};
   p.chunk = plan.chunk;
   p.m_blocks = plan.m_blocks;
-  p.column_blocks = plan.column_blocks;
+  p.v_tiles = plan.v_tiles;
   p.partial_elements = plan.partial_elements;
   return p;
 }
@@ -86,7 +85,7 @@ kernel::RecurrenceParams<typename R::element> recurrence_params(const Arguments&
 template <class Kernel, Element T>
 typename Kernel::Rows trailing_rows(const Tensor<T>& x, const Offsets& offsets, std::int64_t batch,
                                     std::int64_t seq, std::int64_t heads, std::int64_t dim) {
-  typename Kernel::Rows rows{kernel::view(x, seq, heads, dim), kernel::view(offsets), batch, seq, heads, dim};
+  typename Kernel::Rows rows{tile::view(x, seq, heads, dim), tile::view(offsets), batch, seq, heads, dim};
   if (!offsets.given() || seq == 0 || heads == 0) rows.view.data = nullptr;
   return rows;
 }
@@ -98,11 +97,11 @@ auto with_tiling(const device::Properties& device, const Shape& shape, Plan plan
   constexpr Tiling large = tuned_recurrence<R>, compact = compact_recurrence<R>,
                    few = low_occupancy_recurrence<R>;
   if constexpr (few != large) {
-    static_assert(sizeof(typename kernel::Walk<R, few>::Storage) <= shared_bytes_of_all_devices);
+    static_assert(sizeof(typename sm80::Walk<R, few>::Storage) <= shared_bytes_of_all_devices);
     // In the batch-invariant plan the rest of the batch must not count.
     const SplitPlan p = plan_splits<R, large>(shape, plan, split, device.multiprocessors);
     if (plan != Plan::batch_invariant &&
-        occupancy_of(p.batch_heads * p.pieces * p.column_blocks, device.multiprocessors) == Occupancy::low)
+        occupancy_of(p.batch_heads * p.pieces * p.v_tiles, device.multiprocessors) == Occupancy::low)
       return f(std::integral_constant<Tiling, few>{});
   }
   if constexpr (large != compact)

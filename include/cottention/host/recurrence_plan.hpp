@@ -25,7 +25,7 @@ inline constexpr int min_piece_rows = 256;
 /// Blocks and pieces of one recurrence.
 struct SplitPlan {
   std::int64_t batch_heads = 0;  // batch * heads_kv
-  int column_blocks = 1;
+  int v_tiles = 1;
   int chunk = 0;
   std::int64_t partial_elements = 0;  // of a block's state
   int pieces = 1;                     // most that a sequence has; 1: no partial states
@@ -42,7 +42,7 @@ struct RecurrenceExtent {
 
 /// And of the kernels.
 struct BlockSize {
-  int column_blocks = 1;
+  int v_tiles = 1;
   int chunk = 0;
   std::int64_t partial_elements = 0;  // of a block's state
   int element_bytes = 0;              // of the state
@@ -54,10 +54,10 @@ inline SplitPlan plan_splits(const RecurrenceExtent& extent, Plan plan, Split sp
                              int multiprocessors) {
   SplitPlan p;
   p.batch_heads = extent.batch_heads;
-  p.column_blocks = block.column_blocks;
+  p.v_tiles = block.v_tiles;
   p.chunk = block.chunk;
   p.partial_elements = block.partial_elements;
-  const std::int64_t blocks = p.batch_heads * p.column_blocks;
+  const std::int64_t blocks = p.batch_heads * p.v_tiles;
   const std::int64_t room = std::max<std::int64_t>(1, extent.terms / min_piece_rows);
   std::int64_t asked = 1;
   if (split.pieces > 0)

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cottention/device/collective.cuh>
-#include <cottention/kernel/sequence.cuh>
+#include <cottention/kernel/params.cuh>
 #include <cottention/tile/counts.cuh>
 
 namespace cottention::kernel {
@@ -14,7 +14,7 @@ struct Count {
   static constexpr int min_blocks_per_sm = 1;
 
   struct Params {
-    OffsetsView offsets;
+    tile::OffsetsView offsets;
     const std::uint8_t* mask = nullptr;
     std::int64_t seq = 0;
     const std::int64_t* initial = nullptr;
@@ -26,7 +26,7 @@ struct Count {
 
   static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     const std::int64_t batch = device::block_x();
-    const Side keys(params.offsets, params.mask, batch, params.seq);
+    const tile::Side keys(params.offsets, params.mask, batch, params.seq);
     const std::int64_t valid = tile::count_valid(keys.mask, 0, keys.length, storage.sum);
     if (device::thread_index() != 0) return;
     const std::int64_t before = params.initial != nullptr ? device::load_global(params.initial + batch) : 0;

@@ -1,7 +1,7 @@
 // The weights of the positions of a chunk, w = max(n, 1)^-sigmoid(m), and what counts they follow from.
 #pragma once
 
-#include <cottention/kernel/sequence.cuh>
+#include <cottention/kernel/params.cuh>
 #include <cottention/tile/counts.cuh>
 
 namespace cottention::kernel {
@@ -29,8 +29,8 @@ class PositionWeights {
 
   /// By the whole block.
   __device__ __forceinline__ PositionWeights(const RecurrenceParams<typename P::element>& params,
-                                             std::int64_t batch, int kv_head, const Side& keys, int first,
-                                             int last, CountStorage<A, warps>& storage)
+                                             std::int64_t batch, int kv_head, const tile::Side& keys,
+                                             int first, int last, CountStorage<A, warps>& storage)
       : storage_(storage), first_(first) {
     scaled_ = P::scale != Scale::none && tile::given(params.scale_logit);
     if (!scaled_) return;

@@ -1,7 +1,8 @@
 // States of pieces into states up to and including each piece, always added in the order of the walk.
 #pragma once
 
-#include <cottention/kernel/sequence.cuh>
+#include <cottention/device/math.cuh>
+#include <cottention/kernel/params.cuh>
 #include <cottention/problem.hpp>
 
 namespace cottention::kernel {
@@ -30,9 +31,9 @@ struct Prefix {
         (std::int64_t{device::block_y()} * threads + device::thread_index()) * lane_elements;
     if (element >= params.partial_elements) return;
     const std::int64_t batch = device::block_x() / params.heads_kv;
-    const Side rows(params.row_offsets, nullptr, batch, params.seq_rows);
-    const Side terms(params.term_offsets, nullptr, batch, params.seq_terms);
-    const Pieces pieces(walk_length<mask>(rows, terms), params.split_rule, params.chunk);
+    const tile::Side rows(params.row_offsets, nullptr, batch, params.seq_rows);
+    const tile::Side terms(params.term_offsets, nullptr, batch, params.seq_terms);
+    const tile::Pieces pieces(tile::walk_length<mask>(rows, terms), params.split_rule, params.chunk);
     const int count = pieces.count - (mask == Mask::causal ? 1 : 0);
     const auto place = [&](int piece) {
       return reinterpret_cast<Lane*>(partial_state_of(params, device::block_z(), piece) + element);

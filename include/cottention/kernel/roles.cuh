@@ -16,7 +16,7 @@
 #include <concepts>
 
 #include <cottention/problem.hpp>
-#include <cottention/tile/pipeline.cuh>
+#include <cottention/tile/cursor.cuh>
 
 namespace cottention::kernel {
 

@@ -21,7 +21,7 @@
 #include <cottention/device/warp.cuh>
 #include <cottention/kernel/step_params.cuh>
 #include <cottention/problem.hpp>
-#include <cottention/tile/unit_row.cuh>
+#include <cottention/tile/normalise.cuh>
 #include <cottention/tile/weights.cuh>
 #include <cottention/tiling.hpp>
 
@@ -62,7 +62,7 @@ struct Step {
   static constexpr int min_blocks_per_sm = tiling.min_blocks_per_sm;
   static constexpr int chunk = tiling.chunk;  // rows of the stream between barriers
   static constexpr int columns = tiling.columns;
-  static constexpr int column_blocks = (dim_v + columns - 1) / columns;
+  static constexpr int v_tiles = (dim_v + columns - 1) / columns;
   static constexpr int vectors = columns / Parts::width;  // threads along a row
   static_assert(
       columns > 0 && columns % 8 == 0 && Parts::groups * vectors <= threads,
@@ -119,8 +119,8 @@ struct Step {
   /// False where there is nothing to do. A slot outside the pool is idle like a negative one.
   static __device__ __forceinline__ bool find_task(const Params& params, StepTask& task) {
     const StepArguments<T>& args = params.args;
-    const auto block = static_cast<std::uint32_t>(device::block_x()), task_index = block / column_blocks;
-    task.column = static_cast<int>(block % column_blocks) * columns;
+    const auto block = static_cast<std::uint32_t>(device::block_x()), task_index = block / v_tiles;
+    task.column = static_cast<int>(block % v_tiles) * columns;
     task.lane = params.heads.quotient(task_index);
     task.head = static_cast<int>(params.heads.remainder(task_index, static_cast<std::uint32_t>(task.lane)));
     const int tokens = static_cast<int>(args.shape.seq_q);
@@ -163,7 +163,7 @@ struct Step {
   static __device__ __forceinline__ void receive_position(const Params& params, const StepTask& task,
                                                           Position& position) {
     const A scale_logit = tile::load_scale_logit(params.args.scale_logit, task.head);
-    const std::int64_t readers = params.args.shape.heads_kv * column_blocks;
+    const std::int64_t readers = params.args.shape.heads_kv * v_tiles;
     if (task.accepted > 0 && device::lane_index() == 0 && position.count / reader + 1 == readers)
       device::fetch_add_global(params.args.pool.count + task.slot, task.accepted - readers * reader);
     position.count = device::shuffle(position.count, 0) % reader;

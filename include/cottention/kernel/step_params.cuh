@@ -33,7 +33,7 @@ struct StepParams {
 
 #if !defined(__CUDACC_RTC__)
 
-/// The parameters for valid arguments that are not empty. A launch has batch * heads_kv * Step::column_blocks
+/// The parameters for valid arguments that are not empty. A launch has batch * heads_kv * Step::v_tiles
 /// blocks.
 template <Element T>
 StepParams<T> step_params(StepArguments<T> args) {

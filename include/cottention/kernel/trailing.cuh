@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cottention/device/thread.cuh>
-#include <cottention/kernel/sequence.cuh>
+#include <cottention/kernel/params.cuh>
 
 namespace cottention::kernel {
 
@@ -16,8 +16,8 @@ struct Trailing {
   static constexpr int blocks = 256;
 
   struct Rows {
-    View<T> view;  // null: nothing to do
-    OffsetsView offsets;
+    tile::View<T> view;  // null: nothing to do
+    tile::OffsetsView offsets;
     std::int64_t batch = 0, seq = 0, heads = 0, dim = 0;
   };
   struct Params {
@@ -29,7 +29,7 @@ struct Trailing {
     const Rows& x = params.rows[device::block_y()];
     if (x.view.data == nullptr) return;
     const std::int64_t first = x.offsets[x.batch];
-    if (first < 0 || first > x.seq) return;  // as Side: out of the tensors
+    if (first < 0 || first > x.seq) return;  // as tile::Side: out of the tensors
     using Vec = device::Vector<T, 16 / static_cast<int>(sizeof(T))>;
     constexpr int vec_size = 16 / static_cast<int>(sizeof(T));
     const std::int64_t vecs = x.dim / vec_size, total = (x.seq - first) * x.heads * vecs;

@@ -8,7 +8,7 @@
 #include <cottention/device/memory.cuh>
 #include <cottention/device/thread.cuh>
 #include <cottention/device/warp.cuh>
-#include <cottention/tile/pipeline.cuh>
+#include <cottention/tile/cursor.cuh>
 #include <cottention/tile/weights.cuh>
 
 namespace cottention::tile {

@@ -3,13 +3,13 @@
 #pragma once
 
 #include <cottention/device/warp.cuh>
-#include <cottention/tile/norms.cuh>
-#include <cottention/tile/output.cuh>
-#include <cottention/tile/partition.cuh>
-#include <cottention/tile/pending.cuh>
-#include <cottention/tile/pipeline.cuh>
+#include <cottention/sm80/measure.cuh>
+#include <cottention/sm80/output.cuh>
+#include <cottention/sm80/partition.cuh>
+#include <cottention/sm80/pending.cuh>
+#include <cottention/sm80/pipeline.cuh>
 
-namespace cottention::tile {
+namespace cottention::sm80 {
 
 /// v of the chunk from its tile.
 template <AnyProblem P, Tiling tiling, class Part = Partition<P, tiling>>
@@ -27,9 +27,9 @@ __device__ __forceinline__ typename Part::Values load_values(const typename Part
 }
 
 /// Whether a row is_visible a term: in reverse, terms at its own position and later ones.
-template <Direction direction>
+template <tile::Direction direction>
 __device__ __forceinline__ bool is_visible(int row, int term) {
-  return direction == Direction::forward ? term <= row : term >= row;
+  return direction == tile::Direction::forward ? term <= row : term >= row;
 }
 
 /// What scores are multiplied by besides the factor of their term.
@@ -82,16 +82,19 @@ __device__ __forceinline__ void multiply_by_factors(
 template <class Rows>
 __device__ __forceinline__ void dots_of_rows(const Rows& a, const Rows& b, Lane lane, float (&dots)[2]) {
   using T = typename Rows::Element;
-  const auto load = [](const T* from) { return device::load_shared(reinterpret_cast<const Vec<T>*>(from)); };
+  const auto load = [](const T* from) {
+    return device::load_shared(reinterpret_cast<const tile::Vec<T>*>(from));
+  };
 #pragma unroll
   for (int lower = 0; lower < 2; ++lower) {
     const int row = lane.g() + 8 * lower;
     float sum = 0, off = 0;
 #pragma unroll 1
     for (int c = lane.t() * Rows::vec_size; c < Rows::columns; c += 4 * Rows::vec_size) {
-      const Vec<T> x = load(a.at(row, c)), y = load(b.at(row, c));
+      const tile::Vec<T> x = load(a.at(row, c)), y = load(b.at(row, c));
 #pragma unroll
-      for (int e = 0; e < Rows::vec_size; ++e) add_exactly(element<T>(x, e) * element<T>(y, e), sum, off);
+      for (int e = 0; e < Rows::vec_size; ++e)
+        add_exactly(tile::element<T>(x, e) * tile::element<T>(y, e), sum, off);
     }
 #pragma unroll
     for (int distance = 1; distance < 4; distance *= 2) {
@@ -108,7 +111,7 @@ __device__ __forceinline__ void dots_of_rows(const Rows& a, const Rows& b, Lane 
 /// 0. Blocks of 16 x 16 that have such go round the warps, beginning with warp `from`; the others are neither
 /// written nor read. The rest makes up, `exactly`, for what summing has lost of scores (i, i), too: a lone
 /// score may be far below its terms.
-template <AnyProblem P, Tiling tiling, Direction direction, ScoreRows score_rows,
+template <AnyProblem P, Tiling tiling, tile::Direction direction, ScoreRows score_rows,
           ScorePart part = ScorePart::rounded, class Part = Partition<P, tiling>>
 __device__ __forceinline__ void score(const typename Part::TileAB& a, const typename Part::TileAB& b,
                                       const typename Part::A* row_factor_shared,
@@ -122,8 +125,8 @@ __device__ __forceinline__ void score(const typename Part::TileAB& a, const type
   int longer = 0, shorter = device::opaque(turn);  // row and column of a lower triangle
   for (int block = shorter; block < blocks; block += Part::warps, shorter += Part::warps) {
     while (shorter > longer) shorter -= ++longer;  // row i of the triangle has i + 1 blocks
-    const int i = direction == Direction::forward ? longer : shorter;
-    const int j = direction == Direction::forward ? shorter : longer;
+    const int i = direction == tile::Direction::forward ? longer : shorter;
+    const int j = direction == tile::Direction::forward ? shorter : longer;
     const Lane lane = Lane::opaque();
     const int g = lane.g(), t = lane.t();
     const auto &a_rows = a.below(16 * i), &b_rows = b.below(16 * j);
@@ -197,7 +200,7 @@ __device__ __forceinline__ F of_this_depth(const F* blocks, int count, int warp_
 
 /// out += scores v on the block of the diagonal at row `top`, term by term: the score 0 of a term that is not
 /// seen must not meet an infinity or a NaN.
-template <AnyProblem P, Tiling tiling, Direction direction, class Part = Partition<P, tiling>>
+template <AnyProblem P, Tiling tiling, tile::Direction direction, class Part = Partition<P, tiling>>
 __device__ __forceinline__ void attend_diagonal(const typename Part::ScoreTile& scores,
                                                 const typename Part::TileC& values, int top, int column,
                                                 Accumulator<typename Part::A> (&out)[2]) {
@@ -232,7 +235,7 @@ __device__ __forceinline__ bool all_finite(const typename Part::Values& values) 
 }
 
 /// out += scores v, `finite` if v is. Warps that add up their parts of o take every so-manieth term.
-template <AnyProblem P, Tiling tiling, Direction direction, class Part = Partition<P, tiling>>
+template <AnyProblem P, Tiling tiling, tile::Direction direction, class Part = Partition<P, tiling>>
 __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
                                        const typename Part::TileC& tile, const typename Part::Values& values,
                                        bool finite, typename Part::Output& out) {
@@ -242,7 +245,7 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
 #pragma unroll
   for (int i = 0; i < Part::warp_row_blocks; ++i) {
     constexpr int deep = Part::splits_m ? 1 : Part::warps_k;
-    constexpr bool forward = direction == Direction::forward;
+    constexpr bool forward = direction == tile::Direction::forward;
     const int top = 16 * Part::row_block(i, depth);
     // The blocks of terms that rows see: forward the first ones, in reverse the last ones. With rows apart,
     // each warp's own.
@@ -290,7 +293,7 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
 
 /// out += rest of the scores v, with what score() and attend() had, once they are done. By the whole block;
 /// 16-bit elements.
-template <AnyProblem P, Tiling tiling, Direction direction, ScoreRows score_rows,
+template <AnyProblem P, Tiling tiling, tile::Direction direction, ScoreRows score_rows,
           class Part = Partition<P, tiling>>
 __device__ __forceinline__ void attend_rest(const typename Part::TileAB& a, const typename Part::TileAB& b,
                                             const typename Part::A* row_factor_shared,
@@ -309,4 +312,4 @@ __device__ __forceinline__ void attend_rest(const typename Part::TileAB& a, cons
   if constexpr (scale != 1) scale_all<Part>(out, 1 / scale);
 }
 
-}  // namespace cottention::tile
+}  // namespace cottention::sm80

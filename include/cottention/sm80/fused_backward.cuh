@@ -2,13 +2,13 @@
 // plays, and is read from memory once.
 #pragma once
 
-#include <cottention/kernel/factors.cuh>
-#include <cottention/kernel/log_sum.cuh>
-#include <cottention/kernel/reduce.cuh>
-#include <cottention/tile/projection.cuh>
-#include <cottention/tile/shared_state.cuh>
+#include <cottention/kernel/scale_grad.cuh>
+#include <cottention/sm80/factors.cuh>
+#include <cottention/sm80/norm_backward.cuh>
+#include <cottention/sm80/reduce.cuh>
+#include <cottention/sm80/shared_state.cuh>
 
-namespace cottention::kernel {
+namespace cottention::sm80 {
 
 /// Whether there are kernels that make all gradients together: two states have to be held.
 template <AnyProblem P>
@@ -20,7 +20,7 @@ inline constexpr bool has_fused_backward =
 template <AnyProblem P>
 struct GradientParams {
   using T = typename P::element;
-  RecurrenceParams<T> dq, dk, dv;          // of each alone; no sequence is cut, and no causal head in a group
+  kernel::RecurrenceParams<T> dq, dk, dv;  // of each alone; no sequence is cut, and no causal head in a group
   const Accumulate<T>* final_h = nullptr;  // null: summed here first
   int* redo_flags = nullptr;               // [batch head], causal: whether dq is to be done again
 };
@@ -28,12 +28,12 @@ struct GradientParams {
 /// Roles of all gradients at a time. All tiles have the same columns, so that one serves whoever plays.
 template <AnyProblem P, Tiling tiling>
 struct FusedBackwardRoles {
-  using Dq = Roles<P, Output::dq>;
-  using Dk = Roles<P, Output::dk>;
-  using Dv = Roles<P, Output::dv>;
+  using Dq = kernel::Roles<P, kernel::Output::dq>;
+  using Dk = kernel::Roles<P, kernel::Output::dk>;
+  using Dv = kernel::Roles<P, kernel::Output::dv>;
   using Recurrence = typename Dq::Recurrence;
-  using Part = tile::Partition<Recurrence, tiling>;
-  using State = tile::State<Recurrence, tiling>;
+  using Part = sm80::Partition<Recurrence, tiling>;
+  using State = sm80::State<Recurrence, tiling>;
   using Tile = typename Part::TileAB;
   static_assert(
       has_fused_backward<P> && std::same_as<Recurrence, typename Dv::Recurrence> &&
@@ -49,7 +49,7 @@ template <class Part>
 struct GradientFactors {
   using A = typename Part::A;
   alignas(16) A g[Part::chunk], v[Part::chunk];  // to length 1, for half; others: lengths
-  tile::TermFactors<typename Part::T, Part::chunk> query_term, key_term;  // of q g^T and of k v^T
+  sm80::TermFactors<typename Part::T, Part::chunk> query_term, key_term;  // of q g^T and of k v^T
   alignas(16) A dq[Part::chunk], dk[Part::chunk], dv[Part::chunk];        // of the outputs
 };
 
@@ -58,7 +58,7 @@ struct FusedBackwardSide {
   const std::uint8_t* mask;
   int length;
 
-  __device__ __forceinline__ void set(const Side& side) {
+  __device__ __forceinline__ void set(const tile::Side& side) {
     device::store_shared(&mask, side.mask);
     device::store_shared(&length, side.length);
   }
@@ -115,9 +115,9 @@ struct FusedBackwardStorage {
   using Part = typename FusedBackwardRoles<P, tiling>::Part;
   using A = typename Part::A;
   GradientFactors<Part> factors;
-  tile::NormBackward<Part> q, k;
-  tile::SharedState<typename FusedBackwardRoles<P, tiling>::Recurrence, tiling> state;  // S and D, in turns
-  CountStorage<A, Part::warps> counts;
+  sm80::NormBackward<Part> q, k;
+  sm80::SharedState<typename FusedBackwardRoles<P, tiling>::Recurrence, tiling> state;  // S and D, in turns
+  kernel::CountStorage<A, Part::warps> counts;
   alignas(16) double scale_grad_partials[Part::chunk];  // of each row of all chunks; lanes have no room for
                                                         // them either
   Squares<Part::threads> squares;
@@ -139,7 +139,7 @@ class FusedBackwardBlock {
   using Keys = Head<typename Roles::Dk, tiling>;
   static constexpr int threads = Part::threads;
   static constexpr int row_words = FusedBackwardStorage<P, tiling>::row_words;
-  /// Causal, S is taken apart (kernel/gradient.cuh).
+  /// Causal, S is taken apart (sm80/gradient.cuh).
   static constexpr bool bounds_dq = P::mask == Mask::causal;
   static constexpr bool weighs_keys = P::scale == Scale::by_key, weighs_queries = P::scale == Scale::by_query;
 
@@ -149,7 +149,7 @@ class FusedBackwardBlock {
   const FusedBackwardRows<P, tiling>& rows;
   FusedBackwardStorage<P, tiling>& storage;
   State d;  // the sum of q g^T; what is multiplied by it takes it from shared memory
-  PositionWeights<P, Roles::Dk::direction, Part::chunk, Part::warps> weights;
+  kernel::PositionWeights<P, Roles::Dk::direction, Part::chunk, Part::warps> weights;
 
   /// S, (dim_v, dim_qk): all of it.
   static __device__ __forceinline__ void load_state(const GradientParams<P>& params, const Queries& queries,
@@ -228,7 +228,7 @@ class FusedBackwardBlock {
     double sum = 0;  // a row has had the same thread all along
     for (int r = device::thread_index(); r < Part::chunk; r += threads)
       sum += device::load_shared(storage.scale_grad_partials + r);
-    store_scale_grad(scale_grad_partials, 1, sum, storage.counts.sum);
+    kernel::store_scale_grad(scale_grad_partials, 1, sum, storage.counts.sum);
   }
 
   // ---- norms and weights; what is written is there for all after the next barrier. For half, a row of q and
@@ -302,14 +302,14 @@ class FusedBackwardBlock {
 
   __device__ __forceinline__ void scale_dq(typename Part::Output& out, A weight) const {
     if constexpr (Roles::normalizes_all_operands || weighs_queries)
-      tile::scale_rows<Part>(out, storage.factors.dq, weight);
+      sm80::scale_rows<Part>(out, storage.factors.dq, weight);
   }
   /// But for the weights of rows, which NormBackward has unless T is half.
   __device__ __forceinline__ void scale_dk(typename Part::Output& out, A weight) const {
-    if constexpr (Roles::normalizes_all_operands) tile::scale_rows<Part>(out, storage.factors.dk, weight);
+    if constexpr (Roles::normalizes_all_operands) sm80::scale_rows<Part>(out, storage.factors.dk, weight);
   }
   __device__ __forceinline__ void scale_dv(typename Part::Output& out, A weight) const {
-    tile::scale_rows<Part>(out, storage.factors.dv, weight);
+    sm80::scale_rows<Part>(out, storage.factors.dv, weight);
   }
 
   /// What sums of terms are multiplied by: w of ChunkFactors.
@@ -318,7 +318,7 @@ class FusedBackwardBlock {
   /// out from a (H / w) to row_i a_i (H / w).
   __device__ __forceinline__ void scale_prefix(typename Part::Output& out,
                                                [[maybe_unused]] const A* row_shared) const {
-    if constexpr (Roles::normalizes_all_operands) tile::scale_rows<Part>(out, row_shared, A{1});
+    if constexpr (Roles::normalizes_all_operands) sm80::scale_rows<Part>(out, row_shared, A{1});
   }
   /// Powers of two that bound the terms' factors, for half.
   __device__ __forceinline__ int key_exponent() const {
@@ -331,7 +331,7 @@ class FusedBackwardBlock {
   }
 
   static __device__ __forceinline__ typename Part::Values load(const Tile& tile) {
-    return tile::load_values<typename Roles::Recurrence, tiling>(tile);
+    return sm80::load_values<typename Roles::Recurrence, tiling>(tile);
   }
 
  private:
@@ -355,14 +355,14 @@ class FusedBackwardBlock {
   template <class WriteY, class WriteX>
   static __device__ __forceinline__ void measure(Tile& y, Tile& x, int from, WriteY write_y, WriteX write_x) {
     if constexpr (Roles::normalizes_all_operands) {
-      tile::rescale_and_measure_pairs<threads>(
+      sm80::rescale_and_measure_pairs<threads>(
           y, x, from, [&](int r, const tile::RowNorm<A>& of_y, const tile::RowNorm<A>& of_x) {
             write_x(r, of_x);
             write_y(r, of_y);
           });
     } else {
-      tile::rescale_and_measure_rows<threads>(x, from, write_x);
-      tile::bound_norms<threads>(y, from + (Part::warps + 2) / 4, write_y);
+      sm80::rescale_and_measure_rows<threads>(x, from, write_x);
+      sm80::bound_norms<threads>(y, from + (Part::warps + 2) / 4, write_y);
     }
   }
 
@@ -372,32 +372,32 @@ class FusedBackwardBlock {
                                               device::load_shared(&side.length));
   }
   template <class E>
-  static __device__ __forceinline__ tile::Rows<E> rows_of(const FusedBackwardSide& side,
-                                                          E* const& data_shared, const View<E>& view,
-                                                          int group_head) {
+  static __device__ __forceinline__ tile::RowView<E> rows_of(const FusedBackwardSide& side,
+                                                             E* const& data_shared, const tile::View<E>& view,
+                                                             int group_head) {
     return {device::load_shared(&data_shared) + group_head * view.head, view.seq,
             device::load_shared(&side.length), device::load_shared(&side.mask)};
   }
 
   static __device__ __forceinline__ void copy(const FusedBackwardSide& side, const T* const& x_shared,
-                                              const View<const T>& x_view, const T* const& y_shared,
-                                              const View<const T>& y_view, int group_head, int row, Tile& x,
-                                              Tile& y) {
-    const tile::Rows<const T> from[] = {rows_of(side, x_shared, x_view, group_head),
-                                        rows_of(side, y_shared, y_view, group_head)};
+                                              const tile::View<const T>& x_view, const T* const& y_shared,
+                                              const tile::View<const T>& y_view, int group_head, int row,
+                                              Tile& x, Tile& y) {
+    const tile::RowView<const T> from[] = {rows_of(side, x_shared, x_view, group_head),
+                                           rows_of(side, y_shared, y_view, group_head)};
     Tile* const to[] = {&x, &y};
-    tile::copy_rows_async<threads>(from, row, 0, P::head_dim.v, to);
+    sm80::copy_rows_async<threads>(from, row, 0, P::head_dim.v, to);
   }
   static __device__ __forceinline__ void store(const FusedBackwardSide& side, T* const& data_shared,
-                                               const View<T>& view, int group_head, int row,
+                                               const tile::View<T>& view, int group_head, int row,
                                                const tile::ValidRows<Part::chunk>& valid,
                                                const typename Part::Output& out) {
-    tile::store_output<Part>(rows_of(side, data_shared, view, group_head), row, 0, P::head_dim.v, valid, out);
+    sm80::store_output<Part>(rows_of(side, data_shared, view, group_head), row, 0, P::head_dim.v, valid, out);
   }
 
   __device__ __forceinline__ void project(const FusedBackwardSide& side, T* const& data_shared,
-                                          const View<T>& view, int group_head, int row, const Tile& x,
-                                          tile::NormBackward<Part>& norm_backward, bool wants_scale_grad,
+                                          const tile::View<T>& view, int group_head, int row, const Tile& x,
+                                          sm80::NormBackward<Part>& norm_backward, bool wants_scale_grad,
                                           typename Part::Output& out) {
     const auto valid = valid_rows(side, row);
     norm_backward.multiply(x, out);
@@ -420,4 +420,4 @@ class FusedBackwardBlock {
   }
 };
 
-}  // namespace cottention::kernel
+}  // namespace cottention::sm80

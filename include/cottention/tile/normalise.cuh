@@ -3,7 +3,7 @@
 
 #include <cottention/device/math.cuh>
 #include <cottention/device/warp.cuh>
-#include <cottention/tile/norms.cuh>
+#include <cottention/tile/row_norm.cuh>
 
 namespace cottention::tile {
 namespace detail {

@@ -15,7 +15,7 @@
 #include <cottention/device/memory.cuh>
 #include <cottention/element.hpp>
 
-namespace cottention::tile {
+namespace cottention::sm80 {
 
 __host__ __device__ constexpr int round_up(int value, int multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -85,4 +85,4 @@ struct Tile {
   }
 };
 
-}  // namespace cottention::tile
+}  // namespace cottention::sm80

@@ -2,13 +2,13 @@
 // normalised rows in memory, a block its columns, and this makes the output of it.
 #pragma once
 
-#include <cottention/kernel/factors.cuh>
-#include <cottention/kernel/log_sum.cuh>
+#include <cottention/kernel/scale_grad.cuh>
+#include <cottention/sm80/factors.cuh>
 
-namespace cottention::kernel {
+namespace cottention::sm80 {
 
-/// Blocks: x as in RecurrenceParams, y = piece (causal) or M block. A warp for each row.
-template <AnyRoles R, Tiling tiling>
+/// Blocks: x as in kernel::RecurrenceParams, y = piece (causal) or M block. A warp for each row.
+template <kernel::AnyRoles R, Tiling tiling>
 struct Project {
   using Part = PartOf<R, tiling>;
   using T = typename R::element;
@@ -16,7 +16,7 @@ struct Project {
   static constexpr int threads = Part::threads;
   static constexpr int min_blocks_per_sm = 1;
 
-  using Params = RecurrenceParams<T>;
+  using Params = kernel::RecurrenceParams<T>;
   struct Storage {
     Factors<Part> factors;
   };
@@ -24,7 +24,7 @@ struct Project {
   static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     constexpr bool causal = R::mask == Mask::causal;
     const Head<R, tiling> head(params);
-    const Pieces m_blocks = m_blocks_of(head);
+    const tile::Pieces m_blocks = m_blocks_of(head);
     const int m_block = device::block_y(), count = causal ? head.pieces.count : m_blocks.count;
     double scale_grad = 0;
     if (m_block < count) {
@@ -48,8 +48,9 @@ struct Project {
       }
     }
     if (params.scale_grad_partials != nullptr)
-      store_scale_grad(params.scale_grad_partials, causal ? params.split_rule.max_pieces : params.m_blocks,
-                       scale_grad, storage.factors.counts.sum);
+      kernel::store_scale_grad(params.scale_grad_partials,
+                               causal ? params.split_rule.max_pieces : params.m_blocks, scale_grad,
+                               storage.factors.counts.sum);
   }
 
  private:
@@ -58,8 +59,8 @@ struct Project {
     using Vec = device::Vector<T, 16 / static_cast<int>(sizeof(T))>;
     constexpr int vec_size = 16 / static_cast<int>(sizeof(T));
     constexpr int width = R::dims.v;
-    const tile::Rows<const T> x = head.norm_input(group_head);
-    const tile::Rows<A> d = head.grad_normalized(group_head);
+    const tile::RowView<const T> x = head.norm_input(group_head);
+    const tile::RowView<A> d = head.grad_normalized(group_head);
     const bool valid = x.contains(row);
     tile::RowNorm<A> norm{};
     A coefficient{};
@@ -94,4 +95,4 @@ struct Project {
   }
 };
 
-}  // namespace cottention::kernel
+}  // namespace cottention::sm80

@@ -9,9 +9,9 @@
 
 #include <concepts>
 
-#include <cottention/tile/fragment.cuh>
+#include <cottention/sm80/fragment.cuh>
 
-namespace cottention::tile {
+namespace cottention::sm80 {
 
 /// Products that are not yet in their sums.
 template <Element T>
@@ -85,4 +85,4 @@ __device__ __forceinline__ void settle(Accumulator<Accumulate<T>> (&d)[2], Pendi
   if (done == all) finish<T>(d, pending);
 }
 
-}  // namespace cottention::tile
+}  // namespace cottention::sm80

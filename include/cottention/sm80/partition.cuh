@@ -3,15 +3,15 @@
 // The state is kept transposed in registers, H^T (columns, dim_qk). A warp owns `warp_columns` columns of v
 // and o, and `warp_depth` of dim_qk: all of it, unless several warps share the columns. Where dim_qk is
 // small, elements have 16 bits and the chunk has rows enough, these take rows of o apart, and have the state
-// from shared memory (tile/shared_state.cuh); otherwise they add up their parts of o.
+// from shared memory (sm80/shared_state.cuh); otherwise they add up their parts of o.
 #pragma once
 
 #include <cottention/device/thread.cuh>
 #include <cottention/problem.hpp>
-#include <cottention/tile/fragment.cuh>
+#include <cottention/sm80/fragment.cuh>
 #include <cottention/tiling.hpp>
 
-namespace cottention::tile {
+namespace cottention::sm80 {
 
 template <AnyProblem P, Tiling tiling>
 struct Partition {
@@ -33,8 +33,8 @@ struct Partition {
       "cottention: a Tiling needs 1 to 16 warps, at least 1 stage and 1 block, and columns a multiple of 16. "
       "Remedy: leave the tiling to the library.");
 
-  static constexpr int column_blocks = columns / block_width;
-  static constexpr int warps_n = warps < column_blocks ? warps : column_blocks;
+  static constexpr int column_fragments = columns / block_width;
+  static constexpr int warps_n = warps < column_fragments ? warps : column_fragments;
   static constexpr int warps_k = warps / warps_n;
   static constexpr int depth = round_up(P::head_dim.qk, block_width* warps_k);  // the rest is zeros
   static constexpr int warp_columns = columns / warps_n;
@@ -43,7 +43,7 @@ struct Partition {
   static constexpr bool splits_m =
       warps_k > 1 && sizeof(T) == 2 && P::head_dim.qk <= 128 && chunk % (block_width * warps_k) == 0;
   static_assert(
-      warps % warps_n == 0 && column_blocks % warps_n == 0,
+      warps % warps_n == 0 && column_fragments % warps_n == 0,
       "cottention: a Tiling's warps must share its columns in equal multiples of 16, several times over "
       "where they are more. Remedy: warps = columns / 16, or leave the tiling to the library.");
 
@@ -87,4 +87,4 @@ struct Partition {
   };
 };
 
-}  // namespace cottention::tile
+}  // namespace cottention::sm80

@@ -1,28 +1,28 @@
 // The bidirectional recurrence of one head: out_i = a_i H with H the sum over the whole sequence.
 #pragma once
 
-#include <cottention/kernel/epilogue.cuh>
-#include <cottention/kernel/reduce.cuh>
-#include <cottention/tile/shared_state.cuh>
+#include <cottention/sm80/epilogue.cuh>
+#include <cottention/sm80/reduce.cuh>
+#include <cottention/sm80/shared_state.cuh>
 
-namespace cottention::kernel {
+namespace cottention::sm80 {
 
 /// The state comes from the partial states that Reduce and Prefix left, or without such from the block
 /// itself, which then has the sequence to itself. Blocks: y = M block (rows of the output that a block
-/// takes), x and z as in RecurrenceParams.
-template <AnyRoles R, Tiling tiling>
+/// takes), x and z as in kernel::RecurrenceParams.
+template <kernel::AnyRoles R, Tiling tiling>
 struct Apply {
   using Part = PartOf<R, tiling>;
   using T = typename R::element;
   static constexpr int threads = Part::threads;
   static constexpr int min_blocks_per_sm = tiling.min_blocks_per_sm;
 
-  using Params = RecurrenceParams<T>;
+  using Params = kernel::RecurrenceParams<T>;
   struct RowStorage {
     RowTiles<R, tiling> rows[Part::stages];
     Factors<Part> factors;
     EpilogueStorage<R, tiling> epilogue;
-    tile::StateOperand<typename R::Recurrence, tiling> operand;
+    sm80::StateOperand<typename R::Recurrence, tiling> operand;
   };
   union Storage {
     ReduceStorage<R, tiling> reduce;
@@ -44,7 +44,7 @@ struct Apply {
     if (m_block == 0) store_final_state(head, state);
     ChunkFactors<R, tiling> factors(head, storage.apply.factors);
     Epilogue<R, tiling> epilogue(head, storage.apply.epilogue);
-    const Pieces m_blocks = m_blocks_of(head);
+    const tile::Pieces m_blocks = m_blocks_of(head);
     if (m_block < m_blocks.count)
       answer(head, factors, epilogue, state, m_blocks.first(m_block),
              m_blocks.last(m_block, head.rows.length), storage.apply);
@@ -69,9 +69,9 @@ struct Apply {
       epilogue.store(at.group_head, at.row, rows, factors, out);
     };
     const int group_heads = R::rows_are_queries ? head.group : 1;
-    tile::for_each_step<Part::stages, Part::chunk, tile::Direction::forward>(
+    sm80::for_each_step<Part::stages, Part::chunk, tile::Direction::forward>(
         first, last, group_heads, copy, [](const auto&) {}, compute);
   }
 };
 
-}  // namespace cottention::kernel
+}  // namespace cottention::sm80

@@ -6,10 +6,10 @@
 #pragma once
 
 #include <cottention/device/barrier.cuh>
-#include <cottention/tile/norms.cuh>
-#include <cottention/tile/partition.cuh>
+#include <cottention/sm80/measure.cuh>
+#include <cottention/sm80/partition.cuh>
 
-namespace cottention::tile {
+namespace cottention::sm80 {
 
 /// For the rows of a chunk, in shared memory. The block's columns are all there are. With x as its tile has
 /// it,
@@ -31,7 +31,7 @@ struct NormBackward {
   alignas(16) A products[Part::chunk][pitch];  // x . d of each warp's columns
 
   /// What measuring x has found, row by row, and the factor that d lacks.
-  __device__ __forceinline__ void set(int row, const RowNorm<A>& norm, A factor = A{1}) {
+  __device__ __forceinline__ void set(int row, const tile::RowNorm<A>& norm, A factor = A{1}) {
     const A of_rnorm = norm.rnorm(), inverse = norm.inverse();
     device::store_shared(rnorm + row, of_rnorm * factor);
     device::store_shared(slopes + row,
@@ -132,4 +132,4 @@ struct NormBackward {
   }
 };
 
-}  // namespace cottention::tile
+}  // namespace cottention::sm80

@@ -3,11 +3,11 @@
 
 #include <type_traits>
 
+#include <cottention/sm80/partition.cuh>
+#include <cottention/sm80/rows.cuh>
 #include <cottention/tile/counts.cuh>
-#include <cottention/tile/partition.cuh>
-#include <cottention/tile/rows.cuh>
 
-namespace cottention::tile {
+namespace cottention::sm80 {
 
 /// f(sum, i, lower): a sum of row 16 i + g + 8 lower of the warp's.
 template <class Part, class F>
@@ -51,8 +51,8 @@ __device__ __forceinline__ void scale_all(typename Part::Output& out, typename P
 /// Writes the warp's columns of rows row, ... that exist, the first of the block's being `column`, below
 /// `dim`. Rows that are not valid become 0.
 template <class Part, class E>
-__device__ __forceinline__ void store_output(const Rows<E>& rows, int row, int column, int dim,
-                                             const ValidRows<Part::chunk>& valid,
+__device__ __forceinline__ void store_output(const tile::RowView<E>& rows, int row, int column, int dim,
+                                             const tile::ValidRows<Part::chunk>& valid,
                                              const typename Part::Output& out) {
   const Lane lane = Lane::opaque();
   const int g = lane.g(), left = column + Part::warp_column(), depth = Part::warp_k();
@@ -84,4 +84,4 @@ __device__ __forceinline__ void store_output(const Rows<E>& rows, int row, int c
     store(std::false_type{});
 }
 
-}  // namespace cottention::tile
+}  // namespace cottention::sm80

@@ -8,13 +8,13 @@
 // each chunk: as rows, each with an output of its own; as terms, which all enter the one output of their key.
 #pragma once
 
-#include <cottention/kernel/epilogue.cuh>
-#include <cottention/kernel/reduce.cuh>
-#include <cottention/tile/shared_state.cuh>
+#include <cottention/sm80/epilogue.cuh>
+#include <cottention/sm80/reduce.cuh>
+#include <cottention/sm80/shared_state.cuh>
 
-namespace cottention::kernel {
+namespace cottention::sm80 {
 
-template <AnyRoles R, Tiling tiling>
+template <kernel::AnyRoles R, Tiling tiling>
 struct Walk {
   using Recurrence = typename R::Recurrence;
   using Part = PartOf<R, tiling>;
@@ -22,12 +22,12 @@ struct Walk {
   static constexpr int threads = Part::threads;
   static constexpr int min_blocks_per_sm = tiling.min_blocks_per_sm;
 
-  using Params = RecurrenceParams<T>;
+  using Params = kernel::RecurrenceParams<T>;
   struct Storage {
     RowTiles<R, tiling> rows[Part::stages];
     TermTiles<R, tiling> terms[Part::stages];
     typename Part::ScoreTile scores;
-    tile::StateOperand<Recurrence, tiling> operand;
+    sm80::StateOperand<Recurrence, tiling> operand;
     Factors<Part> factors;
     EpilogueStorage<R, tiling> epilogue;
   };
@@ -86,31 +86,31 @@ struct Walk {
       device::sync_block();  // factors and state are written, rows of extreme length rescaled
 
       constexpr auto score_rows =
-          R::normalizes_all_operands ? tile::ScoreRows::scaled : tile::ScoreRows::unscaled;
-      tile::score<Recurrence, tiling, direction, score_rows>(rows.a, terms.b, storage.factors.row,
+          R::normalizes_all_operands ? sm80::ScoreRows::scaled : sm80::ScoreRows::unscaled;
+      sm80::score<Recurrence, tiling, direction, score_rows>(rows.a, terms.b, storage.factors.row,
                                                              storage.factors.term, storage.scores);
       if (new_rows) {
         storage.operand.apply(state, rows.a, out, factors.over_state());
         factors.scale_prefix(out);
       }
-      const typename Part::Values values = tile::load_values<Recurrence, tiling>(terms.c);
+      const typename Part::Values values = sm80::load_values<Recurrence, tiling>(terms.c);
       device::sync_block();  // scores are written
 
-      const bool finite = tile::all_finite<Recurrence, tiling>(values);
-      tile::attend<Recurrence, tiling, direction>(storage.scores, terms.c, values, finite, out);
+      const bool finite = sm80::all_finite<Recurrence, tiling>(values);
+      sm80::attend<Recurrence, tiling, direction>(storage.scores, terms.c, values, finite, out);
       if constexpr (sizeof(T) == 2)
         if (leading.contain(at.row))
-          tile::attend_rest<Recurrence, tiling, direction, score_rows>(
+          sm80::attend_rest<Recurrence, tiling, direction, score_rows>(
               rows.a, terms.b, storage.factors.row, storage.factors.term, storage.scores, terms.c, values,
               finite, leading.are_all(), out);
       if (last_terms) epilogue.store(R::rows_are_queries ? at.group_head : 0, at.row, rows, factors, out);
       if (!R::rows_are_queries || at.group_head == head.group - 1)
         state.absorb(terms.b, values, storage.factors.term, factors.term_exponent(), factors.of_state());
     };
-    tile::for_each_step<Part::stages, Part::chunk, direction>(head.first, head.last, head.group, copy,
+    sm80::for_each_step<Part::stages, Part::chunk, direction>(head.first, head.last, head.group, copy,
                                                               prepare, compute);
     if (head.is_last()) store_final_state(head, state);
   }
 };
 
-}  // namespace cottention::kernel
+}  // namespace cottention::sm80

@@ -2,9 +2,9 @@
 // then dk and dv from D while k and v are.
 #pragma once
 
-#include <cottention/kernel/joint_block.cuh>
+#include <cottention/sm80/fused_backward.cuh>
 
-namespace cottention::kernel {
+namespace cottention::sm80 {
 
 template <AnyProblem P, Tiling tiling>
 struct GradientApply {
@@ -95,9 +95,9 @@ struct GradientApply {
   template <class Copy, class Compute>
   static __device__ __forceinline__ void for_each_chunk(int length, int group_heads, Copy copy,
                                                         Compute compute) {
-    tile::for_each_step<Part::stages, Part::chunk, tile::Direction::forward>(
+    sm80::for_each_step<Part::stages, Part::chunk, tile::Direction::forward>(
         0, length, group_heads, copy, [](const auto&) {}, compute);
   }
 };
 
-}  // namespace cottention::kernel
+}  // namespace cottention::sm80

@@ -2,9 +2,9 @@
 #pragma once
 
 #include <cottention/device/barrier.cuh>
-#include <cottention/tile/partition.cuh>
+#include <cottention/sm80/partition.cuh>
 
-namespace cottention::tile {
+namespace cottention::sm80 {
 
 /// Shared memory for combine(); nearly none where it has nothing to do.
 template <class Part>
@@ -45,4 +45,4 @@ __device__ __forceinline__ void combine(typename Part::Output& out, PartialOutpu
   }
 }
 
-}  // namespace cottention::tile
+}  // namespace cottention::sm80

@@ -17,9 +17,9 @@
 #include <cottention/device/memory.cuh>
 #include <cottention/device/mma.cuh>
 #include <cottention/device/thread.cuh>
-#include <cottention/tile/layout.cuh>
+#include <cottention/sm80/layout.cuh>
 
-namespace cottention::tile {
+namespace cottention::sm80 {
 
 /// A lane of a warp. Each part of a chunk's work takes its lane opaque: addresses in tiles follow from it, a
 /// great many of them, and would otherwise be computed once for all chunks and kept.
@@ -361,4 +361,4 @@ class FiniteCheck {
   typename Fragment<T, Operand::a>::Register sum_{};
 };
 
-}  // namespace cottention::tile
+}  // namespace cottention::sm80

@@ -7,32 +7,18 @@
 #include <cottention/device/memory.cuh>
 #include <cottention/device/thread.cuh>
 #include <cottention/device/warp.cuh>
-#include <cottention/tile/fragment.cuh>
-#include <cottention/tile/layout.cuh>
+#include <cottention/sm80/fragment.cuh>
+#include <cottention/sm80/layout.cuh>
 
-namespace cottention::tile {
-
-/// Row r at data + r stride, 0 <= r < length. A masked row reads as zeros, whatever bits it holds.
-template <class T>
-struct Rows {
-  T* data = nullptr;
-  std::int64_t stride = 0;
-  int length = 0;
-  const std::uint8_t* mask = nullptr;  // one byte a row, in global memory; null: all valid
-
-  __device__ __forceinline__ T* row(int r) const { return data + r * stride; }
-  __device__ __forceinline__ bool contains(int r) const {
-    return r < length && (mask == nullptr || device::load_global(mask + r) != 0);
-  }
-};
+namespace cottention::sm80 {
 
 namespace detail {
 
 /// f(r, c, from) for each of a tile's 16-byte vecs that fall to a thread: (r, c) in the tile and, in
 /// memory, column c of row first + r.
 template <int threads, class Target, class T, class F>
-__device__ __forceinline__ void for_each_vec_of_tile(unsigned thread, const Rows<const T>& rows, int first,
-                                                     int column, F f) {
+__device__ __forceinline__ void for_each_vec_of_tile(unsigned thread, const tile::RowView<const T>& rows,
+                                                     int first, int column, F f) {
   constexpr int at_once = threads < Target::vecs ? Target::rows + 1 : threads / Target::vecs;  // rows
   if constexpr (threads % Target::vecs == 0 && Target::rows % at_once == 0) {
     // A thread's vecs lie below one another.
@@ -58,8 +44,8 @@ __device__ __forceinline__ void for_each_vec_of_tile(unsigned thread, const Rows
 /// where there is no such row or column below `dim`. All have the length and the mask of the first. `threads`
 /// threads take part; the copies belong to the group that each commits next.
 template <int threads, class T, class Target, int n>
-__device__ __forceinline__ void copy_rows_async(const Rows<const T> (&rows)[n], int first, int column,
-                                                int dim, Target* const (&tiles)[n]) {
+__device__ __forceinline__ void copy_rows_async(const tile::RowView<const T> (&rows)[n], int first,
+                                                int column, int dim, Target* const (&tiles)[n]) {
   static_assert(Target::vecs * Target::vec_size == Target::columns);
   const auto thread = static_cast<unsigned>(device::opaque(device::thread_index()));
   if (rows[0].mask == nullptr && first + Target::rows <= rows[0].length && column + Target::columns <= dim) {
@@ -79,9 +65,9 @@ __device__ __forceinline__ void copy_rows_async(const Rows<const T> (&rows)[n], 
   }
 }
 template <int threads, Element T, int tile_rows, int tile_columns>
-__device__ __forceinline__ void copy_rows_async(const Rows<const T>& rows, int first, int column, int dim,
-                                                Tile<T, tile_rows, tile_columns>& tile) {
-  const Rows<const T> one[] = {rows};
+__device__ __forceinline__ void copy_rows_async(const tile::RowView<const T>& rows, int first, int column,
+                                                int dim, Tile<T, tile_rows, tile_columns>& tile) {
+  const tile::RowView<const T> one[] = {rows};
   Tile<T, tile_rows, tile_columns>* const to[] = {&tile};
   copy_rows_async<threads>(one, first, column, dim, to);
 }
@@ -123,4 +109,4 @@ __device__ __forceinline__ void store_row(T* to, int columns, const Accumulator<
   }
 }
 
-}  // namespace cottention::tile
+}  // namespace cottention::sm80

@@ -4,12 +4,12 @@
 
 #include <cottention/device/barrier.cuh>
 #include <cottention/device/collective.cuh>
-#include <cottention/kernel/sequence.cuh>
+#include <cottention/kernel/params.cuh>
 #include <cottention/tile/weights.cuh>
 
 namespace cottention::kernel {
 
-/// Leaves what a block has summed in place y of unit x.
+/// Leaves what a block has summed at position y of head x.
 template <int threads>
 __device__ __forceinline__ void store_scale_grad(double* scale_grad_partials, int partials_per_head,
                                                  double own,

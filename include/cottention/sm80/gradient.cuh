@@ -7,10 +7,10 @@
 // dq again, which sums S from the start.
 #pragma once
 
-#include <cottention/kernel/joint_block.cuh>
-#include <cottention/tile/chunk.cuh>
+#include <cottention/sm80/chunk.cuh>
+#include <cottention/sm80/fused_backward.cuh>
 
-namespace cottention::kernel {
+namespace cottention::sm80 {
 
 template <AnyProblem P, Tiling tiling>
 struct Gradient {
@@ -73,7 +73,7 @@ struct Gradient {
     };
     const auto prepare = [&](const auto& at) { block.begin_chunk(at.row); };
     const auto compute = [&](const auto& at) { steps.step(at.row, storage.walk.chunk[at.stage]); };
-    tile::for_each_step<Part::stages, Part::chunk, reverse>(0, keys.last, 1, copy, prepare, compute);
+    sm80::for_each_step<Part::stages, Part::chunk, reverse>(0, keys.last, 1, copy, prepare, compute);
     block.store_d();
     block.store_scale_grad_partials();
     steps.set_redo_flag();
@@ -184,7 +184,7 @@ struct Gradient {
     static __device__ __forceinline__ void observe(typename Part::Output& out, float* of_threads) {
       float* const sum = of_threads + device::thread_index();
       float squares = device::load_shared(sum);
-      tile::for_each_sum<Part>(out, [&squares](A& x, int, int) { squares = device::fma(x, x, squares); });
+      sm80::for_each_sum<Part>(out, [&squares](A& x, int, int) { squares = device::fma(x, x, squares); });
       device::store_shared(sum, squares);
     }
 
@@ -232,28 +232,28 @@ struct Gradient {
   };
 
   static constexpr auto score_rows =
-      Block::Roles::normalizes_all_operands ? tile::ScoreRows::scaled : tile::ScoreRows::unscaled;
-  template <tile::Direction direction, tile::ScoreRows score_rows>
+      Block::Roles::normalizes_all_operands ? sm80::ScoreRows::scaled : sm80::ScoreRows::unscaled;
+  template <tile::Direction direction, sm80::ScoreRows score_rows>
   static __device__ __forceinline__ void score(const Tile& a, const Tile& b, const A* row,
-                                               const tile::TermFactors<T, Part::chunk>& term,
+                                               const sm80::TermFactors<T, Part::chunk>& term,
                                                typename Part::ScoreTile& scores, int turn) {
     constexpr int blocks = Part::row_blocks * (Part::row_blocks + 1) / 2;
-    tile::score<typename Block::Roles::Recurrence, tiling, direction, score_rows>(a, b, row, term, scores,
+    sm80::score<typename Block::Roles::Recurrence, tiling, direction, score_rows>(a, b, row, term, scores,
                                                                                   turn * blocks);
   }
   template <tile::Direction direction>
   static __device__ __forceinline__ void attend(
-      const Tile& a, const Tile& b, const A* row, const tile::TermFactors<T, Part::chunk>& term,
+      const Tile& a, const Tile& b, const A* row, const sm80::TermFactors<T, Part::chunk>& term,
       typename Part::ScoreTile& scores, const Tile& tile, const typename Part::Values& values, bool finite,
       int row_of_chunk, const tile::LeadingChunks<Part::chunk, direction>& leading_shared,
       typename Part::Output& out) {
     using Recurrence = typename Block::Roles::Recurrence;
-    tile::attend<Recurrence, tiling, direction>(scores, tile, values, finite, out);
+    sm80::attend<Recurrence, tiling, direction>(scores, tile, values, finite, out);
     const tile::LeadingChunks<Part::chunk, direction> leading{device::load_shared(&leading_shared.end)};
     if (leading.contain(row_of_chunk))
-      tile::attend_rest<Recurrence, tiling, direction, score_rows>(a, b, row, term, scores, tile, values,
+      sm80::attend_rest<Recurrence, tiling, direction, score_rows>(a, b, row, term, scores, tile, values,
                                                                    finite, leading.are_all(), out);
   }
 };
 
-}  // namespace cottention::kernel
+}  // namespace cottention::sm80

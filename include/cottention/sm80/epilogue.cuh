@@ -1,25 +1,25 @@
 // From the sums of a recurrence to rows of the output.
 #pragma once
 
-#include <cottention/kernel/factors.cuh>
-#include <cottention/kernel/log_sum.cuh>
-#include <cottention/tile/combine.cuh>
-#include <cottention/tile/projection.cuh>
+#include <cottention/kernel/scale_grad.cuh>
+#include <cottention/sm80/combine.cuh>
+#include <cottention/sm80/factors.cuh>
+#include <cottention/sm80/norm_backward.cuh>
 
-namespace cottention::kernel {
+namespace cottention::sm80 {
 
-template <AnyRoles R, Tiling tiling, bool = fuses_norm_backward<R, tiling>>
+template <kernel::AnyRoles R, Tiling tiling, bool = fuses_norm_backward<R, tiling>>
 struct EpilogueStorage {
-  tile::PartialOutput<PartOf<R, tiling>> partial;
+  sm80::PartialOutput<PartOf<R, tiling>> partial;
 };
-template <AnyRoles R, Tiling tiling>
+template <kernel::AnyRoles R, Tiling tiling>
 struct EpilogueStorage<R, tiling, true> {
-  tile::PartialOutput<PartOf<R, tiling>> partial;
-  tile::NormBackward<PartOf<R, tiling>> norm_backward;
+  sm80::PartialOutput<PartOf<R, tiling>> partial;
+  sm80::NormBackward<PartOf<R, tiling>> norm_backward;
 };
 
 /// By the whole block.
-template <AnyRoles R, Tiling tiling>
+template <kernel::AnyRoles R, Tiling tiling>
 class Epilogue {
  public:
   using Part = PartOf<R, tiling>;
@@ -32,7 +32,7 @@ class Epilogue {
   /// Before a barrier that precedes store().
   __device__ __forceinline__ void measure(RowTiles<R, tiling>& tiles) {
     if constexpr (fuses_norm_backward<R, tiling>)
-      tile::rescale_and_measure_rows<Part::threads>(
+      sm80::rescale_and_measure_rows<Part::threads>(
           tiles.norm_input, Part::warps / 2,
           [this](int r, const tile::RowNorm<A>& norm) { storage_.norm_backward.set(r, norm); });
   }
@@ -40,7 +40,7 @@ class Epilogue {
   /// Writes rows row, ... of a query head from `out`, in which each warp has its part of the sums.
   __device__ __forceinline__ void store(int group_head, int row, const RowTiles<R, tiling>& tiles,
                                         const ChunkFactors<R, tiling>& factors, typename Part::Output& out) {
-    tile::combine<Part>(out, storage_.partial);
+    sm80::combine<Part>(out, storage_.partial);
     const auto valid = tile::ValidRows<Part::chunk>::load(head_.rows.mask, row, head_.rows.length);
     if constexpr (fuses_norm_backward<R, tiling>) {
       factors.scale_output(out);
@@ -65,7 +65,7 @@ class Epilogue {
     }
   }
 
-  /// Leaves what the block has summed for the gradient of scale_logit, in place y of its unit.
+  /// Leaves what the block has summed for the gradient of scale_logit, at position y of its head.
   __device__ __forceinline__ void store_scale_grad(
       int partials_per_head, device::BlockSumStorage<double, Part::threads>& storage_shared) const {
     if constexpr (fuses_norm_backward<R, tiling>)
@@ -76,10 +76,10 @@ class Epilogue {
 
  private:
   template <class E>
-  __device__ __forceinline__ void write(const tile::Rows<E>& rows, int row,
+  __device__ __forceinline__ void write(const tile::RowView<E>& rows, int row,
                                         const tile::ValidRows<Part::chunk>& valid,
                                         const typename Part::Output& out) const {
-    tile::store_output<Part>(rows, row, head_.column, R::dims.v, valid, out);
+    sm80::store_output<Part>(rows, row, head_.column, R::dims.v, valid, out);
   }
 
   const Head<R, tiling>& head_;
@@ -87,4 +87,4 @@ class Epilogue {
   double scale_grad_ = 0;  // of the rows that this thread adds up
 };
 
-}  // namespace cottention::kernel
+}  // namespace cottention::sm80

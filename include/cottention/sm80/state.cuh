@@ -8,15 +8,12 @@
 
 #include <cottention/device/barrier.cuh>
 #include <cottention/device/warp.cuh>
-#include <cottention/tile/norms.cuh>
+#include <cottention/sm80/measure.cuh>
+#include <cottention/sm80/partition.cuh>
+#include <cottention/sm80/pending.cuh>
 #include <cottention/tile/over_warp.cuh>
-#include <cottention/tile/partition.cuh>
-#include <cottention/tile/pending.cuh>
 
-namespace cottention::tile {
-
-/// (dim_qk, dim_v) in memory, or (dim_v, dim_qk): the same state with b and c exchanged.
-enum class StateLayout { as_is, transposed };
+namespace cottention::sm80 {
 
 /// The exponent that brings the largest number into [2^14, 2^15); 0 where that is next to nothing or not
 /// finite.
@@ -38,12 +35,12 @@ class State {
 
   // ---- in the caller's memory, from column `column` of c on
 
-  __device__ __forceinline__ void load(const A* h, StateLayout layout, int column) {
+  __device__ __forceinline__ void load(const A* h, tile::StateLayout layout, int column) {
     for_each_element(layout, column, [h](A& x, std::int64_t offset, bool exists) {
       x = exists ? device::load_global(h + offset) : A{0};
     });
   }
-  __device__ __forceinline__ void store(A* h, StateLayout layout, int column) {
+  __device__ __forceinline__ void store(A* h, tile::StateLayout layout, int column) {
     for_each_element(layout, column, [h](A& x, std::int64_t offset, bool exists) {
       if (exists) device::store_global(h + offset, x);
     });
@@ -170,7 +167,7 @@ class State {
         most = place > most ? place : most;
       }
     });
-    return max_over_warp(device::bits_as<float>((most - one_exponent) >> 1));
+    return tile::max_over_warp(device::bits_as<float>((most - one_exponent) >> 1));
   }
 
   /// f(x0, x1, m, lower, n): elements of column 16 m + g + 8 lower of this warp's of c, and columns 8 n + 2 t
@@ -187,7 +184,7 @@ class State {
   }
 
   /// The sum over this lane's elements of the squares of what they are off `h`, or off 0 without one.
-  __device__ __forceinline__ A squared_distance(const A* h, StateLayout layout, int column) {
+  __device__ __forceinline__ A squared_distance(const A* h, tile::StateLayout layout, int column) {
     A sum{};
     for_each_element(layout, column, [h, &sum](A& x, std::int64_t offset, bool exists) {
       const A off = x - (exists && h != nullptr ? device::load_global(h + offset) : A{0});
@@ -229,10 +226,10 @@ class State {
   }
 
   template <class F>
-  __device__ __forceinline__ void for_each_element(StateLayout layout, int column, F f) {
+  __device__ __forceinline__ void for_each_element(tile::StateLayout layout, int column, F f) {
     constexpr int rows = P::head_dim.qk, columns = P::head_dim.v;
-    const std::int64_t row_stride = layout == StateLayout::as_is ? columns : 1;
-    const std::int64_t column_stride = layout == StateLayout::as_is ? 1 : rows;
+    const std::int64_t row_stride = layout == tile::StateLayout::as_is ? columns : 1;
+    const std::int64_t column_stride = layout == tile::StateLayout::as_is ? 1 : rows;
     const Lane lane = Lane::opaque();
     const int first_row = Part::warp_row() + 2 * lane.t(),
               first_column = column + Part::warp_column() + lane.g();
@@ -290,11 +287,11 @@ class State {
             largest = low > largest ? low : largest;
             largest = high > largest ? high : largest;
           }
-      return exponent_for_half(max_over_warp(largest));
+      return exponent_for_half(tile::max_over_warp(largest));
     }
   }
 
   Accumulator<A> h_[Part::warp_column_blocks][depth_blocks];
 };
 
-}  // namespace cottention::tile
+}  // namespace cottention::sm80

@@ -3,10 +3,10 @@
 // others hold.
 #pragma once
 
-#include <cottention/tile/output.cuh>
-#include <cottention/tile/state.cuh>
+#include <cottention/sm80/output.cuh>
+#include <cottention/sm80/state.cuh>
 
-namespace cottention::tile {
+namespace cottention::sm80 {
 
 /// H^T, (columns of c, columns of b), split into what the operand's type holds and the rest. 16-bit elements.
 template <AnyProblem P, Tiling tiling>
@@ -133,4 +133,4 @@ struct StateOperand<P, tiling, true> {
   }
 };
 
-}  // namespace cottention::tile
+}  // namespace cottention::sm80
