@@ -7,6 +7,7 @@
 #include <cottention/device/convert.cuh>
 #include <cottention/device/math.cuh>
 #include <cottention/device/memory.cuh>
+#include <cottention/device/mma.cuh>
 #include <cottention/device/thread.cuh>
 #include <cottention/device/warp.cuh>
 #include <cottention/problem.hpp>

@@ -9,7 +9,8 @@
 
 #include <concepts>
 
-#include <cottention/sm80/fragment.cuh>
+#include <cottention/sm80/mma.cuh>
+#include <cottention/sm80/split.cuh>
 
 namespace cottention::sm80 {
 
