@@ -24,11 +24,11 @@ template <class Kernel, class T>
 CallStatus validate_step_extents(const StepArguments<T>& args) {
   using detail::number;
   const Shape& s = args.shape;
-  constexpr std::int64_t most_readers = (std::int64_t{1} << 62) / Kernel::reader - 1;
-  if (s.heads_kv * Kernel::v_tiles > most_readers)
+  constexpr std::int64_t max_readers = (std::int64_t{1} << 62) / Kernel::reader_increment - 1;
+  if (s.heads_kv * Kernel::v_tiles > max_readers)
     return CallStatus::failure(StatusCode::bad_shape,
                                "shape.heads_kv = %lld: must be at most %lld on a device", number(s.heads_kv),
-                               number(most_readers / Kernel::v_tiles));
+                               number(max_readers / Kernel::v_tiles));
   if (s.batch * s.heads_kv * Kernel::v_tiles > max_grid_blocks)
     return CallStatus::failure(
         StatusCode::bad_shape, "shape.batch = %lld: must be at most %lld on a device with %lld key heads",

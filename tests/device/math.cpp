@@ -68,10 +68,10 @@ struct InverseSquareRoot {
   __device__ static float apply(float a, float, float) { return device::rsqrt(a); }
 };
 struct ApproximateExp2 {
-  __device__ static float apply(float a, float, float) { return device::approximate_exp2(a); }
+  __device__ static float apply(float a, float, float) { return device::ex2_approx(a); }
 };
 struct ApproximateLog2 {
-  __device__ static float apply(float a, float, float) { return device::approximate_log2(a); }
+  __device__ static float apply(float a, float, float) { return device::lg2_approx(a); }
 };
 struct Exponential {
   template <class T>
@@ -199,7 +199,7 @@ TEST_CASE("rsqrt is within two units in the last place") {
   }
 }
 
-TEST_CASE("approximate_exp2 and approximate_log2 are within 2^-22") {
+TEST_CASE("ex2_approx and lg2_approx are within 2^-22") {
   for (const float x : {-20.0f, -0.7f, -1e-6f, 0.0f, 0.25f, 3.9f})
     CHECK(static_cast<double>(evaluate<ApproximateExp2, float>(x)) ==
           Approx(std::exp2(static_cast<double>(x))).epsilon(0x1p-22).margin(0));

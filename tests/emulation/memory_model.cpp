@@ -150,7 +150,7 @@ TEST_CASE("The options say what device it is") {
 TEST_CASE("Every device has its own properties, those that are not remembered too") {
   const RestoreOptions restore;
   for (int round = 0; round < 2; ++round)
-    for (int multiprocessors = 1000; multiprocessors < 1000 + 2 * device::detail::remembered_devices;
+    for (int multiprocessors = 1000; multiprocessors < 1000 + 2 * device::detail::cached_devices;
          ++multiprocessors) {
       emulation::options().multiprocessors = multiprocessors;
       device::Properties properties;
@@ -166,7 +166,7 @@ TEST_CASE("A kernel is prepared in each context, however many there are") {
   const auto queries = [] { return emulation::runtime_calls().function_attributes; };
   const auto launches = [&] { return device::launch<MuchShared>({}, {out.data()}, nullptr); };
   for (int round = 0; round < 2; ++round)
-    for (std::uint64_t context = 100; context < 100 + 2 * device::Prepared<MuchShared>::places; ++context) {
+    for (std::uint64_t context = 100; context < 100 + 2 * device::Prepared<MuchShared>::slots; ++context) {
       emulation::options().context = context;
       if (round == 0) CHECK(launches() == cudaErrorInvalidValue);
       CHECK(device::prepare<MuchShared>() == cudaSuccess);

@@ -20,20 +20,20 @@ namespace cottention::device {
 /// one entry in here. Not shared with other libraries of the program, whose runtime may be another.
 template <class Kernel>
 struct [[gnu::visibility("hidden")]] Prepared {
-  static constexpr std::size_t places = 16;
+  static constexpr std::size_t slots = 16;
   decltype(&device::entry<Kernel>) entry;
-  /// The place of a context is its number modulo `places`; where two share one, they are prepared in turn.
-  std::atomic<std::uint64_t> contexts[places] = {};
+  /// The place of a context is its number modulo `slots`; where two share one, they are prepared in turn.
+  std::atomic<std::uint64_t> contexts[slots] = {};
 
   bool in(std::uint64_t context) const {
-    return context != no_context && contexts[context % places].load(std::memory_order_acquire) == context;
+    return context != no_context && contexts[context % slots].load(std::memory_order_acquire) == context;
   }
-  void add(std::uint64_t context) { contexts[context % places].store(context, std::memory_order_release); }
+  void add(std::uint64_t context) { contexts[context % slots].store(context, std::memory_order_release); }
 
-  static Prepared of_kernel;
+  static Prepared instance;
 };
 template <class Kernel>
-constinit inline Prepared<Kernel> Prepared<Kernel>::of_kernel{&device::entry<Kernel>};
+constinit inline Prepared<Kernel> Prepared<Kernel>::instance{&device::entry<Kernel>};
 
 /// Finds the kernel's code for the current device and lets it have its shared memory. Launches nothing, so
 /// every kernel of a call can be prepared before the first is launched. Asks the runtime once for each
@@ -43,28 +43,28 @@ template <class Kernel>
 cudaError_t prepare() {
   static_assert(std::is_trivially_copyable_v<typename Kernel::Params>);
   static_assert(Kernel::threads % 32 == 0 && Kernel::threads >= 32 && Kernel::threads <= 1024);
-  if (Prepared<Kernel>::of_kernel.in(current_context())) return cudaSuccess;
+  if (Prepared<Kernel>::instance.in(current_context())) return cudaSuccess;
   constexpr int bytes = static_cast<int>(sizeof(typename Kernel::Storage));
-  constexpr int without_asking = 48 * 1024;
-  const auto function = reinterpret_cast<const void*>(Prepared<Kernel>::of_kernel.entry);
+  constexpr int default_shared_bytes = 48 * 1024;
+  const auto function = reinterpret_cast<const void*>(Prepared<Kernel>::instance.entry);
   cudaFuncAttributes attributes{};
   cudaError_t error = cudaFuncGetAttributes(&attributes, function);
   if (error == cudaSuccess &&
-      (attributes.ptxVersion < least_capability || attributes.binaryVersion < least_capability))
+      (attributes.ptxVersion < min_compute_capability || attributes.binaryVersion < min_compute_capability))
     return cudaErrorNoKernelImageForDevice;
-  if (error == cudaSuccess && bytes > without_asking)
+  if (error == cudaSuccess && bytes > default_shared_bytes)
     error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess)
     (void)cudaGetLastError();  // ours to report, not the next caller's to find
   else
-    Prepared<Kernel>::of_kernel.add(current_context());  // which the first call of a thread may have made
+    Prepared<Kernel>::instance.add(current_context());  // which the first call of a thread may have made
   return error;
 }
 
 /// Launches a prepared kernel.
 template <class Kernel>
 cudaError_t launch(Grid grid, const typename Kernel::Params& params, cudaStream_t stream) {
-  const cudaError_t error = enqueue<Kernel>(Prepared<Kernel>::of_kernel.entry, grid, params, stream);
+  const cudaError_t error = enqueue<Kernel>(Prepared<Kernel>::instance.entry, grid, params, stream);
   if (error != cudaSuccess) (void)cudaGetLastError();
   return error;
 }

@@ -50,12 +50,12 @@ __device__ __forceinline__ double logarithm(double x) { return log(x); }
 
 /// 2^x and log2(x), to about 2^-22 of the result and, near x = 1, of 1. PTX ISA: ex2.approx.ftz.f32,
 /// lg2.approx.ftz.f32.
-__device__ __forceinline__ float approximate_exp2(float x) {
+__device__ __forceinline__ float ex2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;
 }
-__device__ __forceinline__ float approximate_log2(float x) {
+__device__ __forceinline__ float lg2_approx(float x) {
   float y;
   asm("lg2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   return y;

@@ -12,7 +12,7 @@
 namespace cottention::device {
 
 /// 10 major + minor of the oldest devices that kernels run on.
-inline constexpr int least_capability = 80;
+inline constexpr int min_compute_capability = 80;
 
 struct Properties {
   int compute_capability = 0;      ///< 10 major + minor: 80, 90, 100
@@ -68,8 +68,8 @@ namespace detail {
 
 /// Properties of the devices with low numbers, in 64 bits; 0: not asked for yet. They stay what they are as
 /// long as the process runs.
-inline constexpr int remembered_devices = 64;
-inline std::atomic<std::uint64_t> remembered[remembered_devices];
+inline constexpr int cached_devices = 64;
+inline std::atomic<std::uint64_t> cached[cached_devices];
 
 inline std::uint64_t packed(const Properties& p) {
   return static_cast<std::uint64_t>(p.compute_capability) << 48 |
@@ -82,7 +82,7 @@ inline Properties unpacked(std::uint64_t bits) {
           .shared_bytes_per_block = static_cast<int>(bits & 0xffffffff)};
 }
 
-inline cudaError_t ask_properties(int device, Properties& properties) {
+inline cudaError_t query_properties(int device, Properties& properties) {
   int major = 0, minor = 0;
   struct Attribute {
     cudaDeviceAttr name;
@@ -106,24 +106,24 @@ inline cudaError_t ask_properties(int device, Properties& properties) {
 inline CallStatus current_device(Properties& properties) {
   int device = 0;
   cudaError_t error = cudaGetDevice(&device);
-  const bool remembers = error == cudaSuccess && device < detail::remembered_devices;
+  const bool cacheable = error == cudaSuccess && device < detail::cached_devices;
   const std::uint64_t bits =
-      remembers ? detail::remembered[device].load(std::memory_order_relaxed) : std::uint64_t{0};
+      cacheable ? detail::cached[device].load(std::memory_order_relaxed) : std::uint64_t{0};
   if (bits != 0) {
     properties = detail::unpacked(bits);
   } else {
-    if (error == cudaSuccess) error = detail::ask_properties(device, properties);
+    if (error == cudaSuccess) error = detail::query_properties(device, properties);
     if (error != cudaSuccess) {
       (void)cudaGetLastError();
       return status_of(error, "cudaDeviceGetAttribute");
     }
-    if (remembers) detail::remembered[device].store(detail::packed(properties), std::memory_order_relaxed);
+    if (cacheable) detail::cached[device].store(detail::packed(properties), std::memory_order_relaxed);
   }
-  if (properties.compute_capability < least_capability)
+  if (properties.compute_capability < min_compute_capability)
     return CallStatus::failure(StatusCode::unsupported,
                                "device: has compute capability %d.%d: must be at least %d.%d",
                                properties.compute_capability / 10, properties.compute_capability % 10,
-                               least_capability / 10, least_capability % 10);
+                               min_compute_capability / 10, min_compute_capability % 10);
   return {};
 }
 

@@ -72,7 +72,7 @@ cudaError_t encode_map(TensorMap& map, const TensorTiles<rank>& tiles) {
 }
 
 /// Fetches the map ahead of its first use. PTX ISA: prefetch.tensormap.
-__device__ __forceinline__ void prefetch_map(const TensorMap* map) {
+__device__ __forceinline__ void prefetch_tensormap(const TensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 

@@ -46,8 +46,8 @@ struct RecurrenceParams {
 template <Element T>
 __device__ __forceinline__ Accumulate<T>* partial_state_of(const RecurrenceParams<T>& params,
                                                            int column_block, int piece) {
-  const std::int64_t unit = std::int64_t{device::block_x()} * params.v_tiles + column_block;
-  return params.partial_states + (unit * params.split_rule.max_pieces + piece) * params.partial_elements;
+  const std::int64_t head_tile = std::int64_t{device::block_x()} * params.v_tiles + column_block;
+  return params.partial_states + (head_tile * params.split_rule.max_pieces + piece) * params.partial_elements;
 }
 
 }  // namespace cottention::kernel

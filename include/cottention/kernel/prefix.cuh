@@ -7,7 +7,7 @@
 
 namespace cottention::kernel {
 
-/// In place over the partial states of a head's pieces, which are rows of numbers here: one kernel serves
+/// In slot over the partial states of a head's pieces, which are rows of numbers here: one kernel serves
 /// every recurrence and Tiling. Blocks: x as in RecurrenceParams, y = part of an image, z = block of columns.
 /// Bidirectional attention needs the last sum alone.
 template <Element T, Mask mask>
@@ -35,17 +35,17 @@ struct Prefix {
     const tile::Side terms(params.term_offsets, nullptr, batch, params.seq_terms);
     const tile::Pieces pieces(tile::walk_length<mask>(rows, terms), params.split_rule, params.chunk);
     const int count = pieces.count - (mask == Mask::causal ? 1 : 0);
-    const auto place = [&](int piece) {
+    const auto slot = [&](int piece) {
       return reinterpret_cast<Lane*>(partial_state_of(params, device::block_z(), piece) + element);
     };
     if (count <= 1) return;
-    Lane total = device::load_global(place(0));
+    Lane total = device::load_global(slot(0));
 #pragma unroll 4
     for (int piece = 1; piece < count; ++piece) {
-      const Lane own = device::load_global(place(piece));
+      const Lane own = device::load_global(slot(piece));
 #pragma unroll
       for (int e = 0; e < lane_elements; ++e) total[e] = device::add_rn(total[e], own[e]);
-      if (mask == Mask::causal || piece == count - 1) device::store_global(place(piece), total);
+      if (mask == Mask::causal || piece == count - 1) device::store_global(slot(piece), total);
     }
   }
 };

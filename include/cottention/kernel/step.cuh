@@ -33,8 +33,8 @@ template <AnyProblem P>
 struct StepParts {
   // Of a state, each thread holds `rows` rows of `width` columns.
   static constexpr int width = 16 / static_cast<int>(sizeof(typename P::accumulate));
-  static constexpr int rows = P::head_dim.qk <= 256 ? 8 : 16;  // 32 or 64 registers
-  static constexpr int groups = P::head_dim.qk / rows;         // threads that share a column
+  static constexpr int k_rows = P::head_dim.qk <= 256 ? 8 : 16;  // 32 or 64 registers
+  static constexpr int k_slices = P::head_dim.qk / k_rows;       // threads that share a column
 
   // Of a key or query, `lanes` lanes of a warp hold `vecs_each` times 16 bytes each.
   static constexpr int vec_size = 16 / static_cast<int>(sizeof(typename P::element));
@@ -65,7 +65,7 @@ struct Step {
   static constexpr int v_tiles = (dim_v + columns - 1) / columns;
   static constexpr int vectors = columns / Parts::width;  // threads along a row
   static_assert(
-      columns > 0 && columns % 8 == 0 && Parts::groups * vectors <= threads,
+      columns > 0 && columns % 8 == 0 && Parts::k_slices * vectors <= threads,
       "cottention: a Tiling of step needs columns in eights, and 16 bytes of each of the state's rows "
       "(8 rows up to dim_qk 256, 16 rows beyond) for a thread. Remedy: more warps or fewer columns.");
   static_assert(tiling.warps >= 1 && tiling.warps <= 32 && tiling.min_blocks_per_sm >= 1,
@@ -82,29 +82,29 @@ struct Step {
     StateVector normalized[chunk][dim_qk / Parts::width];  // norm(k), norm(q)
     ValueVector values[chunk][vectors];                    // v
     // of w h^T norm(q). One group more than there are, so that neighbouring rows lie in different banks.
-    StateVector partial_sums[chunk][Parts::groups + 1][vectors];
+    StateVector partial_sums[chunk][Parts::k_slices + 1][vectors];
     A weights[chunk];  // w
   };
 
-  /// What a reader adds to a count: see ask_position. Leaves room for counts below it, and for 2^18 - 1
-  /// readers.
-  static constexpr std::int64_t reader = std::int64_t{1} << 44;
+  /// What a reader adds to a count: see begin_load_position. Leaves room for counts below it, and for 2^18 -
+  /// 1 readers.
+  static constexpr std::int64_t reader_increment = std::int64_t{1} << 44;
 
   static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     StepTask task{};
     if (!find_task(params, task)) return;
     Position position;
-    const bool weighs = is_weighted(params) && device::warp_index() == weighing_warp;
-    if (weighs) ask_position(params, task, position);
+    const bool computes_weights = is_weighted(params) && device::warp_index() == weight_warp;
+    if (computes_weights) begin_load_position(params, task, position);
     if (!is_weighted(params)) count_tokens(params, task);
-    StateVector h[Parts::rows];
+    StateVector h[Parts::k_rows];
     load_state(params, task, h);
     for (int first = 0; first < task.rows; first += chunk) {
       const int rows = task.rows - first < chunk ? task.rows - first : chunk;
       copy_values(params, task, first, rows, storage);
       normalise_rows(params, task, first, rows, storage);
-      if (weighs && first == 0) receive_position(params, task, position);
-      if (weighs) weigh(params, position, first, rows, storage);
+      if (computes_weights && first == 0) finish_load_position(params, task, position);
+      if (computes_weights) compute_weights(params, position, first, rows, storage);
       device::cp_async_wait<0>();
       device::sync_block();  // rows, values and weights come from other threads
       walk(params, task, first, rows, storage, h);
@@ -114,7 +114,7 @@ struct Step {
   }
 
  private:
-  static constexpr int weighing_warp = tiling.warps - 1;  // rows go to the first ones first
+  static constexpr int weight_warp = tiling.warps - 1;  // rows go to the first ones first
 
   /// False where there is nothing to do. A slot outside the pool is idle like a negative one.
   static __device__ __forceinline__ bool find_task(const Params& params, StepTask& task) {
@@ -152,50 +152,51 @@ struct Step {
   /// All blocks of a lane read its count, and one of them must change it, but only when all have read. So
   /// each adds a reader to the bits above the count as it reads; the last one clears those and adds the
   /// tokens.
-  static __device__ __forceinline__ void ask_position(const Params& params, const StepTask& task,
-                                                      Position& position) {
+  static __device__ __forceinline__ void begin_load_position(const Params& params, const StepTask& task,
+                                                             Position& position) {
     std::int64_t* const at = params.args.pool.count + task.slot;
     if (task.accepted == 0)
       position.count = device::load_global(at);
     else if (device::lane_index() == 0)
-      position.count = device::fetch_add_global(at, reader);
+      position.count = device::fetch_add_global(at, reader_increment);
   }
-  static __device__ __forceinline__ void receive_position(const Params& params, const StepTask& task,
-                                                          Position& position) {
+  static __device__ __forceinline__ void finish_load_position(const Params& params, const StepTask& task,
+                                                              Position& position) {
     const A scale_logit = tile::load_scale_logit(params.args.scale_logit, task.head);
     const std::int64_t readers = params.args.shape.heads_kv * v_tiles;
-    if (task.accepted > 0 && device::lane_index() == 0 && position.count / reader + 1 == readers)
-      device::fetch_add_global(params.args.pool.count + task.slot, task.accepted - readers * reader);
-    position.count = device::shuffle(position.count, 0) % reader;
+    if (task.accepted > 0 && device::lane_index() == 0 && position.count / reader_increment + 1 == readers)
+      device::fetch_add_global(params.args.pool.count + task.slot,
+                               task.accepted - readers * reader_increment);
+    position.count = device::shuffle(position.count, 0) % reader_increment;
     position.exponent = tile::sigmoid(scale_logit);
   }
 
   static __device__ __forceinline__ bool holds_state(const StepTask& task) {
     const int i = device::thread_index();
-    return i < Parts::groups * vectors && task.column + i % vectors * Parts::width < dim_v;
+    return i < Parts::k_slices * vectors && task.column + i % vectors * Parts::width < dim_v;
   }
   /// The first of the thread's `rows` rows of the state.
   static __device__ __forceinline__ StateVector* state_global(const Params& params, const StepTask& task) {
-    const int group = device::thread_index() / vectors, vector = device::thread_index() % vectors;
+    const int k_slice = device::thread_index() / vectors, vector = device::thread_index() % vectors;
     const std::int64_t head = task.slot * params.args.shape.heads_kv + task.head;
-    const std::int64_t row = head * dim_qk + group * Parts::rows;
+    const std::int64_t row = head * dim_qk + k_slice * Parts::k_rows;
     return reinterpret_cast<StateVector*>(params.args.pool.h + row * dim_v + task.column) + vector;
   }
   static constexpr int state_pitch = dim_v / Parts::width;  // vectors from row to row
 
   static __device__ __forceinline__ void load_state(const Params& params, const StepTask& task,
-                                                    StateVector (&h)[Parts::rows]) {
+                                                    StateVector (&h)[Parts::k_rows]) {
     const StateVector* from = state_global(params, task);
     const bool holds = holds_state(task);
 #pragma unroll
-    for (int i = 0; i < Parts::rows; ++i)
+    for (int i = 0; i < Parts::k_rows; ++i)
       h[i] = holds ? device::load_global_streaming(from + i * state_pitch) : StateVector{};
   }
   static __device__ __forceinline__ void store_state(const Params& params, const StepTask& task,
-                                                     const StateVector (&h)[Parts::rows]) {
+                                                     const StateVector (&h)[Parts::k_rows]) {
     StateVector* to = state_global(params, task);
 #pragma unroll
-    for (int i = 0; i < Parts::rows; ++i) device::store_global(to + i * state_pitch, h[i]);
+    for (int i = 0; i < Parts::k_rows; ++i) device::store_global(to + i * state_pitch, h[i]);
   }
 
   template <class E>
@@ -261,8 +262,8 @@ struct Step {
   }
 
   /// The weight of each row's token. By one warp, a lane for each row.
-  static __device__ __forceinline__ void weigh(const Params& params, const Position& position, int first,
-                                               int rows, Storage& storage) {
+  static __device__ __forceinline__ void compute_weights(const Params& params, const Position& position,
+                                                         int first, int rows, Storage& storage) {
     const int r = device::lane_index();
     if (r >= rows) return;
     const double weight = tile::weight(position.count + params.row(first + r).token + 1, position.exponent);
@@ -271,17 +272,17 @@ struct Step {
 
   /// Keys change the state, queries read it, in the order of the stream.
   static __device__ __forceinline__ void walk(const Params& params, const StepTask& task, int first, int rows,
-                                              Storage& storage, StateVector (&h)[Parts::rows]) {
+                                              Storage& storage, StateVector (&h)[Parts::k_rows]) {
     if (!holds_state(task)) return;
-    const int group = device::thread_index() / vectors, vector = device::thread_index() % vectors;
+    const int k_slice = device::thread_index() / vectors, vector = device::thread_index() % vectors;
 #pragma unroll 1
     for (int r = 0; r < rows; ++r) {
       const StepRow row = params.row(first + r);
-      A x[Parts::rows];  // the thread's part of norm(k) or norm(q)
+      A x[Parts::k_rows];  // the thread's part of norm(k) or norm(q)
 #pragma unroll
-      for (int n = 0; n < Parts::rows / Parts::width; ++n) {
+      for (int n = 0; n < Parts::k_rows / Parts::width; ++n) {
         const StateVector part =
-            device::load_shared(&storage.normalized[r][group * (Parts::rows / Parts::width) + n]);
+            device::load_shared(&storage.normalized[r][k_slice * (Parts::k_rows / Parts::width) + n]);
 #pragma unroll
         for (int e = 0; e < Parts::width; ++e) x[n * Parts::width + e] = part[e];
       }
@@ -291,30 +292,30 @@ struct Step {
         absorb(x, v, P::scale == Scale::by_key ? weight : A{1}, h);
         if (row.token + 1 == task.accepted) store_state(params, task, h);
       } else {
-        device::store_shared(&storage.partial_sums[r][group][vector],
-                             answer(x, P::scale == Scale::by_query ? weight : A{1}, h));
+        device::store_shared(&storage.partial_sums[r][k_slice][vector],
+                             query_state(x, P::scale == Scale::by_query ? weight : A{1}, h));
       }
     }
   }
 
   /// h += k (w v)^T
-  static __device__ __forceinline__ void absorb(const A (&k)[Parts::rows], const ValueVector& v, A weight,
-                                                StateVector (&h)[Parts::rows]) {
+  static __device__ __forceinline__ void absorb(const A (&k)[Parts::k_rows], const ValueVector& v, A weight,
+                                                StateVector (&h)[Parts::k_rows]) {
     StateVector weighted;
 #pragma unroll
     for (int e = 0; e < Parts::width; ++e) weighted[e] = device::mul_rn(weight, device::widen<T>(v[e]));
 #pragma unroll
-    for (int i = 0; i < Parts::rows; ++i)
+    for (int i = 0; i < Parts::k_rows; ++i)
 #pragma unroll
       for (int e = 0; e < Parts::width; ++e) h[i][e] = device::fma(k[i], weighted[e], h[i][e]);
   }
 
   /// w h^T q over the thread's rows.
-  static __device__ __forceinline__ StateVector answer(const A (&q)[Parts::rows], A weight,
-                                                       const StateVector (&h)[Parts::rows]) {
+  static __device__ __forceinline__ StateVector query_state(const A (&q)[Parts::k_rows], A weight,
+                                                            const StateVector (&h)[Parts::k_rows]) {
     StateVector o{};
 #pragma unroll
-    for (int i = 0; i < Parts::rows; ++i)
+    for (int i = 0; i < Parts::k_rows; ++i)
 #pragma unroll
       for (int e = 0; e < Parts::width; ++e) o[e] = device::fma(q[i], h[i][e], o[e]);
 #pragma unroll
@@ -332,8 +333,8 @@ struct Step {
       if (row.group_row == 0 || task.column + c >= dim_v) continue;
       A o{};
 #pragma unroll
-      for (int group = 0; group < Parts::groups; ++group)
-        o = device::add_rn(o, device::load_shared(&storage.partial_sums[r][group][0].values[0] + c));
+      for (int k_slice = 0; k_slice < Parts::k_slices; ++k_slice)
+        o = device::add_rn(o, device::load_shared(&storage.partial_sums[r][k_slice][0].values[0] + c));
       T* to = row_global(params.args.o, task, row.token, task.head * params.group + row.group_row - 1);
       device::store_global(to + task.column + c, device::narrow<T>(o));
     }

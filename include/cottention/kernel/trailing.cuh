@@ -7,7 +7,7 @@
 namespace cottention::kernel {
 
 /// Makes rows behind the last sequence 0, of up to `most` tensors. Blocks: x = `blocks`, y = tensor.
-template <Element T, int most>
+template <Element T, int max_tensors>
 struct Trailing {
   static constexpr int threads = 128;
   static constexpr int min_blocks_per_sm = 1;
@@ -21,7 +21,7 @@ struct Trailing {
     std::int64_t batch = 0, seq = 0, heads = 0, dim = 0;
   };
   struct Params {
-    Rows rows[most];
+    Rows rows[max_tensors];
   };
   struct Storage {};
 

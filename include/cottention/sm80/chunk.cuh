@@ -116,17 +116,17 @@ template <AnyProblem P, Tiling tiling, tile::Direction direction, ScoreRows scor
 __device__ __forceinline__ void score(const typename Part::TileAB& a, const typename Part::TileAB& b,
                                       const typename Part::A* row_factor_shared,
                                       const TermFactors<typename Part::T, Part::chunk>& term_factors,
-                                      typename Part::ScoreTile& scores, int from = 0,
-                                      [[maybe_unused]] bool exactly = false) {
+                                      typename Part::ScoreTile& scores, int first_warp = 0,
+                                      [[maybe_unused]] bool exact_diagonal = false) {
   using T = typename Part::T;
   using A = typename Part::A;
   constexpr int blocks = Part::row_blocks * (Part::row_blocks + 1) / 2;
-  const int turn = (device::warp_index() + Part::warps - from % Part::warps) % Part::warps;
-  int longer = 0, shorter = device::opaque(turn);  // row and column of a lower triangle
-  for (int block = shorter; block < blocks; block += Part::warps, shorter += Part::warps) {
-    while (shorter > longer) shorter -= ++longer;  // row i of the triangle has i + 1 blocks
-    const int i = direction == tile::Direction::forward ? longer : shorter;
-    const int j = direction == tile::Direction::forward ? shorter : longer;
+  const int rotated_warp = (device::warp_index() + Part::warps - first_warp % Part::warps) % Part::warps;
+  int tri_row = 0, tri_column = device::opaque(rotated_warp);  // row and column of a lower triangle
+  for (int block = tri_column; block < blocks; block += Part::warps, tri_column += Part::warps) {
+    while (tri_column > tri_row) tri_column -= ++tri_row;  // row i of the triangle has i + 1 blocks
+    const int i = direction == tile::Direction::forward ? tri_row : tri_column;
+    const int j = direction == tile::Direction::forward ? tri_column : tri_row;
     const Lane lane = Lane::opaque();
     const int g = lane.g(), t = lane.t();
     const auto &a_rows = a.below(16 * i), &b_rows = b.below(16 * j);
@@ -151,7 +151,7 @@ __device__ __forceinline__ void score(const typename Part::TileAB& a, const type
     if constexpr (part == ScorePart::rest) {
       set_to_zero(lost[0]);
       set_to_zero(lost[1]);
-      if (exactly && i == j) {
+      if (exact_diagonal && i == j) {
         A dots[2];
         detail::dots_of_rows(a_rows, b_rows, lane, dots);
 #pragma unroll
@@ -186,13 +186,13 @@ __device__ __forceinline__ void score(const typename Part::TileAB& a, const type
 
 namespace detail {
 
-/// The first of `count` blocks; where `deep` warps take turns, blocks[warp_k]. Chosen and not indexed:
+/// The first of `count` blocks; where `k_split` warps take turns, blocks[warp_k]. Chosen and not indexed:
 /// registers have no index.
-template <int deep, class F>
-__device__ __forceinline__ F of_this_depth(const F* blocks, int count, int warp_k) {
+template <int warps_k, class F>
+__device__ __forceinline__ F select_by_warp_k(const F* blocks, int count, int warp_k) {
   F chosen = blocks[0];
 #pragma unroll
-  for (int d = 1; d < deep && d < count; ++d)
+  for (int d = 1; d < warps_k && d < count; ++d)
 #pragma unroll
     for (int e = 0; e < 4; ++e) chosen.r[e] = warp_k == d ? blocks[d].r[e] : chosen.r[e];
   return chosen;
@@ -226,12 +226,12 @@ __device__ __forceinline__ void attend_diagonal(const typename Part::ScoreTile& 
 /// Whether all that any lane of the warp holds of v is finite.
 template <AnyProblem P, Tiling tiling, class Part = Partition<P, tiling>>
 __device__ __forceinline__ bool all_finite(const typename Part::Values& values) {
-  FiniteCheck<typename Part::T> watch;
+  FiniteCheck<typename Part::T> check;
 #pragma unroll
   for (int m = 0; m < Part::warp_column_blocks; ++m)
 #pragma unroll
-    for (int j = 0; j < Part::term_blocks; ++j) watch.see(values.blocks[m][j]);
-  return !device::any_lane(!watch.all_finite());
+    for (int j = 0; j < Part::term_blocks; ++j) check.add(values.blocks[m][j]);
+  return !device::any_lane(!check.all_finite());
 }
 
 /// out += scores v, `finite` if v is. Warps that add up their parts of o take every so-manieth term.
@@ -241,12 +241,12 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
                                        bool finite, typename Part::Output& out) {
   using T = typename Part::T;
   const Lane lane = Lane::opaque();
-  const int depth = Part::warp_k();
+  const int warp_k = Part::warp_k();
 #pragma unroll
   for (int i = 0; i < Part::warp_row_blocks; ++i) {
-    constexpr int deep = Part::splits_m ? 1 : Part::warps_k;
+    constexpr int k_split = Part::splits_m ? 1 : Part::warps_k;
     constexpr bool forward = direction == tile::Direction::forward;
-    const int top = 16 * Part::row_block(i, depth);
+    const int top = 16 * Part::row_block(i, warp_k);
     // The blocks of terms that rows see: forward the first ones, in reverse the last ones. With rows apart,
     // each warp's own.
     const int before = forward ? (top + 16) / mma_k<T> : top / mma_k<T>;
@@ -259,13 +259,13 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
 #pragma unroll
     for (int m = 0; m < Part::warp_column_blocks; ++m) set_to_zero(pending[m]);
 #pragma unroll
-    for (int first = begin; first < end; first += deep) {
-      if (first > begin && (first - begin) / deep % chain_blocks == 0)
+    for (int first = begin; first < end; first += k_split) {
+      if (first > begin && (first - begin) / k_split % chain_blocks == 0)
 #pragma unroll
         for (int m = 0; m < Part::warp_column_blocks; ++m)
           fold<T>(out.sums[i][m], pending[m], Chain::further);
-      const int j = first + (deep > 1 ? depth : 0);
-      if (deep > 1 && j >= end) continue;
+      const int j = first + (k_split > 1 ? warp_k : 0);
+      if (k_split > 1 && j >= end) continue;
       // The diagonal has terms that some rows do not see.
       if constexpr (Part::splits_m) {
         if (forward ? j >= edge : j < edge) continue;
@@ -275,8 +275,9 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
       const auto left = to_operand(load_rows<Operand::a>(scores.below(top), 0, j * mma_k<T>, lane));
 #pragma unroll
       for (int m = 0; m < Part::warp_column_blocks; ++m)
-        multiply<T>(out.sums[i][m], pending[m], left,
-                    to_operand(detail::of_this_depth<deep>(&values.blocks[m][first], end - first, depth)));
+        multiply<T>(
+            out.sums[i][m], pending[m], left,
+            to_operand(detail::select_by_warp_k<k_split>(&values.blocks[m][first], end - first, warp_k)));
     }
 #pragma unroll
     for (int m = 0; m < Part::warp_column_blocks; ++m) {
@@ -300,12 +301,12 @@ __device__ __forceinline__ void attend_rest(const typename Part::TileAB& a, cons
                                             const TermFactors<typename Part::T, Part::chunk>& term_factors,
                                             typename Part::ScoreTile& scores,
                                             const typename Part::TileC& tile,
-                                            const typename Part::Values& values, bool finite, bool exactly,
-                                            typename Part::Output& out) {
+                                            const typename Part::Values& values, bool finite,
+                                            bool exact_diagonal, typename Part::Output& out) {
   constexpr auto scale = rest_scale<typename Part::T>;
   device::sync_block();  // scores are read
   score<P, tiling, direction, score_rows, ScorePart::rest>(a, b, row_factor_shared, term_factors, scores, 0,
-                                                           exactly);
+                                                           exact_diagonal);
   device::sync_block();  // their rest is written
   if constexpr (scale != 1) scale_all<Part>(out, scale);
   attend<P, tiling, direction>(scores, tile, values, finite, out);

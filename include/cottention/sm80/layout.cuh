@@ -49,14 +49,15 @@ struct Tile {
   /// address for a whole tile, to which a row adds and of which a column flips lower bits.
   __device__ __forceinline__ T* at(int row, int column, unsigned lane_row, unsigned lane_column) {
     if constexpr (rows < block_width) row %= rows, lane_row %= rows;
-    const unsigned of_lane =
+    const unsigned lane_bytes =
         lane_row * pitch_bytes +
         ((lane_column / vec_size ^ static_cast<unsigned>(permutation(static_cast<int>(lane_row)))) * 16 |
          lane_column % vec_size * static_cast<unsigned>(sizeof(T)));
-    const unsigned across = static_cast<unsigned>(column) * static_cast<unsigned>(sizeof(T));
-    const unsigned down = static_cast<unsigned>(row) * pitch_bytes + across / turn_bytes * turn_bytes;
-    unsigned char* const of_tile = reinterpret_cast<unsigned char*>(data) + of_lane;
-    return reinterpret_cast<T*>(device::xor_shared(of_tile, across % turn_bytes) + down);
+    const unsigned column_bytes = static_cast<unsigned>(column) * static_cast<unsigned>(sizeof(T));
+    const unsigned row_bytes =
+        static_cast<unsigned>(row) * pitch_bytes + column_bytes / bank_cycle_bytes * bank_cycle_bytes;
+    unsigned char* const lane_data = reinterpret_cast<unsigned char*>(data) + lane_bytes;
+    return reinterpret_cast<T*>(device::xor_shared(lane_data, column_bytes % bank_cycle_bytes) + row_bytes);
   }
   __device__ __forceinline__ const T* at(int row, int column, unsigned lane_row, unsigned lane_column) const {
     return const_cast<Tile*>(this)->at(row, column, lane_row, lane_column);
@@ -73,7 +74,7 @@ struct Tile {
   }
 
  private:
-  static constexpr unsigned turn_bytes = 128;  // around the banks
+  static constexpr unsigned bank_cycle_bytes = 128;  // around the banks
   static constexpr unsigned pitch_bytes = pitch * sizeof(T);
   static __device__ __forceinline__ int permutation(int row) {
     if constexpr (sizeof(T) == 2)

@@ -26,59 +26,59 @@ __host__ __device__ constexpr int power_of_two_below(int x) {
   return p;
 }
 
-/// How `threads` threads share `tile_rows` rows of a tile: `sharing` neighbours a row, so that warps come in
-/// whole or not at all.
+/// How `threads` threads share `tile_rows` rows of a tile: `lanes_per_row` neighbours a row, so that warps
+/// come in whole or not at all.
 template <int threads, int tile_rows, class Source>
 struct RowReader {
   using T = typename Source::Element;
   using A = Accumulate<T>;
-  static constexpr int whole = threads / tile_rows < 1 ? 1 : threads / tile_rows;
-  static constexpr int sharing = power_of_two_below(whole < 32 ? whole : 32);
-  static constexpr int at_once = threads / sharing;
+  static constexpr int max_lanes = threads / tile_rows < 1 ? 1 : threads / tile_rows;
+  static constexpr int lanes_per_row = power_of_two_below(max_lanes < 32 ? max_lanes : 32);
+  static constexpr int rows_per_pass = threads / lanes_per_row;
   static_assert(
-      tile_rows * sharing % 32 == 0 && at_once * sharing % 32 == 0,
+      tile_rows * lanes_per_row % 32 == 0 && rows_per_pass * lanes_per_row % 32 == 0,
       "cottention: warps measure rows whole. Remedy: chunk and warps that are powers of two, or leave the "
       "tiling to the library.");
 
-  static constexpr int vecs_in_rounds = round_up(Source::vecs, sharing < 8 ? 8 : sharing);
-  static constexpr int rounds = vecs_in_rounds / sharing;
+  static constexpr int padded_vecs = round_up(Source::vecs, lanes_per_row < 8 ? 8 : lanes_per_row);
+  static constexpr int rounds = padded_vecs / lanes_per_row;
 
   /// The vec that a lane reads in a round. Eight lanes load at once, and their rows and vecs must fall to
   /// different banks, given how a Tile permutes vecs: which bits of its index tell lanes apart, and
   /// which rounds, depends on the bits that differ between neighbouring rows.
-  static __device__ __forceinline__ int vec_of(int part, int round) {
-    if constexpr (sizeof(T) == 2 && sharing < 8) {
-      constexpr int run = 8 / sharing;
-      return round / run * 8 + part * run + round % run;
-    } else if constexpr (sizeof(T) == 4 && sharing == 4) {
-      return round / 2 * 8 + part / 2 * 4 + round % 2 * 2 + part % 2;
+  static __device__ __forceinline__ int vec_of(int lane_in_row, int round) {
+    if constexpr (sizeof(T) == 2 && lanes_per_row < 8) {
+      constexpr int run = 8 / lanes_per_row;
+      return round / run * 8 + lane_in_row * run + round % run;
+    } else if constexpr (sizeof(T) == 4 && lanes_per_row == 4) {
+      return round / 2 * 8 + lane_in_row / 2 * 4 + round % 2 * 2 + lane_in_row % 2;
     } else {
-      return round * sharing + part;
+      return round * lanes_per_row + lane_in_row;
     }
   }
 
   Source& tile;
   int row;
 
-  static __device__ __forceinline__ int part() { return device::thread_index() % sharing; }
+  static __device__ __forceinline__ int lane_in_row() { return device::thread_index() % lanes_per_row; }
   __device__ __forceinline__ tile::Vec<T>* vec(int round) const {
-    const int u = vec_of(part(), round);
-    const bool exists = vecs_in_rounds == Source::vecs || u < Source::vecs;
+    const int u = vec_of(lane_in_row(), round);
+    const bool exists = padded_vecs == Source::vecs || u < Source::vecs;
     return exists ? reinterpret_cast<tile::Vec<T>*>(tile.at(row, u * Source::vec_size)) : nullptr;
   }
 
   template <class Combine>
-  static __device__ __forceinline__ A over_row(A x, Combine combine) {
+  static __device__ __forceinline__ A reduce_row(A x, Combine combine) {
 #pragma unroll
-    for (int distance = 1; distance < sharing; distance *= 2)
+    for (int distance = 1; distance < lanes_per_row; distance *= 2)
       x = combine(x, device::shuffle_xor(x, distance));
     return x;
   }
-  static __device__ __forceinline__ A sum_over_row(A x) {
-    return over_row(x, [](A a, A b) { return a + b; });
+  static __device__ __forceinline__ A sum_row(A x) {
+    return reduce_row(x, [](A a, A b) { return a + b; });
   }
 
-  __device__ __forceinline__ A squares() const {
+  __device__ __forceinline__ A sum_sq() const {
     A sum{};
 #pragma unroll
     for (int round = 0; round < rounds; ++round) {
@@ -89,12 +89,12 @@ struct RowReader {
       for (int e = 0; e < Source::vec_size; ++e)
         sum = device::fma(tile::element<T>(x, e), tile::element<T>(x, e), sum);
     }
-    return sum_over_row(sum);
+    return sum_row(sum);
   }
 
   /// The largest magnitude of the row; infinite where an element is not finite.
-  __device__ __forceinline__ A largest() const {
-    A most{};
+  __device__ __forceinline__ A max_magnitude() const {
+    A largest{};
 #pragma unroll 1
     for (int round = 0; round < rounds; ++round) {
       const tile::Vec<T>* at = vec(round);
@@ -102,11 +102,13 @@ struct RowReader {
       const tile::Vec<T> x = device::load_shared(at);
 #pragma unroll
       for (int e = 0; e < Source::vec_size; ++e) {
-        const A size = device::magnitude(device::widen<T>(x[e]));
-        most = !device::is_finite(size) ? tile::infinity<A>() : size > most ? size : most;
+        const A magnitude = device::magnitude(device::widen<T>(x[e]));
+        largest = !device::is_finite(magnitude) ? tile::infinity<A>()
+                  : magnitude > largest         ? magnitude
+                                                : largest;
       }
     }
-    return over_row(most, [](A a, A b) { return a < b ? b : a; });
+    return reduce_row(largest, [](A a, A b) { return a < b ? b : a; });
   }
 
   /// Divides the row by 2^exponent, and returns the sum of its squares then.
@@ -125,26 +127,26 @@ struct RowReader {
       }
       if (exponent != 0) device::store_shared(at, x);
     }
-    return sum_over_row(sum);
+    return sum_row(sum);
   }
 };
 
 /// The length of a row from the sum of its squares; scales it in place by 2^-exponent where it is `extreme`,
 /// and then by 2^shift too. The same in all lanes that share the row.
 template <class Reader, class A>
-__device__ __forceinline__ tile::RowNorm<A> rescale_row(const Reader& reader, A squares, bool extreme,
+__device__ __forceinline__ tile::RowNorm<A> rescale_row(const Reader& reader, A sum_sq, bool extreme,
                                                         int shift) {
   int exponent = 0;
   if (device::any_lane(extreme)) {
-    const A largest = reader.largest();
+    const A largest = reader.max_magnitude();
     if (extreme && largest > A{0} && device::is_finite(largest))
       exponent = device::exponent_of(largest) - shift;
     if (device::any_lane(exponent != 0)) {
       const A rescaled = reader.rescale(exponent);
-      if (exponent != 0) squares = rescaled;
+      if (exponent != 0) sum_sq = rescaled;
     }
   }
-  return {squares, exponent};
+  return {sum_sq, exponent};
 }
 
 /// The sum of the squares of row 16 i + lane / 2, of 16-bit elements: on the tensor cores, the diagonal of
@@ -165,30 +167,32 @@ __device__ __forceinline__ float sum_sq_of_rows(const Tile<T, tile_rows, tile_co
   }
   // A lane's sums are of rows g and g + 8 with 2t and 2t + 1 of the same half.
   const bool odd = lane.g() % 2 != 0;
-  const int row = lane.index / 2, from = row % 8 * 4 + row % 8 / 2;
-  const float of_upper = device::shuffle(odd ? upper.values[1] : upper.values[0], from);
-  const float of_lower = device::shuffle(odd ? lower.values[3] : lower.values[2], from);
+  const int row = lane.index / 2, source_lane = row % 8 * 4 + row % 8 / 2;
+  const float of_upper = device::shuffle(odd ? upper.values[1] : upper.values[0], source_lane);
+  const float of_lower = device::shuffle(odd ? lower.values[3] : lower.values[2], source_lane);
   return row < 8 ? of_upper : of_lower;
 }
 
 /// f(reader, squares of its row) for each row that falls to this lane. Of 16-bit elements a warp has 16 rows
-/// at a time; the first of them to warp `from`, at most the number of warps.
+/// at a time; the first of them to warp `from`, at largest the number of warps.
 template <int threads, Element T, int tile_rows, int tile_columns, class F>
-__device__ __forceinline__ void for_each_row(Tile<T, tile_rows, tile_columns>& tile, int from, F f) {
+__device__ __forceinline__ void for_each_row(Tile<T, tile_rows, tile_columns>& tile, int first_warp, F f) {
   if constexpr (sizeof(T) == 2) {
     using Reader = RowReader<device::warp_size, 16, Tile<T, tile_rows, tile_columns>>;
     constexpr int warps = threads / device::warp_size;
     const int warp = device::warp_index();
-    // Half has the most to hold: where rows are wide, what follows from the warp is not kept.
+    // Half has the largest to hold: where rows are wide, what follows from the warp is not kept.
     constexpr bool recomputes_warp = std::same_as<T, half> && tile_columns > 64;
-    const auto turn = static_cast<unsigned>((recomputes_warp ? device::opaque(warp) : warp) + warps - from);
-    for (int i = static_cast<int>(turn % warps); i < tile_rows / 16; i += warps)
-      f(Reader{tile, 16 * i + device::lane_index() / Reader::sharing}, sum_sq_of_rows(tile, i));
+    const auto rotated_warp =
+        static_cast<unsigned>((recomputes_warp ? device::opaque(warp) : warp) + warps - first_warp);
+    for (int i = static_cast<int>(rotated_warp % warps); i < tile_rows / 16; i += warps)
+      f(Reader{tile, 16 * i + device::lane_index() / Reader::lanes_per_row}, sum_sq_of_rows(tile, i));
   } else {
     using Reader = RowReader<threads, tile_rows, Tile<T, tile_rows, tile_columns>>;
-    for (int row = device::thread_index() / Reader::sharing; row < tile_rows; row += Reader::at_once) {
+    for (int row = device::thread_index() / Reader::lanes_per_row; row < tile_rows;
+         row += Reader::rows_per_pass) {
       const Reader reader{tile, row};
-      f(reader, reader.squares());
+      f(reader, reader.sum_sq());
     }
   }
 }
@@ -202,36 +206,38 @@ __device__ __forceinline__ void for_each_row(Tile<T, tile_rows, tile_columns>& t
 /// which is exact but for elements 2^-14 of the largest (half) or smaller still. So the tile may change:
 /// other threads see that after the next barrier. Zero, infinite and NaN rows stay.
 template <int threads, Element T, int tile_rows, int tile_columns, class Write>
-__device__ __forceinline__ void rescale_and_measure_rows(Tile<T, tile_rows, tile_columns>& tile, int from,
-                                                         Write write) {
-  detail::for_each_row<threads>(tile, from, [&](const auto& reader, Accumulate<T> squares) {
+__device__ __forceinline__ void rescale_and_measure_rows(Tile<T, tile_rows, tile_columns>& tile,
+                                                         int first_warp, Write write) {
+  detail::for_each_row<threads>(tile, first_warp, [&](const auto& reader, Accumulate<T> sum_sq) {
     // Squares of half do not vanish, so a row whose sum is 0 is one of zeros.
-    const bool zero = std::same_as<T, half> && squares == 0;
-    const auto norm = detail::rescale_row(reader, squares, !zero && !tile::in_range<T>(squares), 0);
-    if (reader.part() == 0) write(reader.row, norm);
+    const bool zero = std::same_as<T, half> && sum_sq == 0;
+    const auto norm = detail::rescale_row(reader, sum_sq, !zero && !tile::in_range<T>(sum_sq), 0);
+    if (reader.lane_in_row() == 0) write(reader.row, norm);
   });
 }
 
 /// Likewise, of rows that fp32 can square, which stay as they are.
 template <int threads, Element T, int tile_rows, int tile_columns, class Write>
-__device__ __forceinline__ void measure_rows(Tile<T, tile_rows, tile_columns>& tile, int from, Write write) {
-  detail::for_each_row<threads>(tile, from, [&](const auto& reader, Accumulate<T> squares) {
-    if (reader.part() == 0) write(reader.row, tile::RowNorm<Accumulate<T>>{squares, 0});
+__device__ __forceinline__ void measure_rows(Tile<T, tile_rows, tile_columns>& tile, int first_warp,
+                                             Write write) {
+  detail::for_each_row<threads>(tile, first_warp, [&](const auto& reader, Accumulate<T> sum_sq) {
+    if (reader.lane_in_row() == 0) write(reader.row, tile::RowNorm<Accumulate<T>>{sum_sq, 0});
   });
 }
 
 /// Likewise of any rows, and upper bounds of the lengths of those whose squares vanish: 0 for zeros alone.
 template <int threads, Element T, int tile_rows, int tile_columns, class Write>
-__device__ __forceinline__ void bound_norms(Tile<T, tile_rows, tile_columns>& tile, int from, Write write) {
+__device__ __forceinline__ void bound_norms(Tile<T, tile_rows, tile_columns>& tile, int first_warp,
+                                            Write write) {
   using A = Accumulate<T>;
-  detail::for_each_row<threads>(tile, from, [&](const auto& reader, A squares) {
-    tile::RowNorm<A> norm{squares, 0};
-    const bool vanishes = squares < A{0x1p-80};
+  detail::for_each_row<threads>(tile, first_warp, [&](const auto& reader, A sum_sq) {
+    tile::RowNorm<A> norm{sum_sq, 0};
+    const bool vanishes = sum_sq < A{0x1p-80};
     if (device::any_lane(vanishes)) {
-      const A largest = reader.largest();
+      const A largest = reader.max_magnitude();
       if (vanishes && largest > A{0}) norm = {A{tile_columns}, device::exponent_of(largest) + 1};
     }
-    if (reader.part() == 0) write(reader.row, norm);
+    if (reader.lane_in_row() == 0) write(reader.row, norm);
   });
 }
 
@@ -240,15 +246,15 @@ __device__ __forceinline__ void bound_norms(Tile<T, tile_rows, tile_columns>& ti
 /// row of length 1, over c's scale, leaves half's range. Rows fall to warps as in rescale_and_measure_rows().
 template <int threads, int tile_rows, int b_columns, int c_columns, class Write>
 __device__ __forceinline__ void rescale_and_measure_pairs(Tile<half, tile_rows, b_columns>& b,
-                                                          Tile<half, tile_rows, c_columns>& c, int from,
+                                                          Tile<half, tile_rows, c_columns>& c, int first_warp,
                                                           Write write) {
-  detail::for_each_row<threads>(c, from, [&](const auto& reader, float squares) {
+  detail::for_each_row<threads>(c, first_warp, [&](const auto& reader, float sum_sq) {
     const tile::RowNorm<float> of_b{detail::sum_sq_of_rows(b, reader.row / 16), 0};
     const int shift = tile::half_exponent(of_b);
     const bool extreme =
-        squares != 0.0f && !tile::in_range<half>(device::times_power_of_two(squares, -2 * shift));
-    const tile::RowNorm<float> of_c = detail::rescale_row(reader, squares, extreme, shift);
-    if (reader.part() == 0) write(reader.row, of_b, of_c);
+        sum_sq != 0.0f && !tile::in_range<half>(device::times_power_of_two(sum_sq, -2 * shift));
+    const tile::RowNorm<float> of_c = detail::rescale_row(reader, sum_sq, extreme, shift);
+    if (reader.lane_in_row() == 0) write(reader.row, of_b, of_c);
   });
 }
 

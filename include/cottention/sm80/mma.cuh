@@ -65,7 +65,7 @@ template <Element T>
 class FiniteCheck {
  public:
   template <Operand side>
-  __device__ __forceinline__ void see(const Fragment<T, side>& block) {
+  __device__ __forceinline__ void add(const Fragment<T, side>& block) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
       if constexpr (sizeof(T) == 2)

@@ -32,11 +32,11 @@ __device__ __forceinline__ void load_row_factors(const A* factors_shared, int ro
 template <class Part>
 __device__ __forceinline__ void scale_rows(typename Part::Output& out, const typename Part::A* factors_shared,
                                            typename Part::A scale) {
-  const int depth = Part::warp_k();
+  const int warp_k = Part::warp_k();
   typename Part::A factors[Part::warp_row_blocks][2];
 #pragma unroll
   for (int i = 0; i < Part::warp_row_blocks; ++i) {
-    load_row_factors<Part::chunk>(factors_shared, 16 * Part::row_block(i, depth), factors[i]);
+    load_row_factors<Part::chunk>(factors_shared, 16 * Part::row_block(i, warp_k), factors[i]);
     factors[i][0] *= scale;
     factors[i][1] *= scale;
   }
@@ -55,15 +55,15 @@ __device__ __forceinline__ void store_output(const tile::RowView<E>& rows, int r
                                              const tile::ValidRows<Part::chunk>& valid,
                                              const typename Part::Output& out) {
   const Lane lane = Lane::opaque();
-  const int g = lane.g(), left = column + Part::warp_column(), depth = Part::warp_k();
-  E* to = rows.row(row + 16 * Part::row_block(0, depth) + g) + left + first_column<E>(lane);
+  const int g = lane.g(), left = column + Part::warp_column(), warp_k = Part::warp_k();
+  E* to = rows.row(row + 16 * Part::row_block(0, warp_k) + g) + left + first_column<E>(lane);
   const std::int64_t step = 8 * rows.stride;
   // Most chunks have all their rows, which so are written with no questions.
   const auto store = [&](auto is_whole) {
     constexpr bool whole = decltype(is_whole)::value;
 #pragma unroll
     for (int i = 0; i < Part::warp_row_blocks; ++i) {
-      const int top = 16 * Part::row_block(i, depth);
+      const int top = 16 * Part::row_block(i, warp_k);
 #pragma unroll
       for (int lower = 0; lower < Part::block_rows / 8; ++lower, to += step) {
         const int r = top + 8 * lower;
@@ -75,7 +75,7 @@ __device__ __forceinline__ void store_output(const tile::RowView<E>& rows, int r
       }
       if constexpr (Part::splits_m)
         if (i + 1 < Part::warp_row_blocks)
-          to += (2 * (Part::row_block(i + 1, depth) - Part::row_block(i, depth)) - 2) * step;
+          to += (2 * (Part::row_block(i + 1, warp_k) - Part::row_block(i, warp_k)) - 2) * step;
     }
   };
   if (valid.all())

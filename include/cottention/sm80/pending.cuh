@@ -25,9 +25,9 @@ struct Pending<float> {
 inline constexpr int chain_blocks = 4;
 /// How many, where all chains of `all` blocks are to be equal; 1 where there are none.
 template <Element T>
-__host__ __device__ constexpr int chain_of(int all) {
+__host__ __device__ constexpr int chain_of(int total) {
   if (!std::same_as<T, float>) return 1;
-  return all % chain_blocks == 0 ? chain_blocks : all % 2 == 0 ? 2 : 1;
+  return total % chain_blocks == 0 ? chain_blocks : total % 2 == 0 ? 2 : 1;
 }
 
 template <Element T>
@@ -80,10 +80,10 @@ __device__ __forceinline__ void finish([[maybe_unused]] Accumulator<Accumulate<T
 /// Both where they are due, after each of `all` blocks of terms that make up d.
 template <Element T>
 __device__ __forceinline__ void settle(Accumulator<Accumulate<T>> (&d)[2], Pending<T>& pending, int done,
-                                       int all) {
-  if (done % chain_blocks == 0 || done == all)
+                                       int total) {
+  if (done % chain_blocks == 0 || done == total)
     fold<T>(d, pending, done <= chain_blocks ? Chain::first : Chain::further);
-  if (done == all) finish<T>(d, pending);
+  if (done == total) finish<T>(d, pending);
 }
 
 }  // namespace cottention::sm80

@@ -19,15 +19,15 @@ namespace detail {
 template <int threads, class Target, class T, class F>
 __device__ __forceinline__ void for_each_vec_of_tile(unsigned thread, const tile::RowView<const T>& rows,
                                                      int first, int column, F f) {
-  constexpr int at_once = threads < Target::vecs ? Target::rows + 1 : threads / Target::vecs;  // rows
-  if constexpr (threads % Target::vecs == 0 && Target::rows % at_once == 0) {
+  constexpr int rows_per_pass = threads < Target::vecs ? Target::rows + 1 : threads / Target::vecs;  // rows
+  if constexpr (threads % Target::vecs == 0 && Target::rows % rows_per_pass == 0) {
     // A thread's vecs lie below one another.
     const int r = static_cast<int>(thread / Target::vecs);
     const int c = static_cast<int>(thread % Target::vecs) * Target::vec_size;
     const T* from = rows.row(first + r) + column + c;
-    const std::int64_t step = at_once * rows.stride;
+    const std::int64_t step = rows_per_pass * rows.stride;
 #pragma unroll
-    for (int below = 0; below < Target::rows; below += at_once, from += step) f(r + below, c, from);
+    for (int pass = 0; pass < Target::rows; pass += rows_per_pass, from += step) f(r + pass, c, from);
   } else {
     constexpr unsigned total = Target::rows * Target::vecs;
     for (unsigned i = thread; i < total; i += threads) {

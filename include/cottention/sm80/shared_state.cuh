@@ -70,7 +70,7 @@ struct SharedState {
   __device__ __forceinline__ void multiply_rows(const typename Part::TileAB& a, typename Part::Output& out,
                                                 [[maybe_unused]] A factor, Load load) const {
     const Lane lane = Lane::opaque();
-    const int column = Part::warp_column(), depth = Part::warp_k();
+    const int column = Part::warp_column(), warp_k = Part::warp_k();
     for_each_sum<Part>(out, [](A& sum, int, int) { sum = A{0}; });
 #pragma unroll
     for (int k = 0; k < Part::depth; k += mma_k<T>)
@@ -80,7 +80,7 @@ struct SharedState {
         const auto low_right = load(low, k, column + 16 * m, lane);
 #pragma unroll
         for (int i = 0; i < Part::warp_row_blocks; ++i) {
-          const auto left = load_rows<Operand::a>(a.below(16 * Part::row_block(i, depth)), 0, k, lane);
+          const auto left = load_rows<Operand::a>(a.below(16 * Part::row_block(i, warp_k)), 0, k, lane);
           multiply<T>(out.sums[i][m], left, low_right);
           multiply<T>(out.sums[i][m], left, high_right);
         }

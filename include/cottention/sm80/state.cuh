@@ -128,7 +128,7 @@ class State {
     }
 #pragma unroll
     for (int k = 0; k < Part::warp_depth; k += block_width) {
-      if (k > 0 && k % 32 == 0) make_room();  // sums of further columns are not begun before here
+      if (k > 0 && k % 32 == 0) limit_reordering();  // sums of further columns are not begun before here
       Accumulator<A> added[Part::warp_column_blocks][2];
       Pending<T> pending[Part::warp_column_blocks];
 #pragma unroll
@@ -160,14 +160,14 @@ class State {
     // Twice the bits of magnitudes are in their order, and one more exponent turns what is not finite to the
     // smallest.
     constexpr std::uint32_t one_exponent = 1u << 24;
-    std::uint32_t most = one_exponent;
-    for_each_pair([&most](A x0, A x1, int, int, int) {
+    std::uint32_t max_key = one_exponent;
+    for_each_pair([&max_key](A x0, A x1, int, int, int) {
       for (const A x : {x0, x1}) {
-        const std::uint32_t place = (device::bits_as<std::uint32_t>(x) << 1) + one_exponent;
-        most = place > most ? place : most;
+        const std::uint32_t key = (device::bits_as<std::uint32_t>(x) << 1) + one_exponent;
+        max_key = key > max_key ? key : max_key;
       }
     });
-    return tile::max_over_warp(device::bits_as<float>((most - one_exponent) >> 1));
+    return tile::max_over_warp(device::bits_as<float>((max_key - one_exponent) >> 1));
   }
 
   /// f(x0, x1, m, lower, n): elements of column 16 m + g + 8 lower of this warp's of c, and columns 8 n + 2 t
@@ -187,8 +187,8 @@ class State {
   __device__ __forceinline__ A squared_distance(const A* h, tile::StateLayout layout, int column) {
     A sum{};
     for_each_element(layout, column, [h, &sum](A& x, std::int64_t offset, bool exists) {
-      const A off = x - (exists && h != nullptr ? device::load_global(h + offset) : A{0});
-      sum = device::fma(off, off, sum);
+      const A difference = x - (exists && h != nullptr ? device::load_global(h + offset) : A{0});
+      sum = device::fma(difference, difference, sum);
     });
     return sum;
   }
@@ -208,7 +208,7 @@ class State {
   static constexpr int depth_blocks = Part::warp_depth / 8;
 
   /// Half and fp64 have most to hold. Compilers do not bring work forward past this.
-  static __device__ __forceinline__ void make_room() {
+  static __device__ __forceinline__ void limit_reordering() {
     if (sizeof(T) != 4 && !std::same_as<T, bfloat16> && Part::warp_depth > 64) device::sync_warp();
   }
 

@@ -53,10 +53,10 @@ struct ValidRows {
     ValidRows valid;
 #pragma unroll
     for (int w = 0; w < words; ++w) {
-      const int of_chunk = chunk - 32 * w, left = length - first - 32 * w,
-                rows = left < of_chunk ? left : of_chunk;
+      const int in_chunk = chunk - 32 * w, left = length - first - 32 * w,
+                rows = left < in_chunk ? left : in_chunk;
       if (mask == nullptr)
-        valid.bits[w] = lowest(rows);
+        valid.bits[w] = low_bits(rows);
       else
         valid.bits[w] =
             device::ballot(device::lane_index() < rows &&
@@ -77,7 +77,7 @@ struct ValidRows {
   __device__ __forceinline__ bool all() const {
     bool all = true;
 #pragma unroll
-    for (int w = 0; w < words; ++w) all = all && bits[w] == lowest(chunk - 32 * w);
+    for (int w = 0; w < words; ++w) all = all && bits[w] == low_bits(chunk - 32 * w);
     return all;
   }
 
@@ -86,14 +86,14 @@ struct ValidRows {
     int count = 0;
 #pragma unroll
     for (int w = 0; w < words; ++w) {
-      count += device::popc(bits[w] & lowest(row + 1 - 32 * w));
+      count += device::popc(bits[w] & low_bits(row + 1 - 32 * w));
     }
     return count;
   }
 
  private:
   /// `count` bits, none where that is negative.
-  static __device__ __forceinline__ std::uint32_t lowest(int count) {
+  static __device__ __forceinline__ std::uint32_t low_bits(int count) {
     return count >= 32 ? ~0u : count <= 0 ? 0u : (1u << count) - 1;
   }
   __device__ __forceinline__ std::uint32_t word_of(int row) const {
@@ -107,9 +107,9 @@ struct ValidRows {
 /// The chunks that a walk begins with, up to the first that at least `few` terms come before.
 template <int chunk, Direction direction>
 struct LeadingChunks {
-  static constexpr int few = 16;
-  static constexpr int nowhere = direction == Direction::forward ? 0x7fffffff : -0x7fffffff;
-  int end;  // where the first other chunk starts, or would; `nowhere` if the walk has fewer terms in all
+  static constexpr int min_terms = 16;
+  static constexpr int no_row = direction == Direction::forward ? 0x7fffffff : -0x7fffffff;
+  int end;  // where the first other chunk starts, or would; `no_row` if the walk has fewer terms in all
 
   /// Of a walk through rows first, ..., last - 1 of a sequence. By whole warps.
   __device__ __forceinline__ static LeadingChunks find(const std::uint8_t* mask, int first, int last,
@@ -117,14 +117,14 @@ struct LeadingChunks {
     auto at = Cursor<1, chunk, direction>::start(first, last);
     int terms = 0;
 #pragma unroll 1
-    for (; terms < few && at.within(first, last); at.advance(1))
+    for (; terms < min_terms && at.within(first, last); at.advance(1))
       terms += ValidRows<chunk>::load(mask, at.row, length).up_to(chunk - 1);
-    return {terms < few ? nowhere : at.row};
+    return {terms < min_terms ? no_row : at.row};
   }
   __device__ __forceinline__ bool contain(int row) const {
     return direction == Direction::forward ? row < end : row > end;
   }
-  __device__ __forceinline__ bool are_all() const { return end == nowhere; }
+  __device__ __forceinline__ bool are_all() const { return end == no_row; }
 };
 
 /// Counts and weights at the starts of 32 neighbouring chunks: 32 at a time, because a weight takes one lane

@@ -24,8 +24,8 @@ template <int lanes, class A, int count>
 __device__ __forceinline__ int largest_exponent(const A (&x)[count]) {
   A largest{};
   for (int i = 0; i < count; ++i) {
-    const A here = device::magnitude(x[i]);
-    largest = here > largest ? here : largest;
+    const A magnitude = device::magnitude(x[i]);
+    largest = magnitude > largest ? magnitude : largest;
   }
   for (int distance = 1; distance < lanes; distance *= 2) {
     const A other = device::shuffle_xor(largest, distance);

@@ -37,7 +37,7 @@ struct RowNorm {
   }
   /// ||x|| <= eps, where norm(x) is linear.
   __device__ __forceinline__ bool clamped() const {
-    return !in_fast_range() && device::sqrt_rn(sum_sq) <= floor();
+    return !in_fast_range() && device::sqrt_rn(sum_sq) <= scaled_eps();
   }
 
  private:
@@ -51,10 +51,10 @@ struct RowNorm {
     else
       return A{};  // never in_fast_range()
   }
-  __device__ __forceinline__ A floor() const {
+  __device__ __forceinline__ A scaled_eps() const {
     return device::times_power_of_two(static_cast<A>(norm_epsilon), -exponent);
   }
-  __device__ __forceinline__ A divisor() const { return clamped() ? floor() : device::sqrt_rn(sum_sq); }
+  __device__ __forceinline__ A divisor() const { return clamped() ? scaled_eps() : device::sqrt_rn(sum_sq); }
 };
 
 /// 16 bytes of a row.
@@ -113,18 +113,18 @@ __device__ __forceinline__ RowNorm<Accumulate<T>> measure_global_row(const T* ro
   using A = Accumulate<T>;
   using Vec = Vec<T>;
   constexpr int vec_size = 16 / static_cast<int>(sizeof(T));
-  const auto over_row = [&](A start, auto take) {
+  const auto over_row = [&](A start, auto combine) {
     for_each_vec<Vec>(row, width, [&](const Vec& x, int) {
 #pragma unroll
-      for (int e = 0; e < vec_size; ++e) start = take(start, element<T>(x, e));
+      for (int e = 0; e < vec_size; ++e) start = combine(start, element<T>(x, e));
     });
     return start;
   };
   const A squares = sum_over_warp(over_row(A{}, [](A sum, A x) { return device::fma(x, x, sum); }));
   if (in_range<T>(device::times_power_of_two(squares, -2 * shift))) return {squares, 0};
-  A largest = over_row(A{}, [](A most, A x) {
-    const A size = device::magnitude(x);
-    return !device::is_finite(size) ? infinity<A>() : size > most ? size : most;
+  A largest = over_row(A{}, [](A max, A x) {
+    const A magnitude = device::magnitude(x);
+    return !device::is_finite(magnitude) ? infinity<A>() : magnitude > max ? magnitude : max;
   });
   largest = max_over_warp(largest);
   if (!(largest > A{0}) || !device::is_finite(largest)) return {squares, 0};

@@ -65,13 +65,13 @@ __device__ __forceinline__ A relative_weight(std::int64_t reference, int further
 __device__ __forceinline__ float rough_relative_log2(std::int64_t reference, int further) {
   if (reference + further < 1) return 0.0f;
   const float ratio = device::div_rn(static_cast<float>(further), static_cast<float>(reference));
-  return device::approximate_log2(1.0f + ratio);
+  return device::lg2_approx(1.0f + ratio);
 }
 __device__ __forceinline__ float rough_relative_log(std::int64_t reference, int further) {
   return 0.693147181f * rough_relative_log2(reference, further);  // ln 2
 }
 __device__ __forceinline__ float rough_relative_weight(std::int64_t reference, int further, double exponent) {
-  return device::approximate_exp2(-static_cast<float>(exponent) * rough_relative_log2(reference, further));
+  return device::ex2_approx(-static_cast<float>(exponent) * rough_relative_log2(reference, further));
 }
 
 }  // namespace cottention::tile

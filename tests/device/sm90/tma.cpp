@@ -64,7 +64,7 @@ struct LoadTile {
   __device__ static void run(const Params& params, Storage& storage) {
     const int thread = device::thread_index();
     if (thread == 0) {
-      device::prefetch_map(&params.map);
+      device::prefetch_tensormap(&params.map);
       device::mbarrier_init(&storage.barrier, 1);
       device::fence_mbarrier_init();
       device::mbarrier_arrive_expect_tx(&storage.barrier, tile_bytes);

@@ -33,8 +33,8 @@ inline float log1p_of(float x) { return std::log1p(x); }
 inline double log1p_of(double x) { return std::log1p(x); }
 inline double logarithm(double x) { return std::log(x); }
 
-inline float approximate_exp2(float x) { return std::exp2(x); }
-inline float approximate_log2(float x) { return std::log2(x); }
+inline float ex2_approx(float x) { return std::exp2(x); }
+inline float lg2_approx(float x) { return std::log2(x); }
 
 inline bool is_finite(float x) { return (std::bit_cast<std::uint32_t>(x) & 0x7fffffffu) < 0x7f800000u; }
 inline bool is_finite(double x) {

@@ -39,7 +39,7 @@ cudaError_t encode_map(TensorMap& map, const TensorTiles<rank>& tiles) {
   return emulation::encode(map) ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-inline void prefetch_map(const TensorMap* map, emulation::Where where = emulation::Where::current()) {
+inline void prefetch_tensormap(const TensorMap* map, emulation::Where where = emulation::Where::current()) {
   emulation::prefetch_map(map, where);
 }
 
