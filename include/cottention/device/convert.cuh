@@ -1,4 +1,5 @@
-// Between element types and fp32, and between numbers and their bits. Rounds to nearest, ties to even.
+// Conversions between element types and fp32, and between numbers and their bits. They round to the nearest,
+// ties to even, unless they say otherwise.
 #pragma once
 
 #include <concepts>
@@ -33,7 +34,8 @@ __device__ __forceinline__ std::uint32_t pack(float low, float high) {
   return pair;
 }
 
-/// Exact. PTX ISA: cvt.f32.f16; the bits of a bfloat16 are the upper half of a float's.
+/// x as an accumulator's number, which is exact. PTX ISA: cvt.f32.f16; the bits of a bfloat16 are the upper
+/// half of a float's.
 template <Element T>
 __device__ __forceinline__ Accumulate<T> widen(T x) {
   if constexpr (std::same_as<T, half>) {
@@ -47,6 +49,7 @@ __device__ __forceinline__ Accumulate<T> widen(T x) {
   }
 }
 
+/// x as an element, rounded.
 template <Element T>
 __device__ __forceinline__ T narrow(Accumulate<T> x) {
   if constexpr (sizeof(T) == 2) {
@@ -58,6 +61,7 @@ __device__ __forceinline__ T narrow(Accumulate<T> x) {
   }
 }
 
+/// The element in the low half of a register of two, as fp32; unpack_high() has the other one.
 template <Element T>
 __device__ __forceinline__ float unpack_low(std::uint32_t pair) {
   static_assert(sizeof(T) == 2);
@@ -78,7 +82,8 @@ __device__ __forceinline__ float unpack_high(std::uint32_t pair) {
   }
 }
 
-/// a b + c of the low and the high halves, rounded once. PTX ISA: fma.rn.f16x2, fma.rn.bf16x2 (sm_80).
+/// a b + c for the low halves and for the high halves, each rounded once. PTX ISA: fma.rn.f16x2,
+/// fma.rn.bf16x2 (sm_80).
 template <Element T>
 __device__ __forceinline__ std::uint32_t fma_pair(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
   static_assert(sizeof(T) == 2);

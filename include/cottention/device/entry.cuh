@@ -4,8 +4,8 @@
 //       struct Params;                                     // trivially copyable, passed by value
 //       struct Storage;                                    // its shared memory, uninitialised
 //       static constexpr int threads;                      // of a block, a multiple of 32
-//       static constexpr int min_blocks_per_sm;    // that registers are to leave room for
-//       __device__ static void run(const Params&, Storage&);
+//       static constexpr int min_blocks_per_sm;            // for which registers are to leave room
+//       __device__ static void run(const Params&, Storage&);  // scope: block
 //     };
 #pragma once
 
@@ -36,11 +36,11 @@ inline constexpr std::size_t shared_bytes_per_multiprocessor = 164 * 1024;
 inline constexpr std::size_t shared_bytes_per_multiprocessor = 100 * 1024;
 #endif
 
-/// For how many blocks registers leave room: as many as the kernel asks for, or as its shared memory has room
-/// for, each with the KiB that the system takes. With more, lanes would have fewer registers for nothing.
-/// CUDA C++ Programming Guide, "Technical Specifications per Compute Capability"; 8.7, which has as much
-/// as 8.0, is taken for one with 100 KiB, since the code that nvcc makes for 8.6 to 8.9 needs the same
-/// registers.
+/// The second argument of __launch_bounds__: as many blocks as the kernel asks for, or as the shared memory
+/// of a multiprocessor holds, where that is fewer: room in registers for more would be of no use. The system
+/// takes 1,024 bytes of shared memory for each block. CUDA C++ Programming Guide, "Technical Specifications
+/// per Compute Capability"; 8.7, which has as much as 8.0, counts as one with 100 KiB, since the code that
+/// nvcc makes for 8.6 to 8.9 needs the same registers.
 template <class Kernel>
 inline constexpr int resident_blocks = [] {
   constexpr std::size_t fit = shared_bytes_per_multiprocessor / (sizeof(typename Kernel::Storage) + 1024);
@@ -48,9 +48,10 @@ inline constexpr int resident_blocks = [] {
   return static_cast<int>(fit >= asked ? asked : fit > 0 ? fit : 1);
 }();
 
-/// The one entry of every kernel. Shared memory starts at a multiple of 1,024 bytes. Compiled for less than
-/// sm_80, whose instructions the kernels consist of, it is empty, so that a build that includes such an
-/// architecture compiles; `prepare` (launch.cuh) refuses an empty one.
+/// The one entry of every kernel. Shared memory starts at a multiple of 1,024 bytes, the repeat of TMA's
+/// widest swizzle (swizzle.cuh). Compiled for less than sm_80, which lacks the kernels' instructions, the
+/// entry is empty, so that a build that includes such an architecture compiles; prepare() (launch.cuh)
+/// refuses it.
 template <class Kernel>
 __global__ void __launch_bounds__(Kernel::threads, resident_blocks<Kernel>)
     entry(const __grid_constant__ typename Kernel::Params params) {
@@ -62,7 +63,7 @@ __global__ void __launch_bounds__(Kernel::threads, resident_blocks<Kernel>)
 
 #if !defined(__CUDACC_RTC__)  // what is compiled at run time is launched by the driver API
 
-/// Launches a kernel by its entry.
+/// Launches a kernel by its entry; the error is the runtime's.
 template <class Kernel>
 cudaError_t enqueue(decltype(&entry<Kernel>) kernel_entry, Grid grid, const typename Kernel::Params& params,
                     cudaStream_t stream) {

@@ -1,4 +1,4 @@
-// From the host to a kernel (entry.cuh).
+// Preparing and launching a kernel (entry.cuh) from the host.
 #pragma once
 
 #include <cottention/host_only.hpp>
@@ -15,14 +15,16 @@
 
 namespace cottention::device {
 
-/// A kernel's entry, and the contexts in which it is prepared. Entries are functions of a translation unit
-/// (nvcc -static-global-template-stub), and what is set for one holds for no other. So all units go by the
-/// one entry in here. Not shared with other libraries of the program, whose runtime may be another.
+/// A kernel's entry, and the contexts in which the kernel is prepared. nvcc gives every translation unit an
+/// entry of its own (-static-global-template-stub), and an attribute set for one holds for no other; so all
+/// translation units launch the one entry in `instance`. Its visibility is hidden because other libraries of
+/// the program may be linked with another runtime.
 template <class Kernel>
 struct [[gnu::visibility("hidden")]] Prepared {
   static constexpr std::size_t slots = 16;
   decltype(&device::entry<Kernel>) entry;
-  /// The place of a context is its number modulo `slots`; where two share one, they are prepared in turn.
+  /// The slot of a context is its number modulo `slots`; two contexts of one slot replace each other there,
+  /// and the kernel is prepared again, which costs time alone.
   std::atomic<std::uint64_t> contexts[slots] = {};
 
   bool in(std::uint64_t context) const {
@@ -35,17 +37,17 @@ struct [[gnu::visibility("hidden")]] Prepared {
 template <class Kernel>
 constinit inline Prepared<Kernel> Prepared<Kernel>::instance{&device::entry<Kernel>};
 
-/// Finds the kernel's code for the current device and lets it have its shared memory. Launches nothing, so
-/// every kernel of a call can be prepared before the first is launched. Asks the runtime once for each
-/// context; a device that has been reset has a new one. cudaErrorNoKernelImageForDevice where the code that
-/// would run is the empty one of less than sm_80.
+/// Finds the kernel's code for the current device and raises the kernel's limit of shared memory. It launches
+/// nothing, so every kernel of a call can be prepared before the first is launched. The runtime is asked once
+/// for each context; a device that has been reset has a new context. cudaErrorNoKernelImageForDevice where
+/// the code that would run is the empty one of less than sm_80.
 template <class Kernel>
 cudaError_t prepare() {
   static_assert(std::is_trivially_copyable_v<typename Kernel::Params>);
   static_assert(Kernel::threads % 32 == 0 && Kernel::threads >= 32 && Kernel::threads <= 1024);
   if (Prepared<Kernel>::instance.in(current_context())) return cudaSuccess;
   constexpr int bytes = static_cast<int>(sizeof(typename Kernel::Storage));
-  constexpr int default_shared_bytes = 48 * 1024;
+  constexpr int default_shared_bytes = 48 * 1024;  // without cudaFuncSetAttribute; CUDA C++ Programming Guide
   const auto function = reinterpret_cast<const void*>(Prepared<Kernel>::instance.entry);
   cudaFuncAttributes attributes{};
   cudaError_t error = cudaFuncGetAttributes(&attributes, function);
@@ -55,9 +57,9 @@ cudaError_t prepare() {
   if (error == cudaSuccess && bytes > default_shared_bytes)
     error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess)
-    (void)cudaGetLastError();  // ours to report, not the next caller's to find
+    (void)cudaGetLastError();  // the error is returned here; the next call must not find it too
   else
-    Prepared<Kernel>::instance.add(current_context());  // which the first call of a thread may have made
+    Prepared<Kernel>::instance.add(current_context());  // asked again: the calls above may have made it
   return error;
 }
 

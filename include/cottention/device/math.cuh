@@ -11,6 +11,7 @@ namespace cottention::device {
 __device__ __forceinline__ float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
 __device__ __forceinline__ double fma(double a, double b, double c) { return __fma_rn(a, b, c); }
 
+/// The names of PTX: rounded to the nearest, ties to even, and never contracted into an fma.
 __device__ __forceinline__ float mul_rn(float a, float b) { return __fmul_rn(a, b); }
 __device__ __forceinline__ double mul_rn(double a, double b) { return __dmul_rn(a, b); }
 
@@ -34,7 +35,7 @@ __device__ __forceinline__ double div_rn(double a, double b) { return __ddiv_rn(
 
 /// exp, log1p and log, within 3 units in the last place. exp of fp32 for |x| <= 80: expf of the CUDA math
 /// library follows fast-math, and is then off by a unit more for each unit of x. PTX ISA: ex2.approx.ftz.f32,
-/// of x log2(e) rounded, and a correction by what that has rounded off.
+/// of x log2(e) rounded, and a correction by the rounding error of that product.
 __device__ __forceinline__ float exponential(float x) {
   constexpr float log2_e = 0x1.715476p+0f, rest_of_log2_e = 0x1.4ae0cp-26f, ln_2 = 0x1.62e43p-1f;
   const float exponent = __fmul_rn(x, log2_e);
@@ -48,8 +49,8 @@ __device__ __forceinline__ float log1p_of(float x) { return log1pf(x); }
 __device__ __forceinline__ double log1p_of(double x) { return log1p(x); }
 __device__ __forceinline__ double logarithm(double x) { return log(x); }
 
-/// 2^x and log2(x), to about 2^-22 of the result and, near x = 1, of 1. PTX ISA: ex2.approx.ftz.f32,
-/// lg2.approx.ftz.f32.
+/// 2^x and log2(x) under PTX's names, to about 2^-22 of the result and, near x = 1, of 1. PTX ISA:
+/// ex2.approx.ftz.f32, lg2.approx.ftz.f32.
 __device__ __forceinline__ float ex2_approx(float x) {
   float y;
   asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
@@ -61,7 +62,7 @@ __device__ __forceinline__ float lg2_approx(float x) {
   return y;
 }
 
-/// From the bits, so that fast-math cannot assume the answer.
+/// Whether x is neither infinite nor NaN, from its bits: fast-math assumes that every number is finite.
 __device__ __forceinline__ bool is_finite(float x) {
   return (__float_as_uint(x) & 0x7fffffffu) < 0x7f800000u;
 }
@@ -70,6 +71,7 @@ __device__ __forceinline__ bool is_finite(double x) {
          0x7ff0000000000000ull;
 }
 
+/// |x|. PTX ISA: abs.
 __device__ __forceinline__ float magnitude(float x) { return fabsf(x); }
 __device__ __forceinline__ double magnitude(double x) { return fabs(x); }
 
@@ -81,6 +83,7 @@ __device__ __forceinline__ double times_power_of_two(double x, int exponent) { r
 __device__ __forceinline__ int exponent_of(float x) { return ilogbf(x); }
 __device__ __forceinline__ int exponent_of(double x) { return ilogb(x); }
 
+/// The number of set bits.
 __device__ __forceinline__ int popc(std::uint32_t bits) { return __popc(bits); }
 
 }  // namespace cottention::device

@@ -1,7 +1,9 @@
-// Barriers in shared memory, on which threads and copies of tiles arrive. PTX ISA: mbarrier (sm_90).
+// Barriers in shared memory, on which threads and the copies of tma.cuh arrive. PTX ISA: mbarrier (sm_90).
+// All functions are of one thread.
 //
-// A barrier goes through phases. One ends when as many threads have arrived as it was initialised for and all
-// bytes that they expect have landed; the next one starts at once. Phases have parity 0, 1, 0, ... in turn.
+// A barrier goes through phases. A phase ends when as many threads have arrived as the barrier was
+// initialised for and all bytes that they expect have been copied; the next phase starts at once. The
+// parities of successive phases are 0, 1, 0, ...
 #pragma once
 
 #include <cstdint>
@@ -10,12 +12,13 @@
 
 namespace cottention::device {
 
-/// In shared memory; its bits are the hardware's.
+/// Lies in shared memory; only the functions below read or write its bits.
 struct alignas(8) Mbarrier {
   std::uint64_t bits;
 };
 
-/// By one thread; others use it after fence_mbarrier_init and a barrier of the block. PTX ISA: mbarrier.init.
+/// Initialises a barrier for `arrivals` arrivals a phase. One thread calls this, then fence_mbarrier_init();
+/// other threads use the barrier after a sync_block(). PTX ISA: mbarrier.init.
 __device__ __forceinline__ void mbarrier_init(Mbarrier* barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(
                    static_cast<unsigned>(__cvta_generic_to_shared(barrier))),
@@ -23,12 +26,13 @@ __device__ __forceinline__ void mbarrier_init(Mbarrier* barrier, int arrivals) {
                : "memory");
 }
 
-/// Makes this thread's initialisations visible to the copies of tiles. PTX ISA: fence.mbarrier_init.
+/// Makes this thread's initialisations visible to the copies of tma.cuh. PTX ISA: fence.mbarrier_init.
 __device__ __forceinline__ void fence_mbarrier_init() {
   asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
 }
 
-/// What this thread did before is visible to those that wait for the phase. PTX ISA: mbarrier.arrive.
+/// Arrives. What this thread did before is visible to threads after they have waited for the phase. PTX ISA:
+/// mbarrier.arrive.
 __device__ __forceinline__ void mbarrier_arrive(Mbarrier* barrier) {
   asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(
                    static_cast<unsigned>(__cvta_generic_to_shared(barrier)))
@@ -44,8 +48,9 @@ __device__ __forceinline__ void mbarrier_arrive_expect_tx(Mbarrier* barrier, int
                : "memory");
 }
 
-/// Waits for the end of the current phase if that has this parity; of a fresh barrier the phase before the
-/// first, of parity 1, counts as ended. PTX ISA: mbarrier.try_wait.parity, until it succeeds.
+/// Waits for the end of the current phase if that has this parity; otherwise the phase of this parity has
+/// ended and the thread goes on. On a barrier that was just initialised a wait for parity 1 therefore returns
+/// at once. PTX ISA: mbarrier.try_wait.parity, until it succeeds.
 __device__ __forceinline__ void mbarrier_wait(Mbarrier* barrier, int parity) {
   asm volatile(
       "{\n"

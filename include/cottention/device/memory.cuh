@@ -10,7 +10,7 @@
 
 namespace cottention::device {
 
-/// n neighbours, moved as one.
+/// n neighbouring elements, loaded and stored as one.
 template <class T, int n>
 struct alignas(sizeof(T) * n) Vector {
   T values[n];
@@ -18,15 +18,17 @@ struct alignas(sizeof(T) * n) Vector {
   __device__ __forceinline__ const T& operator[](int i) const { return values[i]; }
 };
 
+/// PTX ISA: ld.global.
 template <class T>
 __device__ __forceinline__ T load_global(const T* from) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16);
-  __builtin_assume(__isGlobal(from));  // of a pointer that was in memory itself, the compiler does not know
+  __builtin_assume(__isGlobal(from));  // unknown to the compiler where the pointer was loaded from memory
   return *from;
 }
 
-/// 16 bytes that are read once: they leave the first-level cache to others. Stays before the words that
-/// follow it, so that loads begun early are in flight early. PTX ISA: ld.global.L1::no_allocate (sm_70).
+/// 16 bytes that are read once and so take no room in the first-level cache. The compiler does not move the
+/// load behind other volatile instructions that follow it, so that a load that is issued early is in flight
+/// early. PTX ISA: ld.global.L1::no_allocate (sm_70).
 template <class T>
 __device__ __forceinline__ T load_global_streaming(const T* from) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) == 16);
@@ -40,6 +42,7 @@ __device__ __forceinline__ T load_global_streaming(const T* from) {
   return value;
 }
 
+/// PTX ISA: st.global.
 template <class T>
 __device__ __forceinline__ void store_global(T* to, const T& value) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16);
@@ -47,12 +50,13 @@ __device__ __forceinline__ void store_global(T* to, const T& value) {
   *to = value;
 }
 
-/// Adds to a number that other blocks add to at the same time; returns what it was before. For a lane or two
-/// of a warp. PTX ISA: atom.relaxed.gpu.global.add.u64, whose sums wrap as those of s64 do.
+/// Adds to a number that other blocks may add to at the same time, and returns its value before the addition.
+/// Meant for one or two lanes of a warp. PTX ISA: atom.relaxed.gpu.global.add.u64, whose sums wrap as those
+/// of s64 do.
 __device__ __forceinline__ std::int64_t fetch_add_global(std::int64_t* at, std::int64_t value) {
-  // Where all lanes name one address, ptxas has one of them add for all, and the warp wait there for the
-  // answer. Bit 31 of %lanemask_lt is 0 in every lane, but ptxas does not count on it, so the answer may come
-  // later.
+  // Where ptxas sees that all lanes have one address, it has one lane add for all of them and the warp wait
+  // for the result there. Bit 31 of %lanemask_lt is 0 in every lane, which ptxas does not know: with that bit
+  // added to the address the warp waits only where the result is used.
   std::int64_t before;
   asm volatile(
       "{\n"
@@ -70,19 +74,21 @@ __device__ __forceinline__ std::int64_t fetch_add_global(std::int64_t* at, std::
   return before;
 }
 
-/// The place in shared memory whose address differs in `bits`, below 128, for memory that is aligned to 128.
-/// In 32 bits, whose sum with a constant is part of the instruction that uses it.
+/// The shared-memory address `at` xor `bits`, for bits below 128 and memory that is aligned to 128. The xor
+/// is of the 32-bit address: a constant that is added to it later is part of the load or store.
 template <class T>
 __device__ __forceinline__ T* xor_shared(T* at, unsigned bits) {
   return static_cast<T*>(
       __cvta_shared_to_generic(static_cast<unsigned>(__cvta_generic_to_shared(at)) ^ bits));
 }
 
+/// PTX ISA: ld.shared.
 template <class T>
 __device__ __forceinline__ T load_shared(const T* from) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16);
   return *from;
 }
+/// PTX ISA: st.shared.
 template <class T>
 __device__ __forceinline__ void store_shared(T* to, const T& value) {
   static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= 16);

@@ -1,4 +1,4 @@
-// What the host asks of the CUDA runtime.
+// Queries of the CUDA runtime by the host: the current device and context.
 #pragma once
 
 #include <atomic>
@@ -11,7 +11,8 @@
 
 namespace cottention::device {
 
-/// 10 major + minor of the oldest devices that kernels run on.
+/// 10 major + minor of the oldest devices that kernels run on: cp.async, and mma.sync of bfloat16, tf32 and
+/// fp64, are of sm_80 (PTX ISA).
 inline constexpr int min_compute_capability = 80;
 
 struct Properties {
@@ -66,8 +67,8 @@ inline std::uint64_t current_context() {
 
 namespace detail {
 
-/// Properties of the devices with low numbers, in 64 bits; 0: not asked for yet. They stay what they are as
-/// long as the process runs.
+/// The properties of devices 0 to cached_devices - 1, packed in 64 bits; 0: not queried yet. Properties of a
+/// device do not change while the process runs. Devices with higher numbers are queried in every call.
 inline constexpr int cached_devices = 64;
 inline std::atomic<std::uint64_t> cached[cached_devices];
 
@@ -101,8 +102,8 @@ inline cudaError_t query_properties(int device, Properties& properties) {
 
 }  // namespace detail
 
-/// The calling thread's current device; unsupported where kernels do not run on it. Asks the runtime for a
-/// device's properties once.
+/// The properties of the calling thread's current device; unsupported where kernels do not run on it. The
+/// runtime is asked for a device's properties once.
 inline CallStatus current_device(Properties& properties) {
   int device = 0;
   cudaError_t error = cudaGetDevice(&device);

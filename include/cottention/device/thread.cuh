@@ -1,4 +1,4 @@
-// Which thread of which block is running.
+// The indices of the running thread, and opaque().
 #pragma once
 
 #include <cuda_runtime.h>
@@ -12,9 +12,11 @@ __device__ __forceinline__ int thread_index() { return static_cast<int>(threadId
 __device__ __forceinline__ int lane_index() { return static_cast<int>(threadIdx.x % warp_size); }
 __device__ __forceinline__ int warp_index() { return static_cast<int>(threadIdx.x / warp_size); }
 
-/// x, which nvcc's optimiser then takes for a number that it has not seen before: what is computed from it is
-/// not moved out of loops, where it would hold registers. ptxas sees a copy there, and keeps what was
-/// computed apart: docs/tuning.md has the counts.
+/// x, behind an optimisation barrier: nvcc's optimiser knows nothing of the result, and so neither moves what
+/// is computed from it out of a loop nor shares it with the same computation elsewhere. Kernels use it on
+/// indices of threads, warps and blocks from which addresses follow, a great many in a chunk: computed once
+/// for all chunks, these addresses would hold registers, and lanes would spill. It costs no instruction but
+/// those that compute the addresses again; docs/tuning.md has the counts.
 __device__ __forceinline__ int opaque(int x) {
   asm volatile("" : "+r"(x));
   return x;

@@ -1,10 +1,10 @@
-// Copies of whole tiles between tensors in global memory and shared memory, by the copy engine: one thread
-// issues them. PTX ISA: cp.async.bulk.tensor (sm_90).
+// Copies of whole tiles between tensors in global memory and shared memory by the tensor memory accelerator
+// (TMA). PTX ISA: cp.async.bulk.tensor (sm_90). All functions are of one thread.
 //
-// Dimensions are counted from the innermost, whose elements are neighbours; coordinates are of a tile's first
-// element and may lie outside the tensor. Elements outside it are zero when loaded and left out when stored.
-// Tiles lie in shared memory with the innermost dimension first and rows next to one another, permuted as the
-// map's swizzle says, and start at a multiple of 128 bytes and of the swizzle's repeat.
+// Dimension 0 is the innermost, whose elements are neighbours; coordinates are those of a tile's first
+// element and may lie outside the tensor. Elements outside the tensor are zero when loaded and not written
+// when stored. Tiles lie in shared memory with the innermost dimension first and rows next to one another,
+// permuted as the map's swizzle says, and start at a multiple of 128 bytes and of the swizzle's repeat.
 #pragma once
 
 #include <concepts>
@@ -19,8 +19,8 @@
 
 namespace cottention::device {
 
-/// A tensor and its tiles, as the copy engine wants them. Kernels take it as a part of their Params, which
-/// lie where the engine may read them.
+/// The encoded description of a tensor and its tiles. Kernels take it as a part of their Params, which lie in
+/// memory that TMA may read.
 using TensorMap = CUtensorMap;
 
 /// What a TensorMap is made of.
@@ -71,18 +71,19 @@ cudaError_t encode_map(TensorMap& map, const TensorTiles<rank>& tiles) {
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 
-/// Fetches the map ahead of its first use. PTX ISA: prefetch.tensormap.
+/// Loads the map into the cache before its first use. PTX ISA: prefetch.tensormap.
 __device__ __forceinline__ void prefetch_tensormap(const TensorMap* map) {
   asm volatile("prefetch.tensormap [%0];" ::"l"(map) : "memory");
 }
 
-/// What this thread has read and written in shared memory so far, and what barriers showed it of others,
-/// comes before the copies of tiles and the products of warpgroups that follow. PTX ISA: fence.proxy.async.
+/// Orders the reads and writes of shared memory by this thread so far, and those by other threads that a
+/// barrier has made visible to it, before the TMA copies and the wgmma products that follow. PTX ISA:
+/// fence.proxy.async.
 __device__ __forceinline__ void fence_proxy_async() {
   asm volatile("fence.proxy.async.shared::cta;" ::: "memory");
 }
 
-// ---- loads: the whole tile's bytes land on the barrier, those outside the tensor too ----------------------
+// ---- loads: the barrier's phase counts all bytes of the tile, those outside the tensor too ----------------
 
 /// PTX ISA: cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.
 __device__ __forceinline__ void tma_load(void* to_shared, const TensorMap* map, Mbarrier* barrier, int i0,
@@ -144,21 +145,22 @@ __device__ __forceinline__ void tma_store(const TensorMap* map, const void* from
       : "memory");
 }
 
-/// Closes the group of stores that this thread has issued since the last one. PTX ISA:
+/// Makes a group of the stores that this thread has issued since its last group. PTX ISA:
 /// cp.async.bulk.commit_group.
 __device__ __forceinline__ void cp_async_bulk_commit() {
   asm volatile("cp.async.bulk.commit_group;" ::: "memory");
 }
 
-/// Waits until at most `groups` of this thread's latest groups are still to be read from shared memory, which
-/// must keep its tiles until then, and so must the block. PTX ISA: cp.async.bulk.wait_group.read.
+/// Waits until at most `groups` of this thread's latest groups are still to be read from shared memory. Tiles
+/// must not be overwritten and the block must not end before they have been read. PTX ISA:
+/// cp.async.bulk.wait_group.read.
 template <int groups>
 __device__ __forceinline__ void cp_async_bulk_wait_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(groups) : "memory");
 }
 
-/// Waits until at most `groups` of this thread's latest groups are still to be written. PTX ISA:
-/// cp.async.bulk.wait_group.
+/// Waits until at most `groups` of this thread's latest groups are still to be written to global memory. PTX
+/// ISA: cp.async.bulk.wait_group.
 template <int groups>
 __device__ __forceinline__ void cp_async_bulk_wait() {
   asm volatile("cp.async.bulk.wait_group %0;" ::"n"(groups) : "memory");

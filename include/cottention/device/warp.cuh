@@ -1,4 +1,4 @@
-// Exchange among the 32 lanes of a warp. All lanes must take part, converged.
+// Exchange among the 32 lanes of a warp. Scope of all functions: warp; barriers inside: 0.
 #pragma once
 
 #include <cstdint>
@@ -9,17 +9,18 @@ namespace cottention::device {
 
 inline constexpr std::uint32_t all_lanes = 0xffffffffu;
 
-/// Orders memory accesses among the lanes. PTX ISA: bar.warp.sync.
+/// Waits for all lanes: what each wrote to memory before is visible to the others after. This is a barrier of
+/// the warp, not of the block. PTX ISA: bar.warp.sync.
 __device__ __forceinline__ void sync_warp() { __syncwarp(all_lanes); }
 
-/// The value that lane (own index xor `mask`) holds. T has 4 or 8 bytes. PTX ISA: shfl.sync.bfly.
+/// The value of lane (own index xor `mask`). T has 4 or 8 bytes. PTX ISA: shfl.sync.bfly.
 template <class T>
 __device__ __forceinline__ T shuffle_xor(T value, int mask) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8);
   return __shfl_xor_sync(all_lanes, value, mask);
 }
 
-/// The value that lane `source` holds. PTX ISA: shfl.sync.idx.
+/// The value of lane `source`. PTX ISA: shfl.sync.idx.
 template <class T>
 __device__ __forceinline__ T shuffle(T value, int source) {
   static_assert(sizeof(T) == 4 || sizeof(T) == 8);
@@ -33,7 +34,7 @@ __device__ __forceinline__ std::uint32_t redux_max(std::uint32_t value) {
   return largest;
 }
 
-/// One bit a lane. PTX ISA: vote.sync.ballot.
+/// The lanes' predicates, lane i's in bit i. PTX ISA: vote.sync.ballot.
 __device__ __forceinline__ std::uint32_t ballot(bool predicate) {
   return __ballot_sync(all_lanes, predicate);
 }

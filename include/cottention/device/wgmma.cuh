@@ -1,6 +1,7 @@
 // Products in the tensor cores of a warpgroup, four warps whose first has an index divisible by four: d = a b
-// or d += a b, with a of 64 x 16 elements, b of 16 x n, and n a multiple of 8 up to 256. They run beside the
-// threads that issue them. PTX ISA: wgmma (sm_90a).
+// or d += a b, (64, 16) x (16, n) -> (64, n), n a multiple of 8 up to 256. They are asynchronous: threads go
+// on while a product runs. PTX ISA: wgmma (sm_90a). Scope of all functions but matrix_descriptor() and
+// pin_registers(): warpgroup; barriers inside: 0.
 //
 // With w the warp's index in the warpgroup, g = lane / 4 and t = lane % 4, a lane holds
 //
@@ -19,28 +20,28 @@
 
 namespace cottention::device {
 
-/// Which elements of an operand in shared memory are neighbours: those along the 16 that are summed over, or
-/// those along rows of a or columns of b.
+/// The major dimension of an operand in shared memory, along which elements are neighbours: k, the 16 that
+/// are summed over, or m of a and n of b.
 enum class Major { k, mn };
 
-/// Whether d counts, or starts opaque.
+/// Whether a product is added to d or replaces it.
 enum class Sum { start, add };
 
-/// Where an operand lies in shared memory and how.
+/// The address and the layout of an operand in shared memory.
 struct MatrixDescriptor {
   std::uint64_t bits;
 
-  /// The same `bytes` bytes further, a multiple of 16 that keeps to the tile.
+  /// The descriptor of the operand `bytes` bytes further on, a multiple of 16, in the same tile.
   __device__ __forceinline__ MatrixDescriptor operator+(int bytes) const {
     return {bits + static_cast<std::uint64_t>(bytes >> 4)};
   }
 };
 
-/// PTX ISA, "Matrix descriptor format" and "Strides". In units of 16 bytes, which hold eight elements along
-/// the major dimension, and with the span of the swizzle in units, an operand is made of blocks of span x 8
-/// units; `stride_bytes` lead from one block to the next along the other dimension, `leading_bytes` along the
-/// major one. For Major::k with a swizzle the 16 elements lie in one block, and leading_bytes does not count.
-/// (Without a swizzle and Major::mn the two exchange their meaning.)
+/// PTX ISA, "Matrix descriptor format" and "Strides". An operand is made of blocks: along the major dimension
+/// as many 16-byte vectors, of eight elements each, as the span of the swizzle has, and 8 of these along the
+/// other dimension. `stride_bytes` lead from one block to the next along the other dimension, `leading_bytes`
+/// along the major one. For Major::k with a swizzle the 16 elements lie in one block, and leading_bytes does
+/// not count. Without a swizzle and with Major::mn the two strides exchange their meaning.
 __device__ __forceinline__ MatrixDescriptor matrix_descriptor(const void* tile_shared, int leading_bytes,
                                                               int stride_bytes, Swizzle swizzle) {
   const auto field = [](unsigned bytes) { return static_cast<std::uint64_t>((bytes & 0x3ffffu) >> 4); };
@@ -50,11 +51,12 @@ __device__ __forceinline__ MatrixDescriptor matrix_descriptor(const void* tile_s
           field(static_cast<unsigned>(stride_bytes)) << 32 | mode << 62};
 }
 
-/// Before the first product, and between other uses of registers and products that use them. PTX ISA:
+/// Orders uses of registers by threads before uses of them by products: needed before the first product, and
+/// wherever a thread has written a register that a product then uses. PTX ISA:
 /// wgmma.fence.
 __device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
-/// Closes the group of products issued since the last one. PTX ISA: wgmma.commit_group.
+/// Makes a group of the products issued since the last group. PTX ISA: wgmma.commit_group.
 __device__ __forceinline__ void wgmma_commit() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
@@ -66,16 +68,17 @@ __device__ __forceinline__ void wgmma_wait() {
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(groups) : "memory");
 }
 
-/// Keeps the compiler from moving uses of d across this point, as it may across the waits, which do not name
-/// d.
+/// Keeps the compiler from moving uses of d across this point. wgmma_wait() does not name d, so the compiler
+/// may move them across that.
 template <int count>
 __device__ __forceinline__ void pin_registers(float (&d)[count]) {
   for (float& x : d) asm volatile("" : "+f"(x)::"memory");
 }
 
-/// T is half or bfloat16; sums in fp32. Products of one n may follow each other on the same d; before one of
-/// another n, and before any other use of d, wgmma_wait must have been past them. PTX ISA:
-/// wgmma.mma_async.m64nNk16; "wgmma.fence" on its order.
+/// (64, 16) x (16, n) -> (64, n) of half or bfloat16, accumulated in fp32, both operands in shared memory.
+/// Products of one n may follow each other on the same d; before a product of another n, and before any other
+/// use of d, wgmma_wait() must have waited for them. PTX ISA: wgmma.mma_async.m64nNk16; "wgmma.fence" on its
+/// order.
 template <Element T, int n, Major a_major, Major b_major>
 __device__ __forceinline__ void wgmma_m64k16(float (&d)[n / 2], MatrixDescriptor a, MatrixDescriptor b,
                                              Sum sum) {
@@ -84,7 +87,7 @@ __device__ __forceinline__ void wgmma_m64k16(float (&d)[n / 2], MatrixDescriptor
                                                                                     sum == Sum::add);
 }
 
-/// a in registers.
+/// The same product with a in registers.
 template <Element T, int n, Major b_major>
 __device__ __forceinline__ void wgmma_m64k16(float (&d)[n / 2], const std::uint32_t (&a)[4],
                                              MatrixDescriptor b, Sum sum) {

@@ -1,4 +1,5 @@
-// wgmma.mma_async for each n, whose registers its text must list. PTX ISA: wgmma.mma_async (sm_90a).
+// wgmma.mma_async for each n: the text of the instruction must list its n / 2 registers. PTX ISA:
+// wgmma.mma_async (sm_90a).
 #pragma once
 
 #include <concepts>
@@ -15,7 +16,7 @@ namespace cottention::device {
 template <int n>
 struct WgmmaForm;
 
-// How the text names the n / 2 sums of a lane, operands 0 up, and what they are.
+// The n / 2 accumulators of a lane: their names in the text, operands 0 up, and the operands.
 #define COTTENTION_NAMES_8 "%0, %1, %2, %3"
 #define COTTENTION_NAMES_16 COTTENTION_NAMES_8 ", %4, %5, %6, %7"
 #define COTTENTION_NAMES_24 COTTENTION_NAMES_16 ", %8, %9, %10, %11"

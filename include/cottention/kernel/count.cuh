@@ -1,4 +1,4 @@
-// How many tokens the states have absorbed.
+// The number of tokens that the states have absorbed.
 #pragma once
 
 #include <cottention/device/collective.cuh>
@@ -7,8 +7,8 @@
 
 namespace cottention::kernel {
 
-/// final_count = initial_count + unmasked keys, for sequence x. A launch of its own, because every block of
-/// the others reads the initial counts, and both may be the same memory.
+/// final_count = initial_count + unmasked keys. Blocks: x = sequence. It is a launch of its own because every
+/// block of the other kernels reads the initial counts, which may lie where the final ones do.
 struct Count {
   static constexpr int threads = 128;
   static constexpr int min_blocks_per_sm = 1;

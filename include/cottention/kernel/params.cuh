@@ -1,4 +1,4 @@
-// What the kernels over heads are launched with.
+// The parameters of the kernels of a recurrence.
 #pragma once
 
 #include <cstdint>
@@ -11,38 +11,39 @@
 
 namespace cottention::kernel {
 
-/// What the kernels over heads are given, in the words of kernel/roles.cuh. Blocks: x = batch index *
-/// heads_kv + key/value head, y = piece, z = block of columns of c and the output.
+/// The parameters of the kernels of one recurrence: rows are those of a and the output, terms those of b and
+/// c (kernel/roles.cuh). Blocks: x = batch index * heads_kv + key/value head, y = piece, z = block of columns
+/// of c and of the output.
 template <Element T>
 struct RecurrenceParams {
   using A = Accumulate<T>;
   tile::View<const T> a, b, c;
-  tile::View<const T> norm_input;  // the rows whose norm the output goes through, beside those of a
-  tile::View<T> out;               // null: not wanted, only what is summed on the way
-  ScaleLogit<A> scale_logit{};     // not given: nothing to weigh
+  tile::View<const T> norm_input;  // x of the norm's backward, for outputs that have one
+  tile::View<T> out;               // null: not wanted; the kernel runs for the state or the gradient of m
+  ScaleLogit<A> scale_logit{};     // not given: all weights are 1
   const std::uint8_t *row_mask = nullptr, *term_mask = nullptr;
   tile::OffsetsView row_offsets, term_offsets;
   const A* initial_h = nullptr;
   const std::int64_t* initial_count = nullptr;
   A* final_h = nullptr;
-  tile::StateLayout layout = tile::StateLayout::as_is;  // of both
-  A* partial_states = nullptr;    // states of pieces, [batch head][column block][piece][partial state]; null:
-                                  // sequences are not cut
-  tile::View<A> grad_normalized;  // rows that blocks of columns leave to Project; null: they hold whole rows
+  tile::StateLayout layout = tile::StateLayout::as_is;  // of initial_h and final_h
+  A* partial_states = nullptr;  // (batch * heads_kv, v_tiles, max_pieces, partial_elements); null: sequences
+                                // are not split
+  tile::View<A> grad_normalized;  // gradients of normalised rows for Project; null: blocks hold whole rows
   double* scale_grad_partials =
-      nullptr;  // [batch head][piece or M block], for the gradient of scale_logit; null: not wanted
-  const int* redo_flags = nullptr;  // [batch head], which heads Walk is to do again; null: all
+      nullptr;  // (batch * heads_kv, pieces or M blocks) of the gradient of scale_logit; null: not wanted
+  const int* redo_flags = nullptr;  // (batch * heads_kv) 0: Walk leaves the head out; null: it does all heads
   std::int64_t seq_rows = 0, seq_terms = 0;
-  int row_group = 1, term_group = 1;  // heads for each of heads_kv
+  int row_group = 1, term_group = 1;  // heads of rows and of terms for each of heads_kv
   int heads_kv = 0;
   tile::SplitRule split_rule;
-  int chunk = 0;     // of the Tiling: pieces end with one
+  int chunk = 0;     // of the Tiling: pieces are whole chunks, but for the last
   int m_blocks = 1;  // blocks that share the rows of a bidirectional head
   int v_tiles = 1;
-  std::int64_t partial_elements = 0;
+  std::int64_t partial_elements = 0;  // of the state of one piece and block of columns
 };
 
-/// The state of a piece, of block x's head and a block of columns.
+/// The partial state (partial_elements) of a piece and a block of columns, of the head of block x.
 template <Element T>
 __device__ __forceinline__ Accumulate<T>* partial_state_of(const RecurrenceParams<T>& params,
                                                            int column_block, int piece) {

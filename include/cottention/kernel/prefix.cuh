@@ -1,4 +1,5 @@
-// States of pieces into states up to and including each piece, always added in the order of the walk.
+// State passing between the pieces of a sequence: an inclusive prefix sum of their partial states, always
+// added in the order of the walk.
 #pragma once
 
 #include <cottention/device/math.cuh>
@@ -7,9 +8,11 @@
 
 namespace cottention::kernel {
 
-/// In slot over the partial states of a head's pieces, which are rows of numbers here: one kernel serves
-/// every recurrence and Tiling. Blocks: x as in RecurrenceParams, y = part of an image, z = block of columns.
-/// Bidirectional attention needs the last sum alone.
+/// Replaces the partial state of each piece of a head by the sum of those up to and including it; a thread
+/// owns the same 16 bytes of every state. The order of elements in a partial state is that of its Tiling, and
+/// does not matter here: one kernel serves every recurrence and Tiling. Blocks: x and z as in
+/// RecurrenceParams, y = part of a partial state. Causal walks do not read the last sum, which is not
+/// computed; bidirectional ones read no other.
 template <Element T, Mask mask>
 struct Prefix {
   static constexpr int threads = 128;
@@ -21,7 +24,7 @@ struct Prefix {
   using A = Accumulate<T>;
   static constexpr int lane_elements = 16 / static_cast<int>(sizeof(A));
   using Lane = device::Vector<A, lane_elements>;
-  /// Blocks in y for an image.
+  /// The number of blocks in y.
   static constexpr std::int64_t parts(std::int64_t partial_elements) {
     return (partial_elements + threads * lane_elements - 1) / (threads * lane_elements);
   }

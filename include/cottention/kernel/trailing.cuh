@@ -1,4 +1,4 @@
-// Outputs of tokens that belong to no sequence of a packed batch.
+// Zeros for the tokens of a packed batch that belong to no sequence.
 #pragma once
 
 #include <cottention/device/thread.cuh>
@@ -6,13 +6,15 @@
 
 namespace cottention::kernel {
 
-/// Makes rows behind the last sequence 0, of up to `most` tensors. Blocks: x = `blocks`, y = tensor.
+/// Sets the rows after the last sequence to 0, in up to `max_tensors` tensors. Blocks: x = `blocks` of them,
+/// y = tensor.
 template <Element T, int max_tensors>
 struct Trailing {
   static constexpr int threads = 128;
   static constexpr int min_blocks_per_sm = 1;
-  /// How many rows there are only the device knows: enough blocks to write at the speed of memory, few enough
-  /// to cost little where there are none.
+  /// Offsets lie in device memory, so the host does not know the number of rows: 256 blocks of 128 threads
+  /// are at least one for each multiprocessor of the GPUs of sm_80 to sm_120, and a launch of them costs
+  /// little where there are no rows.
   static constexpr int blocks = 256;
 
   struct Rows {
@@ -29,7 +31,7 @@ struct Trailing {
     const Rows& x = params.rows[device::block_y()];
     if (x.view.data == nullptr) return;
     const std::int64_t first = x.offsets[x.batch];
-    if (first < 0 || first > x.seq) return;  // as tile::Side: out of the tensors
+    if (first < 0 || first > x.seq) return;  // offsets that lead out of the tensor, as in tile::Side
     using Vec = device::Vector<T, 16 / static_cast<int>(sizeof(T))>;
     constexpr int vec_size = 16 / static_cast<int>(sizeof(T));
     const std::int64_t vecs = x.dim / vec_size, total = (x.seq - first) * x.heads * vecs;

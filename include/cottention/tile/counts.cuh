@@ -1,4 +1,4 @@
-// How many keys lie before a chunk, and the weights that follow from that.
+// Counts of valid rows, and the weights of chunks that follow from them.
 #pragma once
 
 #include <cstdint>
@@ -13,15 +13,16 @@
 
 namespace cottention::tile {
 
-/// In shared memory.
+/// Shared memory for count_valid() in every thread.
 template <int threads>
 struct ValidCountStorage {
   device::BlockSumStorage<int, threads> sum;
   int total;
 };
 
-/// Unmasked rows among first, ..., last - 1 of a sequence, by the whole block, in thread 0; unspecified
-/// elsewhere. Uses its storage as device::sum_over_block() does.
+/// The number of unmasked rows among first, ..., last - 1 of a sequence, in thread 0; unspecified elsewhere.
+/// Scope: block; barriers inside: those of device::sum_over_block(), without a mask 0. Barriers around other
+/// uses of the storage as for device::sum_over_block().
 template <int threads>
 __device__ __forceinline__ int count_valid(const std::uint8_t* mask, int first, int last,
                                            device::BlockSumStorage<int, threads>& storage_shared) {
@@ -32,7 +33,9 @@ __device__ __forceinline__ int count_valid(const std::uint8_t* mask, int first, 
   return device::sum_over_block<threads>(own, storage_shared);
 }
 
-/// Likewise, in every thread.
+/// The number of unmasked rows among first, ..., last - 1 of a sequence, in every thread. Scope: block;
+/// barriers inside: one more than in device::sum_over_block(), without a mask 0. Barriers around other uses
+/// of the storage as for device::sum_over_block().
 template <int threads>
 __device__ __forceinline__ int count_valid(const std::uint8_t* mask, int first, int last,
                                            ValidCountStorage<threads>& storage_shared) {
@@ -43,12 +46,14 @@ __device__ __forceinline__ int count_valid(const std::uint8_t* mask, int first, 
   return device::load_shared(&storage_shared.total);
 }
 
-/// Which rows of a chunk are valid, one bit each, in every lane of every warp.
+/// The valid-row mask of a chunk: bit r % 32 of word r / 32 tells whether row r exists and is not masked.
+/// Every lane has all of it.
 template <int chunk>
 struct ValidRows {
   static constexpr int words = (chunk + 31) / 32;
   std::uint32_t bits[words];
 
+  /// The mask of rows first, ..., first + chunk - 1 of a sequence. Scope: warp; barriers inside: 0.
   __device__ __forceinline__ static ValidRows load(const std::uint8_t* mask, int first, int length) {
     ValidRows valid;
 #pragma unroll
@@ -67,13 +72,13 @@ struct ValidRows {
 
   __device__ __forceinline__ bool contains(int row) const { return (word_of(row) >> row % 32 & 1) != 0; }
 
-  /// Row `first` + further, the first a multiple of 8, further < 8. Cheapest where the compiler knows
-  /// `first`.
+  /// contains(first + further) for `first` a multiple of 8 and further < 8. It takes fewest instructions
+  /// where the compiler knows `first`.
   __device__ __forceinline__ bool contains(int first, int further) const {
     return (word_of(first) >> further >> first % 32 & 1) != 0;
   }
 
-  /// Whether all are.
+  /// Whether all rows of the chunk are valid.
   __device__ __forceinline__ bool all() const {
     bool all = true;
 #pragma unroll
@@ -81,7 +86,7 @@ struct ValidRows {
     return all;
   }
 
-  /// Among rows 0, ..., row.
+  /// The number of valid rows among 0, ..., row.
   __device__ __forceinline__ int up_to(int row) const {
     int count = 0;
 #pragma unroll
@@ -92,7 +97,7 @@ struct ValidRows {
   }
 
  private:
-  /// `count` bits, none where that is negative.
+  /// A word whose lowest `count` bits are set; none where `count` is negative.
   static __device__ __forceinline__ std::uint32_t low_bits(int count) {
     return count >= 32 ? ~0u : count <= 0 ? 0u : (1u << count) - 1;
   }
@@ -104,14 +109,16 @@ struct ValidRows {
   }
 };
 
-/// The chunks that a walk begins with, up to the first that at least `few` terms come before.
+/// The chunks at the start of a walk that fewer than `min_terms` terms come before. Their outputs are sums of
+/// few terms, whose rounding errors do not average out.
 template <int chunk, Direction direction>
 struct LeadingChunks {
   static constexpr int min_terms = 16;
   static constexpr int no_row = direction == Direction::forward ? 0x7fffffff : -0x7fffffff;
-  int end;  // where the first other chunk starts, or would; `no_row` if the walk has fewer terms in all
+  int end;  // first row of the first chunk that is not one; no_row if the walk has fewer than min_terms terms
 
-  /// Of a walk through rows first, ..., last - 1 of a sequence. By whole warps.
+  /// The leading chunks of a walk through rows first, ..., last - 1 of a sequence. Scope: warp; barriers
+  /// inside: 0.
   __device__ __forceinline__ static LeadingChunks find(const std::uint8_t* mask, int first, int last,
                                                        int length) {
     auto at = Cursor<1, chunk, direction>::start(first, last);
@@ -121,22 +128,25 @@ struct LeadingChunks {
       terms += ValidRows<chunk>::load(mask, at.row, length).up_to(chunk - 1);
     return {terms < min_terms ? no_row : at.row};
   }
+  /// Whether the chunk of row `row` is one of them.
   __device__ __forceinline__ bool contain(int row) const {
     return direction == Direction::forward ? row < end : row > end;
   }
   __device__ __forceinline__ bool are_all() const { return end == no_row; }
 };
 
-/// Counts and weights at the starts of 32 neighbouring chunks: 32 at a time, because a weight takes one lane
-/// about as long as a whole warp.
+/// Counts and weights at the starts of 32 neighbouring chunks, one for each lane of a warp: 32 lanes compute
+/// 32 weights in the time of one. Lies in shared memory.
 template <class A>
 struct ChunkTable {
-  std::int64_t before[device::warp_size];  // unmasked keys before the chunk, the initial state's included
-  A weight[device::warp_size];             // at the chunk's first key
-  A logarithm[device::warp_size];          // of the count there
+  std::int64_t before[device::warp_size];  // (32) unmasked keys before the chunk, and the initial state's
+  A weight[device::warp_size];             // (32) w at the chunk's first key
+  A logarithm[device::warp_size];          // (32) ln of the count at the chunk's first key
 
-  /// By one warp. Row `first` starts the first of the 32 chunks. `anchor` counts the keys before it, or, in
-  /// reverse, those before the row where the 32 end. Returns the anchor of the 32 that are next.
+  /// Fills the table for the 32 chunks from row `first` on. `anchor` is the number of unmasked keys before
+  /// row `first` or, in reverse, before the end of the 32 chunks. Returns the anchor for the 32 chunks that
+  /// are next in `direction`. Scope: warp; barriers inside: 0. A barrier must be between fill() and reads by
+  /// other warps, and between such reads and the next fill().
   template <Direction direction>
   __device__ __forceinline__ std::int64_t fill(const std::uint8_t* mask, int first, int length, int chunk,
                                                std::int64_t anchor, double exponent) {

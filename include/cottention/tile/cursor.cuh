@@ -5,7 +5,7 @@
 
 namespace cottention::tile {
 
-/// The order in which a sequence is walked.
+/// The order in which a walk takes the chunks of a sequence.
 enum class Direction { forward, reverse };
 
 /// A position in the order of work: chunk by chunk, and in each chunk one query head of the group after the
@@ -14,19 +14,21 @@ template <int stages, int chunk, Direction direction>
 struct Cursor {
   int row;               // first of the chunk
   int group_head = 0;    // query head of the group
-  int stage = 0;         // buffer of its rows
-  int shared_stage = 0;  // buffer of the chunk's rows that the group shares
+  int stage = 0;         // pipeline stage, the buffer of the query head's rows
+  int shared_stage = 0;  // buffer of the rows that all query heads of the group share
 
-  /// Chunks count from row `first`, so that the last may be short.
+  /// The first position of a walk through rows first, ..., last - 1. Chunks start at row `first`, so that the
+  /// last one may be short.
   static __device__ __forceinline__ Cursor start(int first, int last) {
     if (direction == Direction::forward) return {first};
     return {last <= first ? first - 1 : first + (last - 1 - first) / chunk * chunk};
   }
-  /// Whether it is one of rows first, ..., last - 1: at the end of its way it is not.
+  /// Whether the walk through rows first, ..., last - 1 has not ended.
   __device__ __forceinline__ bool within(int first, int last) const {
     return direction == Direction::forward ? row < last : row >= first;
   }
 
+  /// Moves to the next query head of `group`, or to the next chunk's first one.
   __device__ __forceinline__ void advance(int group) {
     stage = next(stage);
     if (++group_head < group) return;

@@ -1,4 +1,4 @@
-// Division by numbers that are the same for a whole launch.
+// Division by a number that is the same for a whole launch.
 #pragma once
 
 #include <cstdint>
@@ -7,10 +7,11 @@
 
 namespace cottention::tile {
 
-/// Divides numbers below 2^31 by a multiplication and a shift, with s = ceil(log2 d): n / d is the integer
-/// part of n ceil(2^(31 + s) / d) / 2^(31 + s). Granlund and Montgomery, "Division by invariant integers
-/// using multiplication", 1994. Made on the host: division takes a GPU tens of instructions, one waiting for
-/// the other.
+/// Divides numbers n below 2^31 by d with a multiplication and a shift: with s = ceil(log2 d), n / d is the
+/// integer part of n ceil(2^(31 + s) / d) / 2^(31 + s). Granlund and Montgomery, "Division by invariant
+/// integers using multiplication", 1994. A division on the GPU takes tens of dependent instructions. The
+/// factor is computed on the host. cuda::fast_mod_div of libcu++ does the same for all 32 bits; the oldest
+/// toolkit that the library compiles with, CUDA 13.0, has CCCL 3.0, which lacks it.
 class Divisor {
  public:
   Divisor() = default;

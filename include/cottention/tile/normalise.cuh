@@ -1,4 +1,4 @@
-// norm(x) of rows that lie in registers.
+// norm(x) of rows in registers.
 #pragma once
 
 #include <cottention/device/math.cuh>
@@ -8,6 +8,7 @@
 namespace cottention::tile {
 namespace detail {
 
+/// ||x||^2 of the row, in each of its lanes. Scope: warp; barriers inside: 0.
 template <int lanes, class A, int count>
 __device__ __forceinline__ A sum_of_squares(const A (&x)[count]) {
   A squares{};
@@ -19,7 +20,8 @@ __device__ __forceinline__ A sum_of_squares(const A (&x)[count]) {
   return squares;
 }
 
-/// The exponent of the largest element; 0 for rows of zeros and where one is infinite. NaN does not count.
+/// The exponent of the row's largest element, NaN left out; 0 for rows of zeros and rows with an infinity.
+/// Scope: warp; barriers inside: 0.
 template <int lanes, class A, int count>
 __device__ __forceinline__ int largest_exponent(const A (&x)[count]) {
   A largest{};
@@ -36,9 +38,10 @@ __device__ __forceinline__ int largest_exponent(const A (&x)[count]) {
 
 }  // namespace detail
 
-/// Turns a row, spread over `lanes` neighbouring lanes of a warp, into x / max(||x||, 1e-12). The order of
-/// the sum follows from `lanes` and `count` alone. Rows whose squares overflow are scaled by a power of two
-/// first. A row with an infinity or a NaN becomes NaN there. All lanes of the warp must take part.
+/// x becomes x / max(||x||, 1e-12) for a row x (lanes * count) that `lanes` neighbouring lanes hold, `count`
+/// elements each. The order of the sum follows from `lanes` and `count` alone. Rows whose squares overflow
+/// are scaled by a power of two first. A NaN makes the whole row NaN; an infinity becomes NaN, and the finite
+/// elements of its row 0. Scope: warp; barriers inside: 0.
 template <int lanes, class A, int count>
 __device__ __forceinline__ void normalise(A (&x)[count]) {
   static_assert(lanes <= device::warp_size && (lanes & (lanes - 1)) == 0);
@@ -47,7 +50,7 @@ __device__ __forceinline__ void normalise(A (&x)[count]) {
   const bool fits = device::is_finite(squares);
   if (device::any_lane(!fits)) {
     const int largest = detail::largest_exponent<lanes>(x);
-    if (!fits) exponent = largest;  // the warp's other rows stay as they are
+    if (!fits) exponent = largest;  // other rows of the warp are not scaled
     for (int i = 0; i < count; ++i) x[i] = device::times_power_of_two(x[i], -exponent);
     squares = detail::sum_of_squares<lanes>(x);
   }

@@ -1,4 +1,5 @@
-// One number of all lanes of a warp, the same in each; always taken in the same order.
+// Reductions over a warp whose result every lane gets. Scope of all functions: warp; barriers inside: 0. The
+// order of a sum is fixed: equal operands give equal bits.
 #pragma once
 
 #include <cstdint>
@@ -16,10 +17,10 @@ __device__ __forceinline__ A sum_over_warp(A x) {
   return x;
 }
 
-/// Of numbers that are 0 or positive.
+/// The largest of numbers that are 0 or positive, none of them NaN.
 template <class A>
 __device__ __forceinline__ A max_over_warp(A x) {
-  if constexpr (sizeof(A) == 4) {  // their bits are in the same order
+  if constexpr (sizeof(A) == 4) {  // the bits of such numbers have the order of the numbers
     return device::bits_as<A>(device::redux_max(device::bits_as<std::uint32_t>(x)));
   } else {
 #pragma unroll

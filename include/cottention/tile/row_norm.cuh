@@ -1,4 +1,4 @@
-// The L2 norm of a row, and rows of global memory that a warp measures.
+// The L2 norm of a row, and the norms of rows in global memory.
 #pragma once
 
 #include <concepts>
@@ -13,16 +13,18 @@
 
 namespace cottention::tile {
 
-/// The length of a row x that is kept as y = 2^-exponent x. NaN stays.
+/// The L2 norm of a row x that is kept as y = 2^-exponent x, and what follows from it; eps is norm_epsilon. A
+/// NaN in the row makes sum_sq and all results NaN.
 template <class A>
 struct RowNorm {
-  A sum_sq;  // of y
+  A sum_sq;  // ||y||^2
   int exponent;
 
-  /// norm(x) = unit() y = x / max(||x||, eps).
+  /// The factor of norm(x) = rnorm() y = x / max(||x||, eps).
   __device__ __forceinline__ A rnorm() const {
     if (in_fast_range()) return inverse_root();
-    // A row of zeros is its own norm(x). 1 keeps what the factor multiplies in half's range, 1e12 does not.
+    // norm(x) of a row of zeros is 0 with any factor. 1 keeps what else the factor multiplies in half's
+    // range; 1 / eps would not.
     return sum_sq == A{0} ? A{1} : device::div_rn(A{1}, divisor());
   }
   /// 1 / max(||x||, eps).
@@ -35,13 +37,14 @@ struct RowNorm {
     if (in_fast_range() && exponent == 0) return sum_sq * inverse_root();
     return device::times_power_of_two(device::sqrt_rn(sum_sq), exponent);
   }
-  /// ||x|| <= eps, where norm(x) is linear.
+  /// Whether ||x|| <= eps, where norm(x) = x / eps is linear.
   __device__ __forceinline__ bool clamped() const {
     return !in_fast_range() && device::sqrt_rn(sum_sq) <= scaled_eps();
   }
 
  private:
-  /// Of fp32, and far from eps and the ends of its range, where a few instructions serve.
+  /// Whether rsqrt() gives the result: in fp32, with ||y|| in [2^-20, 2^20], within the range of rsqrt(), and
+  /// ||x|| >= 2^-36, which is above eps, about 2^-40.
   __device__ __forceinline__ bool in_fast_range() const {
     return sizeof(A) == 4 && sum_sq >= A{0x1p-40} && sum_sq <= A{0x1p40} && exponent >= -16;
   }
@@ -51,6 +54,7 @@ struct RowNorm {
     else
       return A{};  // never in_fast_range()
   }
+  /// 2^-exponent eps, the bound of ||y||.
   __device__ __forceinline__ A scaled_eps() const {
     return device::times_power_of_two(static_cast<A>(norm_epsilon), -exponent);
   }
@@ -69,19 +73,20 @@ __device__ __forceinline__ A infinity() {
     return device::bits_as<double>(std::uint64_t{0x7ff0000000000000});
 }
 
-/// Element e of a unit.
+/// Element e of a vector, widened.
 template <Element T>
 __device__ __forceinline__ Accumulate<T> element(const Vec<T>& x, int e) {
   if constexpr (sizeof(T) == 2) {
-    const auto pairs = device::bits_as<device::Vector<std::uint32_t, 4>>(x);  // not taken apart into halves
+    const auto pairs = device::bits_as<device::Vector<std::uint32_t, 4>>(x);  // one register for two elements
     return e % 2 == 0 ? device::unpack_low<T>(pairs[e / 2]) : device::unpack_high<T>(pairs[e / 2]);
   } else {
     return x[e];
   }
 }
 
-/// Sums of squares within these bounds have lost nothing to the range of A, and products of two such rows
-/// have room in it, for half in half's.
+/// Whether a sum of squares is of normal fp32 (fp64) numbers, far from overflow and underflow, and the
+/// products of two such rows are so too: ||x|| in [2^-20, 2^20], for fp64 [2^-200, 2^200]. For half, [1,
+/// 2^6]: products of two rows of up to 2^6 stay below 2^12, within half's range of 65,504.
 template <Element T>
 __device__ __forceinline__ bool in_range(Accumulate<T> squares) {
   if constexpr (std::same_as<T, half>)
@@ -92,13 +97,14 @@ __device__ __forceinline__ bool in_range(Accumulate<T> squares) {
     return squares >= 0x1p-40f && squares <= 0x1p40f;
 }
 
-/// In half: half the exponent of a row's length.
+/// Half the exponent of a row's norm, a quarter of that of its square; 0 for zero and infinite rows. For
+/// half.
 __device__ __forceinline__ int half_exponent(const RowNorm<float>& norm) {
   return norm.sum_sq > 0.0f && device::is_finite(norm.sum_sq) ? device::exponent_of(norm.sum_sq) / 4 : 0;
 }
 
-/// Calls f with the vecs of a row of memory, `width` long, that fall to a lane, and their columns. By a
-/// whole warp.
+/// f(vec, column) for the vectors of a row (width) in global memory that a lane reads: each is read by one
+/// lane of the warp.
 template <class Vec, class T, class F>
 __device__ __forceinline__ void for_each_vec(const T* row, int width, F f) {
   constexpr int vec_size = static_cast<int>(sizeof(Vec) / sizeof(T));
@@ -106,8 +112,8 @@ __device__ __forceinline__ void for_each_vec(const T* row, int width, F f) {
     f(device::load_global(reinterpret_cast<const Vec*>(row + c)), c);
 }
 
-/// The length of a row of memory, as rescale_row() has it of one in a tile; the same in all lanes of the
-/// warp.
+/// The norm of a row (width) in global memory, in all lanes; exponent is not 0 where sum_sq would leave
+/// in_range(), and then for half less by `shift`. Scope: warp; barriers inside: 0.
 template <Element T>
 __device__ __forceinline__ RowNorm<Accumulate<T>> measure_global_row(const T* row, int width, int shift = 0) {
   using A = Accumulate<T>;

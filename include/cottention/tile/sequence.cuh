@@ -1,4 +1,4 @@
-// One sequence of a batch, on the device: its queries or keys, and the rows of one head among them.
+// One sequence of a batch on the device: its queries or its keys, and the rows of one of their heads.
 #pragma once
 
 #include <cstdint>
@@ -8,7 +8,8 @@
 
 namespace cottention::tile {
 
-/// Row r at data + r stride, 0 <= r < length. A masked row reads as zeros, whatever bits it holds.
+/// Rows of one head of one sequence, (length, dim): row r is at data + r stride, 0 <= r < length. A masked
+/// row counts as zeros; its elements are not read.
 template <class T>
 struct RowView {
   T* data = nullptr;
@@ -17,12 +18,13 @@ struct RowView {
   const std::uint8_t* mask = nullptr;  // one byte a row, in global memory; null: all valid
 
   __device__ __forceinline__ T* row(int r) const { return data + r * stride; }
+  /// Whether row r exists and is not masked.
   __device__ __forceinline__ bool contains(int r) const {
     return r < length && (mask == nullptr || device::load_global(mask + r) != 0);
   }
 };
 
-/// A tensor with every stride known.
+/// A tensor (batch, seq, head, dim) with all strides resolved, in elements; that of dim is 1.
 template <class T>
 struct View {
   T* data = nullptr;
@@ -34,7 +36,7 @@ View<T> view(const Tensor<T>& tensor, std::int64_t seq, std::int64_t heads, std:
   return {tensor.data, s.batch, s.seq, s.head};
 }
 
-/// cu_seqlens in global memory.
+/// cu_seqlens (batch + 1) in global memory, of int32 or int64; both null: the batch is not packed.
 struct OffsetsView {
   const std::int32_t* int32 = nullptr;
   const std::int64_t* int64 = nullptr;
@@ -47,8 +49,8 @@ struct OffsetsView {
 
 inline OffsetsView view(const Offsets& offsets) { return {offsets.int32(), offsets.int64()}; }
 
-/// One side, queries or keys, of one sequence. Its rows are counted in 32 bits (the host sees to that), their
-/// addresses in 64.
+/// The queries or the keys of one sequence. Validation on the host ensures that 32 bits count the rows;
+/// addresses take 64.
 struct Side {
   std::int64_t start = 0;
   int length = 0;
@@ -60,7 +62,8 @@ struct Side {
     packed = offsets.given();
     start = packed ? offsets[batch] : 0;
     const std::int64_t end = packed ? offsets[batch + 1] : seq;
-    // Offsets lie on the device, where no call checks them. Here they cannot lead out of the tensors.
+    // Offsets lie in device memory, where validation does not read them. A sequence whose offsets lead out of
+    // the tensors is empty.
     if (start < 0 || end < start || end > seq) {
       start = 0;
     } else {
@@ -69,6 +72,7 @@ struct Side {
     if (masks != nullptr) mask = masks + (packed ? start : batch * seq);
   }
 
+  /// The rows of one head.
   template <class T>
   __device__ __forceinline__ RowView<T> rows(const View<T>& view, std::int64_t batch,
                                              std::int64_t head) const {

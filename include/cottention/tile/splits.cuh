@@ -1,4 +1,4 @@
-// How a sequence is split into pieces that are computed apart.
+// How a sequence is split into pieces that different blocks compute: split-K over the terms of a walk.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -7,17 +7,18 @@
 
 namespace cottention::tile {
 
-/// Into how many pieces a sequence is cut.
+/// How many pieces a sequence is split into; the host's plan, the same for all sequences of a launch.
 struct SplitRule {
-  int wanted = 1;      // pieces
-  int min_rows = 0;    // rows of a piece, at least
-  int max_rows = 0;    // at most, as far as `most` allows; 0: any number
+  int wanted = 1;      // pieces, unless another rule forbids it
+  int min_rows = 0;    // rows of a piece, at least, if there is more than one
+  int max_rows = 0;    // rows of a piece, at most, as far as max_pieces allows; 0: any number
   int max_pieces = 1;  // pieces that the launch has room for
 };
 
-/// A sequence in pieces of `rows` that are summed apart: as many as are wanted and no piece is too long for,
-/// or as many as have room at `shortest` rows each. The whole batch's length limits the launch, but never to
-/// less than a sequence of it has room for; so the rest of a batch has no say in a sequence's bits.
+/// The pieces of one sequence, `rows` rows each but for the last: as many as are wanted, more where they
+/// would be longer than max_rows, fewer where they would be shorter than min_rows. max_pieces follows from
+/// the length of the whole batch, and is never less than a sequence of that batch has room for; so the bits
+/// of a sequence's results do not depend on the other sequences of its batch.
 struct Pieces {
   int rows = 0;
   int count = 1;  // at least 1: an empty sequence has one empty piece
@@ -39,8 +40,8 @@ struct Pieces {
   }
 };
 
-/// Positions that a recurrence goes through. Without query heads one side has none, but a causal walk still
-/// meets the other.
+/// The number of positions that a walk goes through: that of the terms. Without query heads, the queries of a
+/// call have length 0; where they are the terms of a causal walk, it goes through the rows.
 template <Mask mask>
 __device__ __forceinline__ int walk_length(const Side& rows, const Side& terms) {
   return mask == Mask::causal && terms.length == 0 ? rows.length : terms.length;

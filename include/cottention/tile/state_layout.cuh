@@ -3,7 +3,7 @@
 
 namespace cottention::tile {
 
-/// (dim_qk, dim_v) in memory, or (dim_v, dim_qk): the same state with b and c exchanged.
+/// Whether the state in memory is (dim_qk, dim_v), row by row, or its transpose (dim_v, dim_qk).
 enum class StateLayout { as_is, transposed };
 
 }  // namespace cottention::tile

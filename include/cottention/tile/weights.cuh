@@ -10,6 +10,7 @@
 
 namespace cottention::tile {
 
+/// Whether the call has a scale_logit.
 template <class A>
 __device__ __forceinline__ bool given(const ScaleLogit<A>& m) {
   return m.data != nullptr || m.narrow != nullptr;
@@ -23,21 +24,21 @@ __device__ __forceinline__ A load_scale_logit(const ScaleLogit<A>& m, std::int64
   return device::load_global(m.data + head);
 }
 
-/// sigmoid(m). In double, like what is made of it: a relative error of exp(-s ln n) is an absolute one of
-/// s ln n, which 24 bits leave too large for fp32's accuracy at long sequences.
+/// sigmoid(m). Weights are computed in fp64: the relative error of exp(-s ln n) is the absolute error of s ln
+/// n, which with the 24 bits of fp32 is too large for fp32's accuracy in long sequences.
 __device__ __forceinline__ double sigmoid(double m) {
   return device::div_rn(1.0, 1.0 + device::exponential(-m));
 }
 
-/// Its derivative, sigmoid(m) sigmoid(-m): 1 - sigmoid(m) would lose the digits of large m.
+/// The derivative of sigmoid, as sigmoid(m) sigmoid(-m): 1 - sigmoid(m) would cancel for large m.
 __device__ __forceinline__ double sigmoid_slope(double m) { return sigmoid(m) * sigmoid(-m); }
 
-/// ln(max(count, 1)). About a hundred fp64 instructions: meant for one lane a chunk or token.
+/// ln(max(count, 1)). About a hundred fp64 instructions: meant for one lane of a chunk or token.
 __device__ __forceinline__ double log_count(std::int64_t count) {
   return count <= 1 ? 0.0 : device::logarithm(static_cast<double>(count));
 }
 
-/// w(count) from log_count(count), at a like cost.
+/// w(count) from log = log_count(count) and exponent = sigmoid(m). About a hundred fp64 instructions too.
 __device__ __forceinline__ double weight_of(double log, double exponent) {
   return log == 0.0 ? 1.0 : device::exponential(-exponent * log);
 }
@@ -52,15 +53,15 @@ __device__ __forceinline__ A relative_log(std::int64_t reference, int further) {
   return device::log1p_of(device::div_rn(static_cast<A>(further), static_cast<A>(reference)));
 }
 
-/// w(reference + further) / w(reference) for reference >= 1 and -1 <= further < 2^24. Near 1 where a chunk is
-/// far from the start of its sequence, so that fp32 holds it to one rounding.
+/// w(reference + further) / w(reference) for reference >= 1 and -1 <= further < 2^24. The quotient is near 1
+/// where a chunk is far from the start of its sequence, so that fp32 has it to one rounding.
 template <class A>
 __device__ __forceinline__ A relative_weight(std::int64_t reference, int further, double exponent) {
   return device::exponential(-static_cast<A>(exponent) * relative_log<A>(reference, further));
 }
 
-// ---- the same in a dozen instructions, to about 2^-21 (2^-20 at the start of a sequence, where a chunk's
-// weights differ most): for 16-bit elements
+// ---- relative_log() and relative_weight() for 16-bit elements, in a dozen instructions: to about 2^-21, or
+// 2^-20 at the start of a sequence, where the weights of a chunk differ most
 
 __device__ __forceinline__ float rough_relative_log2(std::int64_t reference, int further) {
   if (reference + further < 1) return 0.0f;
@@ -68,7 +69,8 @@ __device__ __forceinline__ float rough_relative_log2(std::int64_t reference, int
   return device::lg2_approx(1.0f + ratio);
 }
 __device__ __forceinline__ float rough_relative_log(std::int64_t reference, int further) {
-  return 0.693147181f * rough_relative_log2(reference, further);  // ln 2
+  constexpr float ln_2 = 0.693147181f;
+  return ln_2 * rough_relative_log2(reference, further);
 }
 __device__ __forceinline__ float rough_relative_weight(std::int64_t reference, int further, double exponent) {
   return device::ex2_approx(-static_cast<float>(exponent) * rough_relative_log2(reference, further));
