@@ -2,10 +2,10 @@
 //
 //     h += norm(k) (w v)^T;   o = h^T norm(q)
 //
-// A block holds some columns of one head's state in registers, reads them once and writes them once, however
-// many tokens and query heads there are. It walks through a stream of rows: for each token the key, then the
-// queries of the group. Each sum over dim_qk is taken in an order that follows from the Problem alone, so
-// that no bit of a result depends on the Tiling.
+// A block holds (dim_qk, columns) of one head's state in registers, reads them once and writes them once,
+// however many tokens and query heads there are. It goes through a stream of rows: for each token its key,
+// then the queries of the group. The order of each sum over dim_qk follows from the Problem alone, so no bit
+// of a result depends on the Tiling.
 #pragma once
 
 #include <bit>
@@ -27,29 +27,30 @@
 
 namespace cottention::kernel {
 
-/// How a state and the rows that meet it are shared out among threads. Sums over dim_qk are taken thread by
-/// thread, so their order follows from this.
+/// How a state, keys and queries are partitioned among threads: split-K over dim_qk, k_slices threads to a
+/// column. Each thread sums over its k_rows rows, and the k_slices sums are added in order, so this decides
+/// the order of the sums over dim_qk.
 template <AnyProblem P>
 struct StepParts {
-  // Of a state, each thread holds `rows` rows of `width` columns.
+  // A thread holds (k_rows, width) of the state.
   static constexpr int width = 16 / static_cast<int>(sizeof(typename P::accumulate));
-  static constexpr int k_rows = P::head_dim.qk <= 256 ? 8 : 16;  // 32 or 64 registers
-  static constexpr int k_slices = P::head_dim.qk / k_rows;       // threads that share a column
+  static constexpr int k_rows = P::head_dim.qk <= 256 ? 8 : 16;  // 32 or 64 registers of 4 bytes
+  static constexpr int k_slices = P::head_dim.qk / k_rows;       // threads that share a column of the state
 
-  // Of a key or query, `lanes` lanes of a warp hold `vecs_each` times 16 bytes each.
+  // `lanes` lanes of a warp hold a key or query, `vecs_each` vectors of 16 bytes each.
   static constexpr int vec_size = 16 / static_cast<int>(sizeof(typename P::element));
   static constexpr int vecs = P::head_dim.qk / vec_size;
   static constexpr int lanes = vecs < 32 ? static_cast<int>(std::bit_ceil(static_cast<unsigned>(vecs))) : 32;
   static constexpr int vecs_each = (vecs + lanes - 1) / lanes;
 };
 
-/// What one block does.
+/// The work of one block.
 struct StepTask {
-  std::int64_t lane, slot;
-  int head;      // of k and v
-  int column;    // its first
-  int accepted;  // tokens that the state keeps
-  int rows;      // to walk through
+  std::int64_t lane, slot;  // sequence of the call, and of the pool
+  int head;                 // of k and v
+  int column;               // first column of the state
+  int accepted;             // tokens that the state keeps
+  int rows;                 // of the stream
 };
 
 template <AnyProblem P, Tiling tiling>
@@ -63,7 +64,7 @@ struct Step {
   static constexpr int chunk = tiling.chunk;  // rows of the stream between barriers
   static constexpr int columns = tiling.columns;
   static constexpr int v_tiles = (dim_v + columns - 1) / columns;
-  static constexpr int vectors = columns / Parts::width;  // threads along a row
+  static constexpr int vectors = columns / Parts::width;  // threads that share a row of the state
   static_assert(
       columns > 0 && columns % 8 == 0 && Parts::k_slices * vectors <= threads,
       "cottention: a Tiling of step needs columns in eights, and 16 bytes of each of the state's rows "
@@ -79,17 +80,19 @@ struct Step {
 
   using Params = StepParams<T>;
   struct Storage {
-    StateVector normalized[chunk][dim_qk / Parts::width];  // norm(k), norm(q)
-    ValueVector values[chunk][vectors];                    // v
-    // of w h^T norm(q). One group more than there are, so that neighbouring rows lie in different banks.
+    StateVector normalized[chunk][dim_qk / Parts::width];  // (chunk, dim_qk) norm(k) or norm(q)
+    ValueVector values[chunk][vectors];                    // (chunk, columns) v
+    // (chunk, k_slices, columns) terms of w h^T norm(q); one slice of padding puts neighbouring rows into
+    // different banks.
     StateVector partial_sums[chunk][Parts::k_slices + 1][vectors];
-    A weights[chunk];  // w
+    A weights[chunk];  // (chunk) w
   };
 
-  /// What a reader adds to a count: see begin_load_position. Leaves room for counts below it, and for 2^18 -
-  /// 1 readers.
+  /// What begin_load_position() adds to a count for each reader: bits 0 to 43 have the count, bits 44 to 61
+  /// up to 2^18 - 1 readers.
   static constexpr std::int64_t reader_increment = std::int64_t{1} << 44;
 
+  /// Scope: block; barriers inside: 2 for each chunk of the stream.
   static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     StepTask task{};
     if (!find_task(params, task)) return;
@@ -106,17 +109,17 @@ struct Step {
       if (computes_weights && first == 0) finish_load_position(params, task, position);
       if (computes_weights) compute_weights(params, position, first, rows, storage);
       device::cp_async_wait<0>();
-      device::sync_block();  // rows, values and weights come from other threads
+      device::sync_block();  // normalised rows, values and weights are written
       walk(params, task, first, rows, storage, h);
-      device::sync_block();  // so do partial sums; and rows, values and weights are overwritten next
+      device::sync_block();  // partial sums are written; rows, values and weights are read
       write_outputs(params, task, first, rows, storage);
     }
   }
 
  private:
-  static constexpr int weight_warp = tiling.warps - 1;  // rows go to the first ones first
+  static constexpr int weight_warp = tiling.warps - 1;  // where rows are few, only the first warps normalise
 
-  /// False where there is nothing to do. A slot outside the pool is idle like a negative one.
+  /// Finds the block's task; false where it has none. A slot outside the pool counts as negative: idle.
   static __device__ __forceinline__ bool find_task(const Params& params, StepTask& task) {
     const StepArguments<T>& args = params.args;
     const auto block = static_cast<std::uint32_t>(device::block_x()), task_index = block / v_tiles;
@@ -133,25 +136,28 @@ struct Step {
     return task.rows > 0;
   }
 
+  /// Whether keys or queries have weights other than 1.
   static __device__ __forceinline__ bool is_weighted(const Params& params) {
     return P::scale != Scale::none && tile::given(params.args.scale_logit);
   }
 
-  /// Adds a lane's tokens to its count, where no weights follow from it. By one thread of all blocks.
+  /// Adds a sequence's accepted tokens to its count, for calls without weights. One thread of one block of
+  /// the sequence does so.
   static __device__ __forceinline__ void count_tokens(const Params& params, const StepTask& task) {
     if (task.head != 0 || task.column != 0 || device::thread_index() != 0 || task.accepted == 0) return;
-    device::fetch_add_global(params.args.pool.count + task.slot, task.accepted);  // waits for no answer
+    device::fetch_add_global(params.args.pool.count + task.slot, task.accepted);  // unused result: no wait
   }
 
-  /// What a lane's weights follow from.
+  /// What the weights of a sequence's tokens follow from.
   struct Position {
-    std::int64_t count = 0;  // of tokens before the lane's; until received, with readers above
-    double exponent = 0;
+    std::int64_t count = 0;  // tokens before the call; with readers before finish_load_position()
+    double exponent = 0;     // sigmoid(m)
   };
 
-  /// All blocks of a lane read its count, and one of them must change it, but only when all have read. So
-  /// each adds a reader to the bits above the count as it reads; the last one clears those and adds the
-  /// tokens.
+  /// Starts to read the count of a sequence. All blocks of a sequence read the count, and one of them must
+  /// change it after all have read it. So each block adds reader_increment in the instruction that reads;
+  /// finish_load_position() of the block that was last subtracts all of these and adds the accepted tokens.
+  /// Scope: warp; barriers inside: 0.
   static __device__ __forceinline__ void begin_load_position(const Params& params, const StepTask& task,
                                                              Position& position) {
     std::int64_t* const at = params.args.pool.count + task.slot;
@@ -160,6 +166,7 @@ struct Step {
     else if (device::lane_index() == 0)
       position.count = device::fetch_add_global(at, reader_increment);
   }
+  /// Waits for the count and computes the exponent, in all lanes. Scope: warp; barriers inside: 0.
   static __device__ __forceinline__ void finish_load_position(const Params& params, const StepTask& task,
                                                               Position& position) {
     const A scale_logit = tile::load_scale_logit(params.args.scale_logit, task.head);
@@ -171,18 +178,19 @@ struct Step {
     position.exponent = tile::sigmoid(scale_logit);
   }
 
+  /// Whether the thread holds elements of the state.
   static __device__ __forceinline__ bool holds_state(const StepTask& task) {
     const int i = device::thread_index();
     return i < Parts::k_slices * vectors && task.column + i % vectors * Parts::width < dim_v;
   }
-  /// The first of the thread's `rows` rows of the state.
+  /// The first of the thread's k_rows rows of the state.
   static __device__ __forceinline__ StateVector* state_global(const Params& params, const StepTask& task) {
     const int k_slice = device::thread_index() / vectors, vector = device::thread_index() % vectors;
     const std::int64_t head = task.slot * params.args.shape.heads_kv + task.head;
     const std::int64_t row = head * dim_qk + k_slice * Parts::k_rows;
     return reinterpret_cast<StateVector*>(params.args.pool.h + row * dim_v + task.column) + vector;
   }
-  static constexpr int state_pitch = dim_v / Parts::width;  // vectors from row to row
+  static constexpr int state_pitch = dim_v / Parts::width;  // from row to row, in vectors
 
   static __device__ __forceinline__ void load_state(const Params& params, const StepTask& task,
                                                     StateVector (&h)[Parts::k_rows]) {
@@ -205,7 +213,9 @@ struct Step {
     return x.data + task.lane * x.strides.batch + token * x.strides.seq + head * x.strides.head;
   }
 
-  /// Starts copying the block's columns of v for every key among the rows.
+  /// Starts copying v (rows, columns) of every key among rows first, ..., first + rows - 1 of the stream.
+  /// Scope: block; barriers inside: 0. A cp_async_wait() and a barrier must be between it and reads of
+  /// storage.values.
   static __device__ __forceinline__ void copy_values(const Params& params, const StepTask& task, int first,
                                                      int rows, Storage& storage) {
     constexpr int vec_size = Parts::vec_size, vecs = columns / vec_size;
@@ -220,7 +230,8 @@ struct Step {
     device::cp_async_commit();
   }
 
-  /// norm(x) of keys and queries, each row by a few lanes of a warp.
+  /// storage.normalized = norm(x) of the keys and queries among the rows, each by `lanes` lanes of a warp.
+  /// Scope: block; barriers inside: 0. A barrier must be between it and reads of storage.normalized.
   static __device__ __forceinline__ void normalise_rows(const Params& params, const StepTask& task, int first,
                                                         int rows, Storage& storage) {
     constexpr int vec_size = Parts::vec_size, vecs = Parts::vecs, lanes = Parts::lanes;
@@ -261,7 +272,8 @@ struct Step {
     }
   }
 
-  /// The weight of each row's token. By one warp, a lane for each row.
+  /// storage.weights = the weight of each row's token. Scope: warp; barriers inside: 0. A barrier must be
+  /// between it and reads of storage.weights by other warps.
   static __device__ __forceinline__ void compute_weights(const Params& params, const Position& position,
                                                          int first, int rows, Storage& storage) {
     const int r = device::lane_index();
@@ -270,7 +282,9 @@ struct Step {
     device::store_shared(&storage.weights[r], static_cast<A>(weight));
   }
 
-  /// Keys change the state, queries read it, in the order of the stream.
+  /// Goes through the rows in order: keys update the state, queries read it into storage.partial_sums. The
+  /// state after the last accepted token is stored. Scope: block; barriers inside: 0. A barrier must be
+  /// between it and reads of storage.partial_sums.
   static __device__ __forceinline__ void walk(const Params& params, const StepTask& task, int first, int rows,
                                               Storage& storage, StateVector (&h)[Parts::k_rows]) {
     if (!holds_state(task)) return;
@@ -298,7 +312,7 @@ struct Step {
     }
   }
 
-  /// h += k (w v)^T
+  /// h += k (w v)^T: (k_rows) x (width) -> (k_rows, width).
   static __device__ __forceinline__ void absorb(const A (&k)[Parts::k_rows], const ValueVector& v, A weight,
                                                 StateVector (&h)[Parts::k_rows]) {
     StateVector weighted;
@@ -310,7 +324,7 @@ struct Step {
       for (int e = 0; e < Parts::width; ++e) h[i][e] = device::fma(k[i], weighted[e], h[i][e]);
   }
 
-  /// w h^T q over the thread's rows.
+  /// w h^T q over the thread's rows: (k_rows, width)^T x (k_rows) -> (width).
   static __device__ __forceinline__ StateVector query_state(const A (&q)[Parts::k_rows], A weight,
                                                             const StateVector (&h)[Parts::k_rows]) {
     StateVector o{};
@@ -323,7 +337,8 @@ struct Step {
     return o;
   }
 
-  /// Sums the threads' parts, a thread for each element of o.
+  /// o (rows, columns) = the sums of storage.partial_sums over k_slices, in order; a thread for each element.
+  /// Scope: block; barriers inside: 0.
   static __device__ __forceinline__ void write_outputs(const Params& params, const StepTask& task, int first,
                                                        int rows, const Storage& storage) {
 #pragma unroll 1

@@ -1,4 +1,4 @@
-// What kernel::Step is launched with. Plain C++ with CUDA's headers, so that programs without nvcc, which
+// The parameters of kernel::Step. This file is C++ with CUDA's headers, so that programs without nvcc, which
 // compile the kernel at run time, can launch it.
 #pragma once
 
@@ -12,17 +12,17 @@
 
 namespace cottention::kernel {
 
-/// Where a row of the stream stands: group_row 0 is the key of the token, group_row 1, 2, ... its queries.
+/// A row of the stream: group_row 0 is the key of the token, group_row 1, 2, ... are its queries.
 struct StepRow {
   int token, group_row;
 };
 
 template <Element T>
 struct StepParams {
-  StepArguments<T> args;         // strides resolved
+  StepArguments<T> args;         // with all strides resolved
   int group;                     // query heads to a key head
-  tile::Divisor heads;           // of k and v
-  tile::Divisor rows_per_token;  // a key, and queries if they are wanted
+  tile::Divisor heads;           // heads_kv
+  tile::Divisor rows_per_token;  // 1, the key, and `group` queries if o is wanted
 
   __device__ __forceinline__ StepRow row(int i) const {
     const auto n = static_cast<std::uint32_t>(i);

@@ -1,5 +1,5 @@
-// The recurrence within a chunk: out += tril(a b^T) c, or triu in reverse, rows and columns of the scores
-// weighted.
+// The intra-chunk products: out += tril(a b^T) c, or triu in reverse, with factors for rows and columns of
+// the scores. score() computes scores (chunk, chunk) in shared memory, attend() multiplies them by c.
 #pragma once
 
 #include <cottention/device/warp.cuh>
@@ -11,7 +11,8 @@
 
 namespace cottention::sm80 {
 
-/// v of the chunk from its tile.
+/// The warp's columns of c, transposed, (warp_columns, chunk) in registers, from the tile (chunk, columns).
+/// Scope: warp; barriers inside: 0.
 template <AnyProblem P, Tiling tiling, class Part = Partition<P, tiling>>
 __device__ __forceinline__ typename Part::Values load_values(const typename Part::TileC& tile) {
   const Lane lane = Lane::opaque();
@@ -26,26 +27,28 @@ __device__ __forceinline__ typename Part::Values load_values(const typename Part
   return values;
 }
 
-/// Whether a row is_visible a term: in reverse, terms at its own position and later ones.
+/// The causal mask: a row sees the terms at its own position and earlier ones, in reverse its own and later
+/// ones.
 template <tile::Direction direction>
 __device__ __forceinline__ bool is_visible(int row, int term) {
   return direction == tile::Direction::forward ? term <= row : term >= row;
 }
 
-/// What scores are multiplied by besides the factor of their term.
+/// Whether scores are multiplied by the factor of their row besides that of their term.
 enum class ScoreRows { unscaled, scaled };
 
-/// What is written of scores: as T holds them, or what that rounds off, times rest_scale<T>. Chunks that few
-/// terms come before need both: the roundings of few scores do not average out.
+/// Which part of the scores score() stores: rounded to T, or the rest, which is the rounding error times
+/// rest_scale<T>. LeadingChunks (tile/counts.cuh) need both: the rounding errors of few scores do not average
+/// out.
 enum class ScorePart { rounded, rest };
 
-/// What is rounded off a half may lie below its range.
+/// The rounding error of a half, 2^-11 of it, may be below half's range.
 template <Element T>
 inline constexpr Accumulate<T> rest_scale{std::same_as<T, half> ? 0x1p11 : 1};
 
 namespace detail {
 
-/// sum + off += x, the rounding of the sum in `off`.
+/// sum += x, and off += the rounding error of that sum. Knuth's two-sum.
 __device__ __forceinline__ void add_exactly(float x, float& sum, float& off) {
   const float before = sum;
   sum += x;
@@ -53,7 +56,8 @@ __device__ __forceinline__ void add_exactly(float x, float& sum, float& off) {
   off += (before - (sum - added)) + (x - added);
 }
 
-/// Sums of rows 16 i, ... with terms 16 j, ... become scores.
+/// Multiplies accumulators (16, 16) of rows 16 i, ... and terms 16 j, ... by the factors (chunk) of terms and
+/// rows.
 template <class Part, ScoreRows score_rows>
 __device__ __forceinline__ void multiply_by_factors(
     Accumulator<typename Part::A> (&sums)[2], int i, int j, const typename Part::A* row_factor_shared,
@@ -77,8 +81,8 @@ __device__ __forceinline__ void multiply_by_factors(
     }
 }
 
-/// a_r . b_r for the rows r = g and g + 8 of two blocks, rounded once: fp32 holds products of 16-bit
-/// elements.
+/// dots = a_r . b_r for the rows r = g and g + 8 of tiles (16, depth) of 16-bit elements, whose products fp32
+/// holds: as if rounded once. Scope: warp; barriers inside: 0.
 template <class Rows>
 __device__ __forceinline__ void dots_of_rows(const Rows& a, const Rows& b, Lane lane, float (&dots)[2]) {
   using T = typename Rows::Element;
@@ -107,10 +111,12 @@ __device__ __forceinline__ void dots_of_rows(const Rows& a, const Rows& b, Lane 
 
 }  // namespace detail
 
-/// scores(i, j) = (a_i . b_j) term_factor_j, and row_factor_i where rows are scaled, if i is_visible j, else
-/// 0. Blocks of 16 x 16 that have such go round the warps, beginning with warp `from`; the others are neither
-/// written nor read. The rest makes up, `exactly`, for what summing has lost of scores (i, i), too: a lone
-/// score may be far below its terms.
+/// scores(i, j) = (a_i . b_j) term_factor_j, times row_factor_i where rows are scaled, if row i sees term j,
+/// else 0: (chunk, depth) x (chunk, depth)^T -> (chunk, chunk). Fragments (16, 16) with a visible term go to
+/// the warps in order, beginning with warp `first_warp`; the others are neither written nor read. With
+/// `exact_diagonal` the rest has the errors of the sums a_i . b_i too: where a row sees few terms, a score
+/// far below its products is all of the output. Scope: block; barriers inside: 0. A barrier must be between
+/// earlier reads of `scores` and it, and between it and attend().
 template <AnyProblem P, Tiling tiling, tile::Direction direction, ScoreRows score_rows,
           ScorePart part = ScorePart::rounded, class Part = Partition<P, tiling>>
 __device__ __forceinline__ void score(const typename Part::TileAB& a, const typename Part::TileAB& b,
@@ -122,9 +128,9 @@ __device__ __forceinline__ void score(const typename Part::TileAB& a, const type
   using A = typename Part::A;
   constexpr int blocks = Part::row_blocks * (Part::row_blocks + 1) / 2;
   const int rotated_warp = (device::warp_index() + Part::warps - first_warp % Part::warps) % Part::warps;
-  int tri_row = 0, tri_column = device::opaque(rotated_warp);  // row and column of a lower triangle
+  int tri_row = 0, tri_column = device::opaque(rotated_warp);  // of the lower triangle of fragments
   for (int block = tri_column; block < blocks; block += Part::warps, tri_column += Part::warps) {
-    while (tri_column > tri_row) tri_column -= ++tri_row;  // row i of the triangle has i + 1 blocks
+    while (tri_column > tri_row) tri_column -= ++tri_row;  // row i of the triangle has i + 1 fragments
     const int i = direction == tile::Direction::forward ? tri_row : tri_column;
     const int j = direction == tile::Direction::forward ? tri_column : tri_row;
     const Lane lane = Lane::opaque();
@@ -167,7 +173,7 @@ __device__ __forceinline__ void score(const typename Part::TileAB& a, const type
       for (int e = 0; e < 8; ++e) {
         A& sum = sums[e / 4].values[e % 4];
         const A rounded = device::widen<T>(device::narrow<T>(sum));
-        const bool finite = rounded - rounded == A{0};  // past the range of T there is no rest
+        const bool finite = rounded - rounded == A{0};  // a score that overflows T has no rest
         sum = finite ? (sum - rounded + lost[e / 4].values[e % 4]) * rest_scale<T> : A{0};
       }
     if (i == j)
@@ -175,7 +181,7 @@ __device__ __forceinline__ void score(const typename Part::TileAB& a, const type
       for (int e = 0; e < 8; ++e)
         if (!is_visible<direction>(row_of(e), term_of(e))) sums[e / 4].values[e % 4] = A{0};
 #pragma unroll
-    for (int m = 0; m < Part::block_rows / 8; ++m)  // a chunk of 8 has one of each
+    for (int m = 0; m < Part::block_rows / 8; ++m)  // a chunk of 8 has 8 rows and 8 terms
 #pragma unroll
       for (int n = 0; n < Part::block_rows / 8; ++n)
         store_pair<T>(
@@ -186,8 +192,8 @@ __device__ __forceinline__ void score(const typename Part::TileAB& a, const type
 
 namespace detail {
 
-/// The first of `count` blocks; where `k_split` warps take turns, blocks[warp_k]. Chosen and not indexed:
-/// registers have no index.
+/// blocks[warp_k] of `count` fragments where warps_k warps share columns, else blocks[0]. By selection, since
+/// registers cannot be indexed at run time.
 template <int warps_k, class F>
 __device__ __forceinline__ F select_by_warp_k(const F* blocks, int count, int warp_k) {
   F chosen = blocks[0];
@@ -198,8 +204,9 @@ __device__ __forceinline__ F select_by_warp_k(const F* blocks, int count, int wa
   return chosen;
 }
 
-/// out += scores v on the block of the diagonal at row `top`, term by term: the score 0 of a term that is not
-/// seen must not meet an infinity or a NaN.
+/// out (16, 16) += scores c for the rows and terms `top`, ..., top + 15 and columns `column`, ..., term by
+/// term: 0, the score of a masked term, must not be multiplied by an infinity or a NaN. Scope: warp; barriers
+/// inside: 0.
 template <AnyProblem P, Tiling tiling, tile::Direction direction, class Part = Partition<P, tiling>>
 __device__ __forceinline__ void attend_diagonal(const typename Part::ScoreTile& scores,
                                                 const typename Part::TileC& values, int top, int column,
@@ -223,7 +230,8 @@ __device__ __forceinline__ void attend_diagonal(const typename Part::ScoreTile& 
 
 }  // namespace detail
 
-/// Whether all that any lane of the warp holds of v is finite.
+/// Whether the warp's columns of c (warp_columns, chunk) are finite, in all lanes. Scope: warp; barriers
+/// inside: 0.
 template <AnyProblem P, Tiling tiling, class Part = Partition<P, tiling>>
 __device__ __forceinline__ bool all_finite(const typename Part::Values& values) {
   FiniteCheck<typename Part::T> check;
@@ -234,7 +242,9 @@ __device__ __forceinline__ bool all_finite(const typename Part::Values& values) 
   return !device::any_lane(!check.all_finite());
 }
 
-/// out += scores v, `finite` if v is. Warps that add up their parts of o take every so-manieth term.
+/// out += scores c, (chunk, chunk) x (chunk, warp_columns) -> (chunk, warp_columns); `finite` as all_finite()
+/// has it. With split-M a warp computes its own rows; with split-K, warp_k computes every warps_k-th fragment
+/// of terms, beginning with its warp_k-th, for all rows. Scope: warp; barriers inside: 0.
 template <AnyProblem P, Tiling tiling, tile::Direction direction, class Part = Partition<P, tiling>>
 __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
                                        const typename Part::TileC& tile, const typename Part::Values& values,
@@ -247,12 +257,12 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
     constexpr int k_split = Part::splits_m ? 1 : Part::warps_k;
     constexpr bool forward = direction == tile::Direction::forward;
     const int top = 16 * Part::row_block(i, warp_k);
-    // The blocks of terms that rows see: forward the first ones, in reverse the last ones. With rows apart,
-    // each warp's own.
+    // Fragments of terms `begin`, ..., end - 1 have terms that the rows see: forward the first ones, in
+    // reverse the last ones. With split-M rows depend on the warp, and `edge` replaces these constants.
     const int before = forward ? (top + 16) / mma_k<T> : top / mma_k<T>;
     const int begin = forward || Part::splits_m ? 0 : before;
     const int end = forward && !Part::splits_m && before < Part::term_blocks ? before : Part::term_blocks;
-    int edge = 0;  // of the terms that the tensor cores sum
+    int edge = 0;  // where the fragments that the tensor cores multiply end (forward) or begin
     if constexpr (Part::splits_m)
       edge = device::opaque(finite ? before : forward ? top / mma_k<T> : (top + 16) / mma_k<T>);
     Pending<T> pending[Part::warp_column_blocks];
@@ -266,7 +276,8 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
           fold<T>(out.sums[i][m], pending[m], Chain::further);
       const int j = first + (k_split > 1 ? warp_k : 0);
       if (k_split > 1 && j >= end) continue;
-      // The diagonal has terms that some rows do not see.
+      // Where c is not finite, attend_diagonal() computes the fragments of the diagonal, which have masked
+      // terms.
       if constexpr (Part::splits_m) {
         if (forward ? j >= edge : j < edge) continue;
       } else if (!finite && j * mma_k<T> >= top && j * mma_k<T> < top + 16) {
@@ -292,8 +303,8 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
   }
 }
 
-/// out += rest of the scores v, with what score() and attend() had, once they are done. By the whole block;
-/// 16-bit elements.
+/// out += (rest of the scores) c, with the arguments of the score() and attend() before it, for 16-bit
+/// elements. It overwrites `scores`. Scope: block; barriers inside: 2.
 template <AnyProblem P, Tiling tiling, tile::Direction direction, ScoreRows score_rows,
           class Part = Partition<P, tiling>>
 __device__ __forceinline__ void attend_rest(const typename Part::TileAB& a, const typename Part::TileAB& b,
@@ -307,7 +318,7 @@ __device__ __forceinline__ void attend_rest(const typename Part::TileAB& a, cons
   device::sync_block();  // scores are read
   score<P, tiling, direction, score_rows, ScorePart::rest>(a, b, row_factor_shared, term_factors, scores, 0,
                                                            exact_diagonal);
-  device::sync_block();  // their rest is written
+  device::sync_block();  // the rest of the scores is written
   if constexpr (scale != 1) scale_all<Part>(out, scale);
   attend<P, tiling, direction>(scores, tile, values, finite, out);
   if constexpr (scale != 1) scale_all<Part>(out, 1 / scale);

@@ -1,4 +1,4 @@
-// Sums of the warps that share columns, added up.
+// The reduction of split-K: partial outputs of the warps that share columns are added.
 #pragma once
 
 #include <cottention/device/barrier.cuh>
@@ -6,17 +6,18 @@
 
 namespace cottention::sm80 {
 
-/// Shared memory for combine(); nearly none where it has nothing to do.
+/// Shared memory for combine(): one element unless the Partition splits K.
 template <class Part>
 struct PartialOutput {
   static constexpr bool splits_k = Part::warps_k > 1 && !Part::splits_m;
   static constexpr int elements = Part::warp_row_blocks * Part::warp_column_blocks * 8;  // of a lane
   static constexpr int size = splits_k ? Part::warps * elements * device::warp_size : 1;
-  alignas(16) typename Part::A sums[size];
+  alignas(16) typename Part::A sums[size];  // (warps, elements, lanes)
 };
 
-/// Leaves the total with the warps whose warp_k is 0, added in the order of the warps. By the whole
-/// block.
+/// out of the warps with warp_k 0 becomes the sum of the partial outputs (chunk, warp_columns) of the warps
+/// that share its columns, added in the order of warp_k. Scope: block; barriers inside: 1 where the Partition
+/// splits K, else 0. A barrier must be between it and the next combine() with the same storage.
 template <class Part>
 __device__ __forceinline__ void combine(typename Part::Output& out, PartialOutput<Part>& partial) {
   if constexpr (PartialOutput<Part>::splits_k) {
@@ -36,7 +37,7 @@ __device__ __forceinline__ void combine(typename Part::Output& out, PartialOutpu
     if (Part::warp_k() > 0)
       for_each(
           [&](auto& sum, int element) { device::store_shared(slot(device::warp_index(), element), sum); });
-    device::sync_block();  // the other warps' parts are written
+    device::sync_block();  // the partial outputs of the other warps are written
     if (Part::warp_k() == 0)
       for (int k = 1; k < Part::warps_k; ++k)
         for_each([&](auto& sum, int element) {

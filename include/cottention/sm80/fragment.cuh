@@ -1,10 +1,10 @@
-// Small matrices spread over the registers of a warp.
+// Fragments: small matrices in the registers of a warp, and their loads from tiles.
 //
-// With g = lane / 4 and t = lane % 4 every matrix here has the same map from lanes to elements, that of the
-// tensor cores' sums: a lane holds columns 2t and 2t + 1 of rows g and g + 8. So sums become operands, and an
-// operand on the left becomes one on the right, without any exchange. For 32-bit and 64-bit elements this
-// reorders the terms of a product: the instruction's column t is our 2t, its column t + 4 our 2t + 1, on both
-// sides.
+// With g = lane / 4 and t = lane % 4 every fragment has the same map from lanes to elements, that of the
+// tensor cores' accumulators: a lane holds columns 2t and 2t + 1 of rows g and g + 8. So an accumulator
+// becomes an operand, and an operand a becomes an operand b, without exchange among lanes. For 32-bit and
+// 64-bit elements this permutes the terms of a product: column t of the instruction is column 2t of the
+// fragment, column t + 4 of the instruction column 2t + 1 of the fragment, for both operands.
 #pragma once
 
 #include <cstdint>
@@ -18,8 +18,8 @@
 
 namespace cottention::sm80 {
 
-/// A lane of a warp. Each part of a chunk's work takes its lane opaque: addresses in tiles follow from it, a
-/// great many of them, and would otherwise be computed once for all chunks and kept.
+/// The index of a lane. Functions that compute addresses in tiles from it take it from opaque()
+/// (device/thread.cuh).
 struct Lane {
   int index;
   static __device__ __forceinline__ Lane opaque() { return {device::opaque(device::lane_index())}; }
@@ -28,7 +28,7 @@ struct Lane {
   __device__ __forceinline__ int t() const { return static_cast<int>(number() % 4); }
 };
 
-/// 16 x 8 sums: (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
+/// An accumulator (16, 8). A lane's values are (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
 template <class A>
 struct Accumulator {
   A values[4];
@@ -40,45 +40,48 @@ __device__ __forceinline__ void set_to_zero(Accumulator<A>& sums) {
   for (int e = 0; e < 4; ++e) sums.values[e] = A{0};
 }
 
-/// Terms of a product that one block holds.
+/// MMA's K: the terms of a product that one fragment of an operand holds.
 template <Element T>
 inline constexpr int mma_k = sizeof(T) == 2 ? 16 : 8;
 
-/// Where an operand, 16 x mma_k<T>, stands in a product, and so the order of its registers: instructions take
-/// neighbouring ones. With "k.." the columns 2t, 2t + 1 of each 8 (16-bit elements), or column 2t or 2t + 1
-/// of the 8:
+/// Which operand of a product a fragment (16, mma_k<T>) is; b is taken transposed. The order of a lane's
+/// registers follows from it, since instructions take neighbouring ones:
 ///
-///     left     (g, first k), (g + 8, first k), (g, second k), (g + 8, second k)
-///     right    (g, first k), (g, second k), (g + 8, first k), (g + 8, second k)      taken transposed
+///     a     (g, first k), (g + 8, first k), (g, second k), (g + 8, second k)
+///     b     (g, first k), (g, second k), (g + 8, first k), (g + 8, second k)
+///
+/// For 16-bit elements the first k are columns 2t and 2t + 1, the second k columns 2t + 8 and 2t + 9; for
+/// 32-bit and 64-bit elements they are column 2t and column 2t + 1.
 enum class Operand { a, b };
 
-/// The register of rows g + 8 `lower` and the first or second k.
+/// The index of the register of row g + 8 `lower` and of the first (0) or second (1) k.
 __host__ __device__ constexpr int register_of(Operand side, int lower, int second) {
   return side == Operand::a ? lower + 2 * second : 2 * lower + second;
 }
 
-/// An operand as it is in memory.
+/// An operand's fragment (16, mma_k<T>), its elements as they are in memory.
 template <Element T, Operand side>
 struct Fragment {
   using Register = std::conditional_t<sizeof(T) == 2, std::uint32_t, T>;
   Register r[4];
 };
 
-/// An operand as the sum of two that the tensor cores take: 16-bit elements, or tf32 for fp32.
+/// An operand's fragment (16, mma_k<T>) as the sum high + low of two that the tensor cores take: of 16-bit
+/// elements, or of tf32 for fp32.
 template <Element T, Operand side>
 struct SplitFragment {
   std::uint32_t high[4], low[4];
 };
 
-/// Rows of the tile are rows of the block: (row.., column..), 16 x mma_k<T>. Both are multiples of 16, or of
-/// mma_k<T>.
+/// The fragment (16, mma_k<T>) whose row i is row `row` + i of the tile, from column `column` on; `row` is a
+/// multiple of 16 and `column` of mma_k<T>. Scope: warp; barriers inside: 0.
 template <Operand side, Element T, int rows, int columns>
 __device__ __forceinline__ Fragment<T, side> load_rows(const Tile<T, rows, columns>& tile, int row,
                                                        int column, Lane at) {
   const unsigned lane = at.number();
   Fragment<T, side> block;
   if constexpr (sizeof(T) == 2) {
-    // Lanes 0 to 7 give the rows of register 0, and so on.
+    // Lanes 8 i to 8 i + 7 give the addresses of the rows of register i.
     const unsigned lower = side == Operand::a ? lane / 8 % 2 : lane / 16;
     const unsigned second = side == Operand::a ? lane / 16 : lane / 8 % 2;
     device::ldmatrix_x4(block.r, tile.at(row, column, lane % 8 + 8 * lower, 8 * second));
@@ -96,7 +99,8 @@ __device__ __forceinline__ Fragment<T, side> load_rows(const Tile<T, rows, colum
   return block;
 }
 
-/// Columns of the tile are rows of the block: (row.., column..), mma_k<T> x 16, transposed. Likewise.
+/// The fragment (16, mma_k<T>) whose row i is column `column` + i of the tile, from row `row` on; `row` is a
+/// multiple of mma_k<T> and `column` of 16. Scope: warp; barriers inside: 0.
 template <Operand side, Element T, int rows, int columns>
 __device__ __forceinline__ Fragment<T, side> load_columns(const Tile<T, rows, columns>& tile, int row,
                                                           int column, Lane at) {
@@ -116,7 +120,7 @@ __device__ __forceinline__ Fragment<T, side> load_columns(const Tile<T, rows, co
   return block;
 }
 
-/// Writes two neighbours, rounded.
+/// Stores two neighbouring elements of a tile, rounded.
 template <Element T>
 __device__ __forceinline__ void store_pair(T* to, Accumulate<T> x0, Accumulate<T> x1) {
   using Pair = device::Vector<T, 2>;

@@ -1,4 +1,4 @@
-// The lengths of the rows of a tile.
+// The norms of the rows of a tile.
 #pragma once
 
 #include <concepts>
@@ -26,8 +26,8 @@ __host__ __device__ constexpr int power_of_two_below(int x) {
   return p;
 }
 
-/// How `threads` threads share `tile_rows` rows of a tile: `lanes_per_row` neighbours a row, so that warps
-/// come in whole or not at all.
+/// A row of a tile (tile_rows, columns) that lanes_per_row neighbouring lanes read together. `threads`
+/// threads read rows_per_pass rows at a time; all lanes of a warp have a row or none has.
 template <int threads, int tile_rows, class Source>
 struct RowReader {
   using T = typename Source::Element;
@@ -43,9 +43,10 @@ struct RowReader {
   static constexpr int padded_vecs = round_up(Source::vecs, lanes_per_row < 8 ? 8 : lanes_per_row);
   static constexpr int rounds = padded_vecs / lanes_per_row;
 
-  /// The vec that a lane reads in a round. Eight lanes load at once, and their rows and vecs must fall to
-  /// different banks, given how a Tile permutes vecs: which bits of its index tell lanes apart, and
-  /// which rounds, depends on the bits that differ between neighbouring rows.
+  /// The index of the vector that a lane reads in a round. One pass over shared memory serves eight lanes,
+  /// whose vectors must lie in different banks. A Tile swizzles vectors by bits of the row, so which bits of
+  /// the index differ between lanes, and which between rounds, follows from the bits that differ between
+  /// neighbouring rows.
   static __device__ __forceinline__ int vec_of(int lane_in_row, int round) {
     if constexpr (sizeof(T) == 2 && lanes_per_row < 8) {
       constexpr int run = 8 / lanes_per_row;
@@ -92,7 +93,7 @@ struct RowReader {
     return sum_row(sum);
   }
 
-  /// The largest magnitude of the row; infinite where an element is not finite.
+  /// The largest magnitude of the row, in all lanes of the row; infinite where an element is not finite.
   __device__ __forceinline__ A max_magnitude() const {
     A largest{};
 #pragma unroll 1
@@ -111,7 +112,7 @@ struct RowReader {
     return reduce_row(largest, [](A a, A b) { return a < b ? b : a; });
   }
 
-  /// Divides the row by 2^exponent, and returns the sum of its squares then.
+  /// Divides the row by 2^exponent in place, and returns the sum of the squares of the quotients.
   __device__ __forceinline__ A rescale(int exponent) const {
     A sum{};
 #pragma unroll 1
@@ -131,8 +132,8 @@ struct RowReader {
   }
 };
 
-/// The length of a row from the sum of its squares; scales it in place by 2^-exponent where it is `extreme`,
-/// and then by 2^shift too. The same in all lanes that share the row.
+/// The norm of a row from its sum_sq, in all lanes of the row. An `extreme` row is scaled in place so that
+/// its largest element has the exponent `shift`. Scope: warp; barriers inside: 0.
 template <class Reader, class A>
 __device__ __forceinline__ tile::RowNorm<A> rescale_row(const Reader& reader, A sum_sq, bool extreme,
                                                         int shift) {
@@ -149,13 +150,13 @@ __device__ __forceinline__ tile::RowNorm<A> rescale_row(const Reader& reader, A 
   return {sum_sq, exponent};
 }
 
-/// The sum of the squares of row 16 i + lane / 2, of 16-bit elements: on the tensor cores, the diagonal of
-/// x x^T for the rows x of a block. By a whole warp.
+/// The sum of the squares of row 16 i + lane / 2 of a tile (tile_rows, tile_columns) of 16-bit elements, by
+/// the tensor cores: the diagonal of x x^T for 16 rows x. Scope: warp; barriers inside: 0.
 template <Element T, int tile_rows, int tile_columns>
 __device__ __forceinline__ float sum_sq_of_rows(const Tile<T, tile_rows, tile_columns>& tile, int i) {
   const Lane lane = Lane::opaque();
-  Accumulator<float> upper,
-      lower;  // rows 0 to 7 with themselves, 8 to 15 likewise; the other half of each is not used
+  // Rows 0 to 7 with themselves, and rows 8 to 15: of each (16, 8), half is used.
+  Accumulator<float> upper, lower;
   set_to_zero(upper);
   set_to_zero(lower);
 #pragma unroll
@@ -165,7 +166,7 @@ __device__ __forceinline__ float sum_sq_of_rows(const Tile<T, tile_rows, tile_co
     device::mma_m16n8k16<T>(upper.values, x.r, rows_0_to_7);
     device::mma_m16n8k16<T>(lower.values, x.r, rows_8_to_15);
   }
-  // A lane's sums are of rows g and g + 8 with 2t and 2t + 1 of the same half.
+  // A lane's accumulators are of rows g and g + 8 with columns 2t and 2t + 1 of the same half.
   const bool odd = lane.g() % 2 != 0;
   const int row = lane.index / 2, source_lane = row % 8 * 4 + row % 8 / 2;
   const float of_upper = device::shuffle(odd ? upper.values[1] : upper.values[0], source_lane);
@@ -173,15 +174,16 @@ __device__ __forceinline__ float sum_sq_of_rows(const Tile<T, tile_rows, tile_co
   return row < 8 ? of_upper : of_lower;
 }
 
-/// f(reader, squares of its row) for each row that falls to this lane. Of 16-bit elements a warp has 16 rows
-/// at a time; the first of them to warp `from`, at largest the number of warps.
+/// f(reader, sum_sq of its row) for each row that this lane reads. For 16-bit elements a warp has 16 rows at
+/// a time, the first 16 being those of warp `first_warp`, at most the number of warps. Scope: block; barriers
+/// inside: 0.
 template <int threads, Element T, int tile_rows, int tile_columns, class F>
 __device__ __forceinline__ void for_each_row(Tile<T, tile_rows, tile_columns>& tile, int first_warp, F f) {
   if constexpr (sizeof(T) == 2) {
     using Reader = RowReader<device::warp_size, 16, Tile<T, tile_rows, tile_columns>>;
     constexpr int warps = threads / device::warp_size;
     const int warp = device::warp_index();
-    // Half has the largest to hold: where rows are wide, what follows from the warp is not kept.
+    // Half keeps the most numbers in registers: for wide rows the warp's index is opaque.
     constexpr bool recomputes_warp = std::same_as<T, half> && tile_columns > 64;
     const auto rotated_warp =
         static_cast<unsigned>((recomputes_warp ? device::opaque(warp) : warp) + warps - first_warp);
@@ -199,24 +201,26 @@ __device__ __forceinline__ void for_each_row(Tile<T, tile_rows, tile_columns>& t
 
 }  // namespace detail
 
-/// For each row of `tile`, `write(row, norm)` once, by the same thread whatever the columns of the tile.
-/// 16-bit, rows fall to the warps in turn, beginning with warp `from`.
+/// `write(row, norm)` once for each row of `tile` (tile_rows, tile_columns), by the same thread whatever
+/// tile_columns is. For 16-bit elements 16 rows at a time go to the warps in order, beginning with warp
+/// `first_warp`.
 ///
-/// Rows that fp32 could not square, or half's range not hold, are first scaled in place by a power of two,
-/// which is exact but for elements 2^-14 of the largest (half) or smaller still. So the tile may change:
-/// other threads see that after the next barrier. Zero, infinite and NaN rows stay.
+/// A row that fp32 could not square, or half's range not hold, is first scaled in place by a power of two,
+/// which is exact but for elements 2^-14 of the largest (half) or smaller still. Rows that are zero, or have
+/// an infinity or a NaN, are not scaled. Scope: block; barriers inside: 0. A barrier must be between writes
+/// to the tile and it, and between it and reads of the tile or of what `write` wrote.
 template <int threads, Element T, int tile_rows, int tile_columns, class Write>
 __device__ __forceinline__ void rescale_and_measure_rows(Tile<T, tile_rows, tile_columns>& tile,
                                                          int first_warp, Write write) {
   detail::for_each_row<threads>(tile, first_warp, [&](const auto& reader, Accumulate<T> sum_sq) {
-    // Squares of half do not vanish, so a row whose sum is 0 is one of zeros.
+    // The square of half's smallest number, 2^-48, is in fp32's range: only a row of zeros has the sum 0.
     const bool zero = std::same_as<T, half> && sum_sq == 0;
     const auto norm = detail::rescale_row(reader, sum_sq, !zero && !tile::in_range<T>(sum_sq), 0);
     if (reader.lane_in_row() == 0) write(reader.row, norm);
   });
 }
 
-/// Likewise, of rows that fp32 can square, which stay as they are.
+/// rescale_and_measure_rows() for rows that fp32 can square: none is scaled.
 template <int threads, Element T, int tile_rows, int tile_columns, class Write>
 __device__ __forceinline__ void measure_rows(Tile<T, tile_rows, tile_columns>& tile, int first_warp,
                                              Write write) {
@@ -225,7 +229,8 @@ __device__ __forceinline__ void measure_rows(Tile<T, tile_rows, tile_columns>& t
   });
 }
 
-/// Likewise of any rows, and upper bounds of the lengths of those whose squares vanish: 0 for zeros alone.
+/// rescale_and_measure_rows() without scaling. Of a row whose sum of squares is below 2^-80, where squares
+/// may have underflowed, `norm` is an upper bound, 0 for zeros alone.
 template <int threads, Element T, int tile_rows, int tile_columns, class Write>
 __device__ __forceinline__ void bound_norms(Tile<T, tile_rows, tile_columns>& tile, int first_warp,
                                             Write write) {
@@ -241,9 +246,11 @@ __device__ __forceinline__ void bound_norms(Tile<T, tile_rows, tile_columns>& ti
   });
 }
 
-/// For rows of b and c that meet in products b c^T, in half: `write(row, length of b, length of c)`. b stays
-/// as it is, and c is brought near half the exponent of b's length, so that neither c nor b's product with a
-/// row of length 1, over c's scale, leaves half's range. Rows fall to warps as in rescale_and_measure_rows().
+/// `write(row, norm of b, norm of c)` once for each row of tiles b (tile_rows, b_columns) and c (tile_rows,
+/// c_columns) of half that products b c^T multiply. b is not changed; a row of c is scaled so that its
+/// exponent is near half the exponent of b's norm: then neither c, nor b times a row of norm 1 over the scale
+/// of c, leaves half's range. Rows go to warps as in rescale_and_measure_rows(). Scope: block; barriers
+/// inside: 0, and barriers around it as for that.
 template <int threads, int tile_rows, int b_columns, int c_columns, class Write>
 __device__ __forceinline__ void rescale_and_measure_pairs(Tile<half, tile_rows, b_columns>& b,
                                                           Tile<half, tile_rows, c_columns>& c, int first_warp,

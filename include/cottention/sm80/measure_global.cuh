@@ -7,8 +7,11 @@
 
 namespace cottention::sm80 {
 
-/// Likewise for rows that the tile holds only some columns of: rows first, ... of `rows`, `width` long, each
-/// read whole from memory by a warp. A row that is scaled is so in the tile, for half by 2^shift(row) too.
+/// rescale_and_measure_rows() (measure.cuh) for a tile (tile_rows, tile_columns) that has only some columns
+/// of its rows: `write(row, norm)` once for each row, with the norm of row first + row of `rows` (length,
+/// width) in global memory, which a warp reads whole. What is scaled is the row in the tile; for half it is
+/// scaled by 2^shift(row) too. Scope: block; barriers inside: 0. A barrier must be between it and reads of
+/// the tile or of what `write` wrote.
 template <int threads, Element T, int tile_rows, int tile_columns, class Shift, class Write>
 __device__ __forceinline__ void rescale_and_measure_global_rows(const tile::RowView<const T>& rows, int first,
                                                                 int width,
@@ -19,7 +22,7 @@ __device__ __forceinline__ void rescale_and_measure_global_rows(const tile::RowV
   using Target = Tile<T, tile_rows, tile_columns>;
   for (int row = device::warp_index(); row < tile_rows; row += threads / device::warp_size) {
     tile::RowNorm<A> norm{};
-    // Lane 0 alone reads what it may write over.
+    // shift(row) may read what write(row, ...) overwrites, so lane 0, which writes, reads it.
     int by = 0;
     if constexpr (std::same_as<T, half>) by = device::shuffle(device::lane_index() == 0 ? shift(row) : 0, 0);
     if (rows.contains(first + row)) norm = tile::measure_global_row(rows.row(first + row), width, by);

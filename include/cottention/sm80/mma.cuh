@@ -13,7 +13,8 @@ namespace cottention::sm80 {
 
 namespace detail {
 
-/// One instruction for each half of the 16 columns.
+/// d += a b^T, (16, mma_k<T>) x (16, mma_k<T>)^T -> (16, 16), with one instruction for each 8 columns of d.
+/// Scope: warp; barriers inside: 0.
 template <Element T>
 __device__ __forceinline__ void multiply(Accumulator<float> (&d)[2], const std::uint32_t (&a)[4],
                                          const std::uint32_t (&b)[4]) {
@@ -29,7 +30,8 @@ __device__ __forceinline__ void multiply(Accumulator<float> (&d)[2], const std::
 
 }  // namespace detail
 
-/// d += a b^T: (16, terms) (16, terms)^T -> (16, 16). Small terms first.
+/// d += a b^T, (16, mma_k<T>) x (16, mma_k<T>)^T -> (16, 16); of a split operand the low part first, so that
+/// small products are added to small sums. Scope: warp; barriers inside: 0.
 template <Element T>
 __device__ __forceinline__ void multiply(Accumulator<Accumulate<T>> (&d)[2], const Fragment<T, Operand::a>& a,
                                          const Fragment<T, Operand::b>& b) {
@@ -38,7 +40,7 @@ __device__ __forceinline__ void multiply(Accumulator<Accumulate<T>> (&d)[2], con
   } else {
     static_assert(std::same_as<T, double>, "fp32 is split");
 #pragma unroll
-    for (int e = 0; e < 8; ++e) {  // two halves of the columns, of the rows, of the terms
+    for (int e = 0; e < 8; ++e) {  // halves of the columns, of the rows and of the terms
       const int n = e / 4, m = e / 2 % 2, k = e % 2;
       double part[2] = {d[n].values[2 * m], d[n].values[2 * m + 1]};
       device::mma_m8n8k4_f64(part, a.r[register_of(Operand::a, m, k)], b.r[register_of(Operand::b, n, k)]);
@@ -60,7 +62,7 @@ __device__ __forceinline__ void multiply(Accumulator<float> (&d)[2], const Split
   detail::multiply<T>(d, a.high, b.r);
 }
 
-/// Watches elements go by: 0 times what is not finite is NaN, and stays in the sum.
+/// Whether all elements of some fragments are finite: the sum of 0 times each element is NaN if one is not.
 template <Element T>
 class FiniteCheck {
  public:
@@ -74,7 +76,7 @@ class FiniteCheck {
         sum_ = device::fma(block.r[e], T{0}, sum_);
     }
   }
-  /// Whether all of this lane's were finite.
+  /// Whether all elements of this lane were finite.
   __device__ __forceinline__ bool all_finite() const {
     if constexpr (sizeof(T) == 2)
       return sum_ == 0;

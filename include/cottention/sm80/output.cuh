@@ -1,4 +1,5 @@
-// What happens to rows of sums on their way out.
+// The parts of an epilogue that do not depend on the output: scaling the rows of accumulators and storing
+// them.
 #pragma once
 
 #include <type_traits>
@@ -9,7 +10,8 @@
 
 namespace cottention::sm80 {
 
-/// f(sum, i, lower): a sum of row 16 i + g + 8 lower of the warp's.
+/// f(sum, i, lower) for each accumulator of the lane, one of row g + 8 lower of the warp's i-th block of
+/// rows.
 template <class Part, class F>
 __device__ __forceinline__ void for_each_sum(typename Part::Output& out, F f) {
 #pragma unroll
@@ -20,7 +22,7 @@ __device__ __forceinline__ void for_each_sum(typename Part::Output& out, F f) {
       for (int e = 0; e < 8; ++e) f(out.sums[i][m][e / 4].values[e % 4], i, e / 2 % 2);
 }
 
-/// Factors of rows row + g and row + g + 8 of a chunk.
+/// The factors (chunk) of rows row + g and row + g + 8; a chunk of 8 has the same row twice.
 template <int chunk, class A>
 __device__ __forceinline__ void load_row_factors(const A* factors_shared, int row, A (&factors)[2]) {
   const int g = device::lane_index() / 4;
@@ -28,7 +30,8 @@ __device__ __forceinline__ void load_row_factors(const A* factors_shared, int ro
   factors[1] = device::load_shared(factors_shared + (row + g + 8) % chunk);
 }
 
-/// Multiplies each row by scale and its factor.
+/// Multiplies each row of out (16 warp_row_blocks, warp_columns) by `scale` and by its factor, of factors
+/// (chunk).
 template <class Part>
 __device__ __forceinline__ void scale_rows(typename Part::Output& out, const typename Part::A* factors_shared,
                                            typename Part::A scale) {
@@ -43,13 +46,15 @@ __device__ __forceinline__ void scale_rows(typename Part::Output& out, const typ
   for_each_sum<Part>(out, [&factors](typename Part::A& sum, int i, int lower) { sum *= factors[i][lower]; });
 }
 
+/// Multiplies all of out by `scale`.
 template <class Part>
 __device__ __forceinline__ void scale_all(typename Part::Output& out, typename Part::A scale) {
   for_each_sum<Part>(out, [scale](typename Part::A& sum, int, int) { sum *= scale; });
 }
 
-/// Writes the warp's columns of rows row, ... that exist, the first of the block's being `column`, below
-/// `dim`. Rows that are not valid become 0.
+/// Stores the warp's part of the output, (16 warp_row_blocks, warp_columns), to rows row, ... of `rows`
+/// (length, dim): the rows that exist, and the columns below `dim`, the first of the block being `column`.
+/// Rows that are not valid become 0. Scope: warp; barriers inside: 0.
 template <class Part, class E>
 __device__ __forceinline__ void store_output(const tile::RowView<E>& rows, int row, int column, int dim,
                                              const tile::ValidRows<Part::chunk>& valid,
@@ -58,7 +63,7 @@ __device__ __forceinline__ void store_output(const tile::RowView<E>& rows, int r
   const int g = lane.g(), left = column + Part::warp_column(), warp_k = Part::warp_k();
   E* to = rows.row(row + 16 * Part::row_block(0, warp_k) + g) + left + first_column<E>(lane);
   const std::int64_t step = 8 * rows.stride;
-  // Most chunks have all their rows, which so are written with no questions.
+  // Most chunks have only valid rows, and are stored without predicates.
   const auto store = [&](auto is_whole) {
     constexpr bool whole = decltype(is_whole)::value;
 #pragma unroll

@@ -1,9 +1,12 @@
-// How a block's part of a head falls to its warps.
+// The partition of a block's work among its warps: warps_n x warps_k. Where several warps share columns
+// (warps_k > 1): split-M of the output, or split-K with a reduction.
 //
-// The state is kept transposed in registers, H^T (columns, dim_qk). A warp owns `warp_columns` columns of v
-// and o, and `warp_depth` of dim_qk: all of it, unless several warps share the columns. Where dim_qk is
-// small, elements have 16 bits and the chunk has rows enough, these take rows of o apart, and have the state
-// from shared memory (sm80/shared_state.cuh); otherwise they add up their parts of o.
+// N is the columns of c, K those of b; the state is transposed, H^T (columns, depth), and a warp holds
+// (warp_columns, warp_depth) of it in registers. The output is out = a H, (chunk, depth) x (depth, columns)
+// -> (chunk, columns). With warps_k = 1 a warp computes all rows of its columns. Split-M: each of the warps
+// that share columns computes its own rows with the whole depth, for which the state is copied to shared
+// memory (shared_state.cuh). Split-K: each computes all rows over its warp_depth, and combine() (combine.cuh)
+// adds the partial outputs.
 #pragma once
 
 #include <cottention/device/thread.cuh>
@@ -36,10 +39,11 @@ struct Partition {
   static constexpr int column_fragments = columns / block_width;
   static constexpr int warps_n = warps < column_fragments ? warps : column_fragments;
   static constexpr int warps_k = warps / warps_n;
-  static constexpr int depth = round_up(P::head_dim.qk, block_width* warps_k);  // the rest is zeros
+  static constexpr int depth = round_up(P::head_dim.qk, block_width* warps_k);  // padded by zeros
   static constexpr int warp_columns = columns / warps_n;
   static constexpr int warp_depth = depth / warps_k;
-  /// Whether warps that share columns have rows of o of their own.
+  /// Split-M where elements have 16 bits, the copy of the state leaves room in shared memory (dim_qk up to
+  /// 128) and every warp gets whole fragments of rows; otherwise split-K, if warps_k > 1.
   static constexpr bool splits_m =
       warps_k > 1 && sizeof(T) == 2 && P::head_dim.qk <= 128 && chunk % (block_width * warps_k) == 0;
   static_assert(
@@ -47,43 +51,43 @@ struct Partition {
       "cottention: a Tiling's warps must share its columns in equal multiples of 16, several times over "
       "where they are more. Remedy: warps = columns / 16, or leave the tiling to the library.");
 
-  /// The warp. Where lanes have few registers, what follows from it is not kept from place to place.
+  /// The index of the warp; opaque for depths whose state leaves lanes few registers.
   static __device__ __forceinline__ unsigned warp() {
     return static_cast<unsigned>(depth <= 64 ? device::warp_index() : device::opaque(device::warp_index()));
   }
-  /// First column and first of dim_qk of this warp.
+  /// First column of c, first column of b (row of H), and index along K, of this warp.
   static __device__ __forceinline__ int warp_column() {
     return static_cast<int>(warp() % warps_n * warp_columns);
   }
   static __device__ __forceinline__ int warp_row() { return static_cast<int>(warp() / warps_n * warp_depth); }
   static __device__ __forceinline__ int warp_k() { return static_cast<int>(warp() / warps_n); }
-  /// Of o in the end.
+  /// Whether the warp holds (rows of) the output after combine().
   static __device__ __forceinline__ bool holds_output() { return splits_m || warp_k() == 0; }
-  /// The i-th of the warp's blocks of rows of o. To and fro over the warps: early rows see few terms of a
-  /// chunk, late ones many.
+  /// The warp's i-th block of 16 rows of the output. With split-M, blocks go to the warps in ascending order
+  /// and descending order by turns, since causal rows have the more terms of the chunk the later they are.
   static __device__ __forceinline__ int row_block(int i, int warp_k) {
     if constexpr (!splits_m) return i;
     return i * warps_k + (i % 2 == 0 ? warp_k : warps_k - 1 - warp_k);
   }
 
-  using TileAB = Tile<T, chunk, depth>;   // of q or k
-  using TileC = Tile<T, chunk, columns>;  // of v
-  using ScoreTile = Tile<T, chunk, chunk>;
+  using TileAB = Tile<T, chunk, depth>;     // (chunk, depth) of a or b
+  using TileC = Tile<T, chunk, columns>;    // (chunk, columns) of c
+  using ScoreTile = Tile<T, chunk, chunk>;  // (chunk, chunk)
 
   static constexpr int block_rows = chunk < 16 ? chunk : 16;
-  static constexpr int row_blocks = round_up(chunk, 16) / 16;  // a chunk of 8 fills half of one
+  static constexpr int row_blocks = round_up(chunk, 16) / 16;  // M blocks; a chunk of 8 fills half of one
   static constexpr int warp_row_blocks = splits_m ? row_blocks / warps_k : row_blocks;
   static constexpr int warp_column_blocks = warp_columns / block_width;
-  static constexpr int term_blocks = chunk / mma_k<T>;  // of sums over a chunk
+  static constexpr int term_blocks = chunk / mma_k<T>;  // K blocks of sums over a chunk
 
-  /// Rows of o, (16 warp_row_blocks, warp_columns).
+  /// The warp's accumulators of the output, (16 warp_row_blocks, warp_columns).
   struct Output {
-    Accumulator<A> sums[warp_row_blocks][warp_column_blocks][2];
+    Accumulator<A> sums[warp_row_blocks][warp_column_blocks][2];  // (16, 8) each
   };
-  /// v transposed, (warp_columns, chunk): an operand on the right of o's sums, and scaled on the left of
-  /// H^T's.
+  /// The warp's columns of c, transposed, (warp_columns, chunk): operand b of the output and, scaled, operand
+  /// a of H^T.
   struct Values {
-    Fragment<T, Operand::b> blocks[warp_column_blocks][term_blocks];
+    Fragment<T, Operand::b> blocks[warp_column_blocks][term_blocks];  // (16, mma_k<T>) each
   };
 };
 

@@ -1,10 +1,11 @@
-// Long sums of products in fp32.
+// Accurate long sums of products of fp32 elements.
 //
-// Tensor cores cut every sum off instead of rounding it, which makes long sums smaller than they are, by up
-// to 2^-23 a product. So fp32 has its products apart from what they are added to: the cross ones, which one
-// product would cut off as much as a high one, in sums of their own, and the high ones in chains of a few
-// that are added rounded. 16-bit elements are rounded themselves, far more than that, and fp64 is rounded as
-// it should be: those are added at once.
+// Tensor cores truncate every sum instead of rounding it, which makes long sums too small by up to 2^-23 of
+// them for each product. So the products of split fp32 operands go to accumulators other than d: high times
+// low and low times high (cross), whose truncation would be as large as that of high times high, to one pair,
+// and high times high in chains of a few to another, which are added to d with rounding. For 16-bit elements
+// the rounding of the elements is far larger than this error, and fp64's sums are rounded correctly: both
+// accumulate in d directly.
 #pragma once
 
 #include <concepts>
@@ -14,16 +15,17 @@
 
 namespace cottention::sm80 {
 
-/// Products that are not yet in their sums.
+/// Products that have not been added to their accumulator: none but for fp32.
 template <Element T>
 struct Pending {};
 template <>
 struct Pending<float> {
-  Accumulator<float> high[2], cross[2];
+  Accumulator<float> high[2], cross[2];  // (16, 16) each
 };
-/// So many blocks of terms make a chain, at most.
+/// The largest number of fragments of terms in a chain. docs/tuning.md has the errors that this leaves.
 inline constexpr int chain_blocks = 4;
-/// How many, where all chains of `all` blocks are to be equal; 1 where there are none.
+/// The number of fragments in a chain, where `total` fragments are to make chains of equal length; 1 for
+/// types that accumulate directly.
 template <Element T>
 __host__ __device__ constexpr int chain_of(int total) {
   if (!std::same_as<T, float>) return 1;
@@ -40,13 +42,14 @@ __device__ __forceinline__ void set_to_zero([[maybe_unused]] Pending<T>& pending
     }
 }
 
-/// d += a b^T, of fp32 once fold() and finish() have been called.
+/// d += a b^T, (16, mma_k<T>) x (16, mma_k<T>)^T -> (16, 16); for fp32 d has the products after fold() and
+/// finish() alone. Scope: warp; barriers inside: 0.
 template <Element T, class Left, class Right>
 __device__ __forceinline__ void multiply(Accumulator<Accumulate<T>> (&d)[2], Pending<T>&, const Left& a,
                                          const Right& b) {
   multiply<T>(d, a, b);
 }
-/// low times low is below the last bit.
+/// The fp32 one of these. low times low is below the last bit and left out.
 template <Element T>
 __device__ __forceinline__ void multiply(Accumulator<float> (&)[2], Pending<float>& pending,
                                          const SplitFragment<float, Operand::a>& a,
@@ -56,8 +59,9 @@ __device__ __forceinline__ void multiply(Accumulator<float> (&)[2], Pending<floa
   detail::multiply<float>(pending.high, a.high, b.high);
 }
 
-/// Adds a chain to its sums, or makes it them.
+/// Whether fold() sets d to the chain or adds the chain to d.
 enum class Chain { first, further };
+/// Ends a chain of products.
 template <Element T>
 __device__ __forceinline__ void fold([[maybe_unused]] Accumulator<Accumulate<T>> (&d)[2],
                                      [[maybe_unused]] Pending<T>& pending, [[maybe_unused]] Chain chain) {
@@ -69,7 +73,7 @@ __device__ __forceinline__ void fold([[maybe_unused]] Accumulator<Accumulate<T>>
       high = 0;
     }
 }
-/// After the last chain.
+/// Adds the cross products to d, after the last fold().
 template <Element T>
 __device__ __forceinline__ void finish([[maybe_unused]] Accumulator<Accumulate<T>> (&d)[2],
                                        [[maybe_unused]] const Pending<T>& pending) {
@@ -77,7 +81,8 @@ __device__ __forceinline__ void finish([[maybe_unused]] Accumulator<Accumulate<T
 #pragma unroll
     for (int e = 0; e < 8; ++e) d[e / 4].values[e % 4] += pending.cross[e / 4].values[e % 4];
 }
-/// Both where they are due, after each of `all` blocks of terms that make up d.
+/// fold() and finish() where they are due, called after each of the `total` fragments of terms of d, `done`
+/// of which have been multiplied.
 template <Element T>
 __device__ __forceinline__ void settle(Accumulator<Accumulate<T>> (&d)[2], Pending<T>& pending, int done,
                                        int total) {

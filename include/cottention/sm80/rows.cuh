@@ -1,4 +1,5 @@
-// Rows of one head of one sequence, between global memory and tiles.
+// Rows of one head of one sequence: asynchronous copies from global memory to tiles, and stores from
+// accumulators to global memory.
 #pragma once
 
 #include <cstdint>
@@ -14,14 +15,14 @@ namespace cottention::sm80 {
 
 namespace detail {
 
-/// f(r, c, from) for each of a tile's 16-byte vecs that fall to a thread: (r, c) in the tile and, in
-/// memory, column c of row first + r.
+/// f(r, c, source) for the 16-byte vectors of a tile that thread `thread` of `threads` copies: the vector is
+/// at (r, c) of the tile and, in global memory, at column `column` + c of row first + r.
 template <int threads, class Target, class T, class F>
 __device__ __forceinline__ void for_each_vec_of_tile(unsigned thread, const tile::RowView<const T>& rows,
                                                      int first, int column, F f) {
-  constexpr int rows_per_pass = threads < Target::vecs ? Target::rows + 1 : threads / Target::vecs;  // rows
+  constexpr int rows_per_pass = threads < Target::vecs ? Target::rows + 1 : threads / Target::vecs;
   if constexpr (threads % Target::vecs == 0 && Target::rows % rows_per_pass == 0) {
-    // A thread's vecs lie below one another.
+    // All vectors of a thread are in one column.
     const int r = static_cast<int>(thread / Target::vecs);
     const int c = static_cast<int>(thread % Target::vecs) * Target::vec_size;
     const T* from = rows.row(first + r) + column + c;
@@ -40,9 +41,11 @@ __device__ __forceinline__ void for_each_vec_of_tile(unsigned thread, const tile
 
 }  // namespace detail
 
-/// Starts copying rows first, first + 1, ... and columns `column`, ... of n tensors, each to its tile; zeros
-/// where there is no such row or column below `dim`. All have the length and the mask of the first. `threads`
-/// threads take part; the copies belong to the group that each commits next.
+/// Starts copying rows first, ..., and columns `column`, ..., of n tensors (length, dim), each to its tile
+/// (Target::rows, Target::columns), with zeros for rows that do not exist or are masked and for columns from
+/// `dim` on. All tensors have the length and the mask of the first. The copies belong to the group that each
+/// thread commits next. Scope: `threads` threads; barriers inside: 0. A cp_async_wait() and a barrier must be
+/// between it and reads of the tiles, a barrier between earlier reads of the tiles and it.
 template <int threads, class T, class Target, int n>
 __device__ __forceinline__ void copy_rows_async(const tile::RowView<const T> (&rows)[n], int first,
                                                 int column, int dim, Target* const (&tiles)[n]) {
@@ -64,6 +67,7 @@ __device__ __forceinline__ void copy_rows_async(const tile::RowView<const T> (&r
           });
   }
 }
+/// copy_rows_async() of one tensor.
 template <int threads, Element T, int tile_rows, int tile_columns>
 __device__ __forceinline__ void copy_rows_async(const tile::RowView<const T>& rows, int first, int column,
                                                 int dim, Tile<T, tile_rows, tile_columns>& tile) {
@@ -72,16 +76,17 @@ __device__ __forceinline__ void copy_rows_async(const tile::RowView<const T>& ro
   copy_rows_async<threads>(one, first, column, dim, to);
 }
 
-/// Where a lane's four neighbours of 16 columns begin once lanes have swapped, and its pairs otherwise.
+/// The first of the 16 columns of a row that a lane stores: of four neighbours for 16-bit elements, of which
+/// lanes exchange halves in store_row(), and of the pairs 2t and 2t + 8 otherwise.
 template <Element T>
 __device__ __forceinline__ int first_column(Lane lane) {
   const int t = lane.t();
   return sizeof(T) == 2 ? t % 2 * 8 + t / 2 * 4 : 2 * t;
 }
 
-/// Writes a row of 16 x 16 sums, g or, `lower`, g + 8, to to[0], ..., to[15], those below to[columns]; 0
-/// unless it is kept. `to` points to this lane's first_column(). By a whole warp; lanes whose row does not
-/// exist write nothing.
+/// Stores row g + 8 lower of accumulators (16, 16), in lanes for which it `exists`: the elements of the
+/// columns below `columns`, or zeros unless `keep`. `to` is the address of this lane's first_column() in the
+/// row. Scope: warp; barriers inside: 0.
 template <Element T>
 __device__ __forceinline__ void store_row(T* to, int columns, const Accumulator<Accumulate<T>> (&sums)[2],
                                           int lower, bool keep, bool exists, Lane lane) {
@@ -89,8 +94,8 @@ __device__ __forceinline__ void store_row(T* to, int columns, const Accumulator<
   const Accumulate<T>* const right = sums[1].values + 2 * lower;
   const int c = first_column<T>(lane);
   if constexpr (sizeof(T) == 2) {
-    // Neighbouring lanes swap halves, so that a lane has four neighbours and four lanes fill a 32-byte
-    // sector.
+    // Lanes t and t xor 1 exchange pairs, so that a lane has four neighbouring elements and four lanes write
+    // the whole 32-byte sector.
     using Quad = device::Vector<std::uint32_t, 2>;
     const std::uint32_t left_pair = keep ? device::pack<T>(left[0], left[1]) : 0;
     const std::uint32_t right_pair = keep ? device::pack<T>(right[0], right[1]) : 0;

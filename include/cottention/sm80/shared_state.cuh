@@ -1,6 +1,6 @@
-// A state in shared memory, as operands. One in registers multiplies along b's columns where a warp has all
-// of them; along c's columns, which are spread over the warps, or where rows are apart, each needs what
-// others hold.
+// A copy of a state in shared memory, split as an operand. State::apply() multiplies with the part of H in a
+// warp's registers, and so only along columns of b. With split-M, and in products with H^T, which are along
+// columns of c, a warp needs the parts of other warps.
 #pragma once
 
 #include <cottention/sm80/output.cuh>
@@ -8,7 +8,7 @@
 
 namespace cottention::sm80 {
 
-/// H^T, (columns of c, columns of b), split into what the operand's type holds and the rest. 16-bit elements.
+/// H^T split into high and low parts of 16-bit elements.
 template <AnyProblem P, Tiling tiling>
 struct SharedState {
   using Part = Partition<P, tiling>;
@@ -16,13 +16,12 @@ struct SharedState {
   using A = typename Part::A;
   static_assert(sizeof(T) == 2 && (Part::warps_k == 1 || Part::splits_m));
 
-  Tile<T, Part::columns, Part::depth> high, low;
-  // For half, by warp: its largest finite element, and what power of two all elements are divided by.
-  float largest[Part::warps];
-  int exponent[Part::warps];
+  Tile<T, Part::columns, Part::depth> high, low;  // (columns, depth) of H^T
+  float largest[Part::warps];  // (warps) for half: the largest finite element of each warp's part
+  int exponent[Part::warps];   // (warps) for half: e of the 2^e that all elements are divided by
 
-  /// Takes the state, for what follows the next barrier. By the whole block, after a barrier that follows
-  /// what read it last.
+  /// Stages the state to shared memory. Scope: block; barriers inside: 1 for half, else 0. A barrier must be
+  /// between the last apply() and it, and between it and the next apply().
   __device__ __forceinline__ void publish(const State<P, tiling>& state) {
     if constexpr (std::same_as<T, half>) {
       const float of_warp = state.largest();
@@ -47,15 +46,16 @@ struct SharedState {
     });
   }
 
-  /// out = a H, rows of `a` (chunk, columns of b) as they are in the tile, for half times `factor`; as
-  /// State::apply().
+  /// out = a H, (chunk, depth) x (depth, columns) -> (chunk, columns), of which the warp computes its rows
+  /// and columns; for half, times `factor`. Scope: warp; barriers inside: 0.
   __device__ __forceinline__ void apply(const typename Part::TileAB& a, typename Part::Output& out,
                                         A factor = A{1}) const {
     multiply_rows(a, out, factor, [](const auto& part, int k, int column, Lane lane) {
       return load_rows<Operand::b>(part.below(column), 0, k, lane);
     });
   }
-  /// out = a H^T, rows of `a` (chunk, columns of c). b and c have equally many columns, all in the block.
+  /// out = a H^T, (chunk, columns) x (columns, depth) -> (chunk, depth), as apply(). b and c have equally
+  /// many columns, all of which the block has. Scope: warp; barriers inside: 0.
   __device__ __forceinline__ void apply_transposed(const typename Part::TileC& a, typename Part::Output& out,
                                                    A factor = A{1}) const {
     static_assert(Part::depth == Part::columns);
@@ -65,7 +65,8 @@ struct SharedState {
   }
 
  private:
-  /// load(part, k, column, lane): terms k, ... of columns column, ... of out.
+  /// out = a times the operand whose fragment (16, mma_k<T>) of terms k, ... and columns `column`, ... of out
+  /// is load(part, k, column, lane), `part` being high or low. Scope: warp; barriers inside: 0.
   template <class Load>
   __device__ __forceinline__ void multiply_rows(const typename Part::TileAB& a, typename Part::Output& out,
                                                 [[maybe_unused]] A factor, Load load) const {
@@ -91,7 +92,8 @@ struct SharedState {
     }
   }
 
-  /// As State::operand_exponent() has it for a warp's part.
+  /// The exponent of the power of two that H is divided by, as State::operand_exponent() but from the whole
+  /// block's largest element; stores it for apply(). Scope: warp; barriers inside: 0.
   __device__ __forceinline__ int choose_exponent() {
     if constexpr (!std::same_as<T, half>) {
       return 0;
@@ -109,7 +111,8 @@ struct SharedState {
   }
 };
 
-/// What rows are multiplied with: the state itself or, where rows are apart, a copy of it in shared memory.
+/// The operand H of out = a H: the state in registers or, with split-M, its copy in shared memory. publish()
+/// and apply() as those of SharedState; without split-M, apply() is that of State and publish() does nothing.
 template <AnyProblem P, Tiling tiling, bool = Partition<P, tiling>::splits_m>
 struct StateOperand {
   using Part = Partition<P, tiling>;
@@ -125,7 +128,6 @@ struct StateOperand<P, tiling, true> {
   using Part = Partition<P, tiling>;
   using A = typename Part::A;
   SharedState<P, tiling> copy;
-  /// As SharedState::publish().
   __device__ __forceinline__ void publish(const State<P, tiling>& state) { copy.publish(state); }
   __device__ __forceinline__ void apply(const State<P, tiling>&, const typename Part::TileAB& a,
                                         typename Part::Output& out, A factor = A{1}) const {

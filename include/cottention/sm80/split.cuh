@@ -12,12 +12,13 @@ namespace cottention::sm80 {
 
 namespace detail {
 
-/// high + low = x to the precision of two numbers of the tensor cores' type.
+/// high + low = x, to the precision of two numbers of 16 bits, for a pair x0, x1.
 template <Element T>
 __device__ __forceinline__ void split(float x0, float x1, std::uint32_t& high, std::uint32_t& low) {
   high = device::pack<T>(x0, x1);
   low = device::pack<T>(x0 - device::unpack_low<T>(high), x1 - device::unpack_high<T>(high));
 }
+/// high + low = x, to the precision of two tf32 numbers.
 __device__ __forceinline__ void split_tf32(float x, std::uint32_t& high, std::uint32_t& low) {
   high = device::round_to_tf32(x);
   low = device::round_to_tf32(x - device::bits_as<float>(high));
@@ -25,7 +26,7 @@ __device__ __forceinline__ void split_tf32(float x, std::uint32_t& high, std::ui
 
 }  // namespace detail
 
-/// What the tensor cores take for `block`, with no rounding beyond that of fp32.
+/// The fragment that the tensor cores take for `block`: split for fp32, `block` itself for the other types.
 template <Element T, Operand side>
 __device__ __forceinline__ auto to_operand(const Fragment<T, side>& block) {
   if constexpr (std::same_as<T, float>) {
@@ -38,14 +39,14 @@ __device__ __forceinline__ auto to_operand(const Fragment<T, side>& block) {
   }
 }
 
-/// Factors of a chunk's terms, in shared memory. bfloat16 has each as a sum of two as well, for products that
-/// need no fp32: of neighbours the high parts, then the low ones.
+/// Factors of a chunk's terms, in shared memory. For bfloat16 they are split too, so that scaled_a() needs no
+/// fp32: of each pair of neighbouring terms the two high parts, then the two low ones.
 template <Element T, int chunk>
 struct TermFactors {
   using A = Accumulate<T>;
   static constexpr bool split = std::same_as<T, bfloat16>;
-  alignas(16) A full[chunk];
-  alignas(16) T hi_lo[split ? 2 * chunk : 1];
+  alignas(16) A full[chunk];                   // (chunk)
+  alignas(16) T hi_lo[split ? 2 * chunk : 1];  // (chunk / 2, high or low, 2)
 
   __device__ __forceinline__ void set(int term, A x) {
     device::store_shared(full + term, x);
@@ -58,7 +59,7 @@ struct TermFactors {
   }
 };
 
-/// Those of the terms that a lane holds: of its first k, and of its second.
+/// The factors of the terms that a lane's fragment holds, of its first k and of its second k.
 template <Element T>
 struct LaneFactors {
   Accumulate<T> f[2][mma_k<T> / 8];
@@ -67,6 +68,7 @@ template <>
 struct LaneFactors<bfloat16> {
   std::uint32_t high[2], low[2];
 };
+/// The factors of terms first, ..., first + mma_k<T> - 1 that the lane holds.
 template <Element T, int chunk>
 __device__ __forceinline__ LaneFactors<T> load_factors(const TermFactors<T, chunk>& shared, int first,
                                                        Lane lane) {
@@ -90,8 +92,8 @@ __device__ __forceinline__ LaneFactors<T> load_factors(const TermFactors<T, chun
   return factors;
 }
 
-/// The block on the left, with each term multiplied, to about fp32's precision (fp64's for fp64); for
-/// bfloat16 to 2^-15 of the product.
+/// `block` as operand a with each term multiplied by its factor, (16, mma_k<T>) -> (16, mma_k<T>), split: to
+/// about fp32's precision (fp64's for fp64), for bfloat16 to 2^-15 of the product.
 template <Element T, Operand side>
 __device__ __forceinline__ auto scaled_a(const Fragment<T, side>& block, const LaneFactors<T>& factors) {
   if constexpr (sizeof(T) == 2) {
@@ -105,7 +107,7 @@ __device__ __forceinline__ auto scaled_a(const Fragment<T, side>& block, const L
         if constexpr (std::same_as<T, bfloat16>) {
           constexpr std::uint32_t minus_zero = 0x80008000, signs = minus_zero;
           const std::uint32_t high = device::fma_pair<T>(pair, factors.high[second], minus_zero);
-          // What that has rounded off is a bfloat16.
+          // The rounding error of `high` is a bfloat16, so this is exact.
           const std::uint32_t rest = device::fma_pair<T>(pair, factors.high[second], high ^ signs);
           split.high[to] = high;
           split.low[to] = device::fma_pair<T>(pair, factors.low[second], rest);
@@ -128,8 +130,8 @@ __device__ __forceinline__ auto scaled_a(const Fragment<T, side>& block, const L
   }
 }
 
-/// mma_k<T> / 8 neighbouring sums, 16 x mma_k<T>, as an operand on the right. For half, times `scale`: the
-/// other types have the range of the sums.
+/// mma_k<T> / 8 neighbouring accumulators, (16, mma_k<T>), as operand b, split. For half they are multiplied
+/// by `scale` to fit half's range; the other types have the range of the accumulators.
 template <Element T>
 __device__ __forceinline__ auto b_operand(const Accumulator<Accumulate<T>>* sums,
                                           [[maybe_unused]] Accumulate<T> scale) {

@@ -1,6 +1,7 @@
-// The state of a recurrence, H = sum of b_j c_j^T, in the registers of a block: H^T (columns of c, columns of
-// b), fp32, or fp64 for fp64 elements. Its Problem has b's columns for dim_qk and c's for dim_v, whoever
-// plays.
+// The state of a recurrence, H = sum of b_j c_j^T, in the accumulators of a block, transposed: H^T (columns
+// of c, columns of b), in fp32, or fp64 for fp64 elements. The Problem of a State has the columns of b as
+// dim_qk and those of c as dim_v, also where a recurrence of the backward pass exchanges queries, keys and
+// values (kernel/roles.cuh).
 #pragma once
 
 #include <concepts>
@@ -15,13 +16,14 @@
 
 namespace cottention::sm80 {
 
-/// The exponent that brings the largest number into [2^14, 2^15); 0 where that is next to nothing or not
-/// finite.
+/// The e for which 2^-e times `largest` is in [2^14, 2^15), near the end of half's range, 65,504; 0
+/// where `largest` is below 2^-100 or not finite.
 __device__ __forceinline__ int exponent_for_half(float largest) {
   if (!device::is_finite(largest) || largest < 0x1p-100f) return 0;
   return device::exponent_of(largest) - 14;
 }
 
+/// Each warp of the block has (warp_columns, warp_depth) of H^T, those of Partition.
 template <AnyProblem P, Tiling tiling>
 class State {
  public:
@@ -33,7 +35,7 @@ class State {
     for_each([](Accumulator<A>& sums, int, int) { set_to_zero(sums); });
   }
 
-  // ---- in the caller's memory, from column `column` of c on
+  // ---- H (dim_qk, dim_v) in global memory, of which the block has columns `column`, ...
 
   __device__ __forceinline__ void load(const A* h, tile::StateLayout layout, int column) {
     for_each_element(layout, column, [h](A& x, std::int64_t offset, bool exists) {
@@ -46,7 +48,8 @@ class State {
     });
   }
 
-  // ---- as an image: the block's registers one after the other, for passing states between kernels
+  // ---- partial states (partial_elements), which pass states between kernels: register by register, so that
+  // the order of elements is that of the Tiling
 
   static constexpr std::int64_t partial_elements = std::int64_t{Part::columns} * Part::depth;
 
@@ -63,9 +66,9 @@ class State {
 
   // ---- arithmetic
 
-  /// out = a H over this warp's part of dim_qk, for all rows, which are not apart; rows of `a` (chunk,
-  /// dim_qk) as they are in the tile; for half, times `factor`. H is split into what the operand's type holds
-  /// and the rest, so that it enters with fp32's precision.
+  /// out = a H over this warp's rows of H, (chunk, warp_depth) x (warp_depth, warp_columns) -> (chunk,
+  /// warp_columns), without split-M; for half, times `factor`. H is split into high and low parts, so that it
+  /// has fp32's precision in the product. Scope: warp; barriers inside: 0.
   __device__ __forceinline__ void apply(const typename Part::TileAB& a, typename Part::Output& out,
                                         [[maybe_unused]] A factor = A{1}) const {
     static_assert(!Part::splits_m);
@@ -104,9 +107,10 @@ class State {
     }
   }
 
-  /// H += weight sum over j of b_j (factor_j c_j)^T, rows b_j of `b` (chunk, dim_qk), c_j in registers. The
-  /// sum over the chunk starts from zero and is added rounded: a running sum in the tensor cores would drift.
-  /// For half, 2^factor_exponent bounds the factors.
+  /// H += weight sum over j of b_j (factor_j c_j)^T, b (chunk, depth) in a tile and c^T (warp_columns, chunk)
+  /// in registers: (warp_columns, chunk) x (chunk, warp_depth) -> (warp_columns, warp_depth) of H^T. The sum
+  /// over the chunk starts from zero and is added to H with rounding: tensor cores truncate, so a running sum
+  /// would drift. For half, factors are at most 2^factor_exponent. Scope: warp; barriers inside: 0.
   __device__ __forceinline__ void absorb(const typename Part::TileAB& b, const typename Part::Values& c,
                                          const TermFactors<T, Part::chunk>& term_factors,
                                          [[maybe_unused]] int factor_exponent, A weight) {
@@ -128,7 +132,7 @@ class State {
     }
 #pragma unroll
     for (int k = 0; k < Part::warp_depth; k += block_width) {
-      if (k > 0 && k % 32 == 0) limit_reordering();  // sums of further columns are not begun before here
+      if (k > 0 && k % 32 == 0) limit_reordering();
       Accumulator<A> added[Part::warp_column_blocks][2];
       Pending<T> pending[Part::warp_column_blocks];
 #pragma unroll
@@ -155,10 +159,11 @@ class State {
     }
   }
 
-  /// The largest magnitude among the warp's finite elements.
+  /// The largest magnitude among the finite elements of the warp's part of H, in all lanes. Scope: warp;
+  /// barriers inside: 0.
   __device__ __forceinline__ float largest() const {
-    // Twice the bits of magnitudes are in their order, and one more exponent turns what is not finite to the
-    // smallest.
+    // Bits of magnitudes, shifted left by 1, have the order of the magnitudes. Adding 1 to the exponent makes
+    // those of infinities and NaNs overflow to the smallest keys.
     constexpr std::uint32_t one_exponent = 1u << 24;
     std::uint32_t max_key = one_exponent;
     for_each_pair([&max_key](A x0, A x1, int, int, int) {
@@ -170,8 +175,8 @@ class State {
     return tile::max_over_warp(device::bits_as<float>((max_key - one_exponent) >> 1));
   }
 
-  /// f(x0, x1, m, lower, n): elements of column 16 m + g + 8 lower of this warp's of c, and columns 8 n + 2 t
-  /// and the next of its part of b's.
+  /// f(x0, x1, m, lower, n) for each pair of the lane: elements (16 m + g + 8 lower, 8 n + 2 t) and (same, 8
+  /// n + 2 t + 1) of the warp's part of H^T.
   template <class F>
   __device__ __forceinline__ void for_each_pair(F f) const {
 #pragma unroll
@@ -183,7 +188,7 @@ class State {
           f(h_[m][n].values[2 * lower], h_[m][n].values[2 * lower + 1], m, lower, n);
   }
 
-  /// The sum over this lane's elements of the squares of what they are off `h`, or off 0 without one.
+  /// The sum over this lane's elements of (H - h)^2, h in global memory; null: of H^2.
   __device__ __forceinline__ A squared_distance(const A* h, tile::StateLayout layout, int column) {
     A sum{};
     for_each_element(layout, column, [h, &sum](A& x, std::int64_t offset, bool exists) {
@@ -205,9 +210,10 @@ class State {
 
  private:
   using Vec = device::Vector<A, 16 / static_cast<int>(sizeof(A))>;
-  static constexpr int depth_blocks = Part::warp_depth / 8;
+  static constexpr int depth_blocks = Part::warp_depth / 8;  // accumulators along warp_depth
 
-  /// Half and fp64 have most to hold. Compilers do not bring work forward past this.
+  /// A warp barrier before which compilers do not move loads that follow it: accumulators of later columns
+  /// are not begun early. For half and fp64, which keep the most numbers in registers.
   static __device__ __forceinline__ void limit_reordering() {
     if (sizeof(T) != 4 && !std::same_as<T, bfloat16> && Part::warp_depth > 64) device::sync_warp();
   }
@@ -225,6 +231,8 @@ class State {
       for (int n = 0; n < depth_blocks; ++n) f(h_[m][n], m, n);
   }
 
+  /// f(element, offset, exists) for each element of the lane, `offset` being where it is in H in global
+  /// memory.
   template <class F>
   __device__ __forceinline__ void for_each_element(tile::StateLayout layout, int column, F f) {
     constexpr int rows = P::head_dim.qk, columns = P::head_dim.v;
@@ -244,7 +252,8 @@ class State {
     });
   }
 
-  /// 16 bytes a lane at a time, neighbouring lanes side by side.
+  /// f(vector, index) for the lane's accumulators, 16 bytes at a time; neighbouring lanes have neighbouring
+  /// indices.
   template <class F>
   __device__ __forceinline__ void for_each_vector(F f) {
     constexpr int each = 4 * static_cast<int>(sizeof(A)) / 16;
@@ -261,8 +270,9 @@ class State {
     });
   }
 
-  /// What power of two H is divided by to be an operand: none needed but for half, whose range ends at 65,504
-  /// and whose precision fades below 2^-14. There the largest element comes to lie in [2^14, 2^15).
+  /// The exponent of the power of two that H is divided by to be an operand: 0 but for half, whose range ends
+  /// at 65,504 and whose precision decreases below 2^-14. For half the largest element is then in [2^14,
+  /// 2^15).
   __device__ __forceinline__ int operand_exponent() const {
     if constexpr (std::same_as<T, half>)
       return exponent_for_half(largest());
@@ -270,7 +280,7 @@ class State {
       return 0;
   }
 
-  /// Likewise for v: small values would lose what the low part is for.
+  /// operand_exponent() for c: the low parts of small values would be below half's range.
   static __device__ __forceinline__ int values_exponent([[maybe_unused]] const typename Part::Values& c) {
     if constexpr (!std::same_as<T, half>) {
       return 0;
@@ -291,7 +301,7 @@ class State {
     }
   }
 
-  Accumulator<A> h_[Part::warp_column_blocks][depth_blocks];
+  Accumulator<A> h_[Part::warp_column_blocks][depth_blocks];  // H^T, (16, 8) each
 };
 
 }  // namespace cottention::sm80

@@ -113,7 +113,7 @@ struct ValidRows {
 /// few terms, whose rounding errors do not average out.
 template <int chunk, Direction direction>
 struct LeadingChunks {
-  static constexpr int min_terms = 16;
+  static constexpr int min_terms = 16;  // docs/tuning.md, "Numbers near the edge"
   static constexpr int no_row = direction == Direction::forward ? 0x7fffffff : -0x7fffffff;
   int end;  // first row of the first chunk that is not one; no_row if the walk has fewer than min_terms terms
 
