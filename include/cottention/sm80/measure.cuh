@@ -220,7 +220,8 @@ __device__ __forceinline__ void rescale_and_measure_rows(Tile<T, tile_rows, tile
   });
 }
 
-/// rescale_and_measure_rows() for rows that fp32 can square: none is scaled.
+/// rescale_and_measure_rows() for rows that fp32 can square: none is scaled. Scope: block; barriers inside:
+/// 0. Barriers around it as for that.
 template <int threads, Element T, int tile_rows, int tile_columns, class Write>
 __device__ __forceinline__ void measure_rows(Tile<T, tile_rows, tile_columns>& tile, int first_warp,
                                              Write write) {
@@ -230,7 +231,8 @@ __device__ __forceinline__ void measure_rows(Tile<T, tile_rows, tile_columns>& t
 }
 
 /// rescale_and_measure_rows() without scaling. Of a row whose sum of squares is below 2^-80, where squares
-/// may have underflowed, `norm` is an upper bound, 0 for zeros alone.
+/// may have underflowed, `norm` is an upper bound, 0 for zeros alone. Scope: block; barriers inside: 0.
+/// Barriers around it as for that.
 template <int threads, Element T, int tile_rows, int tile_columns, class Write>
 __device__ __forceinline__ void bound_norms(Tile<T, tile_rows, tile_columns>& tile, int first_warp,
                                             Write write) {
