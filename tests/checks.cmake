@@ -14,6 +14,8 @@ endfunction()
 
 cottention_add_check("headers keep to their layers" layer_check.py ${cottention_include})
 cottention_add_check("the layer check finds each fault" layer_check.py --self-test)
+cottention_add_check("no retired word, and one meaning for every type name" words_check.py ${PROJECT_SOURCE_DIR})
+cottention_add_check("the words check finds each fault" words_check.py --self-test)
 cottention_add_check("the spill check finds each fault" spill_check.py --self-test)
 
 cottention_add_check("the page of calls has what the headers have" api_check.py ${PROJECT_SOURCE_DIR})
