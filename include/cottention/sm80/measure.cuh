@@ -1,6 +1,7 @@
 // The norms of the rows of a tile.
 #pragma once
 
+#include <bit>
 #include <concepts>
 #include <cstdint>
 
@@ -19,13 +20,6 @@ namespace cottention::sm80 {
 
 namespace detail {
 
-/// Largest power of two up to x.
-__host__ __device__ constexpr int power_of_two_below(int x) {
-  int p = 1;
-  while (2 * p <= x) p *= 2;
-  return p;
-}
-
 /// A row of a tile (tile_rows, columns) that lanes_per_row neighbouring lanes read together. `threads`
 /// threads read rows_per_pass rows at a time; all lanes of a warp have a row or none has.
 template <int threads, int tile_rows, class Source>
@@ -33,7 +27,8 @@ struct RowReader {
   using T = typename Source::Element;
   using A = Accumulate<T>;
   static constexpr int max_lanes = threads / tile_rows < 1 ? 1 : threads / tile_rows;
-  static constexpr int lanes_per_row = power_of_two_below(max_lanes < 32 ? max_lanes : 32);
+  static constexpr int lanes_per_row =
+      static_cast<int>(std::bit_floor(static_cast<unsigned>(max_lanes < 32 ? max_lanes : 32)));
   static constexpr int rows_per_pass = threads / lanes_per_row;
   static_assert(
       tile_rows * lanes_per_row % 32 == 0 && rows_per_pass * lanes_per_row % 32 == 0,
