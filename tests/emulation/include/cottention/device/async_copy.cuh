@@ -1,4 +1,4 @@
-// Copies from global to shared memory that run beside the thread that issues them.
+// Asynchronous copies from global to shared memory.
 #pragma once
 
 #include <cuda_runtime.h>

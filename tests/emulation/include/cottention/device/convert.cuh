@@ -1,4 +1,4 @@
-// Between element types and fp32, and between numbers and their bits.
+// Conversions between element types and fp32, and between numbers and their bits.
 #pragma once
 
 #include <bit>
@@ -49,7 +49,7 @@ float unpack_high(std::uint32_t pair) {
   return T::widen(static_cast<std::uint16_t>(pair >> 16));
 }
 
-/// What fp32 cannot hold of a sum is rounded twice here.
+/// The result is rounded to fp32 and then to T: twice, where fp32 cannot hold it.
 template <Element T>
 std::uint32_t fma_pair(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
   return pack<T>(std::fma(unpack_low<T>(a), unpack_low<T>(b), unpack_low<T>(c)),

@@ -1,5 +1,5 @@
-// Loads and stores that name their memory space. Inlined always: the race detector knows a line of the kernel
-// by where the engine returns to.
+// Loads and stores that name their memory space. They are always inlined: the race detector identifies a line
+// of the kernel by the return address of the engine's function.
 #pragma once
 
 #include <cstdint>

@@ -1,4 +1,4 @@
-// Registers that change hands between the warpgroups of a block; here there are enough.
+// Moving registers from one warpgroup of a block to another; the emulator has enough and moves none.
 #pragma once
 
 #include <cuda_runtime.h>

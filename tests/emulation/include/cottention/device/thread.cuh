@@ -1,4 +1,4 @@
-// Which thread of which block is running.
+// The indices of the running thread, and opaque(), which has nothing to do where no optimiser of nvcc runs.
 #pragma once
 
 #include <cuda_runtime.h>

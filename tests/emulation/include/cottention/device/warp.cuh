@@ -26,7 +26,7 @@ T shuffle(T value, int source, emulation::Where where = emulation::Where::curren
 
 template <class T>
 T shuffle_xor(T value, int mask, emulation::Where where = emulation::Where::current()) {
-  return device::shuffle(value, lane_index() ^ mask, where);  // std has one too
+  return device::shuffle(value, lane_index() ^ mask, where);  // qualified, since std has a shuffle too
 }
 
 inline std::uint32_t redux_max(std::uint32_t value, emulation::Where where = emulation::Where::current()) {
