@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cottention/device/barrier.cuh>
-#include <cottention/sm80/partition.cuh>
+#include <cottention/sm80/output.cuh>
 
 namespace cottention::sm80 {
 
@@ -26,13 +26,8 @@ __device__ __forceinline__ void combine(typename Part::Output& out, PartialOutpu
       return partial.sums + (warp * elements + element) * device::warp_size + device::lane_index();
     };
     const auto for_each = [&out](auto f) {
-#pragma unroll
-      for (int i = 0; i < Part::warp_row_blocks; ++i)
-#pragma unroll
-        for (int m = 0; m < Part::warp_column_blocks; ++m)
-#pragma unroll
-          for (int e = 0; e < 8; ++e)
-            f(out.sums[i][m][e / 4].values[e % 4], (i * Part::warp_column_blocks + m) * 8 + e);
+      int element = 0;
+      for_each_sum<Part>(out, [&f, &element](auto& sum, int, int) { f(sum, element++); });
     };
     if (Part::warp_k() > 0)
       for_each(
