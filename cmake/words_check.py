@@ -113,8 +113,10 @@ SHARED_NAMES = {
     "Output": "cpu and kernel: which tensor a recurrence gives; reference: the results of a call",
     "Pieces": "the pieces of a sequence on either backend, whose rules differ",
     "Roles": "which tensor is a, b or c: cpu resolves it at run time, kernel at compile time",
+    "RowView": "the rows of a head on either backend",
     "Side": "cpu: queries or keys as an enum; tile: the rows of one of them",
     "State": "vocabulary: the state of a call; sm80: its accumulators in a block",
+    "StateLayout": "how a state lies in memory, on either backend",
     "Walk": "the walk of either backend",
 }
 
