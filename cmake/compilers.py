@@ -168,7 +168,7 @@ def configure_cmake(command, environment):
     build = FOLDER / "cmake_build"
     shutil.rmtree(build, ignore_errors=True)
     env = {**os.environ, **environment}
-    done = run([*command, "-S", ROOT / "tests/install/add_subdirectory", "-B", build, f"-DCOTTENTION_SOURCE={ROOT}",
+    done = run([*command, "-S", ROOT / "tests/package/add_subdirectory", "-B", build, f"-DCOTTENTION_SOURCE={ROOT}",
                 "-DCMAKE_CXX_FLAGS=-O0"], env=env)
     if done.returncode == 0:
         done = run([*command, "--build", build], env=env)

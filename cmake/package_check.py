@@ -101,7 +101,7 @@ def vcpkg(root, cmake, folder):
     emptied(folder)
     run(cmake, f"-DPORTFILE={root}/cmake/vcpkg/cottention/portfile.cmake", "-DPORT=cottention",
         f"-DCURRENT_PACKAGES_DIR={folder}/packages", f"-DCURRENT_BUILDTREES_DIR={folder}/buildtrees",
-        "-P", root / "tests/install/vcpkg/functions.cmake", stdout=subprocess.DEVNULL)
+        "-P", root / "tests/package/vcpkg/functions.cmake", stdout=subprocess.DEVNULL)
     shutil.move(folder / "packages", folder / "installed")
     find(cmake, folder, version_of(root), folder / "installed", f"-DCMAKE_PREFIX_PATH={folder}/installed")
     return 0

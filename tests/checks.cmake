@@ -1,6 +1,6 @@
 # Checks of the tree and of the package, as ctest tests.
 set(cottention_include ${PROJECT_SOURCE_DIR}/include)
-set(cottention_consumer ${CMAKE_CURRENT_SOURCE_DIR}/install)
+set(cottention_consumer ${CMAKE_CURRENT_SOURCE_DIR}/package)
 set(cottention_check_flags -Wall -Wextra -Wpedantic -Wconversion -Wshadow)
 if(COTTENTION_WERROR)
   list(APPEND cottention_check_flags -Werror)
@@ -82,7 +82,7 @@ foreach(name cpu cuda)
                    ${CMAKE_CURRENT_SOURCE_DIR}/requirements/names_${name}.cpp COMMAND_EXPAND_LISTS)
 endforeach()
 
-# A project of its own in install/FOLDER, configured with the options that follow, built and run.
+# A project of its own in package/FOLDER, configured with the options that follow, built and run.
 function(cottention_add_consumer name folder)
   string(MAKE_C_IDENTIFIER "${name}" build)
   add_test(

@@ -4,8 +4,8 @@
 
 #include <emulation.hpp>
 
-#include "emulation/conflicts.hpp"
 #include "support/catch.hpp"
+#include "support/conflicts.hpp"
 #include "support/cuda_forward.hpp"
 
 using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale, cottention::Split;

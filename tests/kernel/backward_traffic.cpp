@@ -4,8 +4,8 @@
 
 #include <emulation.hpp>
 
-#include "emulation/conflicts.hpp"
 #include "support/catch.hpp"
+#include "support/conflicts.hpp"
 #include "support/cuda_backward.hpp"
 #include "support/many_blocks.hpp"
 
