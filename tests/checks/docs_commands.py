@@ -126,7 +126,7 @@ class Commands:
             self.of_run(words)
         elif word == "./run.sh":
             self.need_options(words[1:], self.help_of("bench/gpu/run.sh", "--help"), word)
-        elif re.match(r"^(bench|cmake)/[\w/]*\.(py|sh)$", word):
+        elif re.match(r"^(bench|tests/checks)/[\w/]*\.(py|sh)$", word):
             self.of_script(words)
         elif word in ("cmake", "ctest") and (in_prose or {"--preset", "--target"} & set(words)):
             self.of_cmake(words)
@@ -139,7 +139,7 @@ class Commands:
         elif word in RUN or (word.startswith("./") and not in_prose):
             return True
         else:
-            raise Unknown(f"no rule for the command {word}; cmake/docs_commands.py has them")
+            raise Unknown(f"no rule for the command {word}; tests/checks/docs_commands.py has them")
         return False
 
     def check_span(self, text, code):
@@ -160,5 +160,5 @@ def is_command(text):
     """Whether a line looks like one for a shell."""
     word = re.sub(r"^(\w+=\S+ +)*(\$ +)?", "", text.strip()).partition(" ")[0]
     return (word in RUN - {"cd", "export", "mkdir"} or word in ("ctest", "conan", "vcpkg", "pip", "apt-get", "sudo", "python3")
-            or word.startswith(("./", "clang-format")) or bool(re.match(r"^(bench|cmake|build)/[\w/]+(\.py|\.sh)?$", word)))
+            or word.startswith(("./", "clang-format")) or bool(re.match(r"^(bench|tests/checks|build)/[\w/]+(\.py|\.sh)?$", word)))
 

@@ -77,7 +77,7 @@ def check(include_dir):
         layer = layer_of(path)
         graph[str(path)] = set()
         if layer is None:
-            problems.append(f"{path}: belongs to no layer; name it in cmake/layer_check.py")
+            problems.append(f"{path}: belongs to no layer; name it in tests/checks/layer_check.py")
             continue
         if "#pragma once" not in lines:
             problems.append(f"{path}: has no #pragma once")

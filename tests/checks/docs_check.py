@@ -223,7 +223,7 @@ class Site:
             self.configure_instead(block, *rest.split(), where, files)
         else:
             raise Fault(f"a block of `{block.language}`{f' after <!-- {kind} -->' if kind else ''}: "
-                        "cmake/docs_check.py says what may be")
+                        "tests/checks/docs_check.py says what may be")
         return output
 
     def compile_within(self, block, file, where):
