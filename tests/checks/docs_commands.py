@@ -57,8 +57,8 @@ class Commands:
         if section is None:
             raise Unknown(f"./run help has no command {words[1]}")
         text = section[0]
-        if "bench/run.py" in text:
-            text += self.help_of("bench/run.py", "--help")
+        if "bench/cpu/run.py" in text:
+            text += self.help_of("bench/cpu/run.py", "--help")
         if "run.sh" in text:
             text += self.help_of("bench/gpu/run.sh", "--help")
         if words[1] == "demo":

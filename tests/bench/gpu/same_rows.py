@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / "bench" / "gpu" / "peers"))
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[3] / "bench" / "peers" / "gpu"))
 import rows  # noqa: E402
 
 program, preset, *left_out = sys.argv[1:]

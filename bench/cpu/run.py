@@ -1,11 +1,11 @@
 #!/usr/bin/env python3
 """Benchmarks of cottention on this machine's CPU, with PyTorch beside it: one run, one table, one JSON file.
 
-    bench/run.py                  the named shapes, decoding, memory; then length, head dimension and heads swept
-    bench/run.py --quick          some of each, in under five minutes on two idle cores
-    bench/run.py --preset authors the sizes that the authors of the paper time
-    bench/run.py --filter REGEX   only rows whose name contains a match
-    bench/run.py --no-peers       without PyTorch
+    bench/cpu/run.py                  the named shapes, decoding, memory; then length, head dimension and heads swept
+    bench/cpu/run.py --quick          some of each, in under five minutes on two idle cores
+    bench/cpu/run.py --preset authors the sizes that the authors of the paper time
+    bench/cpu/run.py --filter REGEX   only rows whose name contains a match
+    bench/cpu/run.py --no-peers       without PyTorch
 
 For each shape our rows are measured, then the peers, then our rows again, so that a machine that changes its speed
 meanwhile shows. Times are medians over the repetitions of both passes. The peaks that results are fractions of are
@@ -23,10 +23,10 @@ import signal
 import subprocess
 import sys
 
-import files
-import report
 from processes import BENCH, ROOT, Ours, Progress, build
 from pytorch import measure_memory, memory_requests, peer_requests, start_peers
+import files  # of bench/report, which processes adds to the path
+import report
 
 QUICK = "|".join((
     r"forward(_backward)?/[ABC]/causal/fp32/threads:N", r"forward/[ABC]/bidirectional/fp32/threads:N",

@@ -27,7 +27,7 @@ class Scratch {
 };
 
 /// Weighted sum over the rows at the first, middle and last position, and the sum of the magnitudes of its
-/// terms: a few numbers by which peers/pytorch_peers.py sees that both computed the same thing from the same
+/// terms: a few numbers by which bench/peers/pytorch_peers.py sees that both computed the same thing from the same
 /// inputs.
 template <class T>
 void add_witness(benchmark::State& state, const char* name, const Buffer<T>& x, const NamedShape& shape) {

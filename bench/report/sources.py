@@ -3,7 +3,7 @@ import pathlib
 
 import files
 
-BENCH = pathlib.Path(__file__).resolve().parent
+BENCH = pathlib.Path(__file__).resolve().parents[1]
 ROOT = BENCH.parent
 RESULTS = BENCH / "results"
 

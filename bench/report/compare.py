@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Compares two result files, of runs on CPUs or on GPUs, and names what became slower or less accurate beyond noise.
 
-    bench/compare.py OLD NEW
-    bench/compare.py OLD NEW --all       rows that did not change too
-    bench/compare.py OLD NEW --filter R  only rows whose name contains a match
+    bench/report/compare.py OLD NEW
+    bench/report/compare.py OLD NEW --all       rows that did not change too
+    bench/report/compare.py OLD NEW --filter R  only rows whose name contains a match
 
 A row has changed where the two runs' times lie apart: the lower quartile of one above the upper quartile of the other, and
 the medians more than --threshold apart. Of GPU rows, whose files hold median and extremes, the quartiles are taken to

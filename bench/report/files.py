@@ -1,4 +1,4 @@
-"""Result files: reading, writing and what must be in them. Of runs on CPUs (bench/run.py) and on GPUs (bench/gpu/run.sh)."""
+"""Result files: reading, writing and what must be in them. Of runs on CPUs (bench/cpu/run.py) and on GPUs (bench/gpu/run.sh)."""
 import json
 import os
 import pathlib

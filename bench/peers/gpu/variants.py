@@ -9,7 +9,7 @@ import torch.nn.functional as F
 
 HERE = pathlib.Path(__file__).resolve().parent
 # Carried along in the package; else where it comes from.
-sys.path.insert(0, str(HERE if (HERE / "forms.py").exists() else HERE.parent.parent / "peers"))
+sys.path.insert(0, str(HERE if (HERE / "forms.py").exists() else HERE.parent))
 if (HERE / "site").is_dir():
     sys.path.insert(0, str(HERE / "site"))  # flash-linear-attention, in the package
 import forms  # noqa: E402

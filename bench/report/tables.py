@@ -1,8 +1,8 @@
 #!/usr/bin/env python3
 """Writes the tables and figures of speech of README.md and docs/ from committed result files.
 
-    bench/tables.py            rewrites what stands between <!-- NAME --> and <!-- /NAME --> in the pages
-    bench/tables.py --check    only says where a page differs from that; exit status 1 if one does
+    bench/report/tables.py            rewrites what stands between <!-- NAME --> and <!-- /NAME --> in the pages
+    bench/report/tables.py --check    only says where a page differs from that; exit status 1 if one does
 
 NAME is one of BLOCKS below. A page that names another is refused.
 """

@@ -5,7 +5,7 @@ import subprocess
 import sys
 
 from processes import PEERS, Child, Peers
-from report import size_of
+from report import size_of  # found by what processes adds to the path
 
 STEP_HEADS, STEP_DIM = 16, 64
 FORMS = {"causal": ("quadratic", "recurrent", "chunked", "softmax"), "bidirectional": ("bidirectional",)}

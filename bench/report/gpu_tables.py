@@ -5,7 +5,7 @@ import sys
 import sources
 from sources import ROOT
 
-sys.path.insert(0, str(ROOT / "bench" / "gpu" / "peers"))
+sys.path.insert(0, str(ROOT / "bench" / "peers" / "gpu"))
 import rows as gpu_rows  # noqa: E402
 
 ASSUMED_BYTES_PER_SECOND = 3.0e12  # an assumption of the table of floors, not a measurement

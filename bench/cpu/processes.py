@@ -8,10 +8,11 @@ import sys
 import tempfile
 import time
 
-import report
-
-BENCH = pathlib.Path(__file__).resolve().parent
+BENCH = pathlib.Path(__file__).resolve().parents[1]
 ROOT = BENCH.parent
+sys.path.insert(0, str(BENCH / "report"))
+import report  # noqa: E402
+
 PEERS = BENCH / "peers" / "pytorch_peers.py"
 PACKAGES = "Debian and Ubuntu: apt-get install cmake g++ libbenchmark-dev"
 
@@ -95,7 +96,7 @@ class Ours:
 
 
 class Peers:
-    """peers/pytorch_peers.py, kept running so that PyTorch is loaded once; started anew after it has died."""
+    """bench/peers/pytorch_peers.py, kept running so that PyTorch is loaded once; started anew after it has died."""
 
     def __init__(self, python, environment, threads):
         self.python = python
@@ -143,7 +144,7 @@ def build():
                 raise SystemExit(f"{done.stdout[-3000:]}\nbench: cannot build cottention_bench. {PACKAGES}")
     except OSError as error:
         raise SystemExit(f"bench: cannot build cottention_bench: {error}. {PACKAGES}")
-    executable = folder / "bench" / "cottention_bench"
+    executable = folder / "bench" / "cpu" / "cottention_bench"
     if not executable.exists():
         raise SystemExit(f"bench: cottention_bench was not built, since Google Benchmark is missing. {PACKAGES}")
     return executable

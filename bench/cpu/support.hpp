@@ -16,8 +16,8 @@
 
 #include <cottention/cpu.hpp>
 
-#include "flops.hpp"
-#include "preset.hpp"
+#include "../flops.hpp"
+#include "../preset.hpp"
 
 namespace bench {
 
@@ -75,7 +75,7 @@ class Buffer {
 };
 
 /// The i-th of a reproducible sequence, uniform in [-1, 1): the finaliser of MurmurHash3.
-/// peers/pytorch_peers.py computes the same numbers, so that outputs can be compared across the two.
+/// bench/peers/pytorch_peers.py computes the same numbers, so that outputs can be compared across the two.
 constexpr float random_value(std::uint32_t seed, std::uint64_t i) {
   auto x = static_cast<std::uint32_t>(i) + seed * 0x9e3779b9u;
   x ^= x >> 16;
