@@ -269,7 +269,7 @@ class Site:
 
 def pages(root):
     return [root / "README.md", *sorted((root / "docs").glob("*.md")), *sorted(root.glob("bench/**/*.md")),
-            *sorted(root.glob("examples/*.md"))]
+            *sorted(root.glob("examples/*.md")), *sorted(root.glob("tests/*/README.md"))]
 
 
 def main():
