@@ -17,10 +17,11 @@ import sys
 import time
 
 ROOT = pathlib.Path(sys.argv[1]).resolve()
+sys.path.insert(0, str(ROOT / "tests" / "run"))
+import pypi  # noqa: E402
+
 FOLDER = ROOT / "build" / "compilers"
-NVCC_PARTS = ["nvidia-cuda-nvcc", "nvidia-cuda-crt", "nvidia-nvvm", "nvidia-cuda-cccl", "nvidia-cuda-runtime"]
-NVCC_13_0 = ["nvidia-cuda-nvcc==13.0.88", "nvidia-cuda-crt==13.0.88", "nvidia-nvvm==13.0.88", "nvidia-cuda-cccl==13.0.85",
-             "nvidia-cuda-runtime==13.0.96"]
+NVCC_PARTS = [package.partition("==")[0] for package in pypi.NVCC]
 CLANG_CUDA = ["nvidia-cuda-nvcc-cu12==12.4.131", "nvidia-cuda-cccl-cu12==12.4.127", "nvidia-cuda-runtime-cu12==12.4.127",
               "nvidia-curand-cu12==10.3.5.147"]
 CPU, CUDA = "tests/compilers/cpu.cpp", "tests/compilers/cuda.cu"
@@ -190,7 +191,7 @@ CASES = {
     "clang++, Debian's newest": (newest_debian_clang, compile_cpu, "CPU, compared with the reference"),
     "clang++, Debian's newest, libc++": (lambda: with_libcxx(newest_debian_clang()), compile_cpu, "CPU, compared with the reference"),
     "clang++ of ziglang, libc++": (zig, compile_cpu, "CPU, compared with the reference"),
-    "nvcc 13.0": (lambda: nvcc("nvcc-13.0", NVCC_13_0), compile_cuda, "CUDA and CPU in one source, sm_80"),
+    "nvcc 13.0": (lambda: nvcc("nvcc-13.0", pypi.NVCC), compile_cuda, "CUDA and CPU in one source, sm_80"),
     "nvcc, PyPI's newest": (lambda: nvcc("nvcc-newest", NVCC_PARTS), compile_cuda, "CUDA and CPU in one source, sm_80"),
     "clang++ for CUDA, Debian's newest": (clang_cuda, compile_cuda, "CUDA and CPU in one source, sm_80, CUDA 12.4"),
     "CMake 3.22": (lambda: cmake("3.22.6"), configure_cmake, "a project that uses the library"),

@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""README, run, CMakeLists.txt and requirements.hpp name the same oldest compilers.
+"""README, run, what it takes from PyPI, CMakeLists.txt and requirements.hpp name the same oldest compilers.
 
 usage: versions_check.py ROOT
 """
@@ -13,7 +13,7 @@ NAMED = {
     "GCC": {"README.md": r"GCC (\d+) and newer", "run": r"^oldest_gxx=(\d+)", "include/cottention/requirements.hpp": r"__GNUC__ < (\d+)"},
     "Clang": {"README.md": r"Clang (\d+) and newer", "run": r"clang\+\+ (\d+) or newer",
               "include/cottention/requirements.hpp": r"__clang_major__ < (\d+)"},
-    "nvcc": {"README.md": r"nvcc (\d+\.\d+)", "run": r"^oldest_nvcc=(\d+\.\d+)", "include/cottention/requirements.hpp": r"needs nvcc (\d+\.\d+)"},
+    "nvcc": {"README.md": r"nvcc (\d+\.\d+)", "tests/run/pypi.py": r"^OLDEST_NVCC = \"(\d+\.\d+)\"", "include/cottention/requirements.hpp": r"needs nvcc (\d+\.\d+)"},
     "CMake": {"README.md": r"CMake (\d+\.\d+) and newer", "run": r"^oldest_cmake=(\d+\.\d+)",
               "CMakeLists.txt": r"cmake_minimum_required\(VERSION (\d+\.\d+)"},
 }
