@@ -47,8 +47,9 @@ def install(packages, *options, folder=None):
     shutil.rmtree(new, ignore_errors=True)
     BUILD.mkdir(exist_ok=True)
     with open(log, "w", encoding="utf-8") as file:
-        done = subprocess.run([sys.executable, "-m", "pip", "install", "--no-compile", "--disable-pip-version-check", "--retries", "2",
-                               *options, "--target", new, *packages], stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+        done = subprocess.run([sys.executable, "-m", "pip", "install", "--no-compile", "--disable-pip-version-check",
+                               "--retries", "2", *options, "--target", new, *packages],
+                              stdin=subprocess.DEVNULL, stdout=file, stderr=file)
     if done.returncode != 0:
         shutil.rmtree(new, ignore_errors=True)
         raise Missing("\n".join(log.read_text(encoding="utf-8").splitlines()[-5:]))

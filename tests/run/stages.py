@@ -36,7 +36,7 @@ class Stages:
         self.options, self.passed, self.failed, self.skipped = options, 0, 0, 0
 
     def run(self, name, title, *definitions, target="all", compiler=None):
-        """Builds the preset test-NAME with these definitions, and runs its tests. Where the target is "", it is configured alone."""
+        """Builds the preset test-NAME with these definitions, and runs its tests. Target "": it is configured alone."""
         started = time.monotonic()
         say(f"{title}: building")
         command = [ROOT / "run", "build", name, target, "--preset", f"test-{name}",
@@ -54,7 +54,8 @@ class Stages:
             self.failed += 1
             return
         counts = xml.etree.ElementTree.parse(results).getroot().attrib
-        tests, failures, skips = int(counts["tests"]), int(counts["failures"]), int(counts["skipped"]) + int(counts["disabled"])
+        tests, failures = int(counts["tests"]), int(counts["failures"])
+        skips = int(counts["skipped"]) + int(counts["disabled"])
         self.passed += tests - failures - skips
         self.failed += failures
         self.skipped += skips
@@ -65,7 +66,8 @@ class Stages:
         command = ["ctest", "--preset", f"test-{name}", "-j", str(len(os.sched_getaffinity(0))), "--output-junit", results]
         if self.options.filter:
             command += ["-R", self.options.filter]
-        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace") as ctest:
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+                              errors="replace") as ctest:
             for line in ctest.stdout:
                 if not QUIET.search(line.rstrip("\n")):
                     print(line, end="", flush=True)
@@ -80,7 +82,8 @@ def thread_sanitizer_runner():
     versions stop where the kernel scatters addresses widely, unless told not to."""
     probe = BUILD / "thread_sanitizer_probe"
     BUILD.mkdir(exist_ok=True)
-    compiled = subprocess.run([os.environ["CXX"], "-fsanitize=thread", "-x", "c++", "-", "-o", probe], input="int main() {}", text=True)
+    compiled = subprocess.run([os.environ["CXX"], "-fsanitize=thread", "-x", "c++", "-", "-o", probe], input="int main() {}",
+                              text=True)
     if compiled.returncode != 0:
         return None
     for runner in ([], ["setarch", platform.machine(), "-R"]):
