@@ -134,8 +134,9 @@ def self_test():
         "reference.hpp": f"#pragma once\n#include {REQUIREMENTS}\n#include <cottention/problem.hpp>\n",
         "device/memory.cuh": "#pragma once\n#include <cottention/tensor.hpp>\n// of threadIdx\nint x = threadIdx.x;\n",
         "device/collective.cuh": "#pragma once\n#include <cub/warp/warp_scan.cuh>\n",
-        "sm80/rows.cuh": "#pragma once\n#include <cottention/device/memory.cuh>\nint y;  // not threadIdx\n",
-        "sm80/walk.cuh": "#pragma once\n#include <cottention/sm80/rows.cuh>\n",
+        "tile/weights.cuh": "#pragma once\n#include <cottention/device/memory.cuh>\nint y;  // not threadIdx\n",
+        "kernel/head.cuh": "#pragma once\n#include <cottention/tile/weights.cuh>\n",
+        "sm80/walk.cuh": "#pragma once\n#include <cottention/kernel/head.cuh>\n",
         "tuning/forward.cuh": "#pragma once\n#include <cottention/sm80/walk.cuh>\n",
         "host/plan.hpp": "#pragma once\n#include <cottention/tensor.hpp>\n",
         "forward.cuh":
@@ -151,13 +152,14 @@ def self_test():
         "form a cycle": {"problem.hpp": "#pragma once\n#include <cottention/tensor.hpp>\n"},
         "belongs to no layer": {"other.hpp": "#pragma once\n"},
         "has no #pragma once": {"problem.hpp": "\n"},
-        "sm80/rows.cuh:2: tile includes": {"sm80/rows.cuh": "#pragma once\n#include <cottention/sm80/walk.cuh>\n"},
+        "tile/weights.cuh:2: tile includes": {"tile/weights.cuh": "#pragma once\n#include <cottention/kernel/head.cuh>\n"},
+        "kernel/head.cuh:2: kernel includes": {"kernel/head.cuh": "#pragma once\n#include <cottention/sm80/walk.cuh>\n"},
         "device/memory.cuh:2: device includes": {
             "device/memory.cuh": "#pragma once\n#include <cottention/host/plan.hpp>\n"},
-        "sm80/state.cuh:2: tile includes": {"sm80/state.cuh": "#pragma once\n#include <cottention/tuning/forward.cuh>\n"},
+        "sm80/state.cuh:2: sm80 includes": {"sm80/state.cuh": "#pragma once\n#include <cottention/tuning/forward.cuh>\n"},
         "tuning/forward.cuh:2: tuning includes": {
             "tuning/forward.cuh": "#pragma once\n#include <cottention/host/plan.hpp>\n"},
-        "sm80/walk.cuh:2: kernel includes": {"sm80/walk.cuh": "#pragma once\n#include <cottention/forward.cuh>\n"},
+        "sm80/walk.cuh:2: sm80 includes": {"sm80/walk.cuh": "#pragma once\n#include <cottention/forward.cuh>\n"},
         "cpu.hpp:2: cpu includes": {"cpu.hpp": "#pragma once\n#include <cottention/host/plan.hpp>\n"},
         "tensor.hpp:2: vocabulary includes <cottention/owned": {
             "tensor.hpp": "#pragma once\n#include <cottention/owned_workspace.hpp>\n"},
@@ -165,7 +167,7 @@ def self_test():
         "scan.cuh: belongs to no layer": {"scan.cuh": "#pragma once\n"},
         "host/plan.hpp:2: plain C++ includes": {
             "host/plan.hpp": "#pragma once\n#include <cottention/device/memory.cuh>\n"},
-        "sm80/rows.cuh:2: threadIdx belongs in device/": {"sm80/rows.cuh": "#pragma once\nint x = threadIdx.x;\n"},
+        "tile/weights.cuh:2: threadIdx belongs in device/": {"tile/weights.cuh": "#pragma once\nint x = threadIdx.x;\n"},
         "sm80/walk.cuh:2: __shfl_xor_sync belongs": {
             "sm80/walk.cuh": "#pragma once\nint x = __shfl_xor_sync(1);\n"},
         "sm80/walk.cuh:2: <cub/warp/warp_scan.cuh> belongs": {
