@@ -9,9 +9,9 @@ add_custom_target(
           "-DHOST=${CMAKE_CXX_COMPILER_ID} ${CMAKE_CXX_COMPILER_VERSION}" -P ${PROJECT_SOURCE_DIR}/cmake/gpu_build_facts.cmake
   COMMAND ${CMAKE_COMMAND} -E copy_if_different ${PROJECT_SOURCE_DIR}/bench/gpu/run.sh ${cottention_gpu_package}
   COMMAND ${CMAKE_COMMAND} -E make_directory ${cottention_gpu_package}/peers
-  COMMAND ${CMAKE_COMMAND} -E copy_if_different ${PROJECT_SOURCE_DIR}/bench/gpu/peers/peers.py
-          ${PROJECT_SOURCE_DIR}/bench/gpu/peers/rows.py ${PROJECT_SOURCE_DIR}/bench/gpu/peers/worker.py
-          ${PROJECT_SOURCE_DIR}/bench/gpu/peers/variants.py ${PROJECT_SOURCE_DIR}/bench/peers/forms.py
+  COMMAND ${CMAKE_COMMAND} -E copy_if_different ${PROJECT_SOURCE_DIR}/bench/peers/gpu/peers.py
+          ${PROJECT_SOURCE_DIR}/bench/peers/gpu/rows.py ${PROJECT_SOURCE_DIR}/bench/peers/gpu/worker.py
+          ${PROJECT_SOURCE_DIR}/bench/peers/gpu/variants.py ${PROJECT_SOURCE_DIR}/bench/peers/forms.py
           ${cottention_gpu_package}/peers
   VERBATIM)
 add_custom_target(gpu_package)

@@ -5,10 +5,10 @@ import torch
 import torch.nn.functional as F
 
 SEEDS = {"q": 1, "k": 2, "v": 3, "dout": 4, "scale": 5, "state": 6}
-DEVICE = torch.device("cpu")  # of everything that is made here; bench/gpu/peers/worker.py sets another
+DEVICE = torch.device("cpu")  # of everything that is made here; bench/peers/gpu/worker.py sets another
 
 
-# Inputs: the numbers of random_value() in support.hpp.
+# Inputs: the numbers of random_value() in bench/cpu/support.hpp.
 
 
 def random_values(seed, count):
@@ -220,7 +220,7 @@ BOUND = {torch.float32: 1e-5, torch.bfloat16: 2e-2}  # of a peer's error; what i
 
 
 def compared(q):
-    """Heads and rows that are compared with the definition, those of definition.hpp."""
+    """Heads and rows that are compared with the definition, those of bench/cpu/definition.hpp."""
     heads, seq = q.shape[1], q.shape[-2]
     return (sorted({0, min(1, heads - 1), heads - 1}),
             torch.tensor(sorted({i for i in (0, 1, seq // 3, seq // 2, seq - 2, seq - 1) if 0 <= i < seq}), device=q.device))

@@ -4,7 +4,7 @@
     pytorch_peers.py                       time every form at shapes A to C and print a table
     pytorch_peers.py --shapes A,E --forms quadratic,chunked --passes forward
     pytorch_peers.py --check               only compare every form with the definition
-    pytorch_peers.py --serve               answer requests, one JSON object a line (bench/run.py asks)
+    pytorch_peers.py --serve               answer requests, one JSON object a line (bench/cpu/run.py asks)
 
 Forms:
     quadratic      cosine attention as the authors write it for causal models: normalise, Q K^T, mask, times V n^-sigmoid(m)

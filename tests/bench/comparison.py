@@ -1,4 +1,4 @@
-"""bench/compare.py and bench/files.py on results made up for the purpose."""
+"""bench/report/compare.py and bench/report/files.py on results made up for the purpose."""
 import copy
 import pathlib
 import random
@@ -8,7 +8,7 @@ import tempfile
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "bench"))
+sys.path.insert(0, str(ROOT / "bench" / "report"))
 import compare  # noqa: E402
 import files  # noqa: E402
 
@@ -89,7 +89,7 @@ class Comparison(unittest.TestCase):
             old, new = pathlib.Path(folder, "old.json"), pathlib.Path(folder, "new.json")
             files.save(old, cpu_results())
             files.save(new, cpu_results(1.5, seed=2))
-            command = [sys.executable, str(ROOT / "bench" / "compare.py")]
+            command = [sys.executable, str(ROOT / "bench" / "report" / "compare.py")]
             self.assertEqual(subprocess.run([*command, old, new], stdout=subprocess.DEVNULL).returncode, 1)
             self.assertEqual(subprocess.run([*command, old, old], stdout=subprocess.DEVNULL).returncode, 0)
             self.assertEqual(subprocess.run([*command, new, old], stdout=subprocess.DEVNULL).returncode, 0)

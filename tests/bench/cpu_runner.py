@@ -1,4 +1,4 @@
-"""bench/run.py with a program in place of cottention_bench that answers at once: what is recorded, and what is left of a run that
+"""bench/cpu/run.py with a program in place of cottention_bench that answers at once: what is recorded, and what is left of a run that
 is ended."""
 import json
 import os
@@ -12,7 +12,7 @@ import time
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "bench"))
+sys.path.insert(0, str(ROOT / "bench" / "report"))
 import files  # noqa: E402
 import report  # noqa: E402
 
@@ -48,7 +48,7 @@ class CpuRunner(unittest.TestCase):
         self.json = self.folder / "results.json"
 
     def start(self, *arguments, **environment):
-        return subprocess.Popen([sys.executable, ROOT / "bench" / "run.py", "--executable", self.program, "--threads", "1",
+        return subprocess.Popen([sys.executable, ROOT / "bench" / "cpu" / "run.py", "--executable", self.program, "--threads", "1",
                                  "--no-peers", "--json", self.json, *arguments], env={**os.environ, **environment},
                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 

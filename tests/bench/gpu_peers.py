@@ -1,4 +1,4 @@
-"""bench/gpu/peers/peers.py where there is neither a GPU nor PyTorch: its dry run, and what it records of workers that are not
+"""bench/peers/gpu/peers.py where there is neither a GPU nor PyTorch: its dry run, and what it records of workers that are not
 what they should be."""
 import json
 import os
@@ -10,11 +10,11 @@ import time
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path[:0] = [str(ROOT / "bench"), str(ROOT / "bench" / "gpu" / "peers")]
+sys.path[:0] = [str(ROOT / "bench" / "report"), str(ROOT / "bench" / "peers" / "gpu")]
 import files  # noqa: E402
 import rows as gpu_rows  # noqa: E402
 
-PROGRAM = ROOT / "bench" / "gpu" / "peers" / "peers.py"
+PROGRAM = ROOT / "bench" / "peers" / "gpu" / "peers.py"
 # Answers as worker.py does; at a variant that is named in its reply, does that instead.
 WORKER = """
 import json, os, sys, time

@@ -7,7 +7,7 @@ import tempfile
 import unittest
 
 ROOT = pathlib.Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "bench"))
+sys.path.insert(0, str(ROOT / "bench" / "report"))
 import figures  # noqa: E402
 import files  # noqa: E402
 import gpu_tables  # noqa: E402
@@ -19,7 +19,7 @@ RESULTS = sorted((ROOT / "bench" / "results").glob("*.json"))
 
 class Published(unittest.TestCase):
     def test_tables_and_numbers_agree_with_the_result_files(self):
-        done = subprocess.run([sys.executable, ROOT / "bench" / "tables.py", "--check"], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, ROOT / "bench" / "report" / "tables.py", "--check"], capture_output=True, text=True)
         self.assertEqual((done.returncode, done.stdout + done.stderr), (0, ""))
 
     def test_a_number_that_was_changed_by_hand_is_found(self):
@@ -109,7 +109,7 @@ class Published(unittest.TestCase):
     def test_a_dry_run_on_a_machine_without_a_gpu_goes_through_the_tables(self):
         with tempfile.TemporaryDirectory() as folder:
             path = pathlib.Path(folder, "peers.json")
-            subprocess.run([sys.executable, ROOT / "bench" / "gpu" / "peers" / "peers.py", "--dry-run", "--json", path],
+            subprocess.run([sys.executable, ROOT / "bench" / "peers" / "gpu" / "peers.py", "--dry-run", "--json", path],
                            check=True, stdout=subprocess.DEVNULL)
             results = {"date": "2026-01-01", "machine": {"name": "no device"}, "driver": "none", "tests": [], "sanitizer": [],
                        "bench": None, "peers": files.load(path)}

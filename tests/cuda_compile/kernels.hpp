@@ -1,4 +1,4 @@
-// Compiles the kernels of calls and lists them for cmake/spill_check.py, a line for each:
+// Compiles the kernels of calls and lists them for tests/checks/spill_check.py, a line for each:
 //
 //     mangled name of the type | Problem | Tiling | bytes of shared memory | threads | blocks
 #pragma once

@@ -1,0 +1,70 @@
+// What backward's kernels move, counted by the emulator.
+#include <cstdint>
+#include <span>
+
+#include <emulation.hpp>
+
+#include "support/catch.hpp"
+#include "support/conflicts.hpp"
+#include "support/cuda_backward.hpp"
+#include "support/many_blocks.hpp"
+
+using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale;
+using namespace support;
+
+namespace {
+
+constexpr Wanted rows_alone[] = {Wanted::dq, Wanted::dk, Wanted::dv};
+constexpr Wanted rows_and_logit[] = {Wanted::dq, Wanted::dk, Wanted::dv, Wanted::dscale_logit};
+
+/// Global bytes of a call, over those of reading q, k, v and dout and writing dq, dk and dv once.
+template <cottention::AnyProblem P>
+double traffic(const cottention::Shape& shape, Presence final_h,
+               std::span<const Wanted> wanted = rows_alone) {
+  using T = typename P::element;
+  const Inputs<T> inputs(Case{.mask = P::mask, .scale = P::scale, .shape = shape});
+  auto args = inputs.backward();
+  const auto h = final_h_of(inputs);
+  if (final_h == Presence::present) args.final_h = h.data();
+  cottention::emulation::clear_statistics();
+  (void)run_cuda_backward<P>(args, {.split = {1}, .wanted = wanted});
+  const auto counted = cottention::emulation::statistics();
+  const std::int64_t query_side = shape.seq_q * shape.heads_q * (2 * shape.dim_qk + shape.dim_v);
+  const std::int64_t key_side = shape.seq_k * shape.heads_kv * (2 * shape.dim_qk + 2 * shape.dim_v);
+  const double once =
+      static_cast<double>(shape.batch * (query_side + key_side)) * static_cast<double>(sizeof(T));
+  return static_cast<double>(counted.global_bytes_read + counted.global_bytes_written) / once;
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("Gradients together move each tensor once", "", cottention::half, cottention::bfloat16) {
+  using P = Problem<TestType, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
+  const cottention::Shape shape = support::Extents{1, 2048, 2048, 2, 2, 64, 64};
+  CHECK(traffic<P>(shape, Presence::present) <= 1.05);
+  check_conflicts();
+  const ManyBlocks many_blocks;
+  CHECK(traffic<P>(shape, Presence::present) <= 1.05);
+  check_conflicts();
+}
+
+TEST_CASE("Wide gradients together move each tensor once, causal and bidirectional") {
+  using cottention::bfloat16;
+  const cottention::Shape shape = support::Extents{1, 2048, 2048, 1, 1, 128, 128};
+  CHECK(traffic<Problem<bfloat16, HeadDim{128, 128}, Mask::causal, Scale::by_key>>(
+            shape, Presence::present) <= 1.05);
+  CHECK(traffic<Problem<bfloat16, HeadDim{128, 128}, Mask::bidirectional, Scale::by_key>>(
+            shape, Presence::present) <= 1.05);
+}
+
+TEST_CASE("The bound of scale_logit's gradient by query lets long sequences of ordinary rows be read once") {
+  const cottention::Shape shape = support::Extents{1, 32'768, 32'768, 1, 1, 16, 16};
+  CHECK(traffic<Problem<cottention::half, HeadDim{16, 16}, Mask::causal, Scale::by_query>>(
+            shape, Presence::present, rows_and_logit) <= 1.05);
+}
+
+TEMPLATE_TEST_CASE("Without the final state they read k and v twice", "", cottention::bfloat16) {
+  const cottention::Shape shape = support::Extents{1, 2048, 2048, 2, 2, 64, 64};
+  CHECK(traffic<Problem<TestType, HeadDim{64, 64}, Mask::causal, Scale::by_key>>(shape, Presence::absent) <=
+        9.0 / 7 * 1.05);
+}

@@ -1,0 +1,104 @@
+#!/usr/bin/env python3
+"""What is taken from PyPI, of which release: installed once, below build/.
+
+usage: pypi.py nvcc             prints the nvcc to use: that of the PATH where it is new enough, or else PyPI's
+       pypi.py matplotlib       prints the folder that has it, for PYTHONPATH
+       pypi.py peers FOLDER     puts flash-linear-attention into FOLDER, for whatever Python a machine with a GPU has
+
+Exit status 1 where it is not to be had.
+"""
+import pathlib
+import re
+import shutil
+import subprocess
+import sys
+
+BUILD = pathlib.Path(__file__).resolve().parents[2] / "build"
+OLDEST_NVCC = "13.0"
+# What of NVIDIA's packages makes up nvcc, all of one release.
+NVCC = ["nvidia-cuda-nvcc==13.0.88", "nvidia-cuda-crt==13.0.88", "nvidia-nvvm==13.0.88", "nvidia-cuda-cccl==13.0.85",
+        "nvidia-cuda-runtime==13.0.96"]
+# Compiles kernels at run time; for nvcc's that come without.
+NVRTC = ["nvidia-cuda-nvrtc==13.0.88"]
+# Peers on GPUs, pure Python: timed there by the PyTorch of the machine. bench/peers/gpu
+PEERS = ["fla-core==0.6.0", "flash-linear-attention==0.6.0", "einops==0.8.2"]
+# What the recipe for conan is tested with.
+CONAN = ["conan==2.34.0"]
+# Of one version, since others draw the same plots with other bytes.
+MATPLOTLIB = ["matplotlib==3.10.8"]
+
+
+class Missing(Exception):
+    """What is not to be had, in pip's words."""
+
+
+def say(text):
+    print(f"==> {text}", file=sys.stderr, flush=True)
+
+
+def install(packages, *options, folder=None):
+    """The folder with these packages, unless it is given that of the first one's name in build/."""
+    folder = folder or BUILD / packages[0].replace("==", "-")
+    if folder.is_dir():
+        return folder
+    name = packages[0].partition("==")[0]
+    say(f"installing {name} from PyPI")
+    new, log = folder.with_name(folder.name + ".new"), BUILD / f"{name}.log"
+    shutil.rmtree(new, ignore_errors=True)
+    BUILD.mkdir(exist_ok=True)
+    with open(log, "w", encoding="utf-8") as file:
+        done = subprocess.run([sys.executable, "-m", "pip", "install", "--no-compile", "--disable-pip-version-check",
+                               "--retries", "2", *options, "--target", new, *packages],
+                              stdin=subprocess.DEVNULL, stdout=file, stderr=file)
+    if done.returncode != 0:
+        shutil.rmtree(new, ignore_errors=True)
+        raise Missing("\n".join(log.read_text(encoding="utf-8").splitlines()[-5:]))
+    new.rename(folder)
+    return folder
+
+
+def number(version):
+    return [int(part) for part in version.split(".")]
+
+
+def nvcc():
+    found = shutil.which("nvcc")
+    if found:
+        said = subprocess.run([found, "--version"], capture_output=True, text=True).stdout
+        release = re.search(r"release ([\d.]+),", said)
+        if release and number(release[1]) >= number(OLDEST_NVCC):
+            return pathlib.Path(found)
+    try:
+        root = install(NVCC, "--no-deps", folder=BUILD / f"nvcc-{OLDEST_NVCC}") / "nvidia/cu13"
+    except Missing as missing:
+        raise Missing(f"{missing}\nno nvcc of version {OLDEST_NVCC} or newer is on the PATH") from missing
+    if not (root / "lib64").exists():
+        (root / "lib64").symlink_to("lib")  # where nvcc and CMake look
+    return root / "bin/nvcc"
+
+
+def nvrtc(compiler):
+    """The folder of NVRTC: that of this nvcc, or one from PyPI."""
+    toolkit = compiler.resolve().parent.parent
+    if (toolkit / "include/nvrtc.h").exists() and any(toolkit.glob("lib*/libnvrtc.so*")):
+        return toolkit
+    return install(NVRTC) / "nvidia/cu13"
+
+
+def main():
+    what, *arguments = sys.argv[1:] or [""]
+    try:
+        if what == "nvcc":
+            print(nvcc())
+        elif what == "matplotlib":
+            print(install(MATPLOTLIB))
+        elif what == "peers":
+            install(PEERS, "--no-deps", "--only-binary=:all:", "--python-version", "3.12", folder=pathlib.Path(arguments[0]))
+        else:
+            sys.exit(__doc__)
+    except Missing as missing:
+        sys.exit(str(missing))
+
+
+if __name__ == "__main__":
+    main()
