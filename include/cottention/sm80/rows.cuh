@@ -10,6 +10,7 @@
 #include <cottention/device/warp.cuh>
 #include <cottention/sm80/fragment.cuh>
 #include <cottention/sm80/layout.cuh>
+#include <cottention/tile/sequence.cuh>
 
 namespace cottention::sm80 {
 

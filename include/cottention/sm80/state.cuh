@@ -13,6 +13,7 @@
 #include <cottention/sm80/partition.cuh>
 #include <cottention/sm80/pending.cuh>
 #include <cottention/tile/over_warp.cuh>
+#include <cottention/tile/state_layout.cuh>
 
 namespace cottention::sm80 {
 
