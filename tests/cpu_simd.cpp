@@ -106,7 +106,7 @@ TEST_CASE("16-bit elements convert at every width as they do one by one") {
   });
 }
 
-TEST_CASE("Inverse roots are right to a few units in the last place over the whole range") {
+TEST_CASE("Inverse roots are right to a few tasks in the last place over the whole range") {
   using S = Simd<float, native_vector_bytes>;
   using D = Simd<double, native_vector_bytes>;
   double worst = 0, worst_double = 0;

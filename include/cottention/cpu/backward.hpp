@@ -16,16 +16,16 @@ namespace detail {
 enum class Output { dq, dk, dv };
 
 template <AnyProblem P>
-class BackwardSource {
+class BackwardTasks {
  public:
   using T = typename P::element;
   using A = Accumulate<T>;
 
-  explicit BackwardSource(const BackwardArguments<T>& arguments) : args_(arguments), roles_(arguments) {
+  explicit BackwardTasks(const BackwardArguments<T>& arguments) : args_(arguments), roles_(arguments) {
     // The walk for dq (dk) also yields the gradient of m, and the one for dv the gradient of the initial
     // state.
-    if (args_.dq.data != nullptr || log_sum_output() == Output::dq) add(Output::dq);
-    if (args_.dk.data != nullptr || log_sum_output() == Output::dk) add(Output::dk);
+    if (args_.dq.data != nullptr || scale_grad_output() == Output::dq) add(Output::dq);
+    if (args_.dk.data != nullptr || scale_grad_output() == Output::dk) add(Output::dk);
     if (args_.dv.data != nullptr || args_.dinitial_state != nullptr) add(Output::dv);
   }
 
@@ -34,12 +34,12 @@ class BackwardSource {
     const bool packed = args_.cu_seqlens_q.given();
     const std::int64_t rows = (std::max)(s.seq_q, s.seq_k) * s.heads_kv * (packed ? 1 : s.batch) * outputs_;
     return {.states = heads(),
-            .units = heads() * outputs_,
+            .tasks = heads() * outputs_,
             .heads = s.heads_kv,
             .rows = rows,
             .dim_qk = s.dim_qk,
             .dim_v = s.dim_v,
-            .log_sum_units = P::scale == Scale::none ? 0 : heads(),
+            .scale_grad_tasks = P::scale == Scale::none ? 0 : heads(),
             .packed = packed,
             .interleaved = roles_.interleaved()};
   }
@@ -47,11 +47,11 @@ class BackwardSource {
     const Sequence s = roles_.sequence(i % heads() / args_.shape.heads_kv);
     return (std::max)(s.length_q, s.length_k);
   }
-  std::int64_t log_sum_unit(std::int64_t i) const {
-    return sums_logs() && output(i) == log_sum_output() ? i % heads() : -1;
+  std::int64_t scale_grad_index(std::int64_t i) const {
+    return sums_scale_grad() && output(i) == scale_grad_output() ? i % heads() : -1;
   }
 
-  Unit<T> unit(std::int64_t i) const {
+  WalkTask<T> task(std::int64_t i) const {
     const std::int64_t head = i % heads(), kv_head = head % args_.shape.heads_kv;
     const Sequence s = roles_.sequence(head / args_.shape.heads_kv);
     const Side bc_side = output(i) == Output::dq ? Side::key : Side::query;
@@ -65,36 +65,36 @@ class BackwardSource {
     const auto g = rows(args_.dout, Side::query, dim_v, Norm::keep, roles_.scaled_by_query());
     const std::int64_t state = head * dim_qk * dim_v;
 
-    Unit<T> unit;
-    Walk<T>& w = unit.walk;
+    WalkTask<T> task;
+    Walk<T>& w = task.walk;
     w = roles_.walk(s, kv_head, bc_side);
-    w.sums_log_weights = log_sum_unit(i) >= 0;
+    w.sums_scale_grad = scale_grad_index(i) >= 0;
     const A* initial = output(i) == Output::dq ? args_.initial_state.h : args_.dfinal_state;
-    if (initial != nullptr) unit.initial = initial + state;
+    if (initial != nullptr) task.initial = initial + state;
     switch (output(i)) {
       case Output::dq:
         w.a = g, w.b = v, w.c = k;
         w.projected = q;
         w.out = rows(args_.dq, Side::query, dim_qk, Norm::keep, false);
-        unit.initial_layout = Layout::transposed;
+        task.initial_layout = Layout::transposed;
         break;
       case Output::dk:
         w.a = v, w.b = g, w.c = q;
         w.projected = k;
         w.out = rows(args_.dk, Side::key, dim_qk, Norm::keep, false);
-        unit.initial_layout = Layout::transposed;
+        task.initial_layout = Layout::transposed;
         break;
       case Output::dv:
         w.a = k, w.b = q, w.c = g;
         w.out = rows(args_.dv, Side::key, dim_v, Norm::keep, roles_.scaled_by_key());
-        if (args_.dinitial_state != nullptr) unit.final = args_.dinitial_state + state;
+        if (args_.dinitial_state != nullptr) task.final = args_.dinitial_state + state;
         break;
     }
-    return unit;
+    return task;
   }
 
   /// Whether any walk sums for the gradient of m.
-  bool sums_logs() const { return args_.dscale_logit != nullptr && roles_.scaled(); }
+  bool sums_scale_grad() const { return args_.dscale_logit != nullptr && roles_.scaled(); }
   const Roles<P, BackwardArguments<T>>& roles() const { return roles_; }
 
  private:
@@ -104,8 +104,8 @@ class BackwardSource {
 
   /// Whose walk meets c_j = norm(k_j) . dk^_j (or the same of q); dv's where there is no gradient of m, since
   /// it has no projection.
-  Output log_sum_output() const {
-    if (!sums_logs()) return Output::dv;
+  Output scale_grad_output() const {
+    if (!sums_scale_grad()) return Output::dv;
     return P::scale == Scale::by_key ? Output::dk : Output::dq;
   }
 
@@ -129,7 +129,7 @@ template <AnyProblem P, Tiling tile = tuned_tiling<P>>
   if (CallStatus status = validate(execution); !status) return status;
   const int threads = available_threads(execution);
   const WorkspaceSize size =
-      workspace_layout<typename P::element>(detail::BackwardSource<P>(args).work(), tile.chunk, threads).size;
+      workspace_layout<typename P::element>(detail::BackwardTasks<P>(args).work(), tile.chunk, threads).size;
   if (CallStatus status = size.validate(threads); !status) return status;
   bytes = size.bytes();
   return {};
@@ -158,27 +158,28 @@ template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native
   if (CallStatus status = validate(execution); !status) return status;
   if (CallStatus status = validate<P>(args); !status) return status;
   if (CallStatus status = validate_contents<P>(args); !status) return status;
-  const detail::BackwardSource<P> source(args);
-  const WorkspaceLayout layout = workspace_layout<T>(source.work(), tile.chunk, available_threads(execution));
+  const detail::BackwardTasks<P> call(args);
+  const WorkspaceLayout layout = workspace_layout<T>(call.work(), tile.chunk, available_threads(execution));
   if (CallStatus status = layout.size.validate(available_threads(execution)); !status) return status;
-  const bool any = source.work().units > 0 && (source.work().rows > 0 || args.dinitial_state != nullptr);
+  const bool any = call.work().tasks > 0 && (call.work().rows > 0 || args.dinitial_state != nullptr);
   if (any)
     if (CallStatus status = validate(workspace, layout.size.bytes(), available_threads(execution)); !status)
       return status;
-  Driver<P, tile.chunk, vector_bytes, detail::BackwardSource<P>> driver(source, layout, workspace);
+  Driver<P, tile.chunk, vector_bytes, detail::BackwardTasks<P>> driver(call, layout, workspace);
   if (any) driver.run(execution);
-  source.roles().clear_trailing(args.dq, Side::query, args.shape.dim_qk);
-  source.roles().clear_trailing(args.dk, Side::key, args.shape.dim_qk);
-  source.roles().clear_trailing(args.dv, Side::key, args.shape.dim_v);
+  call.roles().clear_trailing(args.dq, Side::query, args.shape.dim_qk);
+  call.roles().clear_trailing(args.dk, Side::key, args.shape.dim_qk);
+  call.roles().clear_trailing(args.dv, Side::key, args.shape.dim_v);
   if (args.dscale_logit == nullptr) return {};
   const std::int64_t heads = args.shape.heads_kv;
   for (std::int64_t head = 0; head < heads; ++head) {
     double sum = 0;
-    for (std::int64_t b = 0; any && source.sums_logs() && b < args.shape.batch; ++b) {
-      const Sequence s = source.roles().sequence(b);
-      sum += driver.log_sum(b * heads + head, P::scale == Scale::by_key ? s.length_k : s.length_q);
+    for (std::int64_t b = 0; any && call.sums_scale_grad() && b < args.shape.batch; ++b) {
+      const Sequence s = call.roles().sequence(b);
+      sum += driver.scale_grad_sum(b * heads + head, P::scale == Scale::by_key ? s.length_k : s.length_q);
     }
-    const double slope = source.sums_logs() ? sigmoid_slope(static_cast<double>(args.scale_logit[head])) : 0;
+    const double slope =
+        call.sums_scale_grad() ? sigmoid_slope(static_cast<double>(args.scale_logit[head])) : 0;
     args.dscale_logit[head] = static_cast<Accumulate<T>>(0 - slope * sum);
   }
   return {};

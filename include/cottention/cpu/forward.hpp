@@ -10,18 +10,18 @@ namespace cottention::cpu {
 namespace detail {
 
 template <AnyProblem P>
-class ForwardSource {
+class ForwardTasks {
  public:
   using T = typename P::element;
 
-  explicit ForwardSource(const ForwardArguments<T>& arguments) : args_(arguments), roles_(arguments) {}
+  explicit ForwardTasks(const ForwardArguments<T>& arguments) : args_(arguments), roles_(arguments) {}
 
   Work work() const {
     const Shape& s = args_.shape;
     const bool packed = args_.cu_seqlens_q.given();
     const std::int64_t rows = (std::max)(s.seq_q, s.seq_k) * s.heads_kv * (packed ? 1 : s.batch);
     return {.states = s.batch * s.heads_kv,
-            .units = s.batch * s.heads_kv,
+            .tasks = s.batch * s.heads_kv,
             .heads = s.heads_kv,
             .rows = rows,
             .dim_qk = s.dim_qk,
@@ -33,25 +33,25 @@ class ForwardSource {
     const Sequence s = roles_.sequence(i / args_.shape.heads_kv);
     return (std::max)(s.length_q, s.length_k);
   }
-  std::int64_t log_sum_unit(std::int64_t) const { return -1; }
+  std::int64_t scale_grad_index(std::int64_t) const { return -1; }
 
-  Unit<T> unit(std::int64_t i) const {
+  WalkTask<T> task(std::int64_t i) const {
     const std::int64_t kv_head = i % args_.shape.heads_kv;
     const Sequence s = roles_.sequence(i / args_.shape.heads_kv);
     const std::int64_t dim_qk = args_.shape.dim_qk, dim_v = args_.shape.dim_v;
     const auto rows = [&](const auto& tensor, Side side, std::int64_t dim, Norm norm, bool weighted) {
       return roles_.rows(tensor, side, dim, s, kv_head, Side::key, norm, weighted);
     };
-    Unit<T> unit;
-    unit.walk = roles_.walk(s, kv_head, Side::key);
-    unit.walk.a = rows(args_.q, Side::query, dim_qk, Norm::unit, false);
-    unit.walk.b = rows(args_.k, Side::key, dim_qk, Norm::unit, false);
-    unit.walk.c = rows(args_.v, Side::key, dim_v, Norm::keep, roles_.scaled_by_key());
-    unit.walk.out = rows(args_.o, Side::query, dim_v, Norm::keep, roles_.scaled_by_query());
+    WalkTask<T> task;
+    task.walk = roles_.walk(s, kv_head, Side::key);
+    task.walk.a = rows(args_.q, Side::query, dim_qk, Norm::unit, false);
+    task.walk.b = rows(args_.k, Side::key, dim_qk, Norm::unit, false);
+    task.walk.c = rows(args_.v, Side::key, dim_v, Norm::keep, roles_.scaled_by_key());
+    task.walk.out = rows(args_.o, Side::query, dim_v, Norm::keep, roles_.scaled_by_query());
     const std::int64_t state = i * dim_qk * dim_v;
-    if (args_.initial_state.h != nullptr) unit.initial = args_.initial_state.h + state;
-    if (args_.final_state.h != nullptr) unit.final = args_.final_state.h + state;
-    return unit;
+    if (args_.initial_state.h != nullptr) task.initial = args_.initial_state.h + state;
+    if (args_.final_state.h != nullptr) task.final = args_.final_state.h + state;
+    return task;
   }
 
   const Roles<P, ForwardArguments<T>>& roles() const { return roles_; }
@@ -74,7 +74,7 @@ template <AnyProblem P, Tiling tile = tuned_tiling<P>>
   if (CallStatus status = validate(execution); !status) return status;
   const int threads = available_threads(execution);
   const WorkspaceSize size =
-      workspace_layout<typename P::element>(detail::ForwardSource<P>(args).work(), tile.chunk, threads).size;
+      workspace_layout<typename P::element>(detail::ForwardTasks<P>(args).work(), tile.chunk, threads).size;
   if (CallStatus status = size.validate(threads); !status) return status;
   bytes = size.bytes();
   return {};
@@ -101,20 +101,20 @@ template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native
   if (CallStatus status = validate(execution); !status) return status;
   if (CallStatus status = validate<P>(args); !status) return status;
   if (CallStatus status = validate_contents<P>(args); !status) return status;
-  const detail::ForwardSource<P> source(args);
-  const WorkspaceLayout layout = workspace_layout<T>(source.work(), tile.chunk, available_threads(execution));
+  const detail::ForwardTasks<P> call(args);
+  const WorkspaceLayout layout = workspace_layout<T>(call.work(), tile.chunk, available_threads(execution));
   if (CallStatus status = layout.size.validate(available_threads(execution)); !status) return status;
-  const bool any = source.work().units > 0 && (source.work().rows > 0 || args.final_state.h != nullptr);
+  const bool any = call.work().tasks > 0 && (call.work().rows > 0 || args.final_state.h != nullptr);
   if (any)
     if (CallStatus status = validate(workspace, layout.size.bytes(), available_threads(execution)); !status)
       return status;
   if (any)
-    Driver<P, tile.chunk, vector_bytes, detail::ForwardSource<P>>(source, layout, workspace).run(execution);
-  source.roles().clear_trailing(args.o, Side::query, args.shape.dim_v);
+    Driver<P, tile.chunk, vector_bytes, detail::ForwardTasks<P>>(call, layout, workspace).run(execution);
+  call.roles().clear_trailing(args.o, Side::query, args.shape.dim_v);
   if (args.final_state.count != nullptr) {
     for (std::int64_t b = 0; b < args.shape.batch; ++b) {
-      const Sequence s = source.roles().sequence(b);
-      args.final_state.count[b] = source.roles().initial_count(s) + source.roles().unmasked_keys(s);
+      const Sequence s = call.roles().sequence(b);
+      args.final_state.count[b] = call.roles().initial_count(s) + call.roles().unmasked_keys(s);
     }
   }
   return {};

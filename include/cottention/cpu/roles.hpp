@@ -24,7 +24,7 @@ enum class Layout { as_is, transposed };
 
 /// A walk with the states it starts from and ends in.
 template <Element T>
-struct Unit {
+struct WalkTask {
   Walk<T> walk;
   const Accumulate<T>* initial = nullptr;  // null: zero
   Layout initial_layout = Layout::as_is;   // transposed: (dim_c, dim_a) in the caller's memory

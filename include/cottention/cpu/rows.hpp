@@ -319,7 +319,7 @@ void store_rows(const Rows<T>& rows, int count, const A* in, std::ptrdiff_t pitc
   for (int r = 0; r < count; ++r) store_row<S>(rows, r, in + r * pitch, weight == nullptr ? A{1} : weight[r]);
 }
 
-/// Turns gradients with respect to norm(x) into gradients with respect to x, in place:
+/// Turns gradients with respect to norm(x) into gradients with respect to x, in slot:
 ///
 ///     dx = (d - norm(x) (norm(x) . d)) / ||x||      without the projection where ||x|| <= eps
 ///

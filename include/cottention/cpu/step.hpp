@@ -32,14 +32,14 @@ struct StepLayout {
 template <Element T>
 StepLayout step_layout(const Shape& s, int threads) {
   StepLayout w;
-  const std::int64_t units = s.batch * s.heads_kv;
+  const std::int64_t tasks = s.batch * s.heads_kv;
   const double state_bytes = static_cast<double>(s.dim_qk * s.dim_v) * sizeof(Accumulate<T>);
   const double worth =
-      static_cast<double>(units) * state_bytes * static_cast<double>(s.seq_q) / bytes_per_thread;
+      static_cast<double>(tasks) * state_bytes * static_cast<double>(s.seq_q) / bytes_per_thread;
   w.threads = static_cast<int>(
-      std::clamp((std::min)(worth, static_cast<double>(units)), 1.0, static_cast<double>(threads)));
+      std::clamp((std::min)(worth, static_cast<double>(tasks)), 1.0, static_cast<double>(threads)));
   w.tokens = padded(s.seq_q);
-  if (units == 0) return w;
+  if (tasks == 0) return w;
   const std::int64_t rows = 1 + s.heads_q / s.heads_kv;  // of q and k, of v and o
   const std::int64_t pitches = padded(s.dim_qk) + padded(s.dim_v) + near_lanes;
   WorkspaceSize of_thread;
@@ -273,13 +273,13 @@ template <AnyProblem P, int vector_bytes = native_vector_bytes>
   if (CallStatus status = validate(workspace, layout.size.bytes(), threads); !status) return status;
   if (CallStatus status = validate_contents<P>(args, static_cast<std::int32_t*>(workspace.data)); !status)
     return status;
-  const std::int64_t heads = args.shape.heads_kv, units = args.shape.batch * heads;
-  if (units == 0 || args.shape.seq_q == 0) return {};
+  const std::int64_t heads = args.shape.heads_kv, tasks = args.shape.batch * heads;
+  if (tasks == 0 || args.shape.seq_q == 0) return {};
   auto body = [&](int thread) {
     std::byte* scratch = static_cast<std::byte*>(workspace.data) + layout.scratch_at +
                          static_cast<std::size_t>(thread) * layout.scratch_bytes;
     detail::Stepper<P, vector_bytes> stepper(args, layout, scratch);
-    const std::int64_t share = units / layout.threads, left = units % layout.threads;
+    const std::int64_t share = tasks / layout.threads, left = tasks % layout.threads;
     const std::int64_t first = share * thread + std::min<std::int64_t>(thread, left);
     for (std::int64_t i = first; i < first + share + (thread < left ? 1 : 0); ++i)
       stepper.step(i / heads, i % heads);

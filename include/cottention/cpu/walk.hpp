@@ -19,7 +19,7 @@
 namespace cottention::cpu {
 
 /// What a walk reads and writes: one sequence, one key/value head and the query heads of its group. Either a
-/// or b and c have one head for each member of the group, the other has one head.
+/// or b and c have one head for each activate of the group, the other has one head.
 template <Element T>
 struct Walk {
   RoleRows<const T> a, b, c;
@@ -30,9 +30,8 @@ struct Walk {
   std::int64_t a_rows = 0;
   std::int64_t bc_rows = 0;
   Counter counter;
-  double exponent = 0;  // sigmoid(m); w = n^-exponent
-  bool sums_log_weights =
-      false;  // whether the walk yields sum of ln(n) (norm(x) . dx), for the gradient of m
+  double exponent = 0;           // sigmoid(m); w = n^-exponent
+  bool sums_scale_grad = false;  // whether the walk yields sum of ln(n) (norm(x) . dx), for the gradient of m
 };
 
 /// Row pitch of scratch that holds rows of `dim` elements: whole vectors and register tiles of every target.
@@ -108,7 +107,7 @@ class Walker {
   /// added to `sum` too where it is not null. Returns the chunk's share of the sum for the gradient of m.
   double walk_chunk(std::int64_t t, int count, A* h, A* sum) {
     if (walk_.bc_heads == 0) return apply_chunk(t, count, h);  // a group without query heads
-    double log_sum = 0;
+    double scale_grad_sum = 0;
     load_counts(count);
     for (std::int64_t bc_head = 0; bc_head < walk_.bc_heads; ++bc_head) {
       const bool finite = load_bc(bc_head, t, count);
@@ -117,11 +116,11 @@ class Walker {
         look_ahead_of(a_head, bc_head, t);
         compute_scores(count);
         compute_output(count, finite, bc_head > 0, bc_head == 0 ? h : nullptr);
-        if (bc_head == walk_.bc_heads - 1) log_sum += write(a_head, t, count);
+        if (bc_head == walk_.bc_heads - 1) scale_grad_sum += write(a_head, t, count);
       }
       update(count, h, sum);
     }
-    return log_sum;
+    return scale_grad_sum;
   }
 
   /// h += b^T c over rows t to t + count - 1.
@@ -137,7 +136,7 @@ class Walker {
 
   /// Bidirectional: o = a h for rows t to t + count - 1.
   double apply_chunk(std::int64_t t, int count, const A* h) {
-    double log_sum = 0;
+    double scale_grad_sum = 0;
     load_counts(count);
     for (std::int64_t head = 0; head < walk_.a_heads; ++head) {
       load_a(head, t, count);
@@ -147,9 +146,9 @@ class Walker {
         for (int row = 0; row < count; row += tile.rows)
           output_block<tile.rows, vectors>(row, column, 0, false, h);
       });
-      log_sum += write(head, t, count);
+      scale_grad_sum += write(head, t, count);
     }
-    return log_sum;
+    return scale_grad_sum;
   }
 
  private:
@@ -194,7 +193,7 @@ class Walker {
   }
 
   void load_counts(int count) {
-    if (!any_weight() && !walk_.sums_log_weights) return;
+    if (!any_weight() && !walk_.sums_scale_grad) return;
     walk_.counter.next(count, n_);
     for (int r = count; r < chunk; ++r) n_[r] = 1;
     if (any_weight()) weights_of_counts<A, vector_bytes>(n_, count, walk_.exponent, weight_);
@@ -297,20 +296,21 @@ class Walker {
   /// The epilogue: o to the caller's tensor, through the norm's derivative where asked. Returns the chunk's
   /// share of sum of ln(n) (norm(x) . dx).
   double write(std::int64_t head, std::int64_t t, int count) {
-    double log_sum = 0;
+    double scale_grad_sum = 0;
     if (walk_.projected.rows.data != nullptr) {
       const Rows<const T> rows = walk_.projected.of(head, t);
       pack_rows<S, chunk, Norm::unit, Check::none>(rows, count, static_cast<const A*>(nullptr), s_.unit,
                                                    s_.c_pitch, scale_);
       A dot[chunk];
       project_rows<S>(s_.o, s_.unit, s_.c_pitch, count, scale_, dot);
-      if (walk_.sums_log_weights)
+      if (walk_.sums_scale_grad)
         for (int r = 0; r < count; ++r)
-          if (rows.present(r)) log_sum += std::log((std::max)(n_[r], 1.0)) * static_cast<double>(dot[r]);
+          if (rows.present(r))
+            scale_grad_sum += std::log((std::max)(n_[r], 1.0)) * static_cast<double>(dot[r]);
     }
     if (walk_.out.rows.data != nullptr)
       store_rows<S>(walk_.out.of(head, t), count, s_.o, s_.c_pitch, walk_.out.weighted ? weight_ : nullptr);
-    return log_sum;
+    return scale_grad_sum;
   }
 
   Walk<T> walk_;

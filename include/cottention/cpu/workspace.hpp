@@ -10,16 +10,16 @@
 
 namespace cottention::cpu {
 
-/// What the units of a call amount to. Follows from shapes and strides alone.
+/// What the tasks of a call amount to. Follows from shapes and strides alone.
 struct Work {
   std::int64_t states = 0;  // batch x heads_kv
-  std::int64_t units = 0;   // states, for each output
-  std::int64_t heads = 0;   // consecutive units that belong to one sequence
-  std::int64_t rows = 0;    // of all units together
+  std::int64_t tasks = 0;   // states, for each output
+  std::int64_t heads = 0;   // consecutive tasks that belong to one sequence
+  std::int64_t rows = 0;    // of all tasks together
   std::int64_t dim_qk = 0, dim_v = 0;
-  std::int64_t log_sum_units = 0;  // units that may yield a sum for the gradient of m
-  bool packed = false;             // sequences may differ in length
-  bool interleaved = false;        // the rows of neighbouring heads are neighbours in memory
+  std::int64_t scale_grad_tasks = 0;  // tasks that may yield a sum for the gradient of m
+  bool packed = false;                // sequences may differ in length
+  bool interleaved = false;           // the rows of neighbouring heads are neighbours in memory
 };
 
 /// The bytes of a workspace, part by part. More than there are addresses for is no size.
@@ -62,11 +62,11 @@ class WorkspaceSize {
 struct WorkspaceLayout {
   int threads = 1;                    // that the work is worth
   int together = 1;                   // heads that a thread walks side by side
-  int places = 0;                     // for split units
+  int slot_count = 0;                 // for split tasks
   std::int64_t state_elements = 0;    // of one state, padded
   std::int64_t scratch_elements = 0;  // of one thread: three states for each head, and its chunk's operands
-  std::int64_t place_states = 0;      // states of a split unit
-  std::size_t progress_at = 0, scratch_at = 0, states_at = 0, log_sums_at = 0;
+  std::int64_t states_per_slot = 0;   // states of a split task
+  std::size_t progress_at = 0, scratch_at = 0, states_at = 0, scale_grad_at = 0;
   WorkspaceSize size;
 };
 
@@ -91,7 +91,7 @@ std::int64_t heads_together_at_most(const Work& work, std::int64_t state_element
 /// As many of them as leave no thread with more heads than it would have had otherwise.
 inline std::int64_t heads_together(const Work& work, int threads, std::int64_t at_most) {
   const auto most_heads = [&](std::int64_t together) {  // on any one thread
-    const std::int64_t groups = work.units / work.heads * ((work.heads + together - 1) / together);
+    const std::int64_t groups = work.tasks / work.heads * ((work.heads + together - 1) / together);
     return (groups + threads - 1) / threads * together;
   };
   while (at_most > 1 && most_heads(at_most) > most_heads(1)) --at_most;
@@ -109,37 +109,37 @@ WorkspaceLayout workspace_layout(const Work& work, int chunk, int threads) {
   w.threads = static_cast<int>(std::clamp<std::int64_t>(work.rows / rows_per_thread, 1, threads));
   w.together = static_cast<int>(heads_together(work, w.threads, at_most));
   w.scratch_elements = ChunkScratch<A>::elements(chunk, pitch_qk, pitch_v) + 3 * at_most * w.state_elements;
-  // A few split units at a time keep all threads busy; each holds the states between its pieces.
-  const int places = threads > 1 ? threads / 8 + (threads % 8 != 0 ? 1 : 0) : 0;
-  w.places = w.threads > 1 && (work.packed || work.units % w.threads != 0) ? places : 0;
-  w.place_states = piece_limit(w.state_elements) + 1;
-  w.size.take(places, 1, sizeof(Unit<T>));
-  w.progress_at = w.size.take(places, 1, sizeof(SplitUnit));
+  // A few split tasks at a time keep all threads busy; each holds the states between its splits.
+  const int slot_count = threads > 1 ? threads / 8 + (threads % 8 != 0 ? 1 : 0) : 0;
+  w.slot_count = w.threads > 1 && (work.packed || work.tasks % w.threads != 0) ? slot_count : 0;
+  w.states_per_slot = split_limit(w.state_elements) + 1;
+  w.size.take(slot_count, 1, sizeof(WalkTask<T>));
+  w.progress_at = w.size.take(slot_count, 1, sizeof(SplitProgress));
   w.scratch_at = w.size.take(threads, w.scratch_elements, sizeof(A));
-  w.states_at = w.size.take(places, w.place_states * w.state_elements, sizeof(A));
-  w.log_sums_at = w.size.take(work.log_sum_units, most_pieces, sizeof(double));
+  w.states_at = w.size.take(slot_count, w.states_per_slot * w.state_elements, sizeof(A));
+  w.scale_grad_at = w.size.take(work.scale_grad_tasks, max_splits, sizeof(double));
   return w;
 }
 
-/// The unit's initial state as (dim_a, dim_c) with the pitch of c, zero past its dimensions.
+/// The task's initial state as (dim_a, dim_c) with the pitch of c, zero past its dimensions.
 template <Element T>
-void load_state(const Unit<T>& unit, Accumulate<T>* h) {
-  const std::int64_t rows = unit.walk.a.rows.dim, columns = unit.walk.c.rows.dim, pitch = padded(columns);
+void load_state(const WalkTask<T>& task, Accumulate<T>* h) {
+  const std::int64_t rows = task.walk.a.rows.dim, columns = task.walk.c.rows.dim, pitch = padded(columns);
   std::fill_n(h, padded(rows) * pitch, Accumulate<T>{0});
-  if (unit.initial == nullptr) return;
-  const bool as_is = unit.initial_layout == Layout::as_is;
+  if (task.initial == nullptr) return;
+  const bool as_is = task.initial_layout == Layout::as_is;
   for (std::int64_t r = 0; r < rows; ++r)
     for (std::int64_t c = 0; c < columns; ++c)
-      h[r * pitch + c] = unit.initial[as_is ? r * columns + c : c * rows + r];
+      h[r * pitch + c] = task.initial[as_is ? r * columns + c : c * rows + r];
 }
 
-/// The state to where the unit wants it, if it does.
+/// The state to where the task wants it, if it does.
 template <Element T>
-void store_state(const Unit<T>& unit, const Accumulate<T>* h) {
-  if (unit.final == nullptr) return;
-  const std::int64_t rows = unit.walk.a.rows.dim, columns = unit.walk.c.rows.dim;
+void store_state(const WalkTask<T>& task, const Accumulate<T>* h) {
+  if (task.final == nullptr) return;
+  const std::int64_t rows = task.walk.a.rows.dim, columns = task.walk.c.rows.dim;
   for (std::int64_t r = 0; r < rows; ++r)
-    std::copy_n(h + r * padded(columns), columns, unit.final + r * columns);
+    std::copy_n(h + r * padded(columns), columns, task.final + r * columns);
 }
 
 }  // namespace cottention::cpu
