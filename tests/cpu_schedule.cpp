@@ -56,7 +56,8 @@ struct Numbers {
   }
 };
 
-/// Runs the tasks on simulated threads whose assignments take random times; returns how many reduces there were.
+/// Runs the tasks on simulated threads whose assignments take random times; returns how many reduces there
+/// were.
 int simulate(Numbers& jobs, int threads, int slot_count, unsigned seed) {
   const std::size_t tasks = jobs.extents.size();
   jobs.states.resize(static_cast<std::size_t>(slot_count));

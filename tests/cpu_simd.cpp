@@ -113,10 +113,8 @@ TEST_CASE("Inverse roots are right to a few tasks in the last place over the who
   for (double x = 1e-24; x < 1e37; x *= 1.0137) {
     const auto single = static_cast<double>(static_cast<float>(x));
     worst = std::max(
-        worst,
-        std::abs(cpu::detail::inverse_root<S>(S::splat(static_cast<float>(x)))[0] * std::sqrt(single) - 1));
-    worst_double =
-        std::max(worst_double, std::abs(cpu::detail::inverse_root<D>(D::splat(x))[0] * std::sqrt(x) - 1));
+        worst, std::abs(cpu::detail::rsqrt<S>(S::splat(static_cast<float>(x)))[0] * std::sqrt(single) - 1));
+    worst_double = std::max(worst_double, std::abs(cpu::detail::rsqrt<D>(D::splat(x))[0] * std::sqrt(x) - 1));
   }
   CHECK(worst < 4 * std::numeric_limits<float>::epsilon());
   CHECK(worst_double < 4 * std::numeric_limits<double>::epsilon());

@@ -21,7 +21,7 @@ class BackwardTasks {
   using T = typename P::element;
   using A = Accumulate<T>;
 
-  explicit BackwardTasks(const BackwardArguments<T>& arguments) : args_(arguments), roles_(arguments) {
+  explicit BackwardTasks(const BackwardArguments<T>& arguments) : args_(arguments), view_(arguments) {
     // The walk for dq (dk) also yields the gradient of m, and the one for dv the gradient of the initial
     // state.
     if (args_.dq.data != nullptr || scale_grad_output() == Output::dq) add(Output::dq);
@@ -41,10 +41,10 @@ class BackwardTasks {
             .dim_v = s.dim_v,
             .scale_grad_tasks = P::scale == Scale::none ? 0 : heads(),
             .packed = packed,
-            .interleaved = roles_.interleaved()};
+            .interleaved = view_.interleaved()};
   }
   std::int64_t rows(std::int64_t i) const {
-    const Sequence s = roles_.sequence(i % heads() / args_.shape.heads_kv);
+    const Sequence s = view_.sequence(i % heads() / args_.shape.heads_kv);
     return (std::max)(s.length_q, s.length_k);
   }
   std::int64_t scale_grad_index(std::int64_t i) const {
@@ -53,40 +53,40 @@ class BackwardTasks {
 
   WalkTask<T> task(std::int64_t i) const {
     const std::int64_t head = i % heads(), kv_head = head % args_.shape.heads_kv;
-    const Sequence s = roles_.sequence(head / args_.shape.heads_kv);
+    const Sequence s = view_.sequence(head / args_.shape.heads_kv);
     const Side bc_side = output(i) == Output::dq ? Side::key : Side::query;
     const std::int64_t dim_qk = args_.shape.dim_qk, dim_v = args_.shape.dim_v;
     const auto rows = [&](const auto& tensor, Side side, std::int64_t dim, Norm norm, bool weighted) {
-      return roles_.rows(tensor, side, dim, s, kv_head, bc_side, norm, weighted);
+      return view_.rows(tensor, side, dim, s, kv_head, bc_side, norm, weighted);
     };
-    const auto q = rows(args_.q, Side::query, dim_qk, Norm::unit, false);
-    const auto k = rows(args_.k, Side::key, dim_qk, Norm::unit, false);
-    const auto v = rows(args_.v, Side::key, dim_v, Norm::keep, roles_.scaled_by_key());
-    const auto g = rows(args_.dout, Side::query, dim_v, Norm::keep, roles_.scaled_by_query());
+    const auto q = rows(args_.q, Side::query, dim_qk, Norm::normalize, false);
+    const auto k = rows(args_.k, Side::key, dim_qk, Norm::normalize, false);
+    const auto v = rows(args_.v, Side::key, dim_v, Norm::keep, view_.scaled_by_key());
+    const auto g = rows(args_.dout, Side::query, dim_v, Norm::keep, view_.scaled_by_query());
     const std::int64_t state = head * dim_qk * dim_v;
 
     WalkTask<T> task;
-    Walk<T>& w = task.walk;
-    w = roles_.walk(s, kv_head, bc_side);
+    WalkParams<T>& w = task.walk;
+    w = view_.walk(s, kv_head, bc_side);
     w.sums_scale_grad = scale_grad_index(i) >= 0;
     const A* initial = output(i) == Output::dq ? args_.initial_state.h : args_.dfinal_state;
     if (initial != nullptr) task.initial = initial + state;
     switch (output(i)) {
       case Output::dq:
         w.a = g, w.b = v, w.c = k;
-        w.projected = q;
+        w.norm_input = q;
         w.out = rows(args_.dq, Side::query, dim_qk, Norm::keep, false);
-        task.initial_layout = Layout::transposed;
+        task.initial_layout = StateLayout::transposed;
         break;
       case Output::dk:
         w.a = v, w.b = g, w.c = q;
-        w.projected = k;
+        w.norm_input = k;
         w.out = rows(args_.dk, Side::key, dim_qk, Norm::keep, false);
-        task.initial_layout = Layout::transposed;
+        task.initial_layout = StateLayout::transposed;
         break;
       case Output::dv:
         w.a = k, w.b = q, w.c = g;
-        w.out = rows(args_.dv, Side::key, dim_v, Norm::keep, roles_.scaled_by_key());
+        w.out = rows(args_.dv, Side::key, dim_v, Norm::keep, view_.scaled_by_key());
         if (args_.dinitial_state != nullptr) task.final = args_.dinitial_state + state;
         break;
     }
@@ -94,8 +94,8 @@ class BackwardTasks {
   }
 
   /// Whether any walk sums for the gradient of m.
-  bool sums_scale_grad() const { return args_.dscale_logit != nullptr && roles_.scaled(); }
-  const Roles<P, BackwardArguments<T>>& roles() const { return roles_; }
+  bool sums_scale_grad() const { return args_.dscale_logit != nullptr && view_.scaled(); }
+  const CallView<P, BackwardArguments<T>>& view() const { return view_; }
 
  private:
   std::int64_t heads() const { return args_.shape.batch * args_.shape.heads_kv; }
@@ -110,7 +110,7 @@ class BackwardTasks {
   }
 
   const BackwardArguments<T>& args_;
-  Roles<P, BackwardArguments<T>> roles_;
+  CallView<P, BackwardArguments<T>> view_;
   Output list_[3] = {};
   int outputs_ = 0;
 };
@@ -167,15 +167,15 @@ template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native
       return status;
   Driver<P, tile.chunk, vector_bytes, detail::BackwardTasks<P>> driver(call, layout, workspace);
   if (any) driver.run(execution);
-  call.roles().clear_trailing(args.dq, Side::query, args.shape.dim_qk);
-  call.roles().clear_trailing(args.dk, Side::key, args.shape.dim_qk);
-  call.roles().clear_trailing(args.dv, Side::key, args.shape.dim_v);
+  call.view().clear_trailing(args.dq, Side::query, args.shape.dim_qk);
+  call.view().clear_trailing(args.dk, Side::key, args.shape.dim_qk);
+  call.view().clear_trailing(args.dv, Side::key, args.shape.dim_v);
   if (args.dscale_logit == nullptr) return {};
   const std::int64_t heads = args.shape.heads_kv;
   for (std::int64_t head = 0; head < heads; ++head) {
     double sum = 0;
     for (std::int64_t b = 0; any && call.sums_scale_grad() && b < args.shape.batch; ++b) {
-      const Sequence s = call.roles().sequence(b);
+      const Sequence s = call.view().sequence(b);
       sum += driver.scale_grad_sum(b * heads + head, P::scale == Scale::by_key ? s.length_k : s.length_q);
     }
     const double slope =

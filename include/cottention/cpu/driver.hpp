@@ -1,4 +1,4 @@
-// Runs the tasks of a call on the caller's threads, within the caller's workspace.
+// Runs the walk tasks of a call on the caller's threads, within the caller's workspace.
 #pragma once
 
 #include <atomic>
@@ -14,8 +14,8 @@
 
 namespace cottention::cpu {
 
-/// Tasks tells what the tasks are: `Work work()`, `WalkTask<T> task(i)`, `int64 rows(i)` and
-/// `int64 scale_grad_index(i)`, the task's number among those that yield sums, or -1.
+/// `Tasks` describes the tasks of a call: `Work work()`, `WalkTask<T> task(i)`, `int64 rows(i)`, and
+/// `int64 scale_grad_index(i)`, the task's index among those that sum for the gradient of m, or -1.
 template <AnyProblem P, int chunk, int vector_bytes, class Tasks>
 class Driver {
  public:
@@ -29,22 +29,23 @@ class Driver {
   void run(const Execution& execution) {
     SplitQueue<Driver> queue(*this, reinterpret_cast<SplitProgress*>(memory_ + layout_.progress_at),
                              layout_.slot_count, work_.tasks, layout_.threads);
-    const std::int64_t groups_each = (work_.heads + layout_.together - 1) / layout_.together;
-    const std::int64_t groups = work_.tasks / work_.heads * groups_each;
+    const std::int64_t blocks_per_sequence =
+        (work_.heads + layout_.heads_interleaved - 1) / layout_.heads_interleaved;
+    const std::int64_t head_blocks = work_.tasks / work_.heads * blocks_per_sequence;
     std::atomic<std::int64_t> next{0};
     auto body = [&](int thread) {
       A* scratch = elements(layout_.scratch_at) + thread * layout_.scratch_elements;
-      for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < groups;) {
-        const std::int64_t head = i % groups_each * layout_.together;
-        run_whole(i / groups_each * work_.heads + head,
-                  std::min<std::int64_t>(layout_.together, work_.heads - head), scratch);
+      for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < head_blocks;) {
+        const std::int64_t head = i % blocks_per_sequence * layout_.heads_interleaved;
+        run_whole(i / blocks_per_sequence * work_.heads + head,
+                  std::min<std::int64_t>(layout_.heads_interleaved, work_.heads - head), scratch);
       }
       if (layout_.slot_count > 0) run_splits(queue, scratch);
     };
     parallel(execution, layout_.threads, body);
   }
 
-  /// The task's sum for the gradient of m, over its splits in order.
+  /// The task's sum for the gradient of m: the sums of its splits, added in order.
   double scale_grad_sum(std::int64_t scale_grad_index, std::int64_t rows) const {
     double sum = 0;
     for (int split = 0; split < splits(rows).count; ++split)
@@ -52,7 +53,7 @@ class Driver {
     return sum;
   }
 
-  // For SplitQueue.
+  // What SplitQueue calls.
   bool is_split(std::int64_t i) const {
     if (layout_.slot_count == 0 || splits(tasks_.rows(i)).count < 2) return false;
     const std::int64_t threads = layout_.threads;
@@ -78,7 +79,8 @@ class Driver {
   }
 
  private:
-  /// A task in a thread's hands.
+  /// A task that a thread is running. The three states are in the thread's scratch, or, for split tasks, in
+  /// the slot.
   struct ActiveWalk {
     std::int64_t index = 0;
     WalkTask<T> task;
@@ -99,9 +101,9 @@ class Driver {
     ActiveWalk m;
     m.index = index;
     m.task = task;
-    A* operands = scratch + 3 * layout_.together * layout_.state_elements;
-    m.walker = {task.walk, ChunkScratch<A>::in(operands, chunk, padded(task.walk.a.rows.dim),
-                                               padded(task.walk.c.rows.dim))};
+    A* operands = scratch + 3 * layout_.heads_interleaved * layout_.state_elements;
+    m.walker = {task.walk, ChunkScratch<A>::in(operands, chunk, row_pitch(task.walk.a.rows.dim),
+                                               row_pitch(task.walk.c.rows.dim))};
     m.prefix = scratch + 3 * number * layout_.state_elements;
     m.h = m.prefix + layout_.state_elements;
     m.sum = m.h + layout_.state_elements;
@@ -118,11 +120,12 @@ class Driver {
     for (std::int64_t t = p.first(split); t < p.last(split); t += chunk)
       for (int i = 0; i < count; ++i) {
         const bool last = i + 1 == count;
-        active[i].walker.expect(active[last ? 0 : i + 1].walker, last ? t + chunk : t);
+        active[i].walker.set_next(active[last ? 0 : i + 1].walker, last ? t + chunk : t);
         f(active[i], t, static_cast<int>(std::min<std::int64_t>(chunk, p.last(split) - t)));
       }
   }
-  /// Only those who write a split's outputs know its sum; another thread may be reducing the same split.
+  /// Stores the split's sums. The thread that writes a split's outputs calls this; another thread may be
+  /// reducing the same split.
   void store_scale_grad_sums(const ActiveWalk* active, int count, int split) const {
     for (int i = 0; i < count; ++i)
       if (const std::int64_t at = tasks_.scale_grad_index(active[i].index); at >= 0)
@@ -145,9 +148,9 @@ class Driver {
     store_scale_grad_sums(active, count, split);
   }
 
-  /// Runs tasks first to first + heads - 1 of one sequence side by side, but for those that are to be split.
+  /// Runs tasks first to first + heads - 1 of one sequence, chunks interleaved, except those that are split.
   void run_whole(std::int64_t first, std::int64_t heads, A* scratch) {
-    ActiveWalk active[most_together];
+    ActiveWalk active[max_heads_interleaved];
     int count = 0;
     for (std::int64_t i = first; i < first + heads; ++i)
       if (!is_split(i)) {
@@ -187,7 +190,7 @@ class Driver {
     for (int i = 0; i < count; ++i) store_state(active[i].task, active[i].prefix);
   }
 
-  /// Takes part in the tasks that are split until none is left.
+  /// Works on split tasks until none is left.
   void run_splits(SplitQueue<Driver>& queue, A* scratch) {
     SplitCursor cursor;
     for (;;) {

@@ -14,7 +14,7 @@ class ForwardTasks {
  public:
   using T = typename P::element;
 
-  explicit ForwardTasks(const ForwardArguments<T>& arguments) : args_(arguments), roles_(arguments) {}
+  explicit ForwardTasks(const ForwardArguments<T>& arguments) : args_(arguments), view_(arguments) {}
 
   Work work() const {
     const Shape& s = args_.shape;
@@ -27,38 +27,38 @@ class ForwardTasks {
             .dim_qk = s.dim_qk,
             .dim_v = s.dim_v,
             .packed = packed,
-            .interleaved = roles_.interleaved()};
+            .interleaved = view_.interleaved()};
   }
   std::int64_t rows(std::int64_t i) const {
-    const Sequence s = roles_.sequence(i / args_.shape.heads_kv);
+    const Sequence s = view_.sequence(i / args_.shape.heads_kv);
     return (std::max)(s.length_q, s.length_k);
   }
   std::int64_t scale_grad_index(std::int64_t) const { return -1; }
 
   WalkTask<T> task(std::int64_t i) const {
     const std::int64_t kv_head = i % args_.shape.heads_kv;
-    const Sequence s = roles_.sequence(i / args_.shape.heads_kv);
+    const Sequence s = view_.sequence(i / args_.shape.heads_kv);
     const std::int64_t dim_qk = args_.shape.dim_qk, dim_v = args_.shape.dim_v;
     const auto rows = [&](const auto& tensor, Side side, std::int64_t dim, Norm norm, bool weighted) {
-      return roles_.rows(tensor, side, dim, s, kv_head, Side::key, norm, weighted);
+      return view_.rows(tensor, side, dim, s, kv_head, Side::key, norm, weighted);
     };
     WalkTask<T> task;
-    task.walk = roles_.walk(s, kv_head, Side::key);
-    task.walk.a = rows(args_.q, Side::query, dim_qk, Norm::unit, false);
-    task.walk.b = rows(args_.k, Side::key, dim_qk, Norm::unit, false);
-    task.walk.c = rows(args_.v, Side::key, dim_v, Norm::keep, roles_.scaled_by_key());
-    task.walk.out = rows(args_.o, Side::query, dim_v, Norm::keep, roles_.scaled_by_query());
+    task.walk = view_.walk(s, kv_head, Side::key);
+    task.walk.a = rows(args_.q, Side::query, dim_qk, Norm::normalize, false);
+    task.walk.b = rows(args_.k, Side::key, dim_qk, Norm::normalize, false);
+    task.walk.c = rows(args_.v, Side::key, dim_v, Norm::keep, view_.scaled_by_key());
+    task.walk.out = rows(args_.o, Side::query, dim_v, Norm::keep, view_.scaled_by_query());
     const std::int64_t state = i * dim_qk * dim_v;
     if (args_.initial_state.h != nullptr) task.initial = args_.initial_state.h + state;
     if (args_.final_state.h != nullptr) task.final = args_.final_state.h + state;
     return task;
   }
 
-  const Roles<P, ForwardArguments<T>>& roles() const { return roles_; }
+  const CallView<P, ForwardArguments<T>>& view() const { return view_; }
 
  private:
   const ForwardArguments<T>& args_;
-  Roles<P, ForwardArguments<T>> roles_;
+  CallView<P, ForwardArguments<T>> view_;
 };
 
 }  // namespace detail
@@ -110,11 +110,11 @@ template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native
       return status;
   if (any)
     Driver<P, tile.chunk, vector_bytes, detail::ForwardTasks<P>>(call, layout, workspace).run(execution);
-  call.roles().clear_trailing(args.o, Side::query, args.shape.dim_v);
+  call.view().clear_trailing(args.o, Side::query, args.shape.dim_v);
   if (args.final_state.count != nullptr) {
     for (std::int64_t b = 0; b < args.shape.batch; ++b) {
-      const Sequence s = call.roles().sequence(b);
-      args.final_state.count[b] = call.roles().initial_count(s) + call.roles().unmasked_keys(s);
+      const Sequence s = call.view().sequence(b);
+      args.final_state.count[b] = call.view().initial_count(s) + call.view().unmasked_keys(s);
     }
   }
   return {};

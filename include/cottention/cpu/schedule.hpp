@@ -1,13 +1,13 @@
-// How the walks of a call are shared out among threads.
+// The schedule of a call's walk tasks on threads.
 //
-// A task is one walk: an output, a sequence, a key/value head. With many tasks each thread takes whole ones.
-// A task that would leave threads idle is split: its sequence falls into splits, and a thread either
-// *reduces* a split to its own state or *walks* it from the sum of the splits before. Walking yields the
-// split's state too, so only splits that a thread has to jump over are read twice.
+// A task is one walk: one output of one sequence and key/value head. With many tasks each thread runs whole
+// ones. A task that would leave threads idle is split: its sequence is divided into splits, and a thread
+// either *reduces* a split to its state or *walks* it from the sum of the states of the splits before.
+// Walking yields the split's state too, so only splits that a thread skips are read twice.
 //
-// Splits depend on the length of the sequence, the size of the state and the chunk alone, and states are
-// always summed split by split in order. So the bits of a result depend neither on threads nor on timing nor
-// on the rest of the batch.
+// The splits follow from the length of the sequence, the size of the state and the chunk alone, and their
+// states are always added in order. So the bits of a result depend neither on threads nor on timing nor on
+// the rest of the batch.
 #pragma once
 
 #include <algorithm>
@@ -17,15 +17,15 @@
 
 namespace cottention::cpu {
 
-inline constexpr int max_splits = 64;  // one bit each in a word
+inline constexpr int max_splits = 64;  // SplitProgress has one bit for each in a word
 
-/// Most splits of a sequence whose state has that many elements: fewer where states are large, since each
-/// split of a split task holds one.
+/// The largest number of splits of a sequence whose state has `state_elements`. Large states allow fewer,
+/// since each split of a split task has one in the workspace.
 constexpr int split_limit(std::int64_t state_elements) {
   return state_elements <= 128 * 128 ? max_splits : state_elements <= 256 * 256 ? 32 : 16;
 }
 
-/// A sequence of `length` rows in `count` splits of `rows`, the last one shorter.
+/// A sequence of `length` rows in `count` splits of `rows` each; the last one may be shorter.
 struct Splits {
   std::int64_t length = 0;
   std::int64_t rows = 0;
@@ -33,7 +33,7 @@ struct Splits {
 
   Splits() = default;
   Splits(std::int64_t length_, std::int64_t state_elements, std::int64_t chunk) : length(length_) {
-    // Summing splits apart costs an addition to the state in each chunk, so short sequences stay whole.
+    // Each chunk of a sequence with splits is added to two states, so short sequences stay whole.
     constexpr std::int64_t whole = 4096, shortest = 1024;
     const std::int64_t limit = split_limit(state_elements);
     rows = length <= whole ? length : (std::max)(shortest, (length + limit - 1) / limit);
@@ -45,17 +45,17 @@ struct Splits {
   std::int64_t last(int split) const { return (std::min)(length, (split + 1) * rows); }
 };
 
-/// What a thread does next in a split task.
+/// What a thread does next: walks or reduces a split, waits, or ends.
 struct Assignment {
   enum class Kind { walk, reduce, wait, none };
   Kind kind = Kind::none;
-  int slot = 0;  // of the task among the open ones
+  int slot = 0;  // of the open task
   int split = 0;
-  bool yields_sum = false;  // a walk that leaves its split's state, since nobody else does
+  bool yields_sum = false;  // the split's own state is stored too, since no reduce of it is claimed
 };
 
-/// Progress of one split task. `sums` splits must be summed and `walks` walked; a walk may start once
-/// `needed(split)` sums lie before it.
+/// Progress of one split task: of `sums` splits the states are needed, and `walks` splits must be walked. A
+/// causal walk may start once the states of all splits before it are added, a bidirectional one once all are.
 class SplitProgress {
  public:
   void open(std::int64_t task, int sums, int walks, bool causal) {
@@ -73,15 +73,15 @@ class SplitProgress {
   bool can_walk(int split) const {
     return split < walks_ && !has(walk_claimed_, split) && ready_ >= (causal_ ? split : sums_);
   }
-  /// The furthest split that can be walked, or -1: from there on a thread carries its state along.
+  /// The last split that can be walked, or -1. A thread walks on from there with the state that it has.
   int furthest_walk() const {
     for (int split = causal_ ? (std::min)(ready_, walks_ - 1) : walks_ - 1; split >= 0; --split)
       if (can_walk(split)) return split;
     return -1;
   }
-  /// The next split to be reduced, or -1: `skip` splits past those that somebody sums already, or failing
-  /// that the nearest that nobody does. The last one of a causal walk is not worth it: nobody starts behind
-  /// it.
+  /// The next split to reduce, or -1: `skip` splits past the last one whose sum is claimed, otherwise the
+  /// first one whose sum is not. The last split of a causal walk is never reduced, since no walk starts
+  /// behind it.
   int next_reduce(int skip) const {
     const int end = causal_ ? (std::min)(sums_, walks_ - 1) : sums_;
     const int ahead = (std::max)(ready_, static_cast<int>(std::bit_width(sum_claimed_)));
@@ -91,11 +91,11 @@ class SplitProgress {
     return -1;
   }
   bool causal() const { return causal_; }
-  /// Whether splits are summed, or about to be, that no walk has come up to.
+  /// Whether a sum is claimed past the last claimed walk.
   bool sums_ahead() const { return std::bit_width(sum_claimed_) > std::bit_width(walk_claimed_); }
   int unclaimed_walks() const { return walks_ - std::popcount(walk_claimed_); }
 
-  /// Claims the walk; tells whether it is to yield the split's state.
+  /// Claims the walk of a split. Returns whether the walk also stores the split's own state.
   bool claim_walk(int split) {
     walk_claimed_ |= bit(split);
     if (!causal_ || split >= sums_ || has(sum_claimed_, split)) return false;
@@ -105,8 +105,8 @@ class SplitProgress {
   void claim_reduce(int split) { sum_claimed_ |= bit(split); }
   void walked() { ++walked_; }
 
-  /// Notes that the split's own state is there; add(split) then turns it into the prefix behind the split, in
-  /// order.
+  /// Notes that the split's own state is stored. Calls add(s), in order, for each split s whose predecessors
+  /// are all stored, to turn its state into the inclusive prefix sum.
   template <class Add>
   void summed(int split, Add add) {
     sum_done_ |= bit(split);
@@ -123,22 +123,22 @@ class SplitProgress {
   std::uint64_t walk_claimed_ = 0, sum_claimed_ = 0, sum_done_ = 0;
 };
 
-/// How many splits of a task are summed and walked.
+/// The numbers of splits of a task that are summed and walked.
 struct SplitCounts {
   int sums, walks;
   bool causal;
 };
 
-/// What a thread remembers between tasks.
+/// A thread's last assignment and its plan.
 struct SplitCursor {
   Assignment last{};
   std::int64_t task = -1;
   int burst = 0;  // splits still to be reduced in a row
 };
 
-/// The split tasks in work, `slot_count` of them at most. Jobs tells what a task is made of:
+/// Assigns splits of the open split tasks, at most `slot_count` at a time, to threads. `Jobs` provides
 /// `bool is_split(task)`, `SplitCounts extent(task)`, `void begin(task, slot)`, `void add(slot, split)` and
-/// `void end(task, slot)`.
+/// `void end(task, slot)`. next() and done() may be called by any thread; a mutex orders them.
 template <class Jobs>
 class SplitQueue {
  public:
@@ -170,15 +170,15 @@ class SplitQueue {
   }
 
  private:
-  /// Splits that a thread reduces in a row when it jumps ahead of a walking one. With two threads, a walk of
-  /// cost 1 and a reduce of cost u (0.36 at 64 dimensions), r splits are done soonest when the one jumps over
-  /// r / (2 + u) splits while the other walks towards them; then both walk, and reach the end together.
-  /// Jumping over a few less leaves room for what is not foreseen: in simulation that is within 1% of the
-  /// best from u = 0.3 to 0.37.
+  /// The number of splits that a thread reduces in a row when it jumps ahead of a walking one. With two
+  /// threads, a walk of cost 1 and a reduce of cost u (0.36 at 64 dimensions), r splits take the least time
+  /// when one thread reduces r / (2 + u) of them while the other walks towards them; then both walk and end
+  /// together. A few less leave room for uneven speed: in simulation that is within 1% of the best from u =
+  /// 0.3 to 0.37.
   int burst(int splits_left) const { return std::clamp(splits_left * 7 / 9 / threads_, 1, max_splits); }
 
-  /// Of the splits before those it leaves out the ones that will have been walked by the time it is done: u
-  /// of them for each that it reduces.
+  /// The number of splits that the thread leaves out before those: the ones that the walking threads will
+  /// have walked by the time it is done, u of them for each that it reduces.
   int skip(int burst) const { return (std::max)(0, 9 * burst / 25 / (std::max)(1, threads_ - 1) - 1); }
 
   Assignment assign_walk(int slot, int split) {
@@ -209,7 +209,7 @@ class SplitQueue {
     for (int slot = 0; slot < slot_count_; ++slot) {
       if (!open_[slot].is_open()) continue;
       waiting = true;
-      // With sums ahead already, the walk behind will soon have come up to them.
+      // Where sums are claimed ahead of the walks, a walk will soon reach them, and no burst is due.
       const bool fresh = open_[slot].causal() && !open_[slot].sums_ahead();
       const int splits = fresh ? burst(open_[slot].unclaimed_walks()) : 1;
       if (const int split = open_[slot].next_reduce(fresh ? skip(splits) : 0); split >= 0) {
@@ -220,7 +220,7 @@ class SplitQueue {
     return {waiting ? Assignment::Kind::wait : Assignment::Kind::none};
   }
 
-  /// Opens the next split task where there is room; its slot, or -1.
+  /// Opens the next split task where a slot is free. Returns its slot, or -1.
   int open_next() {
     int slot = 0;
     while (slot < slot_count_ && open_[slot].is_open()) ++slot;

@@ -14,16 +14,16 @@ namespace cottention::cpu {
 
 namespace detail {
 
-/// Fewer bytes of states, times tokens, are not worth waking a thread for: 256 KiB take one about 4
+/// A thread is woken for at least so many bytes of states, times tokens: 256 KiB take one thread about 4
 /// microseconds.
 inline constexpr double bytes_per_thread = 262144;
 
-/// Room for sums of runs, for each row of o: eight vectors of 64 bytes.
-inline constexpr std::int64_t near_lanes = 128;
+/// Elements for partial sums of runs, for each row of o: eight vectors of 64 bytes.
+inline constexpr std::int64_t partial_lanes = 128;
 
-/// Where the parts of a step's workspace lie.
+/// Where the parts of a step's workspace lie, and how many threads it uses.
 struct StepLayout {
-  int threads = 1;          // that the work is worth
+  int threads = 1;          // that the work is large enough for
   std::int64_t tokens = 0;  // rounded up to whole vectors of weights
   std::size_t scratch_bytes = 0, scratch_at = 0;
   WorkspaceSize size;
@@ -38,10 +38,10 @@ StepLayout step_layout(const Shape& s, int threads) {
       static_cast<double>(tasks) * state_bytes * static_cast<double>(s.seq_q) / bytes_per_thread;
   w.threads = static_cast<int>(
       std::clamp((std::min)(worth, static_cast<double>(tasks)), 1.0, static_cast<double>(threads)));
-  w.tokens = padded(s.seq_q);
+  w.tokens = row_pitch(s.seq_q);
   if (tasks == 0) return w;
   const std::int64_t rows = 1 + s.heads_q / s.heads_kv;  // of q and k, of v and o
-  const std::int64_t pitches = padded(s.dim_qk) + padded(s.dim_v) + near_lanes;
+  const std::int64_t pitches = row_pitch(s.dim_qk) + row_pitch(s.dim_v) + partial_lanes;
   WorkspaceSize of_thread;
   of_thread.take(w.tokens, 1, sizeof(double) + sizeof(Accumulate<T>));  // counts and weights
   of_thread.take(w.tokens, rows, static_cast<std::size_t>(pitches) * sizeof(Accumulate<T>));
@@ -55,7 +55,7 @@ StepLayout step_layout(const Shape& s, int threads) {
   return w;
 }
 
-/// Advances one head of one lane.
+/// Advances the state of one head of one lane.
 template <AnyProblem P, int vector_bytes>
 class Stepper {
  public:
@@ -67,8 +67,8 @@ class Stepper {
       : args_(args),
         tokens_(args.shape.seq_q),
         group_(args.shape.heads_q / args.shape.heads_kv),
-        pitch_qk_(padded(args.shape.dim_qk)),
-        pitch_v_(padded(args.shape.dim_v)) {
+        pitch_qk_(row_pitch(args.shape.dim_qk)),
+        pitch_v_(row_pitch(args.shape.dim_v)) {
     n_ = reinterpret_cast<double*>(scratch);
     A* memory = reinterpret_cast<A*>(n_ + layout.tokens);
     const auto take = [&memory, &layout](std::int64_t row) {
@@ -81,7 +81,7 @@ class Stepper {
     v_ = take(pitch_v_);
     q_ = take(group_ * pitch_qk_);
     o_ = take(group_ * pitch_v_);
-    near_ = take(group_ * near_lanes);
+    partial_ = take(group_ * partial_lanes);
   }
 
   void step(std::int64_t lane, std::int64_t kv_head) {
@@ -92,18 +92,18 @@ class Stepper {
     const bool scaled = P::scale != Scale::none && args_.scale_logit.given();
     if (scaled) {
       const double count = static_cast<double>(args_.pool.count[slot]);
-      for (std::int64_t t = 0; t < padded(tokens_); ++t) n_[t] = count + static_cast<double>(t + 1);
+      for (std::int64_t t = 0; t < row_pitch(tokens_); ++t) n_[t] = count + static_cast<double>(t + 1);
       weights_of_counts<A, vector_bytes>(n_, static_cast<int>(tokens_),
                                          sigmoid(static_cast<double>(args_.scale_logit[kv_head])), weight_);
     }
-    pack<Norm::unit>(args_.k, lane, kv_head, s.heads_kv, s.dim_qk, nullptr, k_, pitch_qk_);
+    pack<Norm::normalize>(args_.k, lane, kv_head, s.heads_kv, s.dim_qk, nullptr, k_, pitch_qk_);
     pack<Norm::keep>(args_.v, lane, kv_head, s.heads_kv, s.dim_v,
                      scaled && P::scale == Scale::by_key ? weight_ : nullptr, v_, pitch_v_);
     const bool outputs = args_.o.data != nullptr;
     if (outputs)
       for (std::int64_t g = 0; g < group_; ++g)
-        pack<Norm::unit>(args_.q, lane, kv_head * group_ + g, s.heads_q, s.dim_qk, nullptr,
-                         q_ + g * tokens_ * pitch_qk_, pitch_qk_);
+        pack<Norm::normalize>(args_.q, lane, kv_head * group_ + g, s.heads_q, s.dim_qk, nullptr,
+                              q_ + g * tokens_ * pitch_qk_, pitch_qk_);
     A* h = args_.pool.h + (slot * s.heads_kv + kv_head) * s.dim_qk * s.dim_v;
     if (outputs && tokens_ == 1 && group_ == 1 && accepted_ == 1)
       advance_one(h);
@@ -118,8 +118,8 @@ class Stepper {
 
  private:
   template <class E>
-  Rows<E> rows(const Tensor<E>& tensor, std::int64_t lane, std::int64_t head, std::int64_t heads,
-               std::int64_t dim) const {
+  RowView<E> rows(const Tensor<E>& tensor, std::int64_t lane, std::int64_t head, std::int64_t heads,
+                  std::int64_t dim) const {
     const Strides strides = resolve(tensor.strides, tokens_, heads, dim);
     return {tensor.data + lane * strides.batch + head * strides.head, strides.seq, nullptr, 0, dim};
   }
@@ -128,15 +128,15 @@ class Stepper {
   void pack(const Tensor<const T>& tensor, std::int64_t lane, std::int64_t head, std::int64_t heads,
             std::int64_t dim, const A* weight, A* packed, std::int64_t pitch) {
     constexpr int at_once = 16;
-    const Rows<const T> all = rows(tensor, lane, head, heads, dim);
-    alignas(64) A scale[at_once];
+    const RowView<const T> all = rows(tensor, lane, head, heads, dim);
+    alignas(64) A rnorm[at_once];
     for (std::int64_t t = 0; t < tokens_; t += at_once)
       pack_rows<S, at_once, norm, Check::none>(
           all.from(t), static_cast<int>(std::min<std::int64_t>(at_once, tokens_ - t)),
-          weight == nullptr ? nullptr : weight + t, packed + t * pitch, pitch, scale);
+          weight == nullptr ? nullptr : weight + t, packed + t * pitch, pitch, rnorm);
   }
 
-  /// One token, one query head: h += k v^T and o = h^T q in one pass over h, with o in registers.
+  /// One token and one query head: h += k v^T and o = h^T q in one pass over h, with o in registers.
   void advance_one(A* h) {
     const std::ptrdiff_t dim_qk = args_.shape.dim_qk, dim_v = args_.shape.dim_v;
     const std::ptrdiff_t whole = dim_v / S::lanes * S::lanes;
@@ -160,13 +160,13 @@ class Stepper {
         }
 #pragma GCC unroll 8
         for (int c = 0; c < vectors; ++c)
-          add_run(run[c], first, o_ + column + c * S::lanes, near_ + c * S::lanes);
+          add_run(run[c], first, o_ + column + c * S::lanes, partial_ + c * S::lanes);
       }
     });
     if (whole < dim_v) advance_columns(h, whole, static_cast<int>(dim_v - whole), true);
   }
 
-  /// Any number of tokens and query heads.
+  /// Any number of tokens and query heads: one pass over h, a vector of columns at a time.
   void advance_many(A* h, bool outputs) {
     const std::ptrdiff_t dim_v = args_.shape.dim_v;
     for (std::ptrdiff_t column = 0; column < dim_v; column += S::lanes)
@@ -174,20 +174,20 @@ class Stepper {
                       outputs);
   }
 
-  /// Adds what the rows from `first` on come to in o, on two levels: an error that grows with the number of
-  /// runs would pass the bounds in the widest heads.
+  /// Adds the run that starts at row `first` to o, on two levels: in one level, the error would grow with the
+  /// number of runs and pass the bounds in the widest heads.
   [[gnu::always_inline]] void add_run(typename S::Vector run, std::ptrdiff_t first, A* o, A* partial) const {
-    constexpr std::ptrdiff_t near_terms = 32 * step_run_terms;
+    constexpr std::ptrdiff_t terms_per_partial = 32 * step_run_terms;
     const std::ptrdiff_t next = first + step_run_terms;
-    if (first % near_terms != 0) run += S::load(partial);
-    if (next % near_terms != 0 && next < args_.shape.dim_qk)
+    if (first % terms_per_partial != 0) run += S::load(partial);
+    if (next % terms_per_partial != 0 && next < args_.shape.dim_qk)
       S::store(partial, run);
     else
-      S::store(o, first < near_terms ? run : S::load(o) + run);
+      S::store(o, first < terms_per_partial ? run : S::load(o) + run);
   }
 
-  /// All tokens on `columns` <= S::lanes columns of h, a run of its rows after the other. The state keeps
-  /// what it was after `accepted_` tokens.
+  /// Advances `columns` <= S::lanes columns of h by all tokens, one run of rows after the other. h becomes
+  /// the state after `accepted_` tokens.
   void advance_columns(A* h, std::ptrdiff_t column, int columns, bool outputs) {
     const std::ptrdiff_t dim_qk = args_.shape.dim_qk, dim_v = args_.shape.dim_v;
     for (std::ptrdiff_t row = 0; row < dim_qk; row += step_run_terms)
@@ -195,7 +195,7 @@ class Stepper {
                    column, columns, outputs);
   }
 
-  /// Likewise, rows first to first + rows - 1, which start at `h`.
+  /// Advances rows first to first + rows - 1 of these columns, which start at `h`.
   void advance_rows(A* h, std::ptrdiff_t first, int rows, std::ptrdiff_t column, int columns, bool outputs) {
     const std::ptrdiff_t dim_v = args_.shape.dim_v;
     const bool whole = columns == S::lanes;
@@ -216,7 +216,7 @@ class Stepper {
         const A* q = q_ + r * pitch_qk_ + first;
         typename S::Vector run{};
         for (int row = 0; row < rows; ++row) run += q[row] * x[row];
-        add_run(run, first, o_ + r * pitch_v_ + column, near_ + r * S::lanes);
+        add_run(run, first, o_ + r * pitch_v_ + column, partial_ + r * S::lanes);
       }
     }
   }
@@ -226,7 +226,7 @@ class Stepper {
   std::int64_t accepted_ = 0;
   double* n_;
   A *weight_, *k_, *v_, *q_, *o_;
-  A* near_;  // sums of the latest runs, for each row of o on the columns at hand
+  A* partial_;  // (group * tokens, S::lanes): sums of the latest runs, for each row of o
 };
 
 }  // namespace detail

@@ -1,23 +1,23 @@
-// How much scratch a call needs, and where in the caller's workspace everything lies.
+// The size of a call's scratch memory, and where each part lies in the caller's workspace.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 
-#include <cottention/cpu/roles.hpp>
+#include <cottention/cpu/call_view.hpp>
 #include <cottention/cpu/schedule.hpp>
 #include <cottention/overlap.hpp>
 
 namespace cottention::cpu {
 
-/// What the tasks of a call amount to. Follows from shapes and strides alone.
+/// The size of a call's tasks. It follows from shapes and strides alone.
 struct Work {
   std::int64_t states = 0;  // batch x heads_kv
-  std::int64_t tasks = 0;   // states, for each output
+  std::int64_t tasks = 0;   // states x outputs
   std::int64_t heads = 0;   // consecutive tasks that belong to one sequence
   std::int64_t rows = 0;    // of all tasks together
   std::int64_t dim_qk = 0, dim_v = 0;
-  std::int64_t scale_grad_tasks = 0;  // tasks that may yield a sum for the gradient of m
+  std::int64_t scale_grad_tasks = 0;  // tasks that may sum for the gradient of m
   bool packed = false;                // sequences may differ in length
   bool interleaved = false;           // the rows of neighbouring heads are neighbours in memory
 };
@@ -28,11 +28,11 @@ class WorkspaceSize {
   /// Room for count times `each` things of `bytes`, aligned; returns where.
   std::size_t take(std::int64_t count, std::int64_t each, std::size_t bytes) {
     constexpr auto alignment = static_cast<std::int64_t>(workspace_alignment);
-    constexpr std::int64_t most = cottention::detail::largest_span;
+    constexpr std::int64_t max_bytes = cottention::detail::largest_span;
     const std::int64_t at = bytes_;
     std::int64_t part = 0;
     if (__builtin_mul_overflow(count, each, &part) ||
-        __builtin_mul_overflow(part, static_cast<std::int64_t>(bytes), &part) || part > most - at)
+        __builtin_mul_overflow(part, static_cast<std::int64_t>(bytes), &part) || part > max_bytes - at)
       fits_ = false;
     else
       bytes_ += (part + alignment - 1) / alignment * alignment;
@@ -56,46 +56,48 @@ class WorkspaceSize {
   bool fits_ = true;
 };
 
-/// How the work is shared out, and where everything lies. Sizes follow from the head dimensions, the number
-/// of threads that there are and the number of heads, and grow with each of them; the length of a sequence
-/// does not matter. What is used of it may be less.
+/// How many threads and slots a call uses, and where the parts of its workspace lie. Sizes follow from the
+/// head dimensions, the number of threads and the number of heads, and grow with each of them; they do not
+/// depend on the lengths of sequences, so a call may use less than its workspace.
 struct WorkspaceLayout {
-  int threads = 1;                    // that the work is worth
-  int together = 1;                   // heads that a thread walks side by side
+  int threads = 1;                    // that the work is large enough for
+  int heads_interleaved = 1;          // heads whose chunks a thread interleaves
   int slot_count = 0;                 // for split tasks
-  std::int64_t state_elements = 0;    // of one state, padded
+  std::int64_t state_elements = 0;    // of one state, with rows of whole pitches
   std::int64_t scratch_elements = 0;  // of one thread: three states for each head, and its chunk's operands
   std::int64_t states_per_slot = 0;   // states of a split task
   std::size_t progress_at = 0, scratch_at = 0, states_at = 0, scale_grad_at = 0;
   WorkspaceSize size;
 };
 
-/// Fewer rows than this are not worth waking a thread for (about 20 microseconds of work at 64 dimensions).
+/// A thread is woken for at least so many rows, about 20 microseconds of work at 64 dimensions.
 inline constexpr std::int64_t rows_per_thread = 128;
 
-/// Heads that one thread walks side by side at most.
-inline constexpr int most_together = 8;
+/// Heads whose chunks one thread interleaves at most.
+inline constexpr int max_heads_interleaved = 8;
 
-/// Where heads are interleaved, walking one at a time uses a few lines of every page, and what the hardware
-/// fetches besides is lost. So a thread takes several at a time, up to 1 KiB of neighbouring rows and 256 KiB
-/// of states.
+/// Where heads are adjacent in memory, a walk of one head uses a few cache lines of every page, and hardware
+/// prefetches of the lines beside them are lost. So a thread interleaves the chunks of several heads, up to
+/// 1 KiB of adjacent rows and 256 KiB of states.
 template <Element T>
-std::int64_t heads_together_at_most(const Work& work, std::int64_t state_elements) {
+std::int64_t heads_interleaved_limit(const Work& work, std::int64_t state_elements) {
   if (!work.interleaved) return 1;
   const std::int64_t row_bytes = (std::max)(work.dim_qk, work.dim_v) * static_cast<std::int64_t>(sizeof(T));
   const std::int64_t state_bytes = state_elements * static_cast<std::int64_t>(sizeof(Accumulate<T>));
   return std::clamp<std::int64_t>((std::min)({1024 / row_bytes, 262144 / state_bytes, work.heads}), 1,
-                                  most_together);
+                                  max_heads_interleaved);
 }
 
-/// As many of them as leave no thread with more heads than it would have had otherwise.
-inline std::int64_t heads_together(const Work& work, int threads, std::int64_t at_most) {
-  const auto most_heads = [&](std::int64_t together) {  // on any one thread
-    const std::int64_t groups = work.tasks / work.heads * ((work.heads + together - 1) / together);
-    return (groups + threads - 1) / threads * together;
+/// The largest number of heads, up to `max_heads`, that leaves no thread with more heads than one at a time
+/// would.
+inline std::int64_t choose_heads_interleaved(const Work& work, int threads, std::int64_t max_heads) {
+  const auto heads_of_busiest_thread = [&](std::int64_t heads_interleaved) {  // on any one thread
+    const std::int64_t head_blocks =
+        work.tasks / work.heads * ((work.heads + heads_interleaved - 1) / heads_interleaved);
+    return (head_blocks + threads - 1) / threads * heads_interleaved;
   };
-  while (at_most > 1 && most_heads(at_most) > most_heads(1)) --at_most;
-  return at_most;
+  while (max_heads > 1 && heads_of_busiest_thread(max_heads) > heads_of_busiest_thread(1)) --max_heads;
+  return max_heads;
 }
 
 template <Element T>
@@ -103,13 +105,13 @@ WorkspaceLayout workspace_layout(const Work& work, int chunk, int threads) {
   using A = Accumulate<T>;
   WorkspaceLayout w;
   if (work.states == 0) return w;
-  const std::int64_t pitch_qk = padded(work.dim_qk), pitch_v = padded(work.dim_v);
+  const std::int64_t pitch_qk = row_pitch(work.dim_qk), pitch_v = row_pitch(work.dim_v);
   w.state_elements = pitch_qk * pitch_v;
-  const std::int64_t at_most = heads_together_at_most<T>(work, w.state_elements);
+  const std::int64_t max_heads = heads_interleaved_limit<T>(work, w.state_elements);
   w.threads = static_cast<int>(std::clamp<std::int64_t>(work.rows / rows_per_thread, 1, threads));
-  w.together = static_cast<int>(heads_together(work, w.threads, at_most));
-  w.scratch_elements = ChunkScratch<A>::elements(chunk, pitch_qk, pitch_v) + 3 * at_most * w.state_elements;
-  // A few split tasks at a time keep all threads busy; each holds the states between its splits.
+  w.heads_interleaved = static_cast<int>(choose_heads_interleaved(work, w.threads, max_heads));
+  w.scratch_elements = ChunkScratch<A>::elements(chunk, pitch_qk, pitch_v) + 3 * max_heads * w.state_elements;
+  // A few split tasks at a time keep all threads busy; each slot has a state for each split and one more.
   const int slot_count = threads > 1 ? threads / 8 + (threads % 8 != 0 ? 1 : 0) : 0;
   w.slot_count = w.threads > 1 && (work.packed || work.tasks % w.threads != 0) ? slot_count : 0;
   w.states_per_slot = split_limit(w.state_elements) + 1;
@@ -121,25 +123,25 @@ WorkspaceLayout workspace_layout(const Work& work, int chunk, int threads) {
   return w;
 }
 
-/// The task's initial state as (dim_a, dim_c) with the pitch of c, zero past its dimensions.
+/// Loads the task's initial state, (dim_a, dim_c), into h, (a_pitch, c_pitch), zero past the dimensions.
 template <Element T>
 void load_state(const WalkTask<T>& task, Accumulate<T>* h) {
-  const std::int64_t rows = task.walk.a.rows.dim, columns = task.walk.c.rows.dim, pitch = padded(columns);
-  std::fill_n(h, padded(rows) * pitch, Accumulate<T>{0});
+  const std::int64_t rows = task.walk.a.rows.dim, columns = task.walk.c.rows.dim, pitch = row_pitch(columns);
+  std::fill_n(h, row_pitch(rows) * pitch, Accumulate<T>{0});
   if (task.initial == nullptr) return;
-  const bool as_is = task.initial_layout == Layout::as_is;
+  const bool as_is = task.initial_layout == StateLayout::as_is;
   for (std::int64_t r = 0; r < rows; ++r)
     for (std::int64_t c = 0; c < columns; ++c)
       h[r * pitch + c] = task.initial[as_is ? r * columns + c : c * rows + r];
 }
 
-/// The state to where the task wants it, if it does.
+/// Stores h, (a_pitch, c_pitch), to the task's final state, (dim_a, dim_c), where that is wanted.
 template <Element T>
 void store_state(const WalkTask<T>& task, const Accumulate<T>* h) {
   if (task.final == nullptr) return;
   const std::int64_t rows = task.walk.a.rows.dim, columns = task.walk.c.rows.dim;
   for (std::int64_t r = 0; r < rows; ++r)
-    std::copy_n(h + r * padded(columns), columns, task.final + r * columns);
+    std::copy_n(h + r * row_pitch(columns), columns, task.final + r * columns);
 }
 
 }  // namespace cottention::cpu

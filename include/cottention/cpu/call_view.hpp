@@ -1,4 +1,5 @@
-// From arguments to walks: who plays a, b and c for each output (g is the gradient with respect to o).
+// From the arguments of a call to its walks: the operands a, b and c of each output, where g is the gradient
+// with respect to o.
 //
 //     output   a   b   c   order     epilogue on row i        (order when causal)
 //     o        q   k   v   forward   * w_i when scaling by query
@@ -6,8 +7,8 @@
 //     dk       v   g   q   reverse   through the norm of k
 //     dv       k   q   g   reverse   * w_j when scaling by key
 //
-// q and k are normalised wherever they play; v carries w_j when scaling by key, g carries w_i when scaling by
-// query.
+// q and k are normalised as every operand; v is multiplied by w_j when scaling by key, g by w_i when scaling
+// by query.
 #pragma once
 
 #include <cottention/arguments.hpp>
@@ -20,15 +21,15 @@
 namespace cottention::cpu {
 
 enum class Side { query, key };
-enum class Layout { as_is, transposed };
+enum class StateLayout { as_is, transposed };
 
-/// A walk with the states it starts from and ends in.
+/// A walk with its initial and final states.
 template <Element T>
 struct WalkTask {
-  Walk<T> walk;
-  const Accumulate<T>* initial = nullptr;  // null: zero
-  Layout initial_layout = Layout::as_is;   // transposed: (dim_c, dim_a) in the caller's memory
-  Accumulate<T>* final = nullptr;          // (dim_a, dim_c), null: not wanted
+  WalkParams<T> walk;
+  const Accumulate<T>* initial = nullptr;           // null: zero
+  StateLayout initial_layout = StateLayout::as_is;  // transposed: (dim_c, dim_a) in the caller's memory
+  Accumulate<T>* final = nullptr;                   // (dim_a, dim_c), null: not wanted
 };
 
 /// One sequence of a batch.
@@ -39,21 +40,21 @@ struct Sequence {
   bool packed = false;
 };
 
-/// What forward and backward arguments have in common, resolved.
+/// The arguments of forward or backward with strides, sequences and groups resolved.
 template <AnyProblem P, class Arguments>
-class Roles {
+class CallView {
  public:
   using T = typename P::element;
   static constexpr bool causal = P::mask == Mask::causal;
 
-  explicit Roles(const Arguments& arguments) : args_(arguments), shape_(arguments.shape) {}
+  explicit CallView(const Arguments& arguments) : args_(arguments), shape_(arguments.shape) {}
 
   std::int64_t group() const { return shape_.heads_kv == 0 ? 1 : shape_.heads_q / shape_.heads_kv; }
   bool scaled() const { return P::scale != Scale::none && args_.scale_logit.given(); }
   bool scaled_by_key() const { return P::scale == Scale::by_key && scaled(); }
   bool scaled_by_query() const { return P::scale == Scale::by_query && scaled(); }
 
-  /// Whether rows of neighbouring heads are neighbours in memory.
+  /// Whether the rows of neighbouring heads are adjacent in memory.
   bool interleaved() const {
     return group() == 1 && (args_.k.strides.head == contiguous || args_.k.strides.head == shape_.dim_qk);
   }
@@ -69,7 +70,7 @@ class Roles {
     return args_.initial_state.count == nullptr ? 0 : args_.initial_state.count[s.batch];
   }
 
-  /// Makes the rows of tokens behind the last packed sequence 0: they belong to none.
+  /// Sets the rows of tokens behind the last packed sequence to 0: they belong to no sequence.
   template <class E>
   void clear_trailing(const Tensor<E>& tensor, Side side, std::int64_t dim) const {
     if (!args_.cu_seqlens_q.given() || tensor.data == nullptr) return;
@@ -82,9 +83,10 @@ class Roles {
         std::fill_n(tensor.data + t * strides.seq + h * strides.head, dim, E(0.f));
   }
 
-  /// A walk whose b and c run along `bc_side`, and a along the other side, with counts and weights set up.
-  Walk<T> walk(const Sequence& s, std::int64_t kv_head, Side bc_side) const {
-    Walk<T> w;
+  /// The parameters of a walk whose b and c are on `bc_side` and whose a is on the other side, without the
+  /// operands.
+  WalkParams<T> walk(const Sequence& s, std::int64_t kv_head, Side bc_side) const {
+    WalkParams<T> w;
     w.bc_rows = bc_side == Side::key ? s.length_k : s.length_q;
     w.a_rows = bc_side == Side::key ? s.length_q : s.length_k;
     (bc_side == Side::key ? w.a_heads : w.bc_heads) = group();
@@ -97,37 +99,37 @@ class Roles {
     return w;
   }
 
-  /// The rows of one tensor for a walk; of all the group's heads on the query side, of kv_head on the key
-  /// side.
+  /// The rows of one tensor for a walk: those of all query heads of the group on the query side, of kv_head
+  /// on the key side.
   template <class E>
-  RoleRows<E> rows(const Tensor<E>& tensor, Side side, std::int64_t dim, const Sequence& s,
-                   std::int64_t kv_head, Side bc_side, Norm norm, bool weighted) const {
-    RoleRows<E> role;
-    role.norm = norm;
-    role.weighted = weighted;
-    role.rows.dim = dim;
+  OperandView<E> rows(const Tensor<E>& tensor, Side side, std::int64_t dim, const Sequence& s,
+                      std::int64_t kv_head, Side bc_side, Norm norm, bool weighted) const {
+    OperandView<E> operand;
+    operand.norm = norm;
+    operand.weighted = weighted;
+    operand.rows.dim = dim;
     const bool query = side == Side::query;
     const std::int64_t length = query ? s.length_q : s.length_k;
-    if (tensor.data == nullptr || length == 0) return role;
+    if (tensor.data == nullptr || length == 0) return operand;
     const std::int64_t heads = query ? shape_.heads_q : shape_.heads_kv;
     const Strides strides = resolve(tensor.strides, query ? shape_.seq_q : shape_.seq_k, heads, dim);
     const std::int64_t start = query ? s.start_q : s.start_k;
-    role.head_stride = strides.head;
-    role.rows.stride = strides.seq;
-    role.rows.data = tensor.data + (query ? kv_head * group() : kv_head) * strides.head +
-                     start * strides.seq + (s.packed ? 0 : s.batch * strides.batch);
-    role.rows.mask = query ? query_mask(s) : key_mask(s);
-    role.rows.mask_stride = 1;
+    operand.head_stride = strides.head;
+    operand.rows.stride = strides.seq;
+    operand.rows.data = tensor.data + (query ? kv_head * group() : kv_head) * strides.head +
+                        start * strides.seq + (s.packed ? 0 : s.batch * strides.batch);
+    operand.rows.mask = query ? query_mask(s) : key_mask(s);
+    operand.rows.mask_stride = 1;
     if (direction(bc_side) == Direction::reverse) {
-      role.rows.data += (length - 1) * role.rows.stride;
-      role.rows.stride = -role.rows.stride;
-      if (role.rows.mask != nullptr) role.rows.mask += length - 1;
-      role.rows.mask_stride = -1;
+      operand.rows.data += (length - 1) * operand.rows.stride;
+      operand.rows.stride = -operand.rows.stride;
+      if (operand.rows.mask != nullptr) operand.rows.mask += length - 1;
+      operand.rows.mask_stride = -1;
     }
-    return role;
+    return operand;
   }
 
-  /// The causal suffix sums of dk and dv run from the end.
+  /// Causal walks for dk and dv sum over later queries, so they run from the end.
   static Direction direction(Side bc_side) {
     return causal && bc_side == Side::query ? Direction::reverse : Direction::forward;
   }
