@@ -10,7 +10,8 @@ In FOLDER/<page> there is at first a clone in `cottention` alone. Blocks then ar
     ```cpp NAME     a file of that name; likewise ```cmake NAME
     ```cpp          part of a program: after <!-- continues: NAME -->, of the end of main() in that file; after
                     <!-- within: FILE -->, of ROOT/FILE in place of its line `// [here]`, which then must compile, under the
-                    emulator where FILE ends in .cu; after <!-- declarations: NAMESPACE -->, of headers: see api_check.py
+                    emulator where FILE ends in .cu; after <!-- declarations: NAMESPACE -->, of headers: see api_check.py;
+                    after <!-- quotes: FILE -->, neighbouring lines of ROOT/FILE, or several such passages with a line ... between
     ```cmake        after <!-- replaces: NAME COMMAND -->, in that file in place of the line that starts with COMMAND; configured
     ```sh           commands: run, or held to what they name; docs_commands.py says which
     ```text         equations and output; after <!-- output -->, printed by the commands of the last ```sh block. So is an
@@ -122,6 +123,21 @@ def with_parts(block, parts):
     return "\n".join(lines[:end] + [part.text for part in parts] + lines[end:]) + "\n"
 
 
+def check_quotes(block, file):
+    """Space at the beginning and the end of lines does not count, nor do comments at their end."""
+    def bare(text):
+        return [line for line in (line.partition("//")[0].strip() for line in text.split("\n")) if line]
+
+    source = bare(file.read_text(encoding="utf-8")) if file.is_file() else []
+    at = 0
+    for passage in re.split(r"^ *\.\.\. *$", block.text, flags=re.MULTILINE):
+        lines = bare(passage)
+        here = [i for i in range(at, len(source)) if source[i:i + len(lines)] == lines]
+        if not lines or not here:
+            raise Fault(f"{file.name} has not these lines, in this order: {passage.strip()}")
+        at = here[0] + len(lines)
+
+
 class Site:
     """The folder in which pages are run."""
 
@@ -219,6 +235,8 @@ class Site:
             self.compile_within(block, self.root / rest, where)
         elif block.language == "cpp" and kind == "declarations":
             pass  # held to the headers by api_check.py
+        elif block.language == "cpp" and kind == "quotes":
+            check_quotes(block, self.root / rest)
         elif block.language == "cmake" and kind == "replaces":
             self.configure_instead(block, *rest.split(), where, files)
         else:

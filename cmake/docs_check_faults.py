@@ -20,6 +20,7 @@ SOUND = [
     "# A heading\n\n    x = y\n\n[there](#a-heading), `./run test --quick`, `COTTENTION_READ=ON`\n",
     "```sh\n./run test --quick  # long\nctest --preset one -R a\nbuild/one/tool\n```\n",
     "<!-- within: part.cpp -->\n```cpp\nint x = y;\n```\n",
+    "<!-- quotes: quoted.cpp -->\n```cpp\nint a;  // (rows)\n...\nint c;\nint d;\n```\n",
 ]
 FAULTS = {
     "ended with status 1": PROGRAM.replace("one\");", "one\"") + RUNS,
@@ -29,6 +30,8 @@ FAULTS = {
     "continues b.cpp, which no block before it is": "<!-- continues: b.cpp -->\n```cpp\nint x;\n```\n",
     "was not declared|undeclared identifier": PROGRAM + "<!-- continues: a.cpp -->\n```cpp\ngone();\n```\n" + RUNS,
     r"\bz\b.*was not declared|undeclared identifier 'z'": "<!-- within: part.cpp -->\n```cpp\nint x = z;\n```\n",
+    "quoted.cpp has not these lines, in this order: int a;\nint c;": "<!-- quotes: quoted.cpp -->\n```cpp\nint a;\nint c;\n```\n",
+    "quoted.cpp has not these lines, in this order: int b;": "<!-- quotes: quoted.cpp -->\n```cpp\nint d;\n...\nint b;\n```\n",
     "a block of `cpp`": "```cpp\nint x;\n```\n",
     "a block of `none`": "```\nint x;\n```\n",
     "a block of `python`": "```python\nx = 1\n```\n",
@@ -54,6 +57,7 @@ def main(Site, folder, compiler):
     (root / "CMakePresets.json").write_text('{"configurePresets": [{"name": "one"}]}', encoding="utf-8")
     (root / "CMakeLists.txt").write_text("add_executable(tool)\noption(COTTENTION_READ)\n", encoding="utf-8")
     (root / "part.cpp").write_text("int y;\n// [here]\n", encoding="utf-8")
+    (root / "quoted.cpp").write_text("int a;  // one\n\nint b;\nint c;\nint d;\n", encoding="utf-8")
     (root / "run").write_text(RUN, encoding="utf-8")
     (root / "run").chmod(0o755)
     subprocess.run(["git", "init", "-q", root], check=True)

@@ -19,7 +19,7 @@ CUDA_CALLS = {"forward", "backward", "step", "cottention"}
 OPTIONAL = {"owned_workspace"}  # included by no other layer: what allocates
 # What each layer may include besides itself.
 BELOW = {"vocabulary": set(), "rtc": set(), "reference": {"vocabulary"}, "cpu": {"vocabulary"}}
-CUDA_LAYERS = ["device", "tile", "kernel"]
+CUDA_LAYERS = ["device", "tile", "kernel", "sm80"]
 for i, layer in enumerate(CUDA_LAYERS):
     BELOW[layer] = {"vocabulary", *CUDA_LAYERS[:i]}
 BELOW["tuning"] = {"vocabulary", *CUDA_LAYERS}
@@ -134,9 +134,9 @@ def self_test():
         "reference.hpp": f"#pragma once\n#include {REQUIREMENTS}\n#include <cottention/problem.hpp>\n",
         "device/memory.cuh": "#pragma once\n#include <cottention/tensor.hpp>\n// of threadIdx\nint x = threadIdx.x;\n",
         "device/collective.cuh": "#pragma once\n#include <cub/warp/warp_scan.cuh>\n",
-        "tile/rows.cuh": "#pragma once\n#include <cottention/device/memory.cuh>\nint y;  // not threadIdx\n",
-        "kernel/walk.cuh": "#pragma once\n#include <cottention/tile/rows.cuh>\n",
-        "tuning/forward.cuh": "#pragma once\n#include <cottention/kernel/walk.cuh>\n",
+        "sm80/rows.cuh": "#pragma once\n#include <cottention/device/memory.cuh>\nint y;  // not threadIdx\n",
+        "sm80/walk.cuh": "#pragma once\n#include <cottention/sm80/rows.cuh>\n",
+        "tuning/forward.cuh": "#pragma once\n#include <cottention/sm80/walk.cuh>\n",
         "host/plan.hpp": "#pragma once\n#include <cottention/tensor.hpp>\n",
         "forward.cuh":
             f"#pragma once\n#include {REQUIREMENTS}\n#include <cottention/host/plan.hpp>\n#include <cottention/tuning/forward.cuh>\n",
@@ -151,13 +151,13 @@ def self_test():
         "form a cycle": {"problem.hpp": "#pragma once\n#include <cottention/tensor.hpp>\n"},
         "belongs to no layer": {"other.hpp": "#pragma once\n"},
         "has no #pragma once": {"problem.hpp": "\n"},
-        "tile/rows.cuh:2: tile includes": {"tile/rows.cuh": "#pragma once\n#include <cottention/kernel/walk.cuh>\n"},
+        "sm80/rows.cuh:2: tile includes": {"sm80/rows.cuh": "#pragma once\n#include <cottention/sm80/walk.cuh>\n"},
         "device/memory.cuh:2: device includes": {
             "device/memory.cuh": "#pragma once\n#include <cottention/host/plan.hpp>\n"},
-        "tile/state.cuh:2: tile includes": {"tile/state.cuh": "#pragma once\n#include <cottention/tuning/forward.cuh>\n"},
+        "sm80/state.cuh:2: tile includes": {"sm80/state.cuh": "#pragma once\n#include <cottention/tuning/forward.cuh>\n"},
         "tuning/forward.cuh:2: tuning includes": {
             "tuning/forward.cuh": "#pragma once\n#include <cottention/host/plan.hpp>\n"},
-        "kernel/walk.cuh:2: kernel includes": {"kernel/walk.cuh": "#pragma once\n#include <cottention/forward.cuh>\n"},
+        "sm80/walk.cuh:2: kernel includes": {"sm80/walk.cuh": "#pragma once\n#include <cottention/forward.cuh>\n"},
         "cpu.hpp:2: cpu includes": {"cpu.hpp": "#pragma once\n#include <cottention/host/plan.hpp>\n"},
         "tensor.hpp:2: vocabulary includes <cottention/owned": {
             "tensor.hpp": "#pragma once\n#include <cottention/owned_workspace.hpp>\n"},
@@ -165,11 +165,11 @@ def self_test():
         "scan.cuh: belongs to no layer": {"scan.cuh": "#pragma once\n"},
         "host/plan.hpp:2: plain C++ includes": {
             "host/plan.hpp": "#pragma once\n#include <cottention/device/memory.cuh>\n"},
-        "tile/rows.cuh:2: threadIdx belongs in device/": {"tile/rows.cuh": "#pragma once\nint x = threadIdx.x;\n"},
-        "kernel/walk.cuh:2: __shfl_xor_sync belongs": {
-            "kernel/walk.cuh": "#pragma once\nint x = __shfl_xor_sync(1);\n"},
-        "kernel/walk.cuh:2: <cub/warp/warp_scan.cuh> belongs": {
-            "kernel/walk.cuh": "#pragma once\n#include <cub/warp/warp_scan.cuh>\n"},
+        "sm80/rows.cuh:2: threadIdx belongs in device/": {"sm80/rows.cuh": "#pragma once\nint x = threadIdx.x;\n"},
+        "sm80/walk.cuh:2: __shfl_xor_sync belongs": {
+            "sm80/walk.cuh": "#pragma once\nint x = __shfl_xor_sync(1);\n"},
+        "sm80/walk.cuh:2: <cub/warp/warp_scan.cuh> belongs": {
+            "sm80/walk.cuh": "#pragma once\n#include <cub/warp/warp_scan.cuh>\n"},
         "tensor.hpp: includes <vector> before": {"tensor.hpp": f"#pragma once\n#include <vector>\n#include {REQUIREMENTS}\n"},
         "leaves macro LEFT defined": {"problem.hpp": "#pragma once\n#define LEFT\n"},
         "leaves macro VERSION defined": {"version.hpp": "#pragma once\n#define VERSION 1\n"},

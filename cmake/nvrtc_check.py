@@ -18,8 +18,8 @@ using namespace cottention;
 using P = Problem<bfloat16, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
 using Kernel = kernel::Step<P, tuning::step_tilings<P>.list[0]>;
 """
-HEADERS = ["kernel/walk.cuh", "kernel/reduce.cuh", "kernel/apply.cuh", "kernel/prefix.cuh", "kernel/project.cuh", "kernel/gradient.cuh",
-           "kernel/gradient_apply.cuh", "kernel/log_sum.cuh", "kernel/count.cuh", "kernel/step.cuh"]
+HEADERS = ["sm80/walk.cuh", "sm80/reduce.cuh", "sm80/apply.cuh", "kernel/prefix.cuh", "sm80/project.cuh", "sm80/gradient.cuh",
+           "sm80/gradient_apply.cuh", "kernel/scale_grad.cuh", "kernel/count.cuh", "kernel/step.cuh"]
 HOST_ONLY = ["cottention.cuh", "forward.cuh", "step.cuh", "cpu.hpp", "reference.hpp", "status.hpp", "dispatch.hpp", "device/launch.cuh"]
 
 

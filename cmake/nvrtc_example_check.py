@@ -70,7 +70,7 @@ def main():
     if len(example.files()) != 3:
         sys.exit(f"files are left over in {example.files()}")
 
-    with open(example.include / "cottention/tile/unit_row.cuh", "a", encoding="utf-8") as header:
+    with open(example.include / "cottention/tile/normalise.cuh", "a", encoding="utf-8") as header:
         header.write("// changed\n")
     expect(example.start(*odd, driver=driver), "another header", compiled, value)
     print("kernels are compiled once, and compute what the reference does")

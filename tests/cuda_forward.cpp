@@ -38,7 +38,8 @@ constexpr HeadDim odd{24, 40};
 /// `odd`; with the tilings for many blocks and for few in turn.
 void check_all(const std::vector<Case>& some, const DeviceManner& manner = {}) {
   for_each_kind<odd>([&]<class P>() {
-    constexpr cottention::Tiling few = cottention::few_blocks_recurrence<cottention::host::ForwardRoles<P>>;
+    constexpr cottention::Tiling few =
+        cottention::low_occupancy_recurrence<cottention::host::ForwardRoles<P>>;
     bool is_few = true;
     for (Case c : some) {
       if (c.mask != P::mask || c.scale != P::scale) continue;
@@ -60,7 +61,7 @@ constexpr int shortest_chunk = sizeof(T) == 2 ? 16 : 8;
 /// Whether the device has the shared memory that the tiling takes.
 template <cottention::AnyProblem P, cottention::Tiling tiling>
 bool fits_device() {
-  using Walk = cottention::kernel::Walk<cottention::host::ForwardRoles<P>, tiling>;
+  using Walk = cottention::sm80::Walk<cottention::host::ForwardRoles<P>, tiling>;
   cottention::device::Properties properties;
   REQUIRE(cottention::device::current_device(properties).ok());
   return sizeof(typename Walk::Storage) <= static_cast<std::size_t>(properties.shared_bytes_per_block);
@@ -322,7 +323,7 @@ TEST_CASE("Beside a NaN the other columns of v keep their accuracy") {
     }
   };
   check(run_cuda_forward<P>(inputs.forward()));
-  check(run_cuda_forward<P, cottention::few_blocks_recurrence<cottention::host::ForwardRoles<P>>>(
+  check(run_cuda_forward<P, cottention::low_occupancy_recurrence<cottention::host::ForwardRoles<P>>>(
       inputs.forward()));
 }
 

@@ -166,7 +166,7 @@ TEST_CASE("An empty sequence returns its initial state bit for bit, in a batch t
 #if __has_include(<emulation.hpp>)
 TEST_CASE("Few blocks get a tiling of their own, but not under the batch-invariant plan") {
   using Q = Problem<bfloat16, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
-  constexpr cottention::Tiling few = cottention::few_blocks_recurrence<cottention::host::ForwardRoles<Q>>;
+  constexpr cottention::Tiling few = cottention::low_occupancy_recurrence<cottention::host::ForwardRoles<Q>>;
   const Inputs<bfloat16> inputs(Case{.shape = {1, 300, 300, 2, 2, 64, 64}});
   const auto kernel_of = [&inputs]<cottention::Tiling... tiling>(Plan plan) {
     auto args = inputs.forward();
@@ -187,9 +187,8 @@ TEST_CASE("Few blocks get a tiling of their own, but not under the batch-invaria
 
 TEST_CASE("Pieces fill the places for two blocks on each multiprocessor, and no more") {
   const auto pieces = [](std::int64_t heads, int multiprocessors, std::int64_t length) {
-    const cottention::host::RecurrenceExtent extent{.units = heads, .rows = length, .terms = length};
-    return cottention::host::plan_recurrence(extent, Plan::automatic, {}, {.chunk = 64}, multiprocessors)
-        .pieces;
+    const cottention::host::RecurrenceExtent extent{.batch_heads = heads, .rows = length, .terms = length};
+    return cottention::host::plan_splits(extent, Plan::automatic, {}, {.chunk = 64}, multiprocessors).pieces;
   };
   CHECK(pieces(16, 132, 131072) == 16);  // 256 blocks on 264 places
   CHECK(pieces(1, 132, 131072) == 64);

@@ -26,7 +26,7 @@ struct Divide {
     std::uint32_t* remainders;
   };
   struct Storage {};
-  static constexpr int threads = numbers, blocks_per_multiprocessor = 1;
+  static constexpr int threads = numbers, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage&) {
     const std::uint32_t n = device::load_global(params.n + device::thread_index());

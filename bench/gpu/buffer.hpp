@@ -39,7 +39,7 @@ struct Fill {
     std::uint32_t seed;
   };
   struct Storage {};
-  static constexpr int threads = 256, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 256, min_blocks_per_sm = 1;
   static constexpr int each = 16;  // elements of a thread
 
   static __device__ void run(const Params& params, Storage&) {
@@ -62,7 +62,7 @@ struct FindNumbers {
     unsigned char* numbers;
   };
   struct Storage {};
-  static constexpr int threads = 256, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 256, min_blocks_per_sm = 1;
   static constexpr int each = 1024;  // elements of a thread: what is read back is small
 
   static __device__ void run(const Params& params, Storage&) {

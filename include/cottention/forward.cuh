@@ -20,28 +20,28 @@ using ForwardRoles = kernel::Roles<P, kernel::Output::o>;
 
 template <AnyProblem P>
 kernel::RecurrenceParams<typename P::element> forward_params(
-    const ForwardArguments<typename P::element>& args, const RecurrencePlan& plan, void* workspace) {
+    const ForwardArguments<typename P::element>& args, const SplitPlan& plan, void* workspace) {
   const Shape& s = args.shape;
   auto p = recurrence_params<ForwardRoles<P>>(args, plan);
-  p.a = kernel::view(args.q, s.seq_q, s.heads_q, s.dim_qk);
-  p.b = kernel::view(args.k, s.seq_k, s.heads_kv, s.dim_qk);
-  p.c = kernel::view(args.v, s.seq_k, s.heads_kv, s.dim_v);
-  p.out = kernel::view(args.o, s.seq_q, s.heads_q, s.dim_v);
+  p.a = tile::view(args.q, s.seq_q, s.heads_q, s.dim_qk);
+  p.b = tile::view(args.k, s.seq_k, s.heads_kv, s.dim_qk);
+  p.c = tile::view(args.v, s.seq_k, s.heads_kv, s.dim_v);
+  p.out = tile::view(args.o, s.seq_q, s.heads_q, s.dim_v);
   p.initial_h = args.initial_state.h;
   p.final_h = args.final_state.h;
-  p.images = plan.pieces > 1 ? static_cast<Accumulate<typename P::element>*>(workspace) : nullptr;
+  p.partial_states = plan.pieces > 1 ? static_cast<Accumulate<typename P::element>*>(workspace) : nullptr;
   return p;
 }
 
 template <AnyProblem P, Tiling tiling>
 CallStatus forward_on(const device::Properties& device, const ForwardArguments<typename P::element>& args,
                       Workspace workspace, cudaStream_t stream, Split split) {
-  const RecurrencePlan plan =
-      plan_recurrence<ForwardRoles<P>, tiling>(args.shape, args.plan, split, device.multiprocessors);
-  if (CallStatus status = validate_workspace(workspace, plan.image_bytes); !status) return status;
+  const SplitPlan plan =
+      plan_splits<ForwardRoles<P>, tiling>(args.shape, args.plan, split, device.multiprocessors);
+  if (CallStatus status = validate_workspace(workspace, plan.partial_bytes); !status) return status;
 
   const Shape& s = args.shape;
-  const bool any = plan.units > 0 && ((s.seq_q > 0 && s.heads_q > 0) || args.final_state.h != nullptr);
+  const bool any = plan.batch_heads > 0 && ((s.seq_q > 0 && s.heads_q > 0) || args.final_state.h != nullptr);
   const bool counts = s.batch > 0 && args.final_state.count != nullptr;
   using Trailing = kernel::Trailing<typename P::element, 1>;
   const typename Trailing::Params trailing{
@@ -61,7 +61,7 @@ CallStatus forward_on(const device::Properties& device, const ForwardArguments<t
         plan, [&]<class Kernel>(device::Grid grid) { launches.launch<Kernel>(grid, params); });
   }
   if (counts)
-    launches.launch<kernel::Count>({s.batch}, {kernel::view(args.cu_seqlens_k), args.key_mask, s.seq_k,
+    launches.launch<kernel::Count>({s.batch}, {tile::view(args.cu_seqlens_k), args.key_mask, s.seq_k,
                                                args.initial_state.count, args.final_state.count});
   if (trails) launches.launch<Trailing>({Trailing::blocks}, trailing);
   return launches.status();
@@ -79,9 +79,9 @@ template <AnyProblem P, Tiling tiling>
   if (CallStatus status = host::validate_extents<P>(args, split); !status) return status;
   device::Properties device;
   if (CallStatus status = device::current_device(device); !status) return status;
-  bytes = host::plan_recurrence<host::ForwardRoles<P>, tiling>(args.shape, args.plan, split,
-                                                               device.multiprocessors)
-              .image_bytes;
+  bytes =
+      host::plan_splits<host::ForwardRoles<P>, tiling>(args.shape, args.plan, split, device.multiprocessors)
+          .partial_bytes;
   return {};
 }
 template <AnyProblem P>

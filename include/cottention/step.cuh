@@ -25,18 +25,18 @@ CallStatus validate_step_extents(const StepArguments<T>& args) {
   using detail::number;
   const Shape& s = args.shape;
   constexpr std::int64_t most_readers = (std::int64_t{1} << 62) / Kernel::reader - 1;
-  if (s.heads_kv * Kernel::column_blocks > most_readers)
+  if (s.heads_kv * Kernel::v_tiles > most_readers)
     return CallStatus::failure(StatusCode::bad_shape,
                                "shape.heads_kv = %lld: must be at most %lld on a device", number(s.heads_kv),
-                               number(most_readers / Kernel::column_blocks));
-  if (s.batch * s.heads_kv * Kernel::column_blocks > most_blocks)
+                               number(most_readers / Kernel::v_tiles));
+  if (s.batch * s.heads_kv * Kernel::v_tiles > max_grid_blocks)
     return CallStatus::failure(
         StatusCode::bad_shape, "shape.batch = %lld: must be at most %lld on a device with %lld key heads",
-        number(s.batch), number(most_blocks / Kernel::column_blocks / s.heads_kv), number(s.heads_kv));
+        number(s.batch), number(max_grid_blocks / Kernel::v_tiles / s.heads_kv), number(s.heads_kv));
   const std::int64_t rows_per_token = 1 + s.heads_q / s.heads_kv;
-  if (s.seq_q > longest_axis / rows_per_token)
+  if (s.seq_q > max_axis / rows_per_token)
     return CallStatus::failure(StatusCode::bad_shape, "shape.seq_q = %lld: must be at most %lld on a device",
-                               number(s.seq_q), number(longest_axis / rows_per_token));
+                               number(s.seq_q), number(max_axis / rows_per_token));
   return {};
 }
 
@@ -57,7 +57,7 @@ CallStatus launch_step(const StepArguments<typename P::element>& args, const dev
   const Shape& s = args.shape;
   Launches launches(device, stream);
   launches.prepare<Kernel>();
-  launches.launch<Kernel>({s.batch * s.heads_kv * Kernel::column_blocks}, kernel::step_params(args));
+  launches.launch<Kernel>({s.batch * s.heads_kv * Kernel::v_tiles}, kernel::step_params(args));
   return launches.status();
 }
 

@@ -12,7 +12,7 @@ struct Tiling {
   int warps = 0;    ///< warps of a thread block
   int stages = 0;   ///< chunks in flight between memory and compute, the one computed on included
   int columns = 0;  ///< columns of v and o that one thread block handles; the grid covers the rest
-  int blocks = 1;   ///< thread blocks that registers must leave room for on a multiprocessor
+  int min_blocks_per_sm = 1;  ///< thread blocks that registers must leave room for on a multiprocessor
   friend constexpr bool operator==(Tiling, Tiling) = default;
 };
 

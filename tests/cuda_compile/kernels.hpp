@@ -19,21 +19,21 @@ using namespace cottention;
 template <class Kernel>
 void list_kernel(const char* problem, const char* tiling) {
   std::printf("%s|%s|%s|%zu|%d|%d\n", typeid(Kernel).name(), problem, tiling,
-              sizeof(typename Kernel::Storage), Kernel::threads, Kernel::blocks_per_multiprocessor);
+              sizeof(typename Kernel::Storage), Kernel::threads, Kernel::min_blocks_per_sm);
 }
 
 template <AnyProblem P, Tiling t, class Kernel>
 void list_kernel() {
   char tiling[100];
   std::snprintf(tiling, sizeof tiling, "chunk %d, warps %d, stages %d, columns %d, blocks %d", t.chunk,
-                t.warps, t.stages, t.columns, t.blocks);
+                t.warps, t.stages, t.columns, t.min_blocks_per_sm);
   list_kernel<Kernel>(cottention::detail::ProblemText(runtime_problem<P>).text, tiling);
 }
 
 template <kernel::AnyRoles R, Tiling t>
 void list_recurrence_tiling() {
   for (const int pieces : {1, 2}) {
-    host::RecurrencePlan plan;
+    host::SplitPlan plan;
     plan.pieces = pieces;
     host::recurrence_kernels<R, t>(
         plan, [&]<class Kernel>(device::Grid) { list_kernel<typename R::problem, t, Kernel>(); });
@@ -46,16 +46,16 @@ void list_recurrence() {
   list_recurrence_tiling<R, tuned_recurrence<R>>();
   if constexpr (compact_recurrence<R> != tuned_recurrence<R>)
     list_recurrence_tiling<R, compact_recurrence<R>>();
-  if constexpr (few_blocks_recurrence<R> != tuned_recurrence<R>)
-    list_recurrence_tiling<R, few_blocks_recurrence<R>>();
+  if constexpr (low_occupancy_recurrence<R> != tuned_recurrence<R>)
+    list_recurrence_tiling<R, low_occupancy_recurrence<R>>();
 }
 
 template <AnyProblem P, Tiling tiling>
-void list_joint_gradient() {
+void list_fused_backward() {
   if constexpr (P::mask == Mask::causal)
-    list_kernel<P, tiling, kernel::Gradient<P, tiling>>();
+    list_kernel<P, tiling, sm80::Gradient<P, tiling>>();
   else
-    list_kernel<P, tiling, kernel::GradientApply<P, tiling>>();
+    list_kernel<P, tiling, sm80::GradientApply<P, tiling>>();
 }
 
 /// Keeps a call, so that all of its kernels are compiled.
@@ -78,13 +78,13 @@ template <AnyProblem P>
 void list_backward() {
   using Call = CallStatus (*)(const BackwardArguments<typename P::element>&, Workspace, cudaStream_t, Split);
   compile<Call>(&backward<P>);
-  list_kernel<kernel::LogSum<typename P::element>>("all", "");
+  list_kernel<kernel::ScaleGrad<typename P::element>>("all", "");
   list_kernel<kernel::Trailing<typename P::element, 3>>("all", "");
-  if constexpr (kernel::has_joint_gradient<P>) {
-    constexpr Tiling few = tuned_joint_gradient<P, Load::few_blocks>,
-                     many = tuned_joint_gradient<P, Load::many_blocks>;
-    list_joint_gradient<P, many>();
-    if constexpr (few != many) list_joint_gradient<P, few>();
+  if constexpr (sm80::has_fused_backward<P>) {
+    constexpr Tiling few = fused_backward_tiling<P, Occupancy::low>,
+                     many = fused_backward_tiling<P, Occupancy::high>;
+    list_fused_backward<P, many>();
+    if constexpr (few != many) list_fused_backward<P, few>();
   }
   list_recurrence<P, kernel::Output::dq>();
   list_recurrence<P, kernel::Output::dk>();

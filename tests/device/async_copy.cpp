@@ -28,14 +28,14 @@ struct CopyPrefixes {
   struct Storage {
     Row row[17];
   };
-  static constexpr int threads = 32, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 32, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     const int thread = device::thread_index();
     if (thread < 17) {
-      device::copy_async_16(&storage.row[thread], params.from + thread, thread);
-      device::commit_copies();
-      device::wait_copies<0>();
+      device::cp_async_16(&storage.row[thread], params.from + thread, thread);
+      device::cp_async_commit();
+      device::cp_async_wait<0>();
       device::store_global(params.to + thread, device::load_shared(&storage.row[thread]));
     }
   }
@@ -51,14 +51,14 @@ struct SumThroughRing {
   struct Storage {
     device::Vector<int, 4> slot[stages][64];
   };
-  static constexpr int threads = 64, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 64, min_blocks_per_sm = 1;
 
   __device__ static void begin(const Params& params, Storage& storage, int row) {
     const int thread = device::thread_index();
     if (row < rows)
-      device::copy_async_16(&storage.slot[row % stages][thread], params.from + (row * threads + thread) * 4,
-                            16);
-    device::commit_copies();  // an empty group past the end keeps the count of groups the same
+      device::cp_async_16(&storage.slot[row % stages][thread], params.from + (row * threads + thread) * 4,
+                          16);
+    device::cp_async_commit();  // an empty group past the end keeps the count of groups the same
   }
 
   __device__ static void run(const Params& params, Storage& storage) {
@@ -67,20 +67,20 @@ struct SumThroughRing {
     begin(params, storage, 0);
     begin(params, storage, 1);
     for (int row = 0; row < rows; ++row) {
-      device::wait_copies<1>();
+      device::cp_async_wait<1>();
       device::sync_block();  // the row's copies are visible to all; the slot filled next has been read
       begin(params, storage, row + 2);
       const auto values = device::load_shared(&storage.slot[row % stages][threads - 1 - thread]);
       sum += values[0] + 10 * values[1] + 100 * values[2] + 1000 * values[3];
     }
-    device::wait_copies<0>();
+    device::cp_async_wait<0>();
     device::store_global(params.out + thread, sum);
   }
 };
 
 }  // namespace
 
-TEST_CASE("copy_async_16 copies the bytes asked for and fills 16 with zeros") {
+TEST_CASE("cp_async_16 copies the bytes asked for and fills 16 with zeros") {
   device_test::in_every_schedule([] {
     DeviceArray<std::uint8_t> from(
         tabulate(17 * 16, [](int i) { return static_cast<std::uint8_t>(i % 251 + 1); }));
@@ -93,7 +93,7 @@ TEST_CASE("copy_async_16 copies the bytes asked for and fills 16 with zeros") {
   });
 }
 
-TEST_CASE("wait_copies leaves the latest groups in flight and waits for the others") {
+TEST_CASE("cp_async_wait leaves the latest groups in flight and waits for the others") {
   device_test::in_every_schedule([] {
     constexpr int rows = SumThroughRing::rows, threads = SumThroughRing::threads;
     DeviceArray<int> from(tabulate(rows * threads * 4, [](int i) { return i % 9; }));

@@ -20,7 +20,7 @@ struct ReverseBlock {
   struct Storage {
     int slot[256];
   };
-  static constexpr int threads = 256, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 256, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     const int thread = device::thread_index();
@@ -43,16 +43,16 @@ struct ReverseHalves {
   struct Storage {
     int slot[128];
   };
-  static constexpr int threads = 128, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 128, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     const int thread = device::thread_index(), half = thread / 64;
     int value = thread;
     for (int round = 0; round < 2 * half + 1; ++round) {
       device::store_shared(&storage.slot[thread], value);
-      device::sync_threads(1 + half, 64);  // the half's slots are written
+      device::bar_sync(1 + half, 64);  // the half's slots are written
       value = device::load_shared(&storage.slot[64 * half + 63 - thread % 64]);
-      device::sync_threads(1 + half, 64);  // the half's slots have been read
+      device::bar_sync(1 + half, 64);  // the half's slots have been read
     }
     device::store_global(params.out + thread, value);
   }
@@ -67,20 +67,20 @@ struct ProduceAndConsume {
   struct Storage {
     int slot[32];
   };
-  static constexpr int threads = 64, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 64, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     const int lane = device::lane_index();
     int sum = 0;
     for (int round = 0; round < rounds; ++round)
       if (device::warp_index() == 0) {
-        if (round > 0) device::sync_threads(empty, 64);  // the consumer has read the slots
+        if (round > 0) device::bar_sync(empty, 64);  // the consumer has read the slots
         device::store_shared(&storage.slot[lane], 100 * round + lane);
-        device::arrive_threads(full, 64);
+        device::bar_arrive(full, 64);
       } else {
-        device::sync_threads(full, 64);  // the producer has written the slots
+        device::bar_sync(full, 64);  // the producer has written the slots
         sum += device::load_shared(&storage.slot[31 - lane]);
-        if (round + 1 < rounds) device::arrive_threads(empty, 64);
+        if (round + 1 < rounds) device::bar_arrive(empty, 64);
       }
     if (device::warp_index() == 1) device::store_global(params.out + lane, sum);
   }
@@ -94,14 +94,14 @@ TEST_CASE("sync_block orders what all threads of the block write and read") {
   });
 }
 
-TEST_CASE("sync_threads orders the threads that share a barrier and holds up no others") {
+TEST_CASE("bar_sync orders the threads that share a barrier and holds up no others") {
   device_test::in_every_schedule([] {
     CHECK(device_test::output<ReverseHalves, int>(128) ==
           tabulate(128, [](int i) { return i / 64 * 64 + 63 - i % 64; }));
   });
 }
 
-TEST_CASE("arrive_threads counts towards a barrier without waiting at it") {
+TEST_CASE("bar_arrive counts towards a barrier without waiting at it") {
   device_test::in_every_schedule([] {
     CHECK(device_test::output<ProduceAndConsume, int>(32) ==
           tabulate(32, [](int i) { return 100 * (0 + 1 + 2 + 3 + 4) + 5 * (31 - i); }));

@@ -31,7 +31,7 @@ struct SumTwice {
   struct Storage {
     device::BlockSumStorage<T, count> sum;
   };
-  static constexpr int threads = count, blocks_per_multiprocessor = 1;
+  static constexpr int threads = count, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     const int thread = device::thread_index();
@@ -84,7 +84,7 @@ struct ScanLanes {
     int* out;
   };
   struct Storage {};
-  static constexpr int threads = 64, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 64, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage&) {
     const int thread = device::thread_index();

@@ -29,7 +29,7 @@ struct Apply {
     int count;
   };
   struct Storage {};
-  static constexpr int threads = 32, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 32, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage&) {
     for (int i = device::thread_index(); i < params.count; i += threads)
@@ -56,8 +56,8 @@ struct Pack {
 template <class T>
 struct FusedPair {
   __device__ static std::uint32_t apply(float x) {
-    return device::fused_pair<T>(device::pack<T>(x, x), device::pack<T>(3.0f, 0.0f),
-                                 device::pack<T>(-2.0f, 5.0f));
+    return device::fma_pair<T>(device::pack<T>(x, x), device::pack<T>(3.0f, 0.0f),
+                               device::pack<T>(-2.0f, 5.0f));
   }
 };
 template <class T>

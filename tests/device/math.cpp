@@ -26,7 +26,7 @@ struct Evaluate {
     T a, b, c;
   };
   struct Storage {};
-  static constexpr int threads = 32, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 32, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage&) {
     if (device::thread_index() == 0)
@@ -42,30 +42,30 @@ Out evaluate(T a, T b = 0, T c = 0) {
 struct Fused {
   template <class T>
   __device__ static T apply(T a, T b, T c) {
-    return device::fused(a, b, c);
+    return device::fma(a, b, c);
   }
 };
 /// Contracted to one rounding this would be Fused.
 struct ProductThenSum {
   template <class T>
   __device__ static T apply(T a, T b, T c) {
-    return device::sum(device::product(a, b), c);
+    return device::add_rn(device::mul_rn(a, b), c);
   }
 };
 struct Quotient {
   template <class T>
   __device__ static T apply(T a, T b, T) {
-    return device::quotient(a, b);
+    return device::div_rn(a, b);
   }
 };
 struct SquareRoot {
   template <class T>
   __device__ static T apply(T a, T, T) {
-    return device::square_root(a);
+    return device::sqrt_rn(a);
   }
 };
 struct InverseSquareRoot {
-  __device__ static float apply(float a, float, float) { return device::inverse_square_root(a); }
+  __device__ static float apply(float a, float, float) { return device::rsqrt(a); }
 };
 struct ApproximateExp2 {
   __device__ static float apply(float a, float, float) { return device::approximate_exp2(a); }
@@ -114,7 +114,7 @@ struct ExponentOf {
 };
 struct CountOnes {
   __device__ static int apply(double bits, double, double) {
-    return device::count_ones(static_cast<std::uint32_t>(bits));
+    return device::popc(static_cast<std::uint32_t>(bits));
   }
 };
 
@@ -188,7 +188,7 @@ TEST_CASE("exp, log1p and log are within two units in the last place") {
     CHECK(evaluate<Logarithm, double>(x) == Approx(std::log(x)).epsilon(4.5e-16).margin(0));
 }
 
-TEST_CASE("inverse_square_root is within two units in the last place") {
+TEST_CASE("rsqrt is within two units in the last place") {
   constexpr std::uint64_t seed = 11;
   INFO("seed " << seed);
   support::Random random(seed);
@@ -209,7 +209,7 @@ TEST_CASE("approximate_exp2 and approximate_log2 are within 2^-22") {
           Approx(std::log2(static_cast<double>(x))).epsilon(0x1p-22).margin(0x1p-22));
 }
 
-TEST_CASE("count_ones counts the ones among 32 bits") {
+TEST_CASE("popc counts the ones among 32 bits") {
   CHECK(evaluate<CountOnes, int>(0.0) == 0);
   CHECK(evaluate<CountOnes, int>(4294967295.0) == 32);
   CHECK(evaluate<CountOnes, int>(0x80000001p0) == 2);

@@ -40,7 +40,7 @@ struct LoadMatrices {
     const std::uint16_t* from;  // (place, column)
   };
   using Storage = ::Storage;
-  static constexpr int threads = 32, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 32, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     const int lane = device::lane_index();

@@ -28,7 +28,7 @@ struct MoveThroughShared {
   struct Storage {
     T slot[32];
   };
-  static constexpr int threads = 32, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 32, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     const int thread = device::thread_index();
@@ -57,7 +57,7 @@ struct AddIndices {
     std::int64_t* before;
   };
   struct Storage {};
-  static constexpr int threads = 64, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 64, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage&) {
     const int index = device::block_x() * threads + device::thread_index();

@@ -60,7 +60,7 @@ struct MultiplyToFloat {
     const device::Vector<std::uint32_t, 2>* b;
   };
   struct Storage {};
-  static constexpr int threads = 32, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 32, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage&) {
     const int lane = device::lane_index();
@@ -85,7 +85,7 @@ struct MultiplyDouble {
     const double* b;
   };
   struct Storage {};
-  static constexpr int threads = 32, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 32, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage&) {
     const int lane = device::lane_index();

@@ -22,7 +22,7 @@ struct WriteIndices {
     int grid_x, grid_y;
   };
   struct Storage {};
-  static constexpr int threads = 96, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 96, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage&) {
     const int block =

@@ -24,7 +24,7 @@ struct StoreResult {
     T* out;
   };
   struct Storage {};
-  static constexpr int threads = 64, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 64, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage&) {
     device::store_global(params.out + device::thread_index(), Operation::result());
@@ -65,8 +65,7 @@ struct AnyLaneIsThread40 {
 };
 struct LargestOfLanes {
   __device__ static std::uint32_t result() {
-    return device::largest_of_lanes(0x7fffffffu +
-                                    static_cast<std::uint32_t>(device::thread_index() * 37 % 64));
+    return device::redux_max(0x7fffffffu + static_cast<std::uint32_t>(device::thread_index() * 37 % 64));
   }
 };
 struct SumOfLanes {
@@ -85,7 +84,7 @@ struct ExchangeInWarp {
   struct Storage {
     int slot[64];
   };
-  static constexpr int threads = 64, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 64, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     const int thread = device::thread_index();
@@ -120,7 +119,7 @@ TEST_CASE("shuffle_xor fetches the value of the lane whose index differs in the 
   });
 }
 
-TEST_CASE("largest_of_lanes compares without signs, within a warp") {
+TEST_CASE("redux_max compares without signs, within a warp") {
   device_test::in_every_schedule([] {
     CHECK(results<LargestOfLanes>() == tabulate(64, [](int i) {
             std::uint32_t largest = 0;

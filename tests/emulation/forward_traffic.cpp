@@ -33,7 +33,7 @@ using P = Problem<T, HeadDim{d, d}, mask, Scale::by_key>;
 
 template <cottention::AnyProblem P>
 constexpr cottention::Tiling few_blocks =
-    cottention::few_blocks_recurrence<cottention::host::ForwardRoles<P>>;
+    cottention::low_occupancy_recurrence<cottention::host::ForwardRoles<P>>;
 
 }  // namespace
 
@@ -97,7 +97,7 @@ TEMPLATE_TEST_CASE("No schedule of threads and copies changes a bit of forward",
     check.template operator()<Q>(pieces);
     check.template operator()<P<TestType, 64, Mask::bidirectional>>(pieces);
   }
-  constexpr cottention::Tiling few = cottention::few_blocks_recurrence<cottention::host::ForwardRoles<Q>>;
+  constexpr cottention::Tiling few = cottention::low_occupancy_recurrence<cottention::host::ForwardRoles<Q>>;
   if constexpr (few != cottention::tuned_forward<Q>) check.template operator()<Q, few>(1);
   check.template operator()<Problem<TestType, HeadDim{256, 40}, Mask::causal, Scale::by_query>>(1);
 }

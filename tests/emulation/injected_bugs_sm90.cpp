@@ -129,7 +129,7 @@ TEST_CASE("What was stored and not shown to the asynchronous proxy is reported")
 }
 
 TEST_CASE("Products without fence, wait or companions are reported") {
-  check_found<Fault::no_product_fence>({"wgmma: no fence_products since"});
+  check_found<Fault::no_product_fence>({"wgmma: no wgmma_fence since"});
   check_found<Fault::no_product_wait>({"wrong answer"});
   check_found<Fault::shape_changes_in_flight>(
       {"wgmma: sums of m64n64k16 are those of the product of m64n32k16 at emulation/pipeline.cuh",

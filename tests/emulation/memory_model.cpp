@@ -33,7 +33,7 @@ struct MuchShared {
   struct Storage {
     int words[64 * 1024 / 4];
   };
-  static constexpr int threads = 32, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 32, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     device::store_shared(&storage.words[device::thread_index()], device::thread_index());
@@ -50,7 +50,7 @@ struct CopyShared {
   struct Storage {
     float slot[32];
   };
-  static constexpr int threads = 32, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 32, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     const int thread = device::thread_index();
@@ -67,7 +67,7 @@ struct MultiplyBits {
     std::uint32_t a, b;
   };
   struct Storage {};
-  static constexpr int threads = 32, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 32, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage&) {
     float d[4] = {};

@@ -65,16 +65,16 @@ struct Pipeline {
     alignas(1024) float out[2][rows][dim / 2];
     cottention::device::Mbarrier q_full, full[stages], empty[stages];
   };
-  static constexpr int threads = 160, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 160, min_blocks_per_sm = 1;
   static constexpr int consumers = 128, producer_warp = 4;
   static constexpr int tile_bytes = static_cast<int>(sizeof(Tile));
 
   __device__ static void initialise(Storage& storage) {
-    cottention::device::init_mbarrier(&storage.q_full, 1);
+    cottention::device::mbarrier_init(&storage.q_full, 1);
     for (int i = 0; i < stages; ++i) {
-      cottention::device::init_mbarrier(&storage.full[i], 1);
+      cottention::device::mbarrier_init(&storage.full[i], 1);
       if (fault != Fault::barrier_not_initialised)
-        cottention::device::init_mbarrier(&storage.empty[i], fault == Fault::too_many_arrivals ? 5 : 4);
+        cottention::device::mbarrier_init(&storage.empty[i], fault == Fault::too_many_arrivals ? 5 : 4);
     }
     if (fault != Fault::no_init_fence) cottention::device::fence_mbarrier_init();
   }
@@ -82,16 +82,16 @@ struct Pipeline {
   __device__ static void produce(const Params& params, Storage& storage) {
     auto* const q_tile =
         reinterpret_cast<unsigned char*>(&storage.q) + (fault == Fault::tile_misaligned ? 128 : 0);
-    cottention::device::arrive_expecting(&storage.q_full, tile_bytes);
-    cottention::device::load_tile(q_tile, &params.q, &storage.q_full, 0, 0);
+    cottention::device::mbarrier_arrive_expect_tx(&storage.q_full, tile_bytes);
+    cottention::device::tma_load(q_tile, &params.q, &storage.q_full, 0, 0);
     for (int c = 0; c < params.tiles; ++c) {
       const int stage = c % stages, round = c / stages % 2;
       if (fault != Fault::no_wait_for_empty)
-        cottention::device::wait_mbarrier(&storage.empty[stage], round ^ 1);
+        cottention::device::mbarrier_wait(&storage.empty[stage], round ^ 1);
       const int wrong = fault == Fault::too_few_bytes ? -tile_bytes : fault == Fault::too_many_bytes ? 16 : 0;
-      cottention::device::arrive_expecting(&storage.full[stage], 2 * tile_bytes + wrong);
-      cottention::device::load_tile(&storage.k[stage], &params.k, &storage.full[stage], 0, rows * c);
-      cottention::device::load_tile(&storage.v[stage], &params.v, &storage.full[stage], 0, rows * c);
+      cottention::device::mbarrier_arrive_expect_tx(&storage.full[stage], 2 * tile_bytes + wrong);
+      cottention::device::tma_load(&storage.k[stage], &params.k, &storage.full[stage], 0, rows * c);
+      cottention::device::tma_load(&storage.v[stage], &params.v, &storage.full[stage], 0, rows * c);
     }
   }
 
@@ -107,7 +107,7 @@ struct Pipeline {
     const bool skips = fault == Fault::no_proxy_fence || (fault == Fault::one_warp_without_proxy_fence &&
                                                           cottention::device::warp_index() == 2);
     if (!skips) cottention::device::fence_proxy_async();
-    cottention::device::sync_threads(1, consumers);  // q is scaled, and shown to the tensor cores
+    cottention::device::bar_sync(1, consumers);  // q is scaled, and shown to the tensor cores
   }
 
   // s = q k^T; both lie with a row's elements next to one another.
@@ -118,7 +118,7 @@ struct Pipeline {
     const auto k =
         matrix_descriptor(&storage.k[stage], 16, fault == Fault::wrong_stride ? eight_rows / 2 : eight_rows,
                           Swizzle::bytes_128);
-    if (fault != Fault::no_product_fence) cottention::device::fence_products();
+    if (fault != Fault::no_product_fence) cottention::device::wgmma_fence();
     for (int step = 0; step < dim / 16; ++step) {
       if (fault == Fault::one_warp_skips_product && step == 3 && cottention::device::warp_index() == 1)
         continue;
@@ -126,8 +126,8 @@ struct Pipeline {
       cottention::device::wgmma_m64k16<Element, rows, Major::k, Major::k>(
           s, q + bytes, k + bytes, step == 0 ? cottention::device::Sum::start : cottention::device::Sum::add);
     }
-    cottention::device::commit_products();
-    if (fault != Fault::no_product_wait) cottention::device::wait_products<0>();
+    cottention::device::wgmma_commit();
+    if (fault != Fault::no_product_wait) cottention::device::wgmma_wait<0>();
     cottention::device::pin_registers(s);
   }
 
@@ -151,13 +151,13 @@ struct Pipeline {
     for (int step = 0; step < rows / 16; ++step)
       for (int i = 0; i < 4; ++i)
         a[step][i] = cottention::device::pack<Element>(s[8 * step + 2 * i], s[8 * step + 2 * i + 1]);
-    cottention::device::fence_products();
+    cottention::device::wgmma_fence();
     if (fault == Fault::shape_changes_in_flight) multiply_half(o, a[0], v);
     for (int step = 0; step < rows / 16; ++step)
       cottention::device::wgmma_m64k16<Element, dim, major>(o, a[step], v + 2 * eight_rows * step,
                                                             cottention::device::Sum::add);
-    cottention::device::commit_products();
-    cottention::device::wait_products<0>();
+    cottention::device::wgmma_commit();
+    cottention::device::wgmma_wait<0>();
     cottention::device::pin_registers(o);
   }
 
@@ -168,12 +168,12 @@ struct Pipeline {
       cottention::device::store_shared(&storage.out[column / 32][row][column % 32], o[i]);
     }
     if (fault != Fault::no_fence_before_store) cottention::device::fence_proxy_async();
-    cottention::device::sync_threads(1, consumers);  // the result is written, and shown to the copy engine
+    cottention::device::bar_sync(1, consumers);  // the result is written, and shown to the copy engine
     if (cottention::device::thread_index() != 0) return;
     for (int half = 0; half < 2; ++half)
-      cottention::device::store_tile(&params.out, storage.out[half], 32 * half, 0);
-    if (fault != Fault::store_not_committed) cottention::device::commit_stores();
-    if (fault != Fault::no_store_wait) cottention::device::wait_stores_read<0>();
+      cottention::device::tma_store(&params.out, storage.out[half], 32 * half, 0);
+    if (fault != Fault::store_not_committed) cottention::device::cp_async_bulk_commit();
+    if (fault != Fault::no_store_wait) cottention::device::cp_async_bulk_wait_read<0>();
   }
 
   __device__ static void run(const Params& params, Storage& storage) {
@@ -187,20 +187,20 @@ struct Pipeline {
     if (fault == Fault::barrier_overwritten && thread == 5)
       cottention::device::store_shared(&storage.empty[1].bits, std::uint64_t{0});
 
-    cottention::device::wait_mbarrier(&storage.q_full, 0);
+    cottention::device::mbarrier_wait(&storage.q_full, 0);
     scale_queries(storage);
     float o[dim / 2];
     for (float& x : o) x = 0;
     for (int c = 0; c < params.tiles; ++c) {
       const int stage = c % stages, round = c / stages % 2;
       if (fault != Fault::no_wait_for_full)
-        cottention::device::wait_mbarrier(&storage.full[stage],
+        cottention::device::mbarrier_wait(&storage.full[stage],
                                           round ^ (fault == Fault::wrong_parity ? 1 : 0));
       float s[rows / 2];
       multiply_queries_keys(s, storage, stage);
       multiply_weights_values(o, s, storage, stage);
       if (lane == 0 || (fault == Fault::arrives_twice && lane == 1))
-        cottention::device::arrive_mbarrier(&storage.empty[stage]);
+        cottention::device::mbarrier_arrive(&storage.empty[stage]);
     }
     store(params, storage, o);
   }

@@ -28,7 +28,7 @@ struct Faulty {
   struct Storage {
     alignas(16) int slot[64];
   };
-  static constexpr int threads = 64, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 64, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     Body::run(params.global, storage.slot);
@@ -98,41 +98,41 @@ struct ShuffleAfterExit {
   }
 };
 struct TwoBarrierCounts {
-  static void run(int*, int*) { device::sync_threads(3, device::warp_index() == 0 ? 64 : 32); }
+  static void run(int*, int*) { device::bar_sync(3, device::warp_index() == 0 ? 64 : 32); }
 };
 struct BarrierOfOddCount {
-  static void run(int*, int*) { device::sync_threads(3, 48); }
+  static void run(int*, int*) { device::bar_sync(3, 48); }
 };
 struct BarrierOfNoSuchId {
-  static void run(int*, int*) { device::sync_threads(16, 64); }
+  static void run(int*, int*) { device::bar_sync(16, 64); }
 };
 struct BarriersCrossed {
   static void run(int*, int*) {
-    device::sync_threads(1 + device::warp_index(), 64);
-    device::sync_threads(2 - device::warp_index(), 64);
+    device::bar_sync(1 + device::warp_index(), 64);
+    device::bar_sync(2 - device::warp_index(), 64);
   }
 };
 struct TwoCopiesToOnePlace {
   static void run(int* global, int* slot) {
-    device::copy_async_16(slot, global, 16);
-    device::commit_copies();
+    device::cp_async_16(slot, global, 16);
+    device::cp_async_commit();
     device::sync_warp();  // both are under way
-    device::wait_copies<0>();
+    device::cp_async_wait<0>();
   }
 };
 struct StoreWhereACopyGoes {
   static void run(int* global, int* slot) {
     if (device::thread_index() != 0) return;
-    device::copy_async_16(slot, global, 16);
+    device::cp_async_16(slot, global, 16);
     device::store_shared(slot + 2, 5);
-    device::commit_copies();
-    device::wait_copies<0>();
+    device::cp_async_commit();
+    device::cp_async_wait<0>();
   }
 };
 struct WaitWithoutCommit {
   static void run(int* global, int* slot) {
-    if (device::thread_index() == 0) device::copy_async_16(slot, global, 16);
-    device::wait_copies<0>();
+    if (device::thread_index() == 0) device::cp_async_16(slot, global, 16);
+    device::cp_async_wait<0>();
     device::sync_block();  // a copy that no group holds is still in flight
     device::load_shared(slot + 3);
   }
@@ -195,11 +195,11 @@ struct RaceOfPlainCode {
 struct RaceWithCopies {
   static void run(int* global, int* slot) {
     if (device::thread_index() == 32) {
-      device::copy_async_16(slot, global, 16);
-      device::commit_copies();
-      device::wait_copies<0>();
+      device::cp_async_16(slot, global, 16);
+      device::cp_async_commit();
+      device::cp_async_wait<0>();
     }
-    device::sync_threads(1 + device::warp_index(), 32);
+    device::bar_sync(1 + device::warp_index(), 32);
     if (device::thread_index() == 0) device::load_shared(slot + 1);
   }
 };

@@ -28,7 +28,7 @@ struct Counted {
   struct Storage {
     alignas(128) char bytes[8192];
   };
-  static constexpr int threads = 32, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 32, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     Body::run(params.global, storage.bytes);
@@ -88,11 +88,11 @@ struct CopyTile {
     const int lane = device::lane_index();
     for (int column = 0; column < 8; ++column) {
       const int row = lane, unit = swizzled ? column ^ row % 8 : column;
-      device::copy_async_16(shared + 128 * row + 16 * unit, global + 128 * row + 16 * column,
-                            lane == 31 ? 4 : 16);
+      device::cp_async_16(shared + 128 * row + 16 * unit, global + 128 * row + 16 * column,
+                          lane == 31 ? 4 : 16);
     }
-    device::commit_copies();
-    device::wait_copies<0>();
+    device::cp_async_commit();
+    device::cp_async_wait<0>();
   }
 };
 

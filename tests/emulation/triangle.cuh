@@ -55,7 +55,7 @@ struct Triangle {
   struct Storage {
     Tile q, k[2], v[2];
   };
-  static constexpr int threads = 128, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 128, min_blocks_per_sm = 1;
   static constexpr int units = dim / 8;  // of 16 bytes, in a row
 
   using Accumulator = float[dim / 8][4];  // of a warp's 16 rows
@@ -70,8 +70,8 @@ struct Triangle {
       const int row = i / units, unit = i % units;
       const bool inside = row < rows || fault == Fault::global_overrun;
       if (fault == Fault::tail_not_zeroed && !inside) continue;
-      cottention::device::copy_async_16(const_cast<Element*>(place(to, row, unit)),
-                                        from + (inside ? row * dim + 8 * unit : 0), inside ? 16 : 0);
+      cottention::device::cp_async_16(const_cast<Element*>(place(to, row, unit)),
+                                      from + (inside ? row * dim + 8 * unit : 0), inside ? 16 : 0);
     }
   }
 
@@ -143,15 +143,15 @@ struct Triangle {
     const int buffer = fault == Fault::shared_overrun ? c % 3 : c % 2;
     begin_copy(storage.k[buffer], params.k + c * tile * dim, params.rows - c * tile);
     begin_copy(storage.v[buffer], params.v + c * tile * dim, params.rows - c * tile);
-    cottention::device::commit_copies();
+    cottention::device::cp_async_commit();
   }
 
   __device__ static void wait_for_tile(int c, int last) {
     if (fault == Fault::no_wait) return;
     if (c < last || fault == Fault::wait_off_by_one)
-      cottention::device::wait_copies<1>();
+      cottention::device::cp_async_wait<1>();
     else
-      cottention::device::wait_copies<0>();
+      cottention::device::cp_async_wait<0>();
   }
 
   __device__ static void run(const Params& params, Storage& storage) {
@@ -163,7 +163,7 @@ struct Triangle {
     for (int c = 0; c <= last; ++c) {
       if (c < last || fault == Fault::never_waited_for) begin_tile(params, storage, c + 1);
       if (fault == Fault::never_waited_for)
-        cottention::device::wait_copies<1>();
+        cottention::device::cp_async_wait<1>();
       else
         wait_for_tile(c, last);
       if (fault == Fault::exit_before_barrier && warp == 3) return;

@@ -51,7 +51,7 @@ using ByKey = Problem<T, HeadDim{dim, dim}, mask, Scale::by_key>;
 /// A sequence, alone or with so many empty ones that it is one of many blocks.
 Case of_length(std::int64_t n, Load load) {
   Case c{.shape = {1, n, n, 1, 1, 0, 0}};
-  if (load == Load::many_blocks) {
+  if (load == Occupancy::high) {
     c.lengths_q.assign(2 * 132, 0);
     c.lengths_q[0] = n;
   }
@@ -63,7 +63,7 @@ void count_forward(const std::string& element) {
   using P = ByKey<T, dim, Mask::causal>;
   count(element + " " + std::to_string(dim) + " causal by key", "Walk", tiling, 4.0 * dim * sizeof(T),
         [](std::int64_t n) {
-          check_cuda_forward<P, tiling>(of_length(n, Load::few_blocks),
+          check_cuda_forward<P, tiling>(of_length(n, Occupancy::low),
                                         {.split = {1}, .final_state = FinalState::absent});
         });
 }
@@ -71,7 +71,7 @@ template <class T, int dim>
 void count_forward(const std::string& element) {
   using P = ByKey<T, dim, Mask::causal>;
   constexpr Tiling many = cottention::tuned_forward<P>,
-                   few = cottention::few_blocks_recurrence<cottention::host::ForwardRoles<P>>;
+                   few = cottention::low_occupancy_recurrence<cottention::host::ForwardRoles<P>>;
   count_forward<T, dim, many>(element);
   if constexpr (few != many) count_forward<T, dim, few>(element);
 }
@@ -80,17 +80,17 @@ template <class T, int dim, Load load>
 void count_backward(const std::string& element) {
   using P = ByKey<T, dim, Mask::causal>;
   count(element + " " + std::to_string(dim) + " causal by key", "Gradient",
-        cottention::tuned_joint_gradient<P, load>, 7.0 * dim * sizeof(T), [](std::int64_t n) {
+        cottention::fused_backward_tiling<P, load>, 7.0 * dim * sizeof(T), [](std::int64_t n) {
           check_cuda_backward<P>(of_length(n, load), {.split = {1}, .final_h = Presence::present});
         });
 }
 template <class T, int dim>
 void count_backward(const std::string& element) {
   using P = ByKey<T, dim, Mask::causal>;
-  count_backward<T, dim, Load::many_blocks>(element);
-  if constexpr (cottention::tuned_joint_gradient<P, Load::few_blocks> !=
-                cottention::tuned_joint_gradient<P, Load::many_blocks>)
-    count_backward<T, dim, Load::few_blocks>(element);
+  count_backward<T, dim, Occupancy::high>(element);
+  if constexpr (cottention::fused_backward_tiling<P, Occupancy::low> !=
+                cottention::fused_backward_tiling<P, Occupancy::high>)
+    count_backward<T, dim, Occupancy::low>(element);
 }
 
 }  // namespace

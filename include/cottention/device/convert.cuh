@@ -80,7 +80,7 @@ __device__ __forceinline__ float unpack_high(std::uint32_t pair) {
 
 /// a b + c of the low and the high halves, rounded once. PTX ISA: fma.rn.f16x2, fma.rn.bf16x2 (sm_80).
 template <Element T>
-__device__ __forceinline__ std::uint32_t fused_pair(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+__device__ __forceinline__ std::uint32_t fma_pair(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
   static_assert(sizeof(T) == 2);
   std::uint32_t d;
   if constexpr (std::same_as<T, half>)

@@ -4,7 +4,7 @@
 //       struct Params;                                     // trivially copyable, passed by value
 //       struct Storage;                                    // its shared memory, uninitialised
 //       static constexpr int threads;                      // of a block, a multiple of 32
-//       static constexpr int blocks_per_multiprocessor;    // that registers are to leave room for
+//       static constexpr int min_blocks_per_sm;    // that registers are to leave room for
 //       __device__ static void run(const Params&, Storage&);
 //     };
 #pragma once
@@ -44,7 +44,7 @@ inline constexpr std::size_t shared_bytes_per_multiprocessor = 100 * 1024;
 template <class Kernel>
 inline constexpr int resident_blocks = [] {
   constexpr std::size_t fit = shared_bytes_per_multiprocessor / (sizeof(typename Kernel::Storage) + 1024);
-  constexpr std::size_t asked = Kernel::blocks_per_multiprocessor;
+  constexpr std::size_t asked = Kernel::min_blocks_per_sm;
   return static_cast<int>(fit >= asked ? asked : fit > 0 ? fit : 1);
 }();
 

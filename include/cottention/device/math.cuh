@@ -8,29 +8,29 @@
 namespace cottention::device {
 
 /// a b + c, rounded once.
-__device__ __forceinline__ float fused(float a, float b, float c) { return __fmaf_rn(a, b, c); }
-__device__ __forceinline__ double fused(double a, double b, double c) { return __fma_rn(a, b, c); }
+__device__ __forceinline__ float fma(float a, float b, float c) { return __fmaf_rn(a, b, c); }
+__device__ __forceinline__ double fma(double a, double b, double c) { return __fma_rn(a, b, c); }
 
-__device__ __forceinline__ float product(float a, float b) { return __fmul_rn(a, b); }
-__device__ __forceinline__ double product(double a, double b) { return __dmul_rn(a, b); }
+__device__ __forceinline__ float mul_rn(float a, float b) { return __fmul_rn(a, b); }
+__device__ __forceinline__ double mul_rn(double a, double b) { return __dmul_rn(a, b); }
 
-__device__ __forceinline__ float sum(float a, float b) { return __fadd_rn(a, b); }
-__device__ __forceinline__ double sum(double a, double b) { return __dadd_rn(a, b); }
+__device__ __forceinline__ float add_rn(float a, float b) { return __fadd_rn(a, b); }
+__device__ __forceinline__ double add_rn(double a, double b) { return __dadd_rn(a, b); }
 
-__device__ __forceinline__ float square_root(float x) { return __fsqrt_rn(x); }
-__device__ __forceinline__ double square_root(double x) { return __dsqrt_rn(x); }
+__device__ __forceinline__ float sqrt_rn(float x) { return __fsqrt_rn(x); }
+__device__ __forceinline__ double sqrt_rn(double x) { return __dsqrt_rn(x); }
 
 /// 1 / sqrt(x) for x in [2^-100, 2^100], to 2 units in the last place: the approximation of PTX ISA,
 /// rsqrt.approx.ftz.f32, which is within 2^-22.4, and a step of Newton's.
-__device__ __forceinline__ float inverse_square_root(float x) {
+__device__ __forceinline__ float rsqrt(float x) {
   float y;
   asm("rsqrt.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
   const float remainder = __fmaf_rn(__fmul_rn(-0.5f * x, y), y, 0.5f);
   return __fmaf_rn(y, remainder, y);
 }
 
-__device__ __forceinline__ float quotient(float a, float b) { return __fdiv_rn(a, b); }
-__device__ __forceinline__ double quotient(double a, double b) { return __ddiv_rn(a, b); }
+__device__ __forceinline__ float div_rn(float a, float b) { return __fdiv_rn(a, b); }
+__device__ __forceinline__ double div_rn(double a, double b) { return __ddiv_rn(a, b); }
 
 /// exp, log1p and log, within 3 units in the last place. exp of fp32 for |x| <= 80: expf of the CUDA math
 /// library follows fast-math, and is then off by a unit more for each unit of x. PTX ISA: ex2.approx.ftz.f32,
@@ -81,6 +81,6 @@ __device__ __forceinline__ double times_power_of_two(double x, int exponent) { r
 __device__ __forceinline__ int exponent_of(float x) { return ilogbf(x); }
 __device__ __forceinline__ int exponent_of(double x) { return ilogb(x); }
 
-__device__ __forceinline__ int count_ones(std::uint32_t bits) { return __popc(bits); }
+__device__ __forceinline__ int popc(std::uint32_t bits) { return __popc(bits); }
 
 }  // namespace cottention::device

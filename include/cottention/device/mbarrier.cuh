@@ -16,7 +16,7 @@ struct alignas(8) Mbarrier {
 };
 
 /// By one thread; others use it after fence_mbarrier_init and a barrier of the block. PTX ISA: mbarrier.init.
-__device__ __forceinline__ void init_mbarrier(Mbarrier* barrier, int arrivals) {
+__device__ __forceinline__ void mbarrier_init(Mbarrier* barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(
                    static_cast<unsigned>(__cvta_generic_to_shared(barrier))),
                "r"(arrivals)
@@ -29,7 +29,7 @@ __device__ __forceinline__ void fence_mbarrier_init() {
 }
 
 /// What this thread did before is visible to those that wait for the phase. PTX ISA: mbarrier.arrive.
-__device__ __forceinline__ void arrive_mbarrier(Mbarrier* barrier) {
+__device__ __forceinline__ void mbarrier_arrive(Mbarrier* barrier) {
   asm volatile("mbarrier.arrive.release.cta.shared::cta.b64 _, [%0];" ::"r"(
                    static_cast<unsigned>(__cvta_generic_to_shared(barrier)))
                : "memory");
@@ -37,7 +37,7 @@ __device__ __forceinline__ void arrive_mbarrier(Mbarrier* barrier) {
 
 /// Arrives, and lets the phase wait for `bytes` more bytes, up to 2^20 - 1 in all. PTX ISA:
 /// mbarrier.arrive.expect_tx.
-__device__ __forceinline__ void arrive_expecting(Mbarrier* barrier, int bytes) {
+__device__ __forceinline__ void mbarrier_arrive_expect_tx(Mbarrier* barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.release.cta.shared::cta.b64 _, [%0], %1;" ::"r"(
                    static_cast<unsigned>(__cvta_generic_to_shared(barrier))),
                "r"(bytes)
@@ -46,7 +46,7 @@ __device__ __forceinline__ void arrive_expecting(Mbarrier* barrier, int bytes) {
 
 /// Waits for the end of the current phase if that has this parity; of a fresh barrier the phase before the
 /// first, of parity 1, counts as ended. PTX ISA: mbarrier.try_wait.parity, until it succeeds.
-__device__ __forceinline__ void wait_mbarrier(Mbarrier* barrier, int parity) {
+__device__ __forceinline__ void mbarrier_wait(Mbarrier* barrier, int parity) {
   asm volatile(
       "{\n"
       ".reg .pred ended;\n"

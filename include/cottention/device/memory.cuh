@@ -73,7 +73,7 @@ __device__ __forceinline__ std::int64_t fetch_add_global(std::int64_t* at, std::
 /// The place in shared memory whose address differs in `bits`, below 128, for memory that is aligned to 128.
 /// In 32 bits, whose sum with a constant is part of the instruction that uses it.
 template <class T>
-__device__ __forceinline__ T* flip_shared(T* at, unsigned bits) {
+__device__ __forceinline__ T* xor_shared(T* at, unsigned bits) {
   return static_cast<T*>(
       __cvta_shared_to_generic(static_cast<unsigned>(__cvta_generic_to_shared(at)) ^ bits));
 }

@@ -8,7 +8,7 @@ namespace cottention::device {
 /// Keeps `registers` a thread and leaves the rest to others. All warps of the warpgroup must come here. PTX
 /// ISA: setmaxnreg.dec.
 template <int registers>
-__device__ __forceinline__ void release_registers() {
+__device__ __forceinline__ void setmaxnreg_dec() {
   static_assert(registers >= 24 && registers <= 256 && registers % 8 == 0);
   asm volatile("setmaxnreg.dec.sync.aligned.u32 %0;" ::"n"(registers) : "memory");
 }
@@ -16,7 +16,7 @@ __device__ __forceinline__ void release_registers() {
 /// Waits until `registers` a thread are free, and takes them. All warps of the warpgroup must come here. PTX
 /// ISA: setmaxnreg.inc.
 template <int registers>
-__device__ __forceinline__ void claim_registers() {
+__device__ __forceinline__ void setmaxnreg_inc() {
   static_assert(registers >= 24 && registers <= 256 && registers % 8 == 0);
   asm volatile("setmaxnreg.inc.sync.aligned.u32 %0;" ::"n"(registers) : "memory");
 }

@@ -13,9 +13,9 @@ __device__ __forceinline__ int lane_index() { return static_cast<int>(threadIdx.
 __device__ __forceinline__ int warp_index() { return static_cast<int>(threadIdx.x / warp_size); }
 
 /// x, which nvcc's optimiser then takes for a number that it has not seen before: what is computed from it is
-/// not moved out of loops, where it would hold registers. ptxas sees a copy there, and keeps what was computed
-/// apart: docs/tuning.md has the counts.
-__device__ __forceinline__ int afresh(int x) {
+/// not moved out of loops, where it would hold registers. ptxas sees a copy there, and keeps what was
+/// computed apart: docs/tuning.md has the counts.
+__device__ __forceinline__ int opaque(int x) {
   asm volatile("" : "+r"(x));
   return x;
 }

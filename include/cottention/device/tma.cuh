@@ -85,8 +85,8 @@ __device__ __forceinline__ void fence_proxy_async() {
 // ---- loads: the whole tile's bytes land on the barrier, those outside the tensor too ----------------------
 
 /// PTX ISA: cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes.
-__device__ __forceinline__ void load_tile(void* to_shared, const TensorMap* map, Mbarrier* barrier, int i0,
-                                          int i1) {
+__device__ __forceinline__ void tma_load(void* to_shared, const TensorMap* map, Mbarrier* barrier, int i0,
+                                         int i1) {
   asm volatile(
       "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, "
       "%4}], [%2];" ::"r"(static_cast<unsigned>(__cvta_generic_to_shared(to_shared))),
@@ -95,8 +95,8 @@ __device__ __forceinline__ void load_tile(void* to_shared, const TensorMap* map,
 }
 
 /// PTX ISA: cp.async.bulk.tensor.3d.
-__device__ __forceinline__ void load_tile(void* to_shared, const TensorMap* map, Mbarrier* barrier, int i0,
-                                          int i1, int i2) {
+__device__ __forceinline__ void tma_load(void* to_shared, const TensorMap* map, Mbarrier* barrier, int i0,
+                                         int i1, int i2) {
   asm volatile(
       "cp.async.bulk.tensor.3d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, "
       "%5}], "
@@ -106,8 +106,8 @@ __device__ __forceinline__ void load_tile(void* to_shared, const TensorMap* map,
 }
 
 /// PTX ISA: cp.async.bulk.tensor.4d.
-__device__ __forceinline__ void load_tile(void* to_shared, const TensorMap* map, Mbarrier* barrier, int i0,
-                                          int i1, int i2, int i3) {
+__device__ __forceinline__ void tma_load(void* to_shared, const TensorMap* map, Mbarrier* barrier, int i0,
+                                         int i1, int i2, int i3) {
   asm volatile(
       "cp.async.bulk.tensor.4d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [%0], [%1, {%3, %4, "
       "%5, %6}], "
@@ -120,15 +120,15 @@ __device__ __forceinline__ void load_tile(void* to_shared, const TensorMap* map,
 // ---- stores -----------------------------------------------------------------------------------------------
 
 /// PTX ISA: cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group.
-__device__ __forceinline__ void store_tile(const TensorMap* map, const void* from_shared, int i0, int i1) {
+__device__ __forceinline__ void tma_store(const TensorMap* map, const void* from_shared, int i0, int i1) {
   asm volatile("cp.async.bulk.tensor.2d.global.shared::cta.tile.bulk_group [%0, {%2, %3}], [%1];" ::"l"(map),
                "r"(static_cast<unsigned>(__cvta_generic_to_shared(from_shared))), "r"(i0), "r"(i1)
                : "memory");
 }
 
 /// PTX ISA: cp.async.bulk.tensor.3d.
-__device__ __forceinline__ void store_tile(const TensorMap* map, const void* from_shared, int i0, int i1,
-                                           int i2) {
+__device__ __forceinline__ void tma_store(const TensorMap* map, const void* from_shared, int i0, int i1,
+                                          int i2) {
   asm volatile(
       "cp.async.bulk.tensor.3d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4}], [%1];" ::"l"(map),
       "r"(static_cast<unsigned>(__cvta_generic_to_shared(from_shared))), "r"(i0), "r"(i1), "r"(i2)
@@ -136,8 +136,8 @@ __device__ __forceinline__ void store_tile(const TensorMap* map, const void* fro
 }
 
 /// PTX ISA: cp.async.bulk.tensor.4d.
-__device__ __forceinline__ void store_tile(const TensorMap* map, const void* from_shared, int i0, int i1,
-                                           int i2, int i3) {
+__device__ __forceinline__ void tma_store(const TensorMap* map, const void* from_shared, int i0, int i1,
+                                          int i2, int i3) {
   asm volatile(
       "cp.async.bulk.tensor.4d.global.shared::cta.tile.bulk_group [%0, {%2, %3, %4, %5}], [%1];" ::"l"(map),
       "r"(static_cast<unsigned>(__cvta_generic_to_shared(from_shared))), "r"(i0), "r"(i1), "r"(i2), "r"(i3)
@@ -146,19 +146,21 @@ __device__ __forceinline__ void store_tile(const TensorMap* map, const void* fro
 
 /// Closes the group of stores that this thread has issued since the last one. PTX ISA:
 /// cp.async.bulk.commit_group.
-__device__ __forceinline__ void commit_stores() { asm volatile("cp.async.bulk.commit_group;" ::: "memory"); }
+__device__ __forceinline__ void cp_async_bulk_commit() {
+  asm volatile("cp.async.bulk.commit_group;" ::: "memory");
+}
 
 /// Waits until at most `groups` of this thread's latest groups are still to be read from shared memory, which
 /// must keep its tiles until then, and so must the block. PTX ISA: cp.async.bulk.wait_group.read.
 template <int groups>
-__device__ __forceinline__ void wait_stores_read() {
+__device__ __forceinline__ void cp_async_bulk_wait_read() {
   asm volatile("cp.async.bulk.wait_group.read %0;" ::"n"(groups) : "memory");
 }
 
 /// Waits until at most `groups` of this thread's latest groups are still to be written. PTX ISA:
 /// cp.async.bulk.wait_group.
 template <int groups>
-__device__ __forceinline__ void wait_stores() {
+__device__ __forceinline__ void cp_async_bulk_wait() {
   asm volatile("cp.async.bulk.wait_group %0;" ::"n"(groups) : "memory");
 }
 

@@ -27,7 +27,7 @@ __device__ __forceinline__ T shuffle(T value, int source) {
 }
 
 /// The largest of the lanes' values, in every lane. PTX ISA: redux.sync.max.u32 (sm_80).
-__device__ __forceinline__ std::uint32_t largest_of_lanes(std::uint32_t value) {
+__device__ __forceinline__ std::uint32_t redux_max(std::uint32_t value) {
   std::uint32_t largest;
   asm volatile("redux.sync.max.u32 %0, %1, %2;" : "=r"(largest) : "r"(value), "n"(all_lanes));
   return largest;

@@ -23,7 +23,7 @@ namespace cottention::device {
 /// those along rows of a or columns of b.
 enum class Major { k, mn };
 
-/// Whether d counts, or starts afresh.
+/// Whether d counts, or starts opaque.
 enum class Sum { start, add };
 
 /// Where an operand lies in shared memory and how.
@@ -52,16 +52,16 @@ __device__ __forceinline__ MatrixDescriptor matrix_descriptor(const void* tile_s
 
 /// Before the first product, and between other uses of registers and products that use them. PTX ISA:
 /// wgmma.fence.
-__device__ __forceinline__ void fence_products() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+__device__ __forceinline__ void wgmma_fence() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
 
 /// Closes the group of products issued since the last one. PTX ISA: wgmma.commit_group.
-__device__ __forceinline__ void commit_products() {
+__device__ __forceinline__ void wgmma_commit() {
   asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory");
 }
 
 /// Waits until at most `groups` of the latest groups are in flight. PTX ISA: wgmma.wait_group.
 template <int groups>
-__device__ __forceinline__ void wait_products() {
+__device__ __forceinline__ void wgmma_wait() {
   static_assert(groups >= 0 && groups <= 7);
   asm volatile("wgmma.wait_group.sync.aligned %0;" ::"n"(groups) : "memory");
 }
@@ -74,7 +74,7 @@ __device__ __forceinline__ void pin_registers(float (&d)[count]) {
 }
 
 /// T is half or bfloat16; sums in fp32. Products of one n may follow each other on the same d; before one of
-/// another n, and before any other use of d, wait_products must have been past them. PTX ISA:
+/// another n, and before any other use of d, wgmma_wait must have been past them. PTX ISA:
 /// wgmma.mma_async.m64nNk16; "wgmma.fence" on its order.
 template <Element T, int n, Major a_major, Major b_major>
 __device__ __forceinline__ void wgmma_m64k16(float (&d)[n / 2], MatrixDescriptor a, MatrixDescriptor b,

@@ -23,9 +23,9 @@ inline constexpr std::size_t device_workspace_alignment = 256;
 
 /// Blocks that a grid has at most in direction x. CUDA C++ Programming Guide, "Technical Specifications per
 /// Compute Capability".
-inline constexpr std::int64_t most_blocks = (std::int64_t{1} << 31) - 1;
+inline constexpr std::int64_t max_grid_blocks = (std::int64_t{1} << 31) - 1;
 /// Kernels count rows, heads and sequences in 32 bits, rows to the end of the last chunks.
-inline constexpr std::int64_t longest_axis = (std::int64_t{1} << 31) - 65'536;
+inline constexpr std::int64_t max_axis = (std::int64_t{1} << 31) - 65'536;
 
 /// Head dimensions that there are kernels for.
 constexpr bool is_device_dim(int dim) {

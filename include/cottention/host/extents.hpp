@@ -10,9 +10,9 @@
 namespace cottention::host {
 
 inline CallStatus validate_length(const char* name, std::int64_t length) {
-  if (length <= longest_axis) return {};
+  if (length <= max_axis) return {};
   return CallStatus::failure(StatusCode::bad_shape, "shape.%s = %lld: must be at most %lld on a device", name,
-                             static_cast<long long>(length), static_cast<long long>(longest_axis));
+                             static_cast<long long>(length), static_cast<long long>(max_axis));
 }
 
 /// What workspace_bytes rests on.
@@ -24,15 +24,15 @@ CallStatus validate_extents(const Arguments& args, Split split) {
   if (CallStatus status = validate_length("seq_k", shape.seq_k); !status) return status;
   if (CallStatus status = validate_length("batch", shape.batch); !status) return status;
   if (CallStatus status = validate_length("heads_q", shape.heads_q); !status) return status;
-  if (split.pieces < 0 || split.pieces > most_pieces)
+  if (split.pieces < 0 || split.pieces > max_pieces)
     return CallStatus::failure(StatusCode::bad_option, "split.pieces = %d: must be at least 0 and at most %d",
-                               split.pieces, most_pieces);
-  if (shape.batch > 0 && shape.heads_kv > most_blocks / shape.batch)
+                               split.pieces, max_pieces);
+  if (shape.batch > 0 && shape.heads_kv > max_grid_blocks / shape.batch)
     return CallStatus::failure(
         StatusCode::bad_shape,
         "shape.heads_kv = %lld: must be at most %lld with a batch of %lld, for the blocks "
         "of a grid",
-        static_cast<long long>(shape.heads_kv), static_cast<long long>(most_blocks / shape.batch),
+        static_cast<long long>(shape.heads_kv), static_cast<long long>(max_grid_blocks / shape.batch),
         static_cast<long long>(shape.batch));
   return cottention::detail::validate_extents<P>(args);
 }

@@ -7,56 +7,56 @@
 #include <cottention/device/launch.cuh>
 #include <cottention/device/runtime.cuh>
 #include <cottention/host/recurrence_plan.hpp>
-#include <cottention/kernel/apply.cuh>
 #include <cottention/kernel/prefix.cuh>
-#include <cottention/kernel/project.cuh>
 #include <cottention/kernel/trailing.cuh>
-#include <cottention/kernel/walk.cuh>
+#include <cottention/sm80/apply.cuh>
+#include <cottention/sm80/project.cuh>
+#include <cottention/sm80/walk.cuh>
 #include <cottention/tuning/recurrence.cuh>
 
 namespace cottention::host {
 
 template <kernel::AnyRoles R, Tiling tiling>
-RecurrencePlan plan_recurrence(const Shape& s, Plan plan, Split split, int multiprocessors) {
+SplitPlan plan_splits(const Shape& s, Plan plan, Split split, int multiprocessors) {
   using T = typename R::element;
   constexpr int most_chunks = 512;  // docs/tuning.md, "Long sequences"
   const BlockSize block{
-      .column_blocks = kernel::column_blocks<R, tiling>,
+      .v_tiles = kernel::v_tiles<R, tiling>,
       .chunk = tiling.chunk,
-      .image_elements = kernel::StateOf<R, tiling>::image_elements,
+      .partial_elements = sm80::StateOf<R, tiling>::partial_elements,
       .element_bytes = sizeof(Accumulate<T>),
-      .longest_piece = std::same_as<T, float> ? most_chunks * tiling.chunk : 0,
+      .max_piece_rows = std::same_as<T, float> ? most_chunks * tiling.chunk : 0,
   };
-  const RecurrenceExtent extent{.units = s.batch * s.heads_kv,
+  const RecurrenceExtent extent{.batch_heads = s.batch * s.heads_kv,
                                 .rows = R::rows_are_queries ? s.seq_q : s.seq_k,
                                 .terms = R::rows_are_queries ? s.seq_k : s.seq_q};
-  return plan_recurrence(extent, plan, split, block, multiprocessors);
+  return plan_splits(extent, plan, split, block, multiprocessors);
 }
 
 /// The kernels over heads, in their order: `each` is called with a kernel and its grid.
 template <kernel::AnyRoles R, Tiling tiling, class Each>
-void recurrence_kernels(const RecurrencePlan& plan, Each each) {
-  using kernel::Apply, kernel::Project, kernel::Reduce, kernel::Walk;
+void recurrence_kernels(const SplitPlan& plan, Each each) {
+  using sm80::Apply, sm80::Project, sm80::Reduce, sm80::Walk;
   using Prefix = kernel::Prefix<typename R::element, R::mask>;
-  const device::Grid pieces{plan.units, plan.pieces, plan.column_blocks};
-  const device::Grid parts{plan.units, plan.row_parts, plan.column_blocks};
+  const device::Grid pieces{plan.batch_heads, plan.pieces, plan.v_tiles};
+  const device::Grid parts{plan.batch_heads, plan.m_blocks, plan.v_tiles};
   if (plan.pieces > 1) {
     each.template operator()<Reduce<R, tiling>>(pieces);
-    each.template operator()<Prefix>({plan.units, Prefix::parts(plan.image_elements), plan.column_blocks});
+    each.template operator()<Prefix>({plan.batch_heads, Prefix::parts(plan.partial_elements), plan.v_tiles});
   }
   if constexpr (R::mask == Mask::causal)
     each.template operator()<Walk<R, tiling>>(pieces);
   else
     each.template operator()<Apply<R, tiling>>(parts);
-  if constexpr (R::projects && !kernel::projects_itself<R, tiling>)
+  if constexpr (R::has_norm_backward && !sm80::fuses_norm_backward<R, tiling>)
     each.template operator()<Project<R, tiling>>(
-        {plan.units, R::mask == Mask::causal ? plan.pieces : plan.row_parts});
+        {plan.batch_heads, R::mask == Mask::causal ? plan.pieces : plan.m_blocks});
 }
 
 /// All but the tensors and states.
 template <kernel::AnyRoles R, class Arguments>
 kernel::RecurrenceParams<typename R::element> recurrence_params(const Arguments& args,
-                                                                const RecurrencePlan& plan) {
+                                                                const SplitPlan& plan) {
   const Shape& s = args.shape;
   const int group = s.heads_q > 0 ? static_cast<int>(s.heads_q / s.heads_kv) : 1;
   const std::int64_t seq_q = s.heads_q > 0 ? s.seq_q : 0;  // without heads there are no positions
@@ -64,19 +64,20 @@ kernel::RecurrenceParams<typename R::element> recurrence_params(const Arguments&
   p.scale_logit = args.scale_logit;
   p.row_mask = R::rows_are_queries ? args.query_mask : args.key_mask;
   p.term_mask = R::rows_are_queries ? args.key_mask : args.query_mask;
-  p.row_offsets = kernel::view(R::rows_are_queries ? args.cu_seqlens_q : args.cu_seqlens_k);
-  p.term_offsets = kernel::view(R::rows_are_queries ? args.cu_seqlens_k : args.cu_seqlens_q);
+  p.row_offsets = tile::view(R::rows_are_queries ? args.cu_seqlens_q : args.cu_seqlens_k);
+  p.term_offsets = tile::view(R::rows_are_queries ? args.cu_seqlens_k : args.cu_seqlens_q);
   p.initial_count = args.initial_state.count;
   p.seq_rows = R::rows_are_queries ? seq_q : s.seq_k;
   p.seq_terms = R::rows_are_queries ? s.seq_k : seq_q;
   p.row_group = R::rows_are_queries ? group : 1;
   p.term_group = R::rows_are_queries ? 1 : group;
   p.heads_kv = static_cast<int>(s.heads_kv);
-  p.cuts = {.wanted = plan.wanted, .shortest = plan.shortest, .longest = plan.longest, .most = plan.pieces};
+  p.split_rule = {
+      .wanted = plan.wanted, .min_rows = plan.min_rows, .max_rows = plan.max_rows, .max_pieces = plan.pieces};
   p.chunk = plan.chunk;
-  p.row_parts = plan.row_parts;
-  p.column_blocks = plan.column_blocks;
-  p.image_elements = plan.image_elements;
+  p.m_blocks = plan.m_blocks;
+  p.v_tiles = plan.v_tiles;
+  p.partial_elements = plan.partial_elements;
   return p;
 }
 
@@ -84,7 +85,7 @@ kernel::RecurrenceParams<typename R::element> recurrence_params(const Arguments&
 template <class Kernel, Element T>
 typename Kernel::Rows trailing_rows(const Tensor<T>& x, const Offsets& offsets, std::int64_t batch,
                                     std::int64_t seq, std::int64_t heads, std::int64_t dim) {
-  typename Kernel::Rows rows{kernel::view(x, seq, heads, dim), kernel::view(offsets), batch, seq, heads, dim};
+  typename Kernel::Rows rows{tile::view(x, seq, heads, dim), tile::view(offsets), batch, seq, heads, dim};
   if (!offsets.given() || seq == 0 || heads == 0) rows.view.data = nullptr;
   return rows;
 }
@@ -94,13 +95,13 @@ typename Kernel::Rows trailing_rows(const Tensor<T>& x, const Offsets& offsets, 
 template <kernel::AnyRoles R, class F>
 auto with_tiling(const device::Properties& device, const Shape& shape, Plan plan, Split split, F f) {
   constexpr Tiling large = tuned_recurrence<R>, compact = compact_recurrence<R>,
-                   few = few_blocks_recurrence<R>;
+                   few = low_occupancy_recurrence<R>;
   if constexpr (few != large) {
-    static_assert(sizeof(typename kernel::Walk<R, few>::Storage) <= shared_bytes_of_all_devices);
+    static_assert(sizeof(typename sm80::Walk<R, few>::Storage) <= shared_bytes_of_all_devices);
     // In the batch-invariant plan the rest of the batch must not count.
-    const RecurrencePlan p = plan_recurrence<R, large>(shape, plan, split, device.multiprocessors);
+    const SplitPlan p = plan_splits<R, large>(shape, plan, split, device.multiprocessors);
     if (plan != Plan::batch_invariant &&
-        load_of(p.units * p.pieces * p.column_blocks, device.multiprocessors) == Load::few_blocks)
+        occupancy_of(p.batch_heads * p.pieces * p.v_tiles, device.multiprocessors) == Occupancy::low)
       return f(std::integral_constant<Tiling, few>{});
   }
   if constexpr (large != compact)

@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cottention/device/collective.cuh>
-#include <cottention/kernel/sequence.cuh>
+#include <cottention/kernel/params.cuh>
 #include <cottention/tile/counts.cuh>
 
 namespace cottention::kernel {
@@ -11,10 +11,10 @@ namespace cottention::kernel {
 /// the others reads the initial counts, and both may be the same memory.
 struct Count {
   static constexpr int threads = 128;
-  static constexpr int blocks_per_multiprocessor = 1;
+  static constexpr int min_blocks_per_sm = 1;
 
   struct Params {
-    OffsetsView offsets;
+    tile::OffsetsView offsets;
     const std::uint8_t* mask = nullptr;
     std::int64_t seq = 0;
     const std::int64_t* initial = nullptr;
@@ -26,11 +26,11 @@ struct Count {
 
   static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     const std::int64_t batch = device::block_x();
-    const Side keys(params.offsets, params.mask, batch, params.seq);
-    const std::int64_t present = tile::count_present(keys.mask, 0, keys.length, storage.sum);
+    const tile::Side keys(params.offsets, params.mask, batch, params.seq);
+    const std::int64_t valid = tile::count_valid(keys.mask, 0, keys.length, storage.sum);
     if (device::thread_index() != 0) return;
     const std::int64_t before = params.initial != nullptr ? device::load_global(params.initial + batch) : 0;
-    device::store_global(params.final + batch, before + present);
+    device::store_global(params.final + batch, before + valid);
   }
 };
 

@@ -1,24 +1,20 @@
 // Which rows a block works on.
 #pragma once
 
+#include <cottention/kernel/params.cuh>
 #include <cottention/kernel/roles.cuh>
-#include <cottention/kernel/sequence.cuh>
-#include <cottention/tile/pipeline.cuh>
-#include <cottention/tile/state.cuh>
+#include <cottention/tiling.hpp>
 
 namespace cottention::kernel {
 
-template <AnyRoles R, Tiling tiling>
-using PartOf = tile::Partition<typename R::Recurrence, tiling>;
-template <AnyRoles R, Tiling tiling>
-using StateOf = tile::State<typename R::Recurrence, tiling>;
-
 /// Blocks that share the columns of c and the output.
 template <AnyRoles R, Tiling tiling>
-inline constexpr int column_blocks = (R::dims.v + tiling.columns - 1) / tiling.columns;
+inline constexpr int v_tiles = (R::dims.v + tiling.columns - 1) / tiling.columns;
 
-/// The block's part of one key/value head of one sequence. Members are the query heads of the head's group.
-template <AnyRoles R, Tiling tiling>
+/// The block's part of one key/value head of one sequence, whose group_head is one of the query heads that
+/// share it. `keeps_addresses`: lanes have registers for what follows from the head's index; otherwise it is
+/// computed at each use.
+template <AnyRoles R, Tiling tiling, bool keeps_addresses>
 struct Head {
   using T = typename R::element;
   using A = Accumulate<T>;
@@ -26,10 +22,10 @@ struct Head {
   const RecurrenceParams<T>& params;
   std::int64_t batch;
   int kv_head, group, column;
-  Side rows, terms;
-  Pieces pieces;    // of the sequence of terms
-  int rank;         // of this block's piece, in the order of the walk
-  int first, last;  // positions of the piece
+  tile::Side rows, terms;
+  tile::Pieces pieces;  // of the sequence of terms
+  int order;            // of this block's piece, in the order of the walk
+  int first, last;      // positions of the piece
 
   explicit __device__ __forceinline__ Head(const RecurrenceParams<T>& p)
       : params(p),
@@ -39,120 +35,66 @@ struct Head {
         column(device::block_z() * tiling.columns),
         rows(p.row_offsets, p.row_mask, batch, p.seq_rows),
         terms(p.term_offsets, p.term_mask, batch, p.seq_terms),
-        pieces(walked(), p.cuts, tiling.chunk),
-        rank(device::block_y()),
+        pieces(walked(), p.split_rule, tiling.chunk),
+        order(device::block_y()),
         first(pieces.first(piece())),
         last(pieces.last(piece(), walked())) {}
 
   /// Of the head among states; found anew at either end of its way, so that lanes need not keep it.
   __device__ __forceinline__ std::int64_t state_offset() const {
-    return std::int64_t{device::afresh(device::block_x())} * R::dims.qk * R::dims.v;
+    return std::int64_t{device::opaque(device::block_x())} * R::dims.qk * R::dims.v;
   }
 
   /// Whether it is the last piece, in the order of the walk.
   __device__ __forceinline__ bool is_last() const {
-    return device::afresh(device::block_y()) == pieces.count - 1;
+    return device::opaque(device::block_y()) == pieces.count - 1;
   }
 
   /// By its place in the sequence.
   __device__ __forceinline__ int piece() const {
-    return R::direction == tile::Direction::forward ? rank : pieces.count - 1 - rank;
+    return R::direction == tile::Direction::forward ? order : pieces.count - 1 - order;
   }
 
-  __device__ __forceinline__ tile::Rows<const T> a(int member) const { return on_rows(params.a, member); }
-  __device__ __forceinline__ tile::Rows<const T> projected(int member) const {
-    return on_rows(params.projected, member);
+  __device__ __forceinline__ tile::RowView<const T> a(int group_head) const {
+    return on_rows(params.a, group_head);
   }
-  __device__ __forceinline__ tile::Rows<T> out(int member) const { return on_rows(params.out, member); }
-  __device__ __forceinline__ tile::Rows<A> unprojected(int member) const {
-    return on_rows(params.unprojected, member);
+  __device__ __forceinline__ tile::RowView<const T> norm_input(int group_head) const {
+    return on_rows(params.norm_input, group_head);
   }
-  __device__ __forceinline__ tile::Rows<const T> b(int member) const { return on_terms(params.b, member); }
-  __device__ __forceinline__ tile::Rows<const T> c(int member) const { return on_terms(params.c, member); }
+  __device__ __forceinline__ tile::RowView<T> out(int group_head) const {
+    return on_rows(params.out, group_head);
+  }
+  __device__ __forceinline__ tile::RowView<A> grad_normalized(int group_head) const {
+    return on_rows(params.grad_normalized, group_head);
+  }
+  __device__ __forceinline__ tile::RowView<const T> b(int group_head) const {
+    return on_terms(params.b, group_head);
+  }
+  __device__ __forceinline__ tile::RowView<const T> c(int group_head) const {
+    return on_terms(params.c, group_head);
+  }
 
   /// The side that counts and weights follow from.
-  __device__ __forceinline__ const Side& keys() const { return R::rows_are_queries ? terms : rows; }
+  __device__ __forceinline__ const tile::Side& keys() const { return R::rows_are_queries ? terms : rows; }
 
   /// The state of the piece of this rank in this sequence, of this block's columns.
-  __device__ __forceinline__ A* image(int of_rank) const {
-    return image_of(params, device::block_z(), of_rank);
+  __device__ __forceinline__ A* partial_state(int of_order) const {
+    return partial_state_of(params, device::block_z(), of_order);
   }
 
  private:
-  /// Where the state takes half of a lane's registers, there are none to keep addresses in.
-  static __device__ __forceinline__ int afresh(int of_head) {
-    return sizeof(T) != 4 && PartOf<R, tiling>::warp_depth > 64 ? device::afresh(of_head) : of_head;
+  static __device__ __forceinline__ int opaque(int of_head) {
+    return keeps_addresses ? of_head : device::opaque(of_head);
   }
-  __device__ __forceinline__ int walked() const { return walked_length<R::mask>(rows, terms); }
+  __device__ __forceinline__ int walked() const { return tile::walk_length<R::mask>(rows, terms); }
   template <class E>
-  __device__ __forceinline__ tile::Rows<E> on_rows(const View<E>& view, int member) const {
-    return rows.rows(view, batch, afresh(R::rows_are_queries ? kv_head * group + member : kv_head));
+  __device__ __forceinline__ tile::RowView<E> on_rows(const tile::View<E>& view, int group_head) const {
+    return rows.rows(view, batch, opaque(R::rows_are_queries ? kv_head * group + group_head : kv_head));
   }
   template <class E>
-  __device__ __forceinline__ tile::Rows<E> on_terms(const View<E>& view, int member) const {
-    return terms.rows(view, batch, afresh(R::rows_are_queries ? kv_head : kv_head * group + member));
+  __device__ __forceinline__ tile::RowView<E> on_terms(const tile::View<E>& view, int group_head) const {
+    return terms.rows(view, batch, opaque(R::rows_are_queries ? kv_head : kv_head * group + group_head));
   }
 };
-
-/// The parts of a bidirectional head's rows that blocks share.
-template <AnyRoles R, Tiling tiling>
-__device__ __forceinline__ Pieces row_parts(const Head<R, tiling>& head) {
-  const int parts = head.params.row_parts;
-  return {head.rows.length, {.wanted = parts, .shortest = 1, .most = parts}, tiling.chunk};
-}
-
-/// The first in the order of the walk starts from the caller's initial state, the others from zero.
-template <AnyRoles R, Tiling tiling>
-__device__ __forceinline__ void start_state(const Head<R, tiling>& head, StateOf<R, tiling>& state) {
-  if (head.rank == 0 && head.params.initial_h != nullptr)
-    state.load(head.params.initial_h + head.state_offset(), head.params.layout, head.column);
-  else
-    state.set_zero();
-}
-template <AnyRoles R, Tiling tiling>
-__device__ __forceinline__ void store_final_state(const Head<R, tiling>& head, StateOf<R, tiling>& state) {
-  if (head.params.final_h != nullptr)
-    state.store(head.params.final_h + head.state_offset(), head.params.layout, head.column);
-}
-
-// ---- tiles of a chunk
-
-/// Whether a block holds the rows whole that it projects. Otherwise Project does that afterwards.
-template <AnyRoles R, Tiling tiling>
-inline constexpr bool projects_itself = R::projects&& column_blocks<R, tiling> == 1;
-
-/// a, and the rows that the output is projected with.
-template <AnyRoles R, Tiling tiling, bool = projects_itself<R, tiling>>
-struct RowTiles {
-  typename PartOf<R, tiling>::RowTile a;
-};
-template <AnyRoles R, Tiling tiling>
-struct RowTiles<R, tiling, true> {
-  typename PartOf<R, tiling>::RowTile a;
-  typename PartOf<R, tiling>::ValueTile projected;
-};
-/// b and c.
-template <AnyRoles R, Tiling tiling>
-struct TermTiles {
-  typename PartOf<R, tiling>::RowTile b;
-  typename PartOf<R, tiling>::ValueTile c;
-};
-
-template <AnyRoles R, Tiling tiling>
-__device__ __forceinline__ void copy_rows(const Head<R, tiling>& head, int member, int row,
-                                          RowTiles<R, tiling>& tiles) {
-  if (head.rows.length == 0) return;
-  constexpr int threads = PartOf<R, tiling>::threads;
-  tile::copy_rows_async<threads>(head.a(member), row, 0, R::dims.qk, tiles.a);
-  if constexpr (projects_itself<R, tiling>)
-    tile::copy_rows_async<threads>(head.projected(member), row, 0, R::dims.v, tiles.projected);
-}
-template <AnyRoles R, Tiling tiling>
-__device__ __forceinline__ void copy_terms(const Head<R, tiling>& head, int member, int row,
-                                           TermTiles<R, tiling>& tiles) {
-  constexpr int threads = PartOf<R, tiling>::threads;
-  tile::copy_rows_async<threads>(head.b(member), row, 0, R::dims.qk, tiles.b);
-  tile::copy_rows_async<threads>(head.c(member), row, head.column, R::dims.v, tiles.c);
-}
 
 }  // namespace cottention::kernel

@@ -1,7 +1,7 @@
 // The weights of the positions of a chunk, w = max(n, 1)^-sigmoid(m), and what counts they follow from.
 #pragma once
 
-#include <cottention/kernel/sequence.cuh>
+#include <cottention/kernel/params.cuh>
 #include <cottention/tile/counts.cuh>
 
 namespace cottention::kernel {
@@ -11,7 +11,7 @@ template <class A, int warps>
 struct CountStorage {
   tile::ChunkTable<A> table;
   union {  // in turns
-    tile::PresentStorage<warps * device::warp_size> present;
+    tile::ValidCountStorage<warps * device::warp_size> valid;
     device::BlockSumStorage<double, warps * device::warp_size> sum;
   };
   // By lane, since registers have no room:
@@ -29,8 +29,8 @@ class PositionWeights {
 
   /// By the whole block.
   __device__ __forceinline__ PositionWeights(const RecurrenceParams<typename P::element>& params,
-                                             std::int64_t batch, int kv_head, const Side& keys, int first,
-                                             int last, CountStorage<A, warps>& storage)
+                                             std::int64_t batch, int kv_head, const tile::Side& keys,
+                                             int first, int last, CountStorage<A, warps>& storage)
       : storage_(storage), first_(first) {
     scaled_ = P::scale != Scale::none && tile::given(params.scale_logit);
     if (!scaled_) return;
@@ -38,7 +38,7 @@ class PositionWeights {
     std::int64_t anchor =
         params.initial_count != nullptr ? device::load_global(params.initial_count + batch) : 0;
     const int before = !causal ? keys.length : reverse ? end_of_table(last, keys.length) : first_;
-    anchor += tile::count_present(keys.mask, 0, before, storage.present);
+    anchor += tile::count_valid(keys.mask, 0, before, storage.valid);
     if constexpr (causal) {
       if (device::warp_index() == 0) {
         device::store_shared(storage.exponent + device::lane_index(), exponent);
@@ -63,7 +63,7 @@ class PositionWeights {
                            storage_.table.template fill<direction>(mask, row - entry_ * chunk, length, chunk,
                                                                    device::load_shared(anchor), exponent()));
     }
-    presence_ = tile::Presence<chunk>::load(mask, row, length);
+    valid_ = tile::ValidRows<chunk>::load(mask, row, length);
   }
   /// After it.
   __device__ __forceinline__ void enter_chunk() {
@@ -80,9 +80,9 @@ class PositionWeights {
   __device__ __forceinline__ A relative(int row) const {
     if (!scaled_ || !causal) return A{1};
     if constexpr (rough)
-      return tile::rough_relative_weight(before_ + 1, presence_.up_to(row) - 1, exponent());
+      return tile::rough_relative_weight(before_ + 1, valid_.up_to(row) - 1, exponent());
     else
-      return tile::relative_weight<A>(before_ + 1, presence_.up_to(row) - 1, exponent());
+      return tile::relative_weight<A>(before_ + 1, valid_.up_to(row) - 1, exponent());
   }
   /// At a row of the chunk.
   __device__ __forceinline__ A at(int row) const { return weight_ * relative(row); }
@@ -91,9 +91,9 @@ class PositionWeights {
     if constexpr (!causal)
       return log_;
     else if constexpr (rough)
-      return log_ + tile::rough_relative_log(before_ + 1, presence_.up_to(row) - 1);
+      return log_ + tile::rough_relative_log(before_ + 1, valid_.up_to(row) - 1);
     else
-      return log_ + tile::relative_log<A>(before_ + 1, presence_.up_to(row) - 1);
+      return log_ + tile::relative_log<A>(before_ + 1, valid_.up_to(row) - 1);
   }
 
  private:
@@ -118,7 +118,7 @@ class PositionWeights {
   std::int64_t before_ = 0;
   int entry_ = 0;
   A weight_{1}, log_{0};
-  tile::Presence<chunk> presence_{};
+  tile::ValidRows<chunk> valid_{};
 };
 
 }  // namespace cottention::kernel

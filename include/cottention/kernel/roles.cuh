@@ -16,7 +16,7 @@
 #include <concepts>
 
 #include <cottention/problem.hpp>
-#include <cottention/tile/pipeline.cuh>
+#include <cottention/tile/cursor.cuh>
 
 namespace cottention::kernel {
 
@@ -25,7 +25,7 @@ enum class Output { o, dq, dk, dv };
 /// Whether an output has a row for each query, and sums over keys; otherwise the other way round.
 constexpr bool rows_are_queries(Output output) { return output == Output::o || output == Output::dq; }
 /// Whether it goes through the norm of q or k.
-constexpr bool goes_through_norm(Output output) { return output == Output::dq || output == Output::dk; }
+constexpr bool has_norm_backward(Output output) { return output == Output::dq || output == Output::dk; }
 
 /// Which side of a recurrence has the weights of positions.
 enum class Weighted { nothing, rows, terms };
@@ -38,17 +38,17 @@ struct Roles {
   static constexpr Mask mask = P::mask;
 
   static constexpr bool rows_are_queries = kernel::rows_are_queries(output);
-  static constexpr bool projects = goes_through_norm(output);
+  static constexpr bool has_norm_backward = kernel::has_norm_backward(output);
   static constexpr tile::Direction direction =
       mask == Mask::causal && !rows_are_queries ? tile::Direction::reverse : tile::Direction::forward;
   static constexpr Weighted weighted = P::scale == Scale::none                           ? Weighted::nothing
                                        : (P::scale == Scale::by_key) == rows_are_queries ? Weighted::terms
                                                                                          : Weighted::rows;
   /// Half's range is narrow: rows of g and v, which no norm tames, get factors that do.
-  static constexpr bool tames_all = projects && std::same_as<element, half>;
+  static constexpr bool normalizes_all_operands = has_norm_backward && std::same_as<element, half>;
 
   /// Columns of a and b, and of c and the output: what H and its tiles follow from, whoever plays.
-  static constexpr HeadDim dims = projects ? HeadDim{P::head_dim.v, P::head_dim.qk} : P::head_dim;
+  static constexpr HeadDim dims = has_norm_backward ? HeadDim{P::head_dim.v, P::head_dim.qk} : P::head_dim;
   using Recurrence = Problem<element, dims, mask, Scale::none>;
 };
 

@@ -21,7 +21,7 @@
 #include <cottention/device/warp.cuh>
 #include <cottention/kernel/step_params.cuh>
 #include <cottention/problem.hpp>
-#include <cottention/tile/unit_row.cuh>
+#include <cottention/tile/normalise.cuh>
 #include <cottention/tile/weights.cuh>
 #include <cottention/tiling.hpp>
 
@@ -36,12 +36,11 @@ struct StepParts {
   static constexpr int rows = P::head_dim.qk <= 256 ? 8 : 16;  // 32 or 64 registers
   static constexpr int groups = P::head_dim.qk / rows;         // threads that share a column
 
-  // Of a key or query, `lanes` lanes of a warp hold `units_each` times 16 bytes each.
-  static constexpr int unit = 16 / static_cast<int>(sizeof(typename P::element));
-  static constexpr int units = P::head_dim.qk / unit;
-  static constexpr int lanes =
-      units < 32 ? static_cast<int>(std::bit_ceil(static_cast<unsigned>(units))) : 32;
-  static constexpr int units_each = (units + lanes - 1) / lanes;
+  // Of a key or query, `lanes` lanes of a warp hold `vecs_each` times 16 bytes each.
+  static constexpr int vec_size = 16 / static_cast<int>(sizeof(typename P::element));
+  static constexpr int vecs = P::head_dim.qk / vec_size;
+  static constexpr int lanes = vecs < 32 ? static_cast<int>(std::bit_ceil(static_cast<unsigned>(vecs))) : 32;
+  static constexpr int vecs_each = (vecs + lanes - 1) / lanes;
 };
 
 /// What one block does.
@@ -60,16 +59,16 @@ struct Step {
   using Parts = StepParts<P>;
   static constexpr int dim_qk = P::head_dim.qk, dim_v = P::head_dim.v;
   static constexpr int threads = tiling.warps * device::warp_size;
-  static constexpr int blocks_per_multiprocessor = tiling.blocks;
+  static constexpr int min_blocks_per_sm = tiling.min_blocks_per_sm;
   static constexpr int chunk = tiling.chunk;  // rows of the stream between barriers
   static constexpr int columns = tiling.columns;
-  static constexpr int column_blocks = (dim_v + columns - 1) / columns;
+  static constexpr int v_tiles = (dim_v + columns - 1) / columns;
   static constexpr int vectors = columns / Parts::width;  // threads along a row
   static_assert(
       columns > 0 && columns % 8 == 0 && Parts::groups * vectors <= threads,
       "cottention: a Tiling of step needs columns in eights, and 16 bytes of each of the state's rows "
       "(8 rows up to dim_qk 256, 16 rows beyond) for a thread. Remedy: more warps or fewer columns.");
-  static_assert(tiling.warps >= 1 && tiling.warps <= 32 && tiling.blocks >= 1,
+  static_assert(tiling.warps >= 1 && tiling.warps <= 32 && tiling.min_blocks_per_sm >= 1,
                 "cottention: a Tiling of step needs 1 to 32 warps and at least 1 block. Remedy: leave the "
                 "tiling to the library.");
   static_assert(chunk > 0 && chunk <= device::warp_size,
@@ -80,8 +79,8 @@ struct Step {
 
   using Params = StepParams<T>;
   struct Storage {
-    StateVector units[chunk][dim_qk / Parts::width];  // norm(k), norm(q)
-    ValueVector values[chunk][vectors];               // v
+    StateVector normalized[chunk][dim_qk / Parts::width];  // norm(k), norm(q)
+    ValueVector values[chunk][vectors];                    // v
     // of w h^T norm(q). One group more than there are, so that neighbouring rows lie in different banks.
     StateVector partial_sums[chunk][Parts::groups + 1][vectors];
     A weights[chunk];  // w
@@ -106,7 +105,7 @@ struct Step {
       normalise_rows(params, task, first, rows, storage);
       if (weighs && first == 0) receive_position(params, task, position);
       if (weighs) weigh(params, position, first, rows, storage);
-      device::wait_copies<0>();
+      device::cp_async_wait<0>();
       device::sync_block();  // rows, values and weights come from other threads
       walk(params, task, first, rows, storage, h);
       device::sync_block();  // so do partial sums; and rows, values and weights are overwritten next
@@ -120,10 +119,10 @@ struct Step {
   /// False where there is nothing to do. A slot outside the pool is idle like a negative one.
   static __device__ __forceinline__ bool find_task(const Params& params, StepTask& task) {
     const StepArguments<T>& args = params.args;
-    const auto block = static_cast<std::uint32_t>(device::block_x()), unit = block / column_blocks;
-    task.column = static_cast<int>(block % column_blocks) * columns;
-    task.lane = params.heads.quotient(unit);
-    task.head = static_cast<int>(params.heads.remainder(unit, static_cast<std::uint32_t>(task.lane)));
+    const auto block = static_cast<std::uint32_t>(device::block_x()), task_index = block / v_tiles;
+    task.column = static_cast<int>(block % v_tiles) * columns;
+    task.lane = params.heads.quotient(task_index);
+    task.head = static_cast<int>(params.heads.remainder(task_index, static_cast<std::uint32_t>(task.lane)));
     const int tokens = static_cast<int>(args.shape.seq_q);
     std::int32_t accepted = tokens;
     if (args.accepted != nullptr) accepted = device::load_global(args.accepted + task.lane);
@@ -164,7 +163,7 @@ struct Step {
   static __device__ __forceinline__ void receive_position(const Params& params, const StepTask& task,
                                                           Position& position) {
     const A scale_logit = tile::load_scale_logit(params.args.scale_logit, task.head);
-    const std::int64_t readers = params.args.shape.heads_kv * column_blocks;
+    const std::int64_t readers = params.args.shape.heads_kv * v_tiles;
     if (task.accepted > 0 && device::lane_index() == 0 && position.count / reader + 1 == readers)
       device::fetch_add_global(params.args.pool.count + task.slot, task.accepted - readers * reader);
     position.count = device::shuffle(position.count, 0) % reader;
@@ -208,53 +207,53 @@ struct Step {
   /// Starts copying the block's columns of v for every key among the rows.
   static __device__ __forceinline__ void copy_values(const Params& params, const StepTask& task, int first,
                                                      int rows, Storage& storage) {
-    constexpr int unit = Parts::unit, units = columns / unit;
+    constexpr int vec_size = Parts::vec_size, vecs = columns / vec_size;
 #pragma unroll 1
-    for (int i = device::thread_index(); i < rows * units; i += threads) {
-      const int r = i / units, c = i % units * unit;
+    for (int i = device::thread_index(); i < rows * vecs; i += threads) {
+      const int r = i / vecs, c = i % vecs * vec_size;
       const StepRow row = params.row(first + r);
-      if (row.member != 0 || task.column + c >= dim_v) continue;
+      if (row.group_row != 0 || task.column + c >= dim_v) continue;
       const T* v = row_global(params.args.v, task, row.token, task.head) + task.column + c;
-      device::copy_async_16(&storage.values[r][c / Parts::width], v, 16);
+      device::cp_async_16(&storage.values[r][c / Parts::width], v, 16);
     }
-    device::commit_copies();
+    device::cp_async_commit();
   }
 
   /// norm(x) of keys and queries, each row by a few lanes of a warp.
   static __device__ __forceinline__ void normalise_rows(const Params& params, const StepTask& task, int first,
                                                         int rows, Storage& storage) {
-    constexpr int unit = Parts::unit, units = Parts::units, lanes = Parts::lanes;
-    constexpr int units_each = Parts::units_each;
-    using Unit = device::Vector<T, unit>;
+    constexpr int vec_size = Parts::vec_size, vecs = Parts::vecs, lanes = Parts::lanes;
+    constexpr int vecs_each = Parts::vecs_each;
+    using Vec = device::Vector<T, vec_size>;
     const int part = device::thread_index() % lanes;
 #pragma unroll 1
     for (int begin = 0; begin < rows; begin += threads / lanes) {
       const int r = begin + device::thread_index() / lanes;
-      A x[units_each * unit] = {};
+      A x[vecs_each * vec_size] = {};
       if (r < rows) {
         const StepRow row = params.row(first + r);
-        const Tensor<const T>& tensor = row.member == 0 ? params.args.k : params.args.q;
-        const int head = row.member == 0 ? task.head : task.head * params.group + row.member - 1;
-        const auto* from = reinterpret_cast<const Unit*>(row_global(tensor, task, row.token, head));
+        const Tensor<const T>& tensor = row.group_row == 0 ? params.args.k : params.args.q;
+        const int head = row.group_row == 0 ? task.head : task.head * params.group + row.group_row - 1;
+        const auto* from = reinterpret_cast<const Vec*>(row_global(tensor, task, row.token, head));
 #pragma unroll
-        for (int u = 0; u < units_each; ++u)
-          if (part + u * lanes < units) {
-            const Unit raw = device::load_global(from + part + u * lanes);
+        for (int u = 0; u < vecs_each; ++u)
+          if (part + u * lanes < vecs) {
+            const Vec raw = device::load_global(from + part + u * lanes);
 #pragma unroll
-            for (int e = 0; e < unit; ++e) x[u * unit + e] = device::widen<T>(raw[e]);
+            for (int e = 0; e < vec_size; ++e) x[u * vec_size + e] = device::widen<T>(raw[e]);
           }
       }
       tile::normalise<lanes>(x);
       if (r >= rows) continue;
 #pragma unroll
-      for (int u = 0; u < units_each; ++u)
-        if (part + u * lanes < units) {
-          StateVector* to = storage.units[r] + (part + u * lanes) * (unit / Parts::width);
+      for (int u = 0; u < vecs_each; ++u)
+        if (part + u * lanes < vecs) {
+          StateVector* to = storage.normalized[r] + (part + u * lanes) * (vec_size / Parts::width);
 #pragma unroll
-          for (int n = 0; n < unit / Parts::width; ++n) {
+          for (int n = 0; n < vec_size / Parts::width; ++n) {
             StateVector y;
 #pragma unroll
-            for (int e = 0; e < Parts::width; ++e) y[e] = x[u * unit + n * Parts::width + e];
+            for (int e = 0; e < Parts::width; ++e) y[e] = x[u * vec_size + n * Parts::width + e];
             device::store_shared(to + n, y);
           }
         }
@@ -282,12 +281,12 @@ struct Step {
 #pragma unroll
       for (int n = 0; n < Parts::rows / Parts::width; ++n) {
         const StateVector part =
-            device::load_shared(&storage.units[r][group * (Parts::rows / Parts::width) + n]);
+            device::load_shared(&storage.normalized[r][group * (Parts::rows / Parts::width) + n]);
 #pragma unroll
         for (int e = 0; e < Parts::width; ++e) x[n * Parts::width + e] = part[e];
       }
       const A weight = is_weighted(params) ? device::load_shared(&storage.weights[r]) : A{1};
-      if (row.member == 0) {
+      if (row.group_row == 0) {
         const ValueVector v = device::load_shared(&storage.values[r][vector]);
         absorb(x, v, P::scale == Scale::by_key ? weight : A{1}, h);
         if (row.token + 1 == task.accepted) store_state(params, task, h);
@@ -303,11 +302,11 @@ struct Step {
                                                 StateVector (&h)[Parts::rows]) {
     StateVector weighted;
 #pragma unroll
-    for (int e = 0; e < Parts::width; ++e) weighted[e] = device::product(weight, device::widen<T>(v[e]));
+    for (int e = 0; e < Parts::width; ++e) weighted[e] = device::mul_rn(weight, device::widen<T>(v[e]));
 #pragma unroll
     for (int i = 0; i < Parts::rows; ++i)
 #pragma unroll
-      for (int e = 0; e < Parts::width; ++e) h[i][e] = device::fused(k[i], weighted[e], h[i][e]);
+      for (int e = 0; e < Parts::width; ++e) h[i][e] = device::fma(k[i], weighted[e], h[i][e]);
   }
 
   /// w h^T q over the thread's rows.
@@ -317,9 +316,9 @@ struct Step {
 #pragma unroll
     for (int i = 0; i < Parts::rows; ++i)
 #pragma unroll
-      for (int e = 0; e < Parts::width; ++e) o[e] = device::fused(q[i], h[i][e], o[e]);
+      for (int e = 0; e < Parts::width; ++e) o[e] = device::fma(q[i], h[i][e], o[e]);
 #pragma unroll
-    for (int e = 0; e < Parts::width; ++e) o[e] = device::product(weight, o[e]);
+    for (int e = 0; e < Parts::width; ++e) o[e] = device::mul_rn(weight, o[e]);
     return o;
   }
 
@@ -330,12 +329,12 @@ struct Step {
     for (int i = device::thread_index(); i < rows * columns; i += threads) {
       const int r = i / columns, c = i % columns;
       const StepRow row = params.row(first + r);
-      if (row.member == 0 || task.column + c >= dim_v) continue;
+      if (row.group_row == 0 || task.column + c >= dim_v) continue;
       A o{};
 #pragma unroll
       for (int group = 0; group < Parts::groups; ++group)
-        o = device::sum(o, device::load_shared(&storage.partial_sums[r][group][0].values[0] + c));
-      T* to = row_global(params.args.o, task, row.token, task.head * params.group + row.member - 1);
+        o = device::add_rn(o, device::load_shared(&storage.partial_sums[r][group][0].values[0] + c));
+      T* to = row_global(params.args.o, task, row.token, task.head * params.group + row.group_row - 1);
       device::store_global(to + task.column + c, device::narrow<T>(o));
     }
   }

@@ -12,9 +12,9 @@
 
 namespace cottention::kernel {
 
-/// Where a row of the stream stands: member 0 is the token's key, members 1, 2, ... are its queries.
+/// Where a row of the stream stands: group_row 0 is the key of the token, group_row 1, 2, ... its queries.
 struct StepRow {
-  int token, member;
+  int token, group_row;
 };
 
 template <Element T>
@@ -33,7 +33,7 @@ struct StepParams {
 
 #if !defined(__CUDACC_RTC__)
 
-/// The parameters for valid arguments that are not empty. A launch has batch * heads_kv * Step::column_blocks
+/// The parameters for valid arguments that are not empty. A launch has batch * heads_kv * Step::v_tiles
 /// blocks.
 template <Element T>
 StepParams<T> step_params(StepArguments<T> args) {

@@ -8,14 +8,14 @@
 #include <cottention/device/memory.cuh>
 #include <cottention/device/thread.cuh>
 #include <cottention/device/warp.cuh>
-#include <cottention/tile/pipeline.cuh>
+#include <cottention/tile/cursor.cuh>
 #include <cottention/tile/weights.cuh>
 
 namespace cottention::tile {
 
 /// In shared memory.
 template <int threads>
-struct PresentStorage {
+struct ValidCountStorage {
   device::BlockSumStorage<int, threads> sum;
   int total;
 };
@@ -23,8 +23,8 @@ struct PresentStorage {
 /// Unmasked rows among first, ..., last - 1 of a sequence, by the whole block, in thread 0; unspecified
 /// elsewhere. Uses its storage as device::sum_over_block() does.
 template <int threads>
-__device__ __forceinline__ int count_present(const std::uint8_t* mask, int first, int last,
-                                             device::BlockSumStorage<int, threads>& storage_shared) {
+__device__ __forceinline__ int count_valid(const std::uint8_t* mask, int first, int last,
+                                           device::BlockSumStorage<int, threads>& storage_shared) {
   if (mask == nullptr) return last - first;
   int own = 0;
   for (int row = first + device::thread_index(); row < last; row += threads)
@@ -34,35 +34,35 @@ __device__ __forceinline__ int count_present(const std::uint8_t* mask, int first
 
 /// Likewise, in every thread.
 template <int threads>
-__device__ __forceinline__ int count_present(const std::uint8_t* mask, int first, int last,
-                                             PresentStorage<threads>& storage_shared) {
+__device__ __forceinline__ int count_valid(const std::uint8_t* mask, int first, int last,
+                                           ValidCountStorage<threads>& storage_shared) {
   if (mask == nullptr) return last - first;
-  const int count = count_present(mask, first, last, storage_shared.sum);
+  const int count = count_valid(mask, first, last, storage_shared.sum);
   if (device::thread_index() == 0) device::store_shared(&storage_shared.total, count);
   device::sync_block();  // the total is written
   return device::load_shared(&storage_shared.total);
 }
 
-/// Which rows of a chunk are present, one bit each, in every lane of every warp.
+/// Which rows of a chunk are valid, one bit each, in every lane of every warp.
 template <int chunk>
-struct Presence {
+struct ValidRows {
   static constexpr int words = (chunk + 31) / 32;
   std::uint32_t bits[words];
 
-  __device__ __forceinline__ static Presence load(const std::uint8_t* mask, int first, int length) {
-    Presence presence;
+  __device__ __forceinline__ static ValidRows load(const std::uint8_t* mask, int first, int length) {
+    ValidRows valid;
 #pragma unroll
     for (int w = 0; w < words; ++w) {
       const int of_chunk = chunk - 32 * w, left = length - first - 32 * w,
                 rows = left < of_chunk ? left : of_chunk;
       if (mask == nullptr)
-        presence.bits[w] = lowest(rows);
+        valid.bits[w] = lowest(rows);
       else
-        presence.bits[w] =
+        valid.bits[w] =
             device::ballot(device::lane_index() < rows &&
                            device::load_global(mask + first + 32 * w + device::lane_index()) != 0);
     }
-    return presence;
+    return valid;
   }
 
   __device__ __forceinline__ bool contains(int row) const { return (word_of(row) >> row % 32 & 1) != 0; }
@@ -74,7 +74,7 @@ struct Presence {
   }
 
   /// Whether all are.
-  __device__ __forceinline__ bool whole() const {
+  __device__ __forceinline__ bool all() const {
     bool all = true;
 #pragma unroll
     for (int w = 0; w < words; ++w) all = all && bits[w] == lowest(chunk - 32 * w);
@@ -86,7 +86,7 @@ struct Presence {
     int count = 0;
 #pragma unroll
     for (int w = 0; w < words; ++w) {
-      count += device::count_ones(bits[w] & lowest(row + 1 - 32 * w));
+      count += device::popc(bits[w] & lowest(row + 1 - 32 * w));
     }
     return count;
   }
@@ -118,7 +118,7 @@ struct LeadingChunks {
     int terms = 0;
 #pragma unroll 1
     for (; terms < few && at.within(first, last); at.advance(1))
-      terms += Presence<chunk>::load(mask, at.row, length).up_to(chunk - 1);
+      terms += ValidRows<chunk>::load(mask, at.row, length).up_to(chunk - 1);
     return {terms < few ? nowhere : at.row};
   }
   __device__ __forceinline__ bool contain(int row) const {

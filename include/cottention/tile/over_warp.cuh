@@ -18,9 +18,9 @@ __device__ __forceinline__ A sum_over_warp(A x) {
 
 /// Of numbers that are 0 or positive.
 template <class A>
-__device__ __forceinline__ A largest_over_warp(A x) {
+__device__ __forceinline__ A max_over_warp(A x) {
   if constexpr (sizeof(A) == 4) {  // their bits are in the same order
-    return device::bits_as<A>(device::largest_of_lanes(device::bits_as<std::uint32_t>(x)));
+    return device::bits_as<A>(device::redux_max(device::bits_as<std::uint32_t>(x)));
   } else {
 #pragma unroll
     for (int distance = 1; distance < device::warp_size; distance *= 2) {

@@ -26,7 +26,7 @@ __device__ __forceinline__ A load_scale_logit(const ScaleLogit<A>& m, std::int64
 /// sigmoid(m). In double, like what is made of it: a relative error of exp(-s ln n) is an absolute one of
 /// s ln n, which 24 bits leave too large for fp32's accuracy at long sequences.
 __device__ __forceinline__ double sigmoid(double m) {
-  return device::quotient(1.0, 1.0 + device::exponential(-m));
+  return device::div_rn(1.0, 1.0 + device::exponential(-m));
 }
 
 /// Its derivative, sigmoid(m) sigmoid(-m): 1 - sigmoid(m) would lose the digits of large m.
@@ -49,7 +49,7 @@ __device__ __forceinline__ double weight(std::int64_t count, double exponent) {
 template <class A>
 __device__ __forceinline__ A relative_log(std::int64_t reference, int further) {
   if (reference + further < 1) return A{0};  // counts 0 and 1 weigh the same
-  return device::log1p_of(device::quotient(static_cast<A>(further), static_cast<A>(reference)));
+  return device::log1p_of(device::div_rn(static_cast<A>(further), static_cast<A>(reference)));
 }
 
 /// w(reference + further) / w(reference) for reference >= 1 and -1 <= further < 2^24. Near 1 where a chunk is
@@ -64,7 +64,7 @@ __device__ __forceinline__ A relative_weight(std::int64_t reference, int further
 
 __device__ __forceinline__ float rough_relative_log2(std::int64_t reference, int further) {
   if (reference + further < 1) return 0.0f;
-  const float ratio = device::quotient(static_cast<float>(further), static_cast<float>(reference));
+  const float ratio = device::div_rn(static_cast<float>(further), static_cast<float>(reference));
   return device::approximate_log2(1.0f + ratio);
 }
 __device__ __forceinline__ float rough_relative_log(std::int64_t reference, int further) {

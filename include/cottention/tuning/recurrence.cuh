@@ -10,7 +10,7 @@
 
 #include <cottention/kernel/roles.cuh>
 #include <cottention/problem.hpp>
-#include <cottention/tile/layout.cuh>
+#include <cottention/sm80/layout.cuh>
 #include <cottention/tiling.hpp>
 
 namespace cottention {
@@ -22,18 +22,18 @@ inline constexpr int shared_bytes_of_all_devices = 99 * 1024;
 
 namespace detail {
 
-/// Shared memory of kernel::Walk, which has the most. An upper bound. `dim` as in Roles::dims.
-constexpr int recurrence_shared_bytes(int bytes, HeadDim dim, bool projects, Tiling t, int warps_deep) {
+/// Shared memory of sm80::Walk, which has the most. An upper bound. `dim` as in Roles::dims.
+constexpr int recurrence_shared_bytes(int bytes, HeadDim dim, bool projects, Tiling t, int warps_k) {
   const auto pitch = [bytes](int columns) {
-    return tile::round_up(tile::round_up(columns, 16) * bytes, 128);
+    return sm80::round_up(sm80::round_up(columns, 16) * bytes, 128);
   };
   const int sums = bytes == 8 ? 8 : 4;
   const bool holds_projected = projects && t.columns >= dim.v;
-  const int stage = t.chunk * (2 * pitch(tile::round_up(dim.qk, 16 * warps_deep)) +
+  const int stage = t.chunk * (2 * pitch(sm80::round_up(dim.qk, 16 * warps_k)) +
                                (holds_projected ? 2 : 1) * pitch(t.columns));
-  const int projection = holds_projected ? (3 + tile::round_up(t.columns / 16, 4)) * t.chunk * sums : 0;
-  const int partial = warps_deep > 1 ? t.warps * tile::round_up(t.chunk, 16) * 16 * sums : 0;
-  return t.stages * stage + t.chunk * pitch(t.chunk) + partial + projection + 3 * t.chunk * sums + 2048;
+  const int norm_backward = holds_projected ? (3 + sm80::round_up(t.columns / 16, 4)) * t.chunk * sums : 0;
+  const int partial = warps_k > 1 ? t.warps * sm80::round_up(t.chunk, 16) * 16 * sums : 0;
+  return t.stages * stage + t.chunk * pitch(t.chunk) + partial + norm_backward + 3 * t.chunk * sums + 2048;
 }
 
 }  // namespace detail
@@ -42,16 +42,16 @@ constexpr int recurrence_shared_bytes(int bytes, HeadDim dim, bool projects, Til
 template <Element T>
 constexpr Tiling recurrence_tiling(HeadDim dim, kernel::Output output, int shared_bytes) {
   constexpr int bytes = sizeof(T);
-  const int width = tile::round_up(dim.v, 16);
+  const int width = sm80::round_up(dim.v, 16);
   // Several warps share columns where one has no room for dim_qk.
   const int warp_depth = bytes == 8 && dim.qk <= 512 ? 64 : 128;
   const int deep = (dim.qk + warp_depth - 1) / warp_depth;
-  const int depth = tile::round_up(dim.qk, 16 * deep);
+  const int depth = sm80::round_up(dim.qk, 16 * deep);
   // Warps left for columns, 16 each.
   const int across = deep >= 8 ? 1 : 8 / deep;
   const int blocks_of_columns = (width + 16 * across - 1) / (16 * across);
   Tiling t{.chunk = bytes == 2 ? 64 : bytes == 4 ? 32 : 16, .stages = 2};
-  t.columns = tile::round_up((width + blocks_of_columns - 1) / blocks_of_columns, 16);
+  t.columns = sm80::round_up((width + blocks_of_columns - 1) / blocks_of_columns, 16);
   t.warps = t.columns / 16 * deep;
   if (std::same_as<T, half> && depth > 64) t.chunk = 48;  // registers: the power of two that it is scaled by
   if (depth > 128 && t.chunk > 32) t.chunk = 32;          // registers
@@ -60,9 +60,9 @@ constexpr Tiling recurrence_tiling(HeadDim dim, kernel::Output output, int share
   if (bytes == 4 && depth > 64) t.chunk = 16;  // registers
   if (bytes == 4 && depth > 256) t.chunk = 8;  // registers
   if (bytes == 2 && depth <= 64 && t.warps <= 4)
-    t.blocks =
+    t.min_blocks_per_sm =
         output == kernel::Output::o ? 3 : 2;  // 168 or 255 registers a lane, as shared memory has room for
-  while (detail::recurrence_shared_bytes(bytes, dim, kernel::goes_through_norm(output), t, deep) >
+  while (detail::recurrence_shared_bytes(bytes, dim, kernel::has_norm_backward(output), t, deep) >
              shared_bytes &&
          (t.stages > 1 || t.chunk > (bytes == 2 ? 16 : 8))) {
     if (t.chunk > 16)
@@ -86,21 +86,21 @@ inline constexpr Tiling compact_recurrence =
 
 /// How many blocks a call has for each multiprocessor: up to one and a half, or more. Few have to be of many
 /// warps, or nothing is left to do while a warp waits.
-enum class Load { few_blocks, many_blocks };
-constexpr Load load_of(std::int64_t blocks, int multiprocessors) {
-  return 2 * blocks <= 3 * std::int64_t{multiprocessors} ? Load::few_blocks : Load::many_blocks;
+enum class Occupancy { low, high };
+constexpr Occupancy occupancy_of(std::int64_t blocks, int multiprocessors) {
+  return 2 * blocks <= 3 * std::int64_t{multiprocessors} ? Occupancy::low : Occupancy::high;
 }
 
 /// The row for few blocks, where it is another: twice the warps, which take rows of the output apart. They
 /// execute more instructions together, but each fewer.
 template <kernel::AnyRoles R>
-inline constexpr Tiling few_blocks_recurrence = [] {
+inline constexpr Tiling low_occupancy_recurrence = [] {
   Tiling t = tuned_recurrence<R>;
   const int across = t.columns / 16;
   if (sizeof(typename R::element) == 2 && R::output == kernel::Output::o && R::dims.qk <= 64 &&
-      t.warps == across && across <= 4 && tile::round_up(R::dims.qk, 16) % 32 == 0) {
+      t.warps == across && across <= 4 && sm80::round_up(R::dims.qk, 16) % 32 == 0) {
     t.warps *= 2;
-    t.blocks = std::same_as<typename R::element, half> ? 1 : 2;  // 255 or 128 registers
+    t.min_blocks_per_sm = std::same_as<typename R::element, half> ? 1 : 2;  // 255 or 128 registers
   }
   return t;
 }();
@@ -114,17 +114,17 @@ inline constexpr Tiling compact_forward = compact_recurrence<kernel::Roles<P, ke
 /// which up to dim 64 leave room for three blocks; bidirectional one, and a longer chunk. Few blocks have up
 /// to 16 warps there, each with 16 columns and 16 rows of the outputs, or a few such. Seven warps share rows
 /// out by divisions, whose results take the registers of a longer chunk.
-template <AnyProblem P, Load load>
-inline constexpr Tiling tuned_joint_gradient = [] {
-  const int columns = tile::round_up(P::head_dim.v, 16), across = columns / 16;
+template <AnyProblem P, Occupancy occupancy>
+inline constexpr Tiling fused_backward_tiling = [] {
+  const int columns = sm80::round_up(P::head_dim.v, 16), across = columns / 16;
   Tiling t{.chunk = 32, .warps = across, .stages = 2, .columns = columns};
-  if (load == Load::few_blocks && columns <= 64 && across % 2 == 0) {
+  if (occupancy == Occupancy::low && columns <= 64 && across % 2 == 0) {
     // Half has more to hold: at dim 64 half the warps.
     t.warps = std::same_as<typename P::element, half> && across == 4 ? 8 : across * across;
     t.chunk = columns;
     return t;
   }
-  if (columns <= 64) t.blocks = P::mask == Mask::causal ? 3 : 2;
+  if (columns <= 64) t.min_blocks_per_sm = P::mask == Mask::causal ? 3 : 2;
   if (P::mask == Mask::bidirectional && columns <= 64) t.chunk = 64;
   if (P::mask == Mask::causal && columns == 112) t.chunk = 16;
   return t;

@@ -27,7 +27,7 @@ constexpr Tiling step_tiling(int warps) {
   // 96 KiB of states in flight; 3 TB/s over 0.7 microseconds on 132 multiprocessors need 16.
   const int registers = Parts::rows > 8 ? 256 : sizeof(typename P::accumulate) == 8 ? 112 : 80;
   const int blocks_at_once = 4 * (512 / registers) / tiling.warps;
-  tiling.blocks = blocks_at_once > 16 ? 16 : blocks_at_once;  // as many as sm_86 has room for
+  tiling.min_blocks_per_sm = blocks_at_once > 16 ? 16 : blocks_at_once;  // as many as sm_86 has room for
   return tiling;
 }
 

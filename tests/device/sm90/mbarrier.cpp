@@ -25,14 +25,14 @@ struct Ring {
     device::Mbarrier full[stages], empty[stages];
     int slot[stages][32];
   };
-  static constexpr int threads = 32 * (1 + consumers), blocks_per_multiprocessor = 1;
+  static constexpr int threads = 32 * (1 + consumers), min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     const int lane = device::lane_index(), warp = device::warp_index();
     if (device::thread_index() == 0)
       for (int i = 0; i < stages; ++i) {
-        device::init_mbarrier(&storage.full[i], 32);
-        device::init_mbarrier(&storage.empty[i], 32 * consumers);
+        device::mbarrier_init(&storage.full[i], 32);
+        device::mbarrier_init(&storage.empty[i], 32 * consumers);
       }
     device::sync_block();  // the barriers are there
 
@@ -40,13 +40,13 @@ struct Ring {
     for (int round = 0; round < rounds; ++round) {
       const int stage = round % stages, parity = round / stages % 2;
       if (warp == 0) {
-        device::wait_mbarrier(&storage.empty[stage], parity ^ 1);  // passes at once in the first rounds
+        device::mbarrier_wait(&storage.empty[stage], parity ^ 1);  // passes at once in the first rounds
         device::store_shared(&storage.slot[stage][lane], 100 * round + lane);
-        device::arrive_mbarrier(&storage.full[stage]);
+        device::mbarrier_arrive(&storage.full[stage]);
       } else {
-        device::wait_mbarrier(&storage.full[stage], parity);
+        device::mbarrier_wait(&storage.full[stage], parity);
         sum += warp * device::load_shared(&storage.slot[stage][31 - lane]);
-        device::arrive_mbarrier(&storage.empty[stage]);
+        device::mbarrier_arrive(&storage.empty[stage]);
       }
     }
     if (warp > 0) device::store_global(params.out + 32 * (warp - 1) + lane, sum);

@@ -19,15 +19,15 @@ struct HandOver {
     int* out;
   };
   struct Storage {};
-  static constexpr int threads = 384, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 384, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage&) {
     const int thread = device::thread_index();
     if (thread < 128) {
-      device::release_registers<40>();
+      device::setmaxnreg_dec<40>();
       device::store_global(params.out + thread, -thread);
     } else {
-      device::claim_registers<232>();
+      device::setmaxnreg_inc<232>();
       device::store_global(params.out + thread, thread);
     }
   }

@@ -35,7 +35,7 @@ struct StoreMatrices {
   struct Storage {
     alignas(16) std::uint16_t row[32][8];
   };
-  static constexpr int threads = 32, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 32, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     const int lane = device::lane_index();

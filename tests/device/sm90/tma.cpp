@@ -32,17 +32,17 @@ template <int rank>
 __device__ void load(void* to, const device::TensorMap* map, device::Mbarrier* barrier,
                      const Corner<rank>& first) {
   const int* i = first.index;
-  if constexpr (rank == 2) device::load_tile(to, map, barrier, i[0], i[1]);
-  if constexpr (rank == 3) device::load_tile(to, map, barrier, i[0], i[1], i[2]);
-  if constexpr (rank == 4) device::load_tile(to, map, barrier, i[0], i[1], i[2], i[3]);
+  if constexpr (rank == 2) device::tma_load(to, map, barrier, i[0], i[1]);
+  if constexpr (rank == 3) device::tma_load(to, map, barrier, i[0], i[1], i[2]);
+  if constexpr (rank == 4) device::tma_load(to, map, barrier, i[0], i[1], i[2], i[3]);
 }
 
 template <int rank>
 __device__ void store(const device::TensorMap* map, const void* from, const Corner<rank>& first) {
   const int* i = first.index;
-  if constexpr (rank == 2) device::store_tile(map, from, i[0], i[1]);
-  if constexpr (rank == 3) device::store_tile(map, from, i[0], i[1], i[2]);
-  if constexpr (rank == 4) device::store_tile(map, from, i[0], i[1], i[2], i[3]);
+  if constexpr (rank == 2) device::tma_store(map, from, i[0], i[1]);
+  if constexpr (rank == 3) device::tma_store(map, from, i[0], i[1], i[2]);
+  if constexpr (rank == 4) device::tma_store(map, from, i[0], i[1], i[2], i[3]);
 }
 
 constexpr int tile_bytes = 4096;  // of every tile here
@@ -59,19 +59,19 @@ struct LoadTile {
     alignas(1024) std::uint32_t tile[words];
     device::Mbarrier barrier;
   };
-  static constexpr int threads = 64, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 64, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     const int thread = device::thread_index();
     if (thread == 0) {
       device::prefetch_map(&params.map);
-      device::init_mbarrier(&storage.barrier, 1);
+      device::mbarrier_init(&storage.barrier, 1);
       device::fence_mbarrier_init();
-      device::arrive_expecting(&storage.barrier, tile_bytes);
+      device::mbarrier_arrive_expect_tx(&storage.barrier, tile_bytes);
       load<rank>(storage.tile, &params.map, &storage.barrier, params.first);
     }
     device::sync_block();  // the barrier is there
-    device::wait_mbarrier(&storage.barrier, 0);
+    device::mbarrier_wait(&storage.barrier, 0);
     for (int i = thread; i < words; i += threads)
       device::store_global(params.out + i, device::load_shared(&storage.tile[i]));
   }
@@ -88,7 +88,7 @@ struct StoreTile {
   struct Storage {
     alignas(1024) std::uint32_t tile[words];
   };
-  static constexpr int threads = 64, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 64, min_blocks_per_sm = 1;
 
   __device__ static void run(const Params& params, Storage& storage) {
     const int thread = device::thread_index();
@@ -98,12 +98,12 @@ struct StoreTile {
     device::sync_block();  // the tile is written, and shown to the copy engine
     if (thread == 0) {
       store<rank>(&params.map, storage.tile, params.first);
-      device::commit_stores();
+      device::cp_async_bulk_commit();
       store<rank>(&params.map, storage.tile, params.second);
-      device::commit_stores();
-      device::wait_stores_read<1>();
-      device::wait_stores<1>();
-      device::wait_stores_read<0>();
+      device::cp_async_bulk_commit();
+      device::cp_async_bulk_wait_read<1>();
+      device::cp_async_bulk_wait<1>();
+      device::cp_async_bulk_wait_read<0>();
     }
   }
 };
@@ -208,7 +208,7 @@ void check_store(Tensor<rank> tensor, const Corner<rank>& first, const Corner<ra
 
 }  // namespace
 
-TEST_CASE("load_tile lays tiles of two dimensions out as the swizzle says") {
+TEST_CASE("tma_load lays tiles of two dimensions out as the swizzle says") {
   device_test::in_every_schedule([] {
     check_load<2>({{100, 70}, {64, 32}, Swizzle::bytes_128}, {{{0, 0}}, {{8, 5}}});
     check_load<2>({{100, 70}, {32, 64}, Swizzle::bytes_64}, {{{0, 0}}, {{8, 5}}});
@@ -218,7 +218,7 @@ TEST_CASE("load_tile lays tiles of two dimensions out as the swizzle says") {
   });
 }
 
-TEST_CASE("load_tile fills what lies outside the tensor with zeros, on every side") {
+TEST_CASE("tma_load fills what lies outside the tensor with zeros, on every side") {
   device_test::in_every_schedule([] {
     check_load<2>({{100, 70}, {64, 32}, Swizzle::bytes_128},
                   {{{-8, -3}}, {{64, 60}}, {{-64, 0}}, {{200, 0}}, {{0, 70}}, {{99, 69}}});
@@ -226,7 +226,7 @@ TEST_CASE("load_tile fills what lies outside the tensor with zeros, on every sid
   });
 }
 
-TEST_CASE("load_tile takes tiles of three and four dimensions") {
+TEST_CASE("tma_load takes tiles of three and four dimensions") {
   device_test::in_every_schedule([] {
     check_load<3>({{64, 10, 12}, {64, 8, 4}, Swizzle::bytes_128}, {{{0, 1, 2}}, {{0, 8, 11}}});
     check_load<4>({{72, 6, 5, 4}, {64, 4, 4, 2}, Swizzle::bytes_128}, {{{0, 1, 1, 1}}, {{8, -1, 4, 3}}});
@@ -234,7 +234,7 @@ TEST_CASE("load_tile takes tiles of three and four dimensions") {
   });
 }
 
-TEST_CASE("store_tile writes what lies inside the tensor, from where the swizzle says") {
+TEST_CASE("tma_store writes what lies inside the tensor, from where the swizzle says") {
   device_test::in_every_schedule([] {
     check_store<2>({{100, 70}, {64, 32}, Swizzle::bytes_128}, {{0, 0}}, {{64, 60}});
     check_store<2>({{100, 70}, {32, 64}, Swizzle::bytes_64}, {{-8, -3}}, {{68, 6}});

@@ -84,7 +84,7 @@ struct Multiply {
     alignas(1024) std::uint32_t a[A::bytes / 4];
     alignas(1024) std::uint32_t b[B::bytes / 4];
   };
-  static constexpr int threads = 128, blocks_per_multiprocessor = 1;
+  static constexpr int threads = 128, min_blocks_per_sm = 1;
 
   __device__ static void multiply(float (&d)[C::n / 2], const std::uint32_t (&a)[steps][4],
                                   const Storage& storage, int step, device::Sum sum) {
@@ -111,15 +111,15 @@ struct Multiply {
 
     float d[C::n / 2];
     for (float& x : d) x = 1e30f;  // Sum::start must not see it
-    device::fence_products();
+    device::wgmma_fence();
 #pragma unroll
     for (int step = 0; step < steps; ++step)
       multiply(d, a, storage, step, step == 0 ? device::Sum::start : device::Sum::add);
-    device::commit_products();
+    device::wgmma_commit();
 #pragma unroll
     for (int step = steps - 1; step >= 0; --step) multiply(d, a, storage, step, device::Sum::add);
-    device::commit_products();
-    device::wait_products<0>();
+    device::wgmma_commit();
+    device::wgmma_wait<0>();
     device::pin_registers(d);
     for (int i = 0; i < C::n / 2; ++i) device::store_global(params.out + thread * (C::n / 2) + i, d[i]);
   }

@@ -53,7 +53,7 @@ void CopyQueue::clear() {
   committed_ = 0;
 }
 
-void copy_async_16(void* to_shared, const void* from_global, int bytes, Where where) {
+void cp_async_16(void* to_shared, const void* from_global, int bytes, Where where) {
   const Entry entry(where);
   Block& b = block();
   b.may_yield();
@@ -71,12 +71,12 @@ void copy_async_16(void* to_shared, const void* from_global, int bytes, Where wh
   b.thread().copies.issue(copy);
 }
 
-void commit_copies(Where where) {
+void cp_async_commit(Where where) {
   const Entry entry(where);
   block().thread().copies.commit();
 }
 
-void wait_copies(int groups, Where where) {
+void cp_async_wait(int groups, Where where) {
   const Entry entry(where);
   Block& b = block();
   bool any = false;

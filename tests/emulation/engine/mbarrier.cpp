@@ -118,7 +118,7 @@ void require_sm90(const char* word, Where where) {
 
 }  // namespace
 
-void init_mbarrier(void* barrier, int arrivals, Where where) {
+void mbarrier_init(void* barrier, int arrivals, Where where) {
   const Entry entry(where);
   require_sm90("mbarrier.init", where);
   Block& b = block();
@@ -131,7 +131,7 @@ void fence_mbarrier_init(Where where) {
   block().mbarriers().show();
 }
 
-void arrive_mbarrier(void* barrier, Where where) {
+void mbarrier_arrive(void* barrier, Where where) {
   const Entry entry(where);
   Block& b = block();
   b.may_yield();
@@ -139,7 +139,7 @@ void arrive_mbarrier(void* barrier, Where where) {
   b.mbarriers().arrive(b, barrier, 0, "mbarrier.arrive", where);
 }
 
-void arrive_expecting(void* barrier, int bytes, Where where) {
+void mbarrier_arrive_expect_tx(void* barrier, int bytes, Where where) {
   const Entry entry(where);
   Block& b = block();
   b.may_yield();
@@ -147,7 +147,7 @@ void arrive_expecting(void* barrier, int bytes, Where where) {
   b.mbarriers().arrive(b, barrier, bytes, "mbarrier.arrive.expect_tx", where);
 }
 
-void wait_mbarrier(void* barrier, int parity, Where where) {
+void mbarrier_wait(void* barrier, int parity, Where where) {
   const Entry entry(where);
   Block& b = block();
   b.declare_plain(races::Touch::read, barrier, object_bytes, where, __builtin_return_address(0));

@@ -201,8 +201,8 @@ void fence_proxy_async(Where where) {
   b.mbarriers().show();
 }
 
-void load_tile(void* to_shared, const TileMap* map, void* barrier, const int* coordinates, int dimensions,
-               Where where) {
+void tma_load(void* to_shared, const TileMap* map, void* barrier, const int* coordinates, int dimensions,
+              Where where) {
   const Entry entry(where);
   Block& b = block();
   b.may_yield();
@@ -215,8 +215,8 @@ void load_tile(void* to_shared, const TileMap* map, void* barrier, const int* co
   b.tile_loads().push_back(load);
 }
 
-void store_tile(const TileMap* map, const void* from_shared, const int* coordinates, int dimensions,
-                Where where) {
+void tma_store(const TileMap* map, const void* from_shared, const int* coordinates, int dimensions,
+               Where where) {
   const Entry entry(where);
   Block& b = block();
   b.may_yield();
@@ -227,14 +227,14 @@ void store_tile(const TileMap* map, const void* from_shared, const int* coordina
   b.thread().tile_stores.open.push_back(std::move(store));
 }
 
-void commit_stores(Where where) {
+void cp_async_bulk_commit(Where where) {
   const Entry entry(where);
   TileStores& stores = block().thread().tile_stores;
   stores.groups.push_back(std::move(stores.open));
   stores.open.clear();
 }
 
-void wait_stores(int groups, StoreStage stage, Where where) {
+void cp_async_bulk_wait(int groups, StoreStage stage, Where where) {
   const Entry entry(where);
   Block& b = block();
   TileStores& stores = b.thread().tile_stores;

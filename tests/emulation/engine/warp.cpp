@@ -47,13 +47,13 @@ void sync_block(Where where) {
   b.barrier("bar.sync", 0, b.thread_count(), Block::Arrival::wait, where);
 }
 
-void sync_threads(int id, int threads, Where where) {
+void bar_sync(int id, int threads, Where where) {
   const Entry entry(where);
   Block& b = block();
   b.barrier("bar.sync", id, threads, Block::Arrival::wait, where);
 }
 
-void arrive_threads(int id, int threads, Where where) {
+void bar_arrive(int id, int threads, Where where) {
   const Entry entry(where);
   Block& b = block();
   b.barrier("bar.arrive", id, threads, Block::Arrival::pass, where);

@@ -199,7 +199,7 @@ void issue(Block& b, const std::array<Argument*, warp_size>& lanes, Where where,
   const auto warp = static_cast<std::size_t>(position.thread / warp_size);
   WarpProducts& products = b.warp().products;
   if (products.registers == WarpProducts::Registers::free)
-    fail(where, "wgmma: no fence_products since the start or since the last wait_products");
+    fail(where, "wgmma: no wgmma_fence since the start or since the last wgmma_wait");
   WarpProduct product;
   product.what = *lanes[0]->product;
   product.where = where;
@@ -256,7 +256,7 @@ void multiply(float* d, const WarpgroupProduct& product, Where where) {
              [&](const auto& lanes) { issue(b, lanes, where, caller); });
 }
 
-void fence_products(Where where) {
+void wgmma_fence(Where where) {
   const Entry entry(where);
   int nothing = 0;
   Block& b = block();
@@ -264,7 +264,7 @@ void fence_products(Where where) {
              [&](const auto&) { b.warp().products.registers = WarpProducts::Registers::fenced; });
 }
 
-void commit_products(Where where) {
+void wgmma_commit(Where where) {
   const Entry entry(where);
   int nothing = 0;
   Block& b = block();
@@ -275,7 +275,7 @@ void commit_products(Where where) {
   });
 }
 
-void wait_products(int groups, Where where) {
+void wgmma_wait(int groups, Where where) {
   const Entry entry(where);
   int nothing = 0;
   Block& b = block();

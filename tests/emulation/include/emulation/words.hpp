@@ -62,8 +62,8 @@ enum class Vote { ballot, any };
 std::uint32_t vote(bool predicate, Vote kind, Where where);
 
 void sync_block(Where where);
-void sync_threads(int id, int threads, Where where);
-void arrive_threads(int id, int threads, Where where);
+void bar_sync(int id, int threads, Where where);
+void bar_arrive(int id, int threads, Where where);
 
 // ---- memory
 // ------------------------------------------------------------------------------------------------
@@ -74,9 +74,9 @@ std::int64_t fetch_add_global(std::int64_t* at_global, std::int64_t value, Where
 void load_shared(void* to, const void* from_shared, int bytes, Where where);
 void store_shared(void* to_shared, const void* from, int bytes, Where where);
 
-void copy_async_16(void* to_shared, const void* from_global, int bytes, Where where);
-void commit_copies(Where where);
-void wait_copies(int groups, Where where);
+void cp_async_16(void* to_shared, const void* from_global, int bytes, Where where);
+void cp_async_commit(Where where);
+void cp_async_wait(int groups, Where where);
 
 // ---- matrices
 // ----------------------------------------------------------------------------------------------
@@ -95,11 +95,11 @@ void multiply(double (&d)[2], double a, double b, Where where);
 // ---- sm_90: barriers in shared memory, copies of tiles
 // -----------------------------------------------------
 
-void init_mbarrier(void* barrier, int arrivals, Where where);
+void mbarrier_init(void* barrier, int arrivals, Where where);
 void fence_mbarrier_init(Where where);
-void arrive_mbarrier(void* barrier, Where where);
-void arrive_expecting(void* barrier, int bytes, Where where);
-void wait_mbarrier(void* barrier, int parity, Where where);
+void mbarrier_arrive(void* barrier, Where where);
+void mbarrier_arrive_expect_tx(void* barrier, int bytes, Where where);
+void mbarrier_wait(void* barrier, int parity, Where where);
 
 /// A tensor and its tiles, dimensions from the innermost.
 struct alignas(64) TileMap {
@@ -118,13 +118,13 @@ bool encode(TileMap& map);
 
 void prefetch_map(const TileMap* map, Where where);
 void fence_proxy_async(Where where);
-void load_tile(void* to_shared, const TileMap* map, void* barrier, const int* coordinates, int dimensions,
+void tma_load(void* to_shared, const TileMap* map, void* barrier, const int* coordinates, int dimensions,
+              Where where);
+void tma_store(const TileMap* map, const void* from_shared, const int* coordinates, int dimensions,
                Where where);
-void store_tile(const TileMap* map, const void* from_shared, const int* coordinates, int dimensions,
-                Where where);
-void commit_stores(Where where);
+void cp_async_bulk_commit(Where where);
 enum class StoreStage { read, written };
-void wait_stores(int groups, StoreStage stage, Where where);
+void cp_async_bulk_wait(int groups, StoreStage stage, Where where);
 
 // ---- sm_90a: products of warpgroups
 // ------------------------------------------------------------------------
@@ -142,9 +142,9 @@ struct WarpgroupProduct {
   enum class Sum { start, add } sum{};
 };
 void multiply(float* d, const WarpgroupProduct& product, Where where);
-void fence_products(Where where);
-void commit_products(Where where);
-void wait_products(int groups, Where where);
+void wgmma_fence(Where where);
+void wgmma_commit(Where where);
+void wgmma_wait(int groups, Where where);
 
 void set_registers(int registers, Where where);
 

@@ -5,18 +5,18 @@
 
 namespace cottention::device {
 
-[[gnu::always_inline]] inline void copy_async_16(void* to_shared, const void* from_global, int bytes,
-                                                 emulation::Where where = emulation::Where::current()) {
-  emulation::copy_async_16(to_shared, from_global, bytes, where);
+[[gnu::always_inline]] inline void cp_async_16(void* to_shared, const void* from_global, int bytes,
+                                               emulation::Where where = emulation::Where::current()) {
+  emulation::cp_async_16(to_shared, from_global, bytes, where);
 }
 
-inline void commit_copies(emulation::Where where = emulation::Where::current()) {
-  emulation::commit_copies(where);
+inline void cp_async_commit(emulation::Where where = emulation::Where::current()) {
+  emulation::cp_async_commit(where);
 }
 
 template <int groups>
-void wait_copies(emulation::Where where = emulation::Where::current()) {
-  emulation::wait_copies(groups, where);
+void cp_async_wait(emulation::Where where = emulation::Where::current()) {
+  emulation::cp_async_wait(groups, where);
 }
 
 }  // namespace cottention::device

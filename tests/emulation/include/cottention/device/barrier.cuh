@@ -7,12 +7,12 @@ namespace cottention::device {
 
 inline void sync_block(emulation::Where where = emulation::Where::current()) { emulation::sync_block(where); }
 
-inline void sync_threads(int id, int threads, emulation::Where where = emulation::Where::current()) {
-  emulation::sync_threads(id, threads, where);
+inline void bar_sync(int id, int threads, emulation::Where where = emulation::Where::current()) {
+  emulation::bar_sync(id, threads, where);
 }
 
-inline void arrive_threads(int id, int threads, emulation::Where where = emulation::Where::current()) {
-  emulation::arrive_threads(id, threads, where);
+inline void bar_arrive(int id, int threads, emulation::Where where = emulation::Where::current()) {
+  emulation::bar_arrive(id, threads, where);
 }
 
 }  // namespace cottention::device

@@ -51,7 +51,7 @@ float unpack_high(std::uint32_t pair) {
 
 /// What fp32 cannot hold of a sum is rounded twice here.
 template <Element T>
-std::uint32_t fused_pair(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
+std::uint32_t fma_pair(std::uint32_t a, std::uint32_t b, std::uint32_t c) {
   return pack<T>(std::fma(unpack_low<T>(a), unpack_low<T>(b), unpack_low<T>(c)),
                  std::fma(unpack_high<T>(a), unpack_high<T>(b), unpack_high<T>(c)));
 }

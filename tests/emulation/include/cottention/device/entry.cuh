@@ -24,7 +24,7 @@ cudaError_t enqueue(decltype(&entry<Kernel>) kernel_entry, Grid grid, const type
                     cudaStream_t stream) {
   using Params = typename Kernel::Params;
   using Storage = typename Kernel::Storage;
-  static_assert(Kernel::blocks_per_multiprocessor >= 1);
+  static_assert(Kernel::min_blocks_per_sm >= 1);
   static_assert(alignof(Storage) <= 1024);
   static_assert(sizeof(Params) <= 4096,
                 "PTX ISA: the parameters of a kernel have at most 4,096 bytes before sm_70");

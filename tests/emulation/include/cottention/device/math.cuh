@@ -10,24 +10,22 @@
 
 namespace cottention::device {
 
-inline float fused(float a, float b, float c) { return std::fma(a, b, c); }
-inline double fused(double a, double b, double c) { return std::fma(a, b, c); }
+inline float fma(float a, float b, float c) { return std::fma(a, b, c); }
+inline double fma(double a, double b, double c) { return std::fma(a, b, c); }
 
-inline float product(float a, float b) { return a * b; }
-inline double product(double a, double b) { return a * b; }
+inline float mul_rn(float a, float b) { return a * b; }
+inline double mul_rn(double a, double b) { return a * b; }
 
-inline float sum(float a, float b) { return a + b; }
-inline double sum(double a, double b) { return a + b; }
+inline float add_rn(float a, float b) { return a + b; }
+inline double add_rn(double a, double b) { return a + b; }
 
-inline float square_root(float x) { return std::sqrt(x); }
-inline double square_root(double x) { return std::sqrt(x); }
+inline float sqrt_rn(float x) { return std::sqrt(x); }
+inline double sqrt_rn(double x) { return std::sqrt(x); }
 
-inline float inverse_square_root(float x) {
-  return static_cast<float>(1 / std::sqrt(static_cast<double>(x)));
-}
+inline float rsqrt(float x) { return static_cast<float>(1 / std::sqrt(static_cast<double>(x))); }
 
-inline float quotient(float a, float b) { return a / b; }
-inline double quotient(double a, double b) { return a / b; }
+inline float div_rn(float a, float b) { return a / b; }
+inline double div_rn(double a, double b) { return a / b; }
 
 inline float exponential(float x) { return std::exp(x); }
 inline double exponential(double x) { return std::exp(x); }
@@ -52,6 +50,6 @@ inline double times_power_of_two(double x, int exponent) { return std::ldexp(x, 
 inline int exponent_of(float x) { return std::ilogb(x); }
 inline int exponent_of(double x) { return std::ilogb(x); }
 
-inline int count_ones(std::uint32_t bits) { return std::popcount(bits); }
+inline int popc(std::uint32_t bits) { return std::popcount(bits); }
 
 }  // namespace cottention::device

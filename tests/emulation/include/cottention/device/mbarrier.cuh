@@ -11,28 +11,28 @@ struct alignas(8) Mbarrier {
   std::uint64_t bits;
 };
 
-[[gnu::always_inline]] inline void init_mbarrier(Mbarrier* barrier, int arrivals,
+[[gnu::always_inline]] inline void mbarrier_init(Mbarrier* barrier, int arrivals,
                                                  emulation::Where where = emulation::Where::current()) {
-  emulation::init_mbarrier(barrier, arrivals, where);
+  emulation::mbarrier_init(barrier, arrivals, where);
 }
 
 inline void fence_mbarrier_init(emulation::Where where = emulation::Where::current()) {
   emulation::fence_mbarrier_init(where);
 }
 
-[[gnu::always_inline]] inline void arrive_mbarrier(Mbarrier* barrier,
+[[gnu::always_inline]] inline void mbarrier_arrive(Mbarrier* barrier,
                                                    emulation::Where where = emulation::Where::current()) {
-  emulation::arrive_mbarrier(barrier, where);
+  emulation::mbarrier_arrive(barrier, where);
 }
 
-[[gnu::always_inline]] inline void arrive_expecting(Mbarrier* barrier, int bytes,
-                                                    emulation::Where where = emulation::Where::current()) {
-  emulation::arrive_expecting(barrier, bytes, where);
+[[gnu::always_inline]] inline void mbarrier_arrive_expect_tx(
+    Mbarrier* barrier, int bytes, emulation::Where where = emulation::Where::current()) {
+  emulation::mbarrier_arrive_expect_tx(barrier, bytes, where);
 }
 
-[[gnu::always_inline]] inline void wait_mbarrier(Mbarrier* barrier, int parity,
+[[gnu::always_inline]] inline void mbarrier_wait(Mbarrier* barrier, int parity,
                                                  emulation::Where where = emulation::Where::current()) {
-  emulation::wait_mbarrier(barrier, parity, where);
+  emulation::mbarrier_wait(barrier, parity, where);
 }
 
 }  // namespace cottention::device

@@ -45,7 +45,7 @@ template <class T>
 }
 
 template <class T>
-[[gnu::always_inline]] inline T* flip_shared(T* at, unsigned bits) {
+[[gnu::always_inline]] inline T* xor_shared(T* at, unsigned bits) {
   return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(at) ^ bits);
 }
 

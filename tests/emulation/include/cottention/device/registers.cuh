@@ -6,13 +6,13 @@
 namespace cottention::device {
 
 template <int registers>
-void release_registers(emulation::Where where = emulation::Where::current()) {
+void setmaxnreg_dec(emulation::Where where = emulation::Where::current()) {
   static_assert(registers >= 24 && registers <= 256 && registers % 8 == 0);
   emulation::set_registers(registers, where);
 }
 
 template <int registers>
-void claim_registers(emulation::Where where = emulation::Where::current()) {
+void setmaxnreg_inc(emulation::Where where = emulation::Where::current()) {
   static_assert(registers >= 24 && registers <= 256 && registers % 8 == 0);
   emulation::set_registers(registers, where);
 }

@@ -11,7 +11,7 @@ inline int thread_index() { return emulation::position.thread; }
 inline int lane_index() { return emulation::position.thread % warp_size; }
 inline int warp_index() { return emulation::position.thread / warp_size; }
 
-inline int afresh(int x) { return x; }
+inline int opaque(int x) { return x; }
 
 inline int block_x() { return emulation::position.block_x; }
 inline int block_y() { return emulation::position.block_y; }

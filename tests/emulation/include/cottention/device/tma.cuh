@@ -49,59 +49,59 @@ inline void fence_proxy_async(emulation::Where where = emulation::Where::current
 
 // ---- loads ------------------------------------------------------------------------------------------------
 
-[[gnu::always_inline]] inline void load_tile(void* to_shared, const TensorMap* map, Mbarrier* barrier, int i0,
-                                             int i1, emulation::Where where = emulation::Where::current()) {
+[[gnu::always_inline]] inline void tma_load(void* to_shared, const TensorMap* map, Mbarrier* barrier, int i0,
+                                            int i1, emulation::Where where = emulation::Where::current()) {
   const int coordinates[] = {i0, i1};
-  emulation::load_tile(to_shared, map, barrier, coordinates, 2, where);
+  emulation::tma_load(to_shared, map, barrier, coordinates, 2, where);
 }
 
-[[gnu::always_inline]] inline void load_tile(void* to_shared, const TensorMap* map, Mbarrier* barrier, int i0,
-                                             int i1, int i2,
-                                             emulation::Where where = emulation::Where::current()) {
+[[gnu::always_inline]] inline void tma_load(void* to_shared, const TensorMap* map, Mbarrier* barrier, int i0,
+                                            int i1, int i2,
+                                            emulation::Where where = emulation::Where::current()) {
   const int coordinates[] = {i0, i1, i2};
-  emulation::load_tile(to_shared, map, barrier, coordinates, 3, where);
+  emulation::tma_load(to_shared, map, barrier, coordinates, 3, where);
 }
 
-[[gnu::always_inline]] inline void load_tile(void* to_shared, const TensorMap* map, Mbarrier* barrier, int i0,
-                                             int i1, int i2, int i3,
-                                             emulation::Where where = emulation::Where::current()) {
+[[gnu::always_inline]] inline void tma_load(void* to_shared, const TensorMap* map, Mbarrier* barrier, int i0,
+                                            int i1, int i2, int i3,
+                                            emulation::Where where = emulation::Where::current()) {
   const int coordinates[] = {i0, i1, i2, i3};
-  emulation::load_tile(to_shared, map, barrier, coordinates, 4, where);
+  emulation::tma_load(to_shared, map, barrier, coordinates, 4, where);
 }
 
 // ---- stores -----------------------------------------------------------------------------------------------
 
-[[gnu::always_inline]] inline void store_tile(const TensorMap* map, const void* from_shared, int i0, int i1,
-                                              emulation::Where where = emulation::Where::current()) {
+[[gnu::always_inline]] inline void tma_store(const TensorMap* map, const void* from_shared, int i0, int i1,
+                                             emulation::Where where = emulation::Where::current()) {
   const int coordinates[] = {i0, i1};
-  emulation::store_tile(map, from_shared, coordinates, 2, where);
+  emulation::tma_store(map, from_shared, coordinates, 2, where);
 }
 
-[[gnu::always_inline]] inline void store_tile(const TensorMap* map, const void* from_shared, int i0, int i1,
-                                              int i2, emulation::Where where = emulation::Where::current()) {
+[[gnu::always_inline]] inline void tma_store(const TensorMap* map, const void* from_shared, int i0, int i1,
+                                             int i2, emulation::Where where = emulation::Where::current()) {
   const int coordinates[] = {i0, i1, i2};
-  emulation::store_tile(map, from_shared, coordinates, 3, where);
+  emulation::tma_store(map, from_shared, coordinates, 3, where);
 }
 
-[[gnu::always_inline]] inline void store_tile(const TensorMap* map, const void* from_shared, int i0, int i1,
-                                              int i2, int i3,
-                                              emulation::Where where = emulation::Where::current()) {
+[[gnu::always_inline]] inline void tma_store(const TensorMap* map, const void* from_shared, int i0, int i1,
+                                             int i2, int i3,
+                                             emulation::Where where = emulation::Where::current()) {
   const int coordinates[] = {i0, i1, i2, i3};
-  emulation::store_tile(map, from_shared, coordinates, 4, where);
+  emulation::tma_store(map, from_shared, coordinates, 4, where);
 }
 
-inline void commit_stores(emulation::Where where = emulation::Where::current()) {
-  emulation::commit_stores(where);
-}
-
-template <int groups>
-void wait_stores_read(emulation::Where where = emulation::Where::current()) {
-  emulation::wait_stores(groups, emulation::StoreStage::read, where);
+inline void cp_async_bulk_commit(emulation::Where where = emulation::Where::current()) {
+  emulation::cp_async_bulk_commit(where);
 }
 
 template <int groups>
-void wait_stores(emulation::Where where = emulation::Where::current()) {
-  emulation::wait_stores(groups, emulation::StoreStage::written, where);
+void cp_async_bulk_wait_read(emulation::Where where = emulation::Where::current()) {
+  emulation::cp_async_bulk_wait(groups, emulation::StoreStage::read, where);
+}
+
+template <int groups>
+void cp_async_bulk_wait(emulation::Where where = emulation::Where::current()) {
+  emulation::cp_async_bulk_wait(groups, emulation::StoreStage::written, where);
 }
 
 }  // namespace cottention::device

@@ -29,8 +29,7 @@ T shuffle_xor(T value, int mask, emulation::Where where = emulation::Where::curr
   return device::shuffle(value, lane_index() ^ mask, where);  // std has one too
 }
 
-inline std::uint32_t largest_of_lanes(std::uint32_t value,
-                                      emulation::Where where = emulation::Where::current()) {
+inline std::uint32_t redux_max(std::uint32_t value, emulation::Where where = emulation::Where::current()) {
   for (int distance = 1; distance < warp_size; distance *= 2) {
     const std::uint32_t other = shuffle_xor(value, distance, where);
     value = other > value ? other : value;

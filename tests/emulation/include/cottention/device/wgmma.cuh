@@ -31,18 +31,18 @@ inline MatrixDescriptor matrix_descriptor(const void* tile_shared, int leading_b
   return {field(start) | field(leading_bytes) << 16 | field(stride_bytes) << 32 | mode << 62};
 }
 
-inline void fence_products(emulation::Where where = emulation::Where::current()) {
-  emulation::fence_products(where);
+inline void wgmma_fence(emulation::Where where = emulation::Where::current()) {
+  emulation::wgmma_fence(where);
 }
 
-inline void commit_products(emulation::Where where = emulation::Where::current()) {
-  emulation::commit_products(where);
+inline void wgmma_commit(emulation::Where where = emulation::Where::current()) {
+  emulation::wgmma_commit(where);
 }
 
 template <int groups>
-void wait_products(emulation::Where where = emulation::Where::current()) {
+void wgmma_wait(emulation::Where where = emulation::Where::current()) {
   static_assert(groups >= 0 && groups <= 7);
-  emulation::wait_products(groups, where);
+  emulation::wgmma_wait(groups, where);
 }
 
 template <int count>

@@ -2,17 +2,17 @@
 // plays, and is read from memory once.
 #pragma once
 
-#include <cottention/kernel/factors.cuh>
-#include <cottention/kernel/log_sum.cuh>
-#include <cottention/kernel/reduce.cuh>
-#include <cottention/tile/projection.cuh>
-#include <cottention/tile/shared_state.cuh>
+#include <cottention/kernel/scale_grad.cuh>
+#include <cottention/sm80/factors.cuh>
+#include <cottention/sm80/norm_backward.cuh>
+#include <cottention/sm80/reduce.cuh>
+#include <cottention/sm80/shared_state.cuh>
 
-namespace cottention::kernel {
+namespace cottention::sm80 {
 
 /// Whether there are kernels that make all gradients together: two states have to be held.
 template <AnyProblem P>
-inline constexpr bool has_joint_gradient =
+inline constexpr bool has_fused_backward =
     sizeof(typename P::element) == 2 && P::head_dim == HeadDim{P::head_dim.qk, P::head_dim.qk} &&
     P::head_dim.qk <= 128;
 
@@ -20,28 +20,28 @@ inline constexpr bool has_joint_gradient =
 template <AnyProblem P>
 struct GradientParams {
   using T = typename P::element;
-  RecurrenceParams<T> dq, dk, dv;          // of each alone; no sequence is cut, and no causal head in a group
+  kernel::RecurrenceParams<T> dq, dk, dv;  // of each alone; no sequence is cut, and no causal head in a group
   const Accumulate<T>* final_h = nullptr;  // null: summed here first
-  int* marks = nullptr;                    // [unit], causal: whether dq is to be done again
+  int* redo_flags = nullptr;               // [batch head], causal: whether dq is to be done again
 };
 
 /// Roles of all gradients at a time. All tiles have the same columns, so that one serves whoever plays.
 template <AnyProblem P, Tiling tiling>
-struct JointRoles {
-  using Dq = Roles<P, Output::dq>;
-  using Dk = Roles<P, Output::dk>;
-  using Dv = Roles<P, Output::dv>;
+struct FusedBackwardRoles {
+  using Dq = kernel::Roles<P, kernel::Output::dq>;
+  using Dk = kernel::Roles<P, kernel::Output::dk>;
+  using Dv = kernel::Roles<P, kernel::Output::dv>;
   using Recurrence = typename Dq::Recurrence;
-  using Part = tile::Partition<Recurrence, tiling>;
-  using State = tile::State<Recurrence, tiling>;
-  using Tile = typename Part::RowTile;
+  using Part = sm80::Partition<Recurrence, tiling>;
+  using State = sm80::State<Recurrence, tiling>;
+  using Tile = typename Part::TileAB;
   static_assert(
-      has_joint_gradient<P> && std::same_as<Recurrence, typename Dv::Recurrence> &&
-          std::same_as<Tile, typename Part::ValueTile>,
-      "cottention: joint gradients hold all columns in a block. Remedy: a Tiling with columns = dim_qk "
+      has_fused_backward<P> && std::same_as<Recurrence, typename Dv::Recurrence> &&
+          std::same_as<Tile, typename Part::TileC>,
+      "cottention: fused gradients hold all columns in a block. Remedy: a Tiling with columns = dim_qk "
       "rounded up to 16.");
   /// Half's range is narrow, so factors bring rows of g and v to length 1 too.
-  static constexpr bool tames_all = Dq::tames_all;
+  static constexpr bool normalizes_all_operands = Dq::normalizes_all_operands;
 };
 
 /// What a chunk's rows are multiplied by, in shared memory. Rows of q and k also have their Projection.
@@ -49,16 +49,16 @@ template <class Part>
 struct GradientFactors {
   using A = typename Part::A;
   alignas(16) A g[Part::chunk], v[Part::chunk];  // to length 1, for half; others: lengths
-  tile::TermFactors<typename Part::T, Part::chunk> query_term, key_term;  // of q g^T and of k v^T
+  sm80::TermFactors<typename Part::T, Part::chunk> query_term, key_term;  // of q g^T and of k v^T
   alignas(16) A dq[Part::chunk], dk[Part::chunk], dv[Part::chunk];        // of the outputs
 };
 
 /// Of the queries or the keys.
-struct JointSide {
+struct FusedBackwardSide {
   const std::uint8_t* mask;
   int length;
 
-  __device__ __forceinline__ void set(const Side& side) {
+  __device__ __forceinline__ void set(const tile::Side& side) {
     device::store_shared(&mask, side.mask);
     device::store_shared(&length, side.length);
   }
@@ -66,18 +66,19 @@ struct JointSide {
 
 /// The rows of a head: lanes have no room to keep them.
 template <AnyProblem P, Tiling tiling>
-struct JointRows {
+struct FusedBackwardRows {
   using T = typename P::element;
   const T *q, *k, *v, *g;  // row 0 of each, of the first query head
   T *dq, *dk, *dv;
-  JointSide queries, keys;
+  FusedBackwardSide queries, keys;
 
   /// By one thread, before a barrier.
-  __device__ __forceinline__ void set(const GradientParams<P>& params,
-                                      const Head<typename JointRoles<P, tiling>::Dq, tiling>& of_queries,
-                                      const Head<typename JointRoles<P, tiling>::Dk, tiling>& of_keys) {
-    device::store_shared(&q, of_queries.projected(0).data);
-    device::store_shared(&k, of_keys.projected(0).data);
+  __device__ __forceinline__ void set(
+      const GradientParams<P>& params,
+      const Head<typename FusedBackwardRoles<P, tiling>::Dq, tiling>& of_queries,
+      const Head<typename FusedBackwardRoles<P, tiling>::Dk, tiling>& of_keys) {
+    device::store_shared(&q, of_queries.norm_input(0).data);
+    device::store_shared(&k, of_keys.norm_input(0).data);
     device::store_shared(&v, of_keys.a(0).data);
     device::store_shared(&g, of_queries.a(0).data);
     device::store_shared(&dq, of_queries.out(0).data);
@@ -104,20 +105,21 @@ struct Squares {
   }
   static __device__ __forceinline__ void add(float* of, float x) {
     of += device::thread_index();
-    device::store_shared(of, device::fused(x, x, device::load_shared(of)));
+    device::store_shared(of, device::fma(x, x, device::load_shared(of)));
   }
 };
 
 /// In shared memory.
 template <AnyProblem P, Tiling tiling>
-struct JointStorage {
-  using Part = typename JointRoles<P, tiling>::Part;
+struct FusedBackwardStorage {
+  using Part = typename FusedBackwardRoles<P, tiling>::Part;
   using A = typename Part::A;
   GradientFactors<Part> factors;
-  tile::Projection<Part> q, k;
-  tile::SharedState<typename JointRoles<P, tiling>::Recurrence, tiling> state;  // S and D, in turns
-  CountStorage<A, Part::warps> counts;
-  alignas(16) double log_sums[Part::chunk];  // of each row of all chunks; lanes have no room for them either
+  sm80::NormBackward<Part> q, k;
+  sm80::SharedState<typename FusedBackwardRoles<P, tiling>::Recurrence, tiling> state;  // S and D, in turns
+  kernel::CountStorage<A, Part::warps> counts;
+  alignas(16) double scale_grad_partials[Part::chunk];  // of each row of all chunks; lanes have no room for
+                                                        // them either
   Squares<Part::threads> squares;
   static constexpr int row_words = (Part::chunk + device::warp_size - 1) / device::warp_size;
   bool finite[3][row_words];  // rows of q, k and g, 32 at a time
@@ -125,9 +127,9 @@ struct JointStorage {
 
 /// The sums of terms, and what becomes of a chunk's rows.
 template <AnyProblem P, Tiling tiling>
-class JointBlock {
+class FusedBackwardBlock {
  public:
-  using Roles = JointRoles<P, tiling>;
+  using Roles = FusedBackwardRoles<P, tiling>;
   using Part = typename Roles::Part;
   using State = typename Roles::State;
   using Tile = typename Roles::Tile;
@@ -136,18 +138,18 @@ class JointBlock {
   using Queries = Head<typename Roles::Dq, tiling>;
   using Keys = Head<typename Roles::Dk, tiling>;
   static constexpr int threads = Part::threads;
-  static constexpr int row_words = JointStorage<P, tiling>::row_words;
-  /// Causal, S is taken apart (kernel/gradient.cuh).
+  static constexpr int row_words = FusedBackwardStorage<P, tiling>::row_words;
+  /// Causal, S is taken apart (sm80/gradient.cuh).
   static constexpr bool bounds_dq = P::mask == Mask::causal;
   static constexpr bool weighs_keys = P::scale == Scale::by_key, weighs_queries = P::scale == Scale::by_query;
 
   const GradientParams<P>& params;
   const Queries& queries;
   const Keys& keys;
-  const JointRows<P, tiling>& rows;
-  JointStorage<P, tiling>& storage;
+  const FusedBackwardRows<P, tiling>& rows;
+  FusedBackwardStorage<P, tiling>& storage;
   State d;  // the sum of q g^T; what is multiplied by it takes it from shared memory
-  PositionWeights<P, Roles::Dk::direction, Part::chunk, Part::warps> weights;
+  kernel::PositionWeights<P, Roles::Dk::direction, Part::chunk, Part::warps> weights;
 
   /// S, (dim_v, dim_qk): all of it.
   static __device__ __forceinline__ void load_state(const GradientParams<P>& params, const Queries& queries,
@@ -164,9 +166,9 @@ class JointBlock {
   }
 
   /// By the whole block, like all that follows.
-  __device__ __forceinline__ JointBlock(const GradientParams<P>& p, const Queries& q, const Keys& k,
-                                        const JointRows<P, tiling>& addresses,
-                                        JointStorage<P, tiling>& memory)
+  __device__ __forceinline__ FusedBackwardBlock(const GradientParams<P>& p, const Queries& q, const Keys& k,
+                                                const FusedBackwardRows<P, tiling>& addresses,
+                                                FusedBackwardStorage<P, tiling>& memory)
       : params(p),
         queries(q),
         keys(k),
@@ -180,7 +182,7 @@ class JointBlock {
       d.set_zero();
     memory.squares.set_to_zero();
     for (int row = device::thread_index(); row < Part::chunk; row += threads)
-      device::store_shared(memory.log_sums + row, 0.0);
+      device::store_shared(memory.scale_grad_partials + row, 0.0);
     device::sync_block();  // addresses are written
   }
 
@@ -189,28 +191,29 @@ class JointBlock {
     weights.begin_chunk(row, device::load_shared(&rows.keys.mask), device::load_shared(&rows.keys.length));
   }
 
-  // ---- rows in and out; members are query heads of the group
+  // ---- rows in and out; group_head: a query head of the group
 
-  __device__ __forceinline__ void copy_queries(int member, int row, Tile& q, Tile& g) const {
-    copy(rows.queries, rows.q, params.dq.projected, rows.g, params.dq.a, member, row, q, g);
+  __device__ __forceinline__ void copy_queries(int group_head, int row, Tile& q, Tile& g) const {
+    copy(rows.queries, rows.q, params.dq.norm_input, rows.g, params.dq.a, group_head, row, q, g);
   }
   __device__ __forceinline__ void copy_keys(int row, Tile& k, Tile& v) const {
-    copy(rows.keys, rows.k, params.dk.projected, rows.v, params.dk.a, 0, row, k, v);
+    copy(rows.keys, rows.k, params.dk.norm_input, rows.v, params.dk.a, 0, row, k, v);
   }
 
   /// dq of rows row, ... from the gradient with respect to their norm(q).
-  __device__ __forceinline__ void store_dq(int member, int row, const Tile& q, typename Part::Output& out) {
-    project(rows.queries, rows.dq, params.dq.out, member, row, q, storage.q,
-            weighs_queries && params.dq.log_sums != nullptr, out);
+  __device__ __forceinline__ void store_dq(int group_head, int row, const Tile& q,
+                                           typename Part::Output& out) {
+    project(rows.queries, rows.dq, params.dq.out, group_head, row, q, storage.q,
+            weighs_queries && params.dq.scale_grad_partials != nullptr, out);
   }
   __device__ __forceinline__ void store_dk(int row, const Tile& k, typename Part::Output& out) {
     project(rows.keys, rows.dk, params.dk.out, 0, row, k, storage.k,
-            weighs_keys && params.dk.log_sums != nullptr, out);
+            weighs_keys && params.dk.scale_grad_partials != nullptr, out);
   }
   __device__ __forceinline__ void store_dv(int row, const typename Part::Output& out) const {
     if (params.dv.out.data == nullptr) return;
-    const auto present = presence(rows.keys, row);
-    store(rows.keys, rows.dv, params.dv.out, 0, row, present, out);
+    const auto valid = valid_rows(rows.keys, row);
+    store(rows.keys, rows.dv, params.dv.out, 0, row, valid, out);
   }
   /// Once D is whole.
   __device__ __forceinline__ void store_d() {
@@ -218,13 +221,14 @@ class JointBlock {
       d.store(params.dv.final_h + keys.state_offset(), tile::StateLayout::as_is, 0);
   }
   /// At the end of a head.
-  __device__ __forceinline__ void store_log_sums() {
-    double* const log_sums = weighs_keys ? params.dk.log_sums : params.dq.log_sums;
-    if (log_sums == nullptr) return;
+  __device__ __forceinline__ void store_scale_grad_partials() {
+    double* const scale_grad_partials =
+        weighs_keys ? params.dk.scale_grad_partials : params.dq.scale_grad_partials;
+    if (scale_grad_partials == nullptr) return;
     double sum = 0;  // a row has had the same thread all along
     for (int r = device::thread_index(); r < Part::chunk; r += threads)
-      sum += device::load_shared(storage.log_sums + r);
-    store_log_sum(log_sums, 1, sum, storage.counts.sum);
+      sum += device::load_shared(storage.scale_grad_partials + r);
+    kernel::store_scale_grad(scale_grad_partials, 1, sum, storage.counts.sum);
   }
 
   // ---- norms and weights; what is written is there for all after the next barrier. For half, a row of q and
@@ -232,33 +236,33 @@ class JointBlock {
 
   __device__ __forceinline__ void measure_queries(Tile& q, Tile& g) {
     GradientFactors<Part>& factors = storage.factors;
-    const auto write_q = [&](int r, const tile::Length<A>& of_q) {
+    const auto write_q = [&](int r, const tile::RowNorm<A>& of_q) {
       const A relative = weighs_queries ? weights.relative(r) : A{1},
               weight = whole(relative, weighs_queries);
       storage.q.set(r, of_q);
-      factors.query_term.set(r, of_q.unit() * (weights_in_terms<T> ? weight : relative));
+      factors.query_term.set(r, of_q.rnorm() * (weights_in_terms<T> ? weight : relative));
       device::store_shared(factors.dq + r, weight);
     };
-    const auto write_g = [&](int r, const tile::Length<A>& of_g) {
-      device::store_shared(factors.g + r, Roles::tames_all ? of_g.unit() : of_g.length());
-      if constexpr (Roles::tames_all)
-        device::store_shared(factors.dq + r, device::load_shared(factors.dq + r) * of_g.length());
+    const auto write_g = [&](int r, const tile::RowNorm<A>& of_g) {
+      device::store_shared(factors.g + r, Roles::normalizes_all_operands ? of_g.rnorm() : of_g.norm());
+      if constexpr (Roles::normalizes_all_operands)
+        device::store_shared(factors.dq + r, device::load_shared(factors.dq + r) * of_g.norm());
     };
     measure(g, q, 0, write_g, write_q);
   }
   __device__ __forceinline__ void measure_keys(Tile& k, Tile& v) {
     GradientFactors<Part>& factors = storage.factors;
-    const auto write_k = [&](int r, const tile::Length<A>& of_k) {
+    const auto write_k = [&](int r, const tile::RowNorm<A>& of_k) {
       const A relative = weighs_keys ? weights.relative(r) : A{1}, weight = whole(relative, weighs_keys);
-      storage.k.set(r, of_k, Roles::tames_all ? A{1} : weight);
-      factors.key_term.set(r, of_k.unit() * (weights_in_terms<T> ? weight : relative));
+      storage.k.set(r, of_k, Roles::normalizes_all_operands ? A{1} : weight);
+      factors.key_term.set(r, of_k.rnorm() * (weights_in_terms<T> ? weight : relative));
       device::store_shared(factors.dk + r, weight);
-      device::store_shared(factors.dv + r, Roles::tames_all ? weight : weight * of_k.unit());
+      device::store_shared(factors.dv + r, Roles::normalizes_all_operands ? weight : weight * of_k.rnorm());
     };
-    const auto write_v = [&](int r, const tile::Length<A>& of_v) {
-      device::store_shared(factors.v + r, Roles::tames_all ? of_v.unit() : of_v.length());
-      if constexpr (Roles::tames_all)
-        device::store_shared(factors.dk + r, device::load_shared(factors.dk + r) * of_v.length());
+    const auto write_v = [&](int r, const tile::RowNorm<A>& of_v) {
+      device::store_shared(factors.v + r, Roles::normalizes_all_operands ? of_v.rnorm() : of_v.norm());
+      if constexpr (Roles::normalizes_all_operands)
+        device::store_shared(factors.dk + r, device::load_shared(factors.dk + r) * of_v.norm());
     };
     measure(v, k, Part::warps / 2, write_v, write_k);
   }
@@ -297,14 +301,15 @@ class JointBlock {
   // ---- from sums to gradients with respect to norm(q), norm(k) and v; `weight` is w of ChunkFactors
 
   __device__ __forceinline__ void scale_dq(typename Part::Output& out, A weight) const {
-    if constexpr (Roles::tames_all || weighs_queries) tile::scale_rows<Part>(out, storage.factors.dq, weight);
+    if constexpr (Roles::normalizes_all_operands || weighs_queries)
+      sm80::scale_rows<Part>(out, storage.factors.dq, weight);
   }
-  /// But for the weights of rows, which projection has if not half's.
+  /// But for the weights of rows, which NormBackward has unless T is half.
   __device__ __forceinline__ void scale_dk(typename Part::Output& out, A weight) const {
-    if constexpr (Roles::tames_all) tile::scale_rows<Part>(out, storage.factors.dk, weight);
+    if constexpr (Roles::normalizes_all_operands) sm80::scale_rows<Part>(out, storage.factors.dk, weight);
   }
   __device__ __forceinline__ void scale_dv(typename Part::Output& out, A weight) const {
-    tile::scale_rows<Part>(out, storage.factors.dv, weight);
+    sm80::scale_rows<Part>(out, storage.factors.dv, weight);
   }
 
   /// What sums of terms are multiplied by: w of ChunkFactors.
@@ -313,18 +318,20 @@ class JointBlock {
   /// out from a (H / w) to row_i a_i (H / w).
   __device__ __forceinline__ void scale_prefix(typename Part::Output& out,
                                                [[maybe_unused]] const A* row_shared) const {
-    if constexpr (Roles::tames_all) tile::scale_rows<Part>(out, row_shared, A{1});
+    if constexpr (Roles::normalizes_all_operands) sm80::scale_rows<Part>(out, row_shared, A{1});
   }
   /// Powers of two that bound the terms' factors, for half.
   __device__ __forceinline__ int key_exponent() const {
-    return Roles::tames_all ? exponent_of_factors<Part::chunk>(storage.factors.key_term.whole) : 0;
+    return Roles::normalizes_all_operands ? exponent_of_factors<Part::chunk>(storage.factors.key_term.full)
+                                          : 0;
   }
   __device__ __forceinline__ int query_exponent() const {
-    return Roles::tames_all ? exponent_of_factors<Part::chunk>(storage.factors.query_term.whole) : 0;
+    return Roles::normalizes_all_operands ? exponent_of_factors<Part::chunk>(storage.factors.query_term.full)
+                                          : 0;
   }
 
   static __device__ __forceinline__ typename Part::Values load(const Tile& tile) {
-    return tile::load_values<typename Roles::Recurrence, tiling>(tile);
+    return sm80::load_values<typename Roles::Recurrence, tiling>(tile);
   }
 
  private:
@@ -338,7 +345,7 @@ class JointBlock {
   }
   static __device__ __forceinline__ A weighted(const A* weights_shared, const A* lengths_shared, int row) {
     const A weight = device::load_shared(weights_shared + row);  // of half, with the length
-    return Roles::tames_all ? weight : weight * device::load_shared(lengths_shared + row);
+    return Roles::normalizes_all_operands ? weight : weight * device::load_shared(lengths_shared + row);
   }
   __device__ __forceinline__ A of_terms() const {
     return !weights_in_terms<T> && weights.scaled() ? weights.weight() : A{1};
@@ -347,67 +354,70 @@ class JointBlock {
   /// The lengths of y as it is, or bounds, and of x, after it has been scaled where that is called for.
   template <class WriteY, class WriteX>
   static __device__ __forceinline__ void measure(Tile& y, Tile& x, int from, WriteY write_y, WriteX write_x) {
-    if constexpr (Roles::tames_all) {
-      tile::measure_pairs<threads>(y, x, from,
-                                   [&](int r, const tile::Length<A>& of_y, const tile::Length<A>& of_x) {
-                                     write_x(r, of_x);
-                                     write_y(r, of_y);
-                                   });
+    if constexpr (Roles::normalizes_all_operands) {
+      sm80::rescale_and_measure_pairs<threads>(
+          y, x, from, [&](int r, const tile::RowNorm<A>& of_y, const tile::RowNorm<A>& of_x) {
+            write_x(r, of_x);
+            write_y(r, of_y);
+          });
     } else {
-      tile::measure_rows<threads>(x, from, write_x);
-      tile::bound_lengths<threads>(y, from + (Part::warps + 2) / 4, write_y);
+      sm80::rescale_and_measure_rows<threads>(x, from, write_x);
+      sm80::bound_norms<threads>(y, from + (Part::warps + 2) / 4, write_y);
     }
   }
 
-  static __device__ __forceinline__ tile::Presence<Part::chunk> presence(const JointSide& side, int row) {
-    return tile::Presence<Part::chunk>::load(device::load_shared(&side.mask), row,
-                                             device::load_shared(&side.length));
+  static __device__ __forceinline__ tile::ValidRows<Part::chunk> valid_rows(const FusedBackwardSide& side,
+                                                                            int row) {
+    return tile::ValidRows<Part::chunk>::load(device::load_shared(&side.mask), row,
+                                              device::load_shared(&side.length));
   }
   template <class E>
-  static __device__ __forceinline__ tile::Rows<E> rows_of(const JointSide& side, E* const& data_shared,
-                                                          const View<E>& view, int member) {
-    return {device::load_shared(&data_shared) + member * view.head, view.seq,
+  static __device__ __forceinline__ tile::RowView<E> rows_of(const FusedBackwardSide& side,
+                                                             E* const& data_shared, const tile::View<E>& view,
+                                                             int group_head) {
+    return {device::load_shared(&data_shared) + group_head * view.head, view.seq,
             device::load_shared(&side.length), device::load_shared(&side.mask)};
   }
 
-  static __device__ __forceinline__ void copy(const JointSide& side, const T* const& x_shared,
-                                              const View<const T>& x_view, const T* const& y_shared,
-                                              const View<const T>& y_view, int member, int row, Tile& x,
-                                              Tile& y) {
-    const tile::Rows<const T> from[] = {rows_of(side, x_shared, x_view, member),
-                                        rows_of(side, y_shared, y_view, member)};
+  static __device__ __forceinline__ void copy(const FusedBackwardSide& side, const T* const& x_shared,
+                                              const tile::View<const T>& x_view, const T* const& y_shared,
+                                              const tile::View<const T>& y_view, int group_head, int row,
+                                              Tile& x, Tile& y) {
+    const tile::RowView<const T> from[] = {rows_of(side, x_shared, x_view, group_head),
+                                           rows_of(side, y_shared, y_view, group_head)};
     Tile* const to[] = {&x, &y};
-    tile::copy_rows_async<threads>(from, row, 0, P::head_dim.v, to);
+    sm80::copy_rows_async<threads>(from, row, 0, P::head_dim.v, to);
   }
-  static __device__ __forceinline__ void store(const JointSide& side, T* const& data_shared,
-                                               const View<T>& view, int member, int row,
-                                               const tile::Presence<Part::chunk>& present,
+  static __device__ __forceinline__ void store(const FusedBackwardSide& side, T* const& data_shared,
+                                               const tile::View<T>& view, int group_head, int row,
+                                               const tile::ValidRows<Part::chunk>& valid,
                                                const typename Part::Output& out) {
-    tile::store_output<Part>(rows_of(side, data_shared, view, member), row, 0, P::head_dim.v, present, out);
+    sm80::store_output<Part>(rows_of(side, data_shared, view, group_head), row, 0, P::head_dim.v, valid, out);
   }
 
-  __device__ __forceinline__ void project(const JointSide& side, T* const& data_shared, const View<T>& view,
-                                          int member, int row, const Tile& x,
-                                          tile::Projection<Part>& projection, bool sums_logs,
+  __device__ __forceinline__ void project(const FusedBackwardSide& side, T* const& data_shared,
+                                          const tile::View<T>& view, int group_head, int row, const Tile& x,
+                                          sm80::NormBackward<Part>& norm_backward, bool wants_scale_grad,
                                           typename Part::Output& out) {
-    const auto present = presence(side, row);
-    projection.multiply(x, out);
+    const auto valid = valid_rows(side, row);
+    norm_backward.multiply(x, out);
     device::sync_block();  // products of the warps' columns are written
-    if (sums_logs)
+    if (wants_scale_grad)
       for (int r = device::thread_index(); r < Part::chunk; r += threads) {
-        if (!present.contains(r)) continue;
-        const A log = weights.log_count(r), term = log * projection.along(r);
-        device::store_shared(storage.log_sums + r,
-                             device::load_shared(storage.log_sums + r) + static_cast<double>(term));
+        if (!valid.contains(r)) continue;
+        const A log = weights.log_count(r), term = log * norm_backward.coefficient(r);
+        device::store_shared(
+            storage.scale_grad_partials + r,
+            device::load_shared(storage.scale_grad_partials + r) + static_cast<double>(term));
         if constexpr (bounds_dq && weighs_queries) {
           Squares<threads>::add(storage.squares.log, term);
           Squares<threads>::add(storage.squares.g_log, log * weighted_g(r));
         }
       }
     if (view.data == nullptr) return;
-    projection.project(x, out);
-    store(side, data_shared, view, member, row, present, out);
+    norm_backward.project(x, out);
+    store(side, data_shared, view, group_head, row, valid, out);
   }
 };
 
-}  // namespace cottention::kernel
+}  // namespace cottention::sm80

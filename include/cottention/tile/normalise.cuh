@@ -3,7 +3,7 @@
 
 #include <cottention/device/math.cuh>
 #include <cottention/device/warp.cuh>
-#include <cottention/tile/norms.cuh>
+#include <cottention/tile/row_norm.cuh>
 
 namespace cottention::tile {
 namespace detail {
@@ -12,10 +12,10 @@ template <int lanes, class A, int count>
 __device__ __forceinline__ A sum_of_squares(const A (&x)[count]) {
   A squares{};
 #pragma unroll
-  for (int i = 0; i < count; ++i) squares = device::fused(x[i], x[i], squares);
+  for (int i = 0; i < count; ++i) squares = device::fma(x[i], x[i], squares);
 #pragma unroll
   for (int distance = 1; distance < lanes; distance *= 2)
-    squares = device::sum(squares, device::shuffle_xor(squares, distance));
+    squares = device::add_rn(squares, device::shuffle_xor(squares, distance));
   return squares;
 }
 
@@ -51,9 +51,9 @@ __device__ __forceinline__ void normalise(A (&x)[count]) {
     for (int i = 0; i < count; ++i) x[i] = device::times_power_of_two(x[i], -exponent);
     squares = detail::sum_of_squares<lanes>(x);
   }
-  const A factor = Length<A>{squares, exponent}.unit();
+  const A factor = RowNorm<A>{squares, exponent}.rnorm();
 #pragma unroll
-  for (int i = 0; i < count; ++i) x[i] = device::product(x[i], factor);
+  for (int i = 0; i < count; ++i) x[i] = device::mul_rn(x[i], factor);
 }
 
 }  // namespace cottention::tile

@@ -1,13 +1,13 @@
 // Where the rows of a tile lie in shared memory.
 //
-// Rows take a multiple of 128 bytes, a turn around the 32 banks. Within each 128 bytes the 16-byte units are
+// Rows take a multiple of 128 bytes, a turn around the 32 banks. Within each 128 bytes the 16-byte vecs are
 // permuted by an exclusive or with a function of the row, so that every way in which fragment.cuh reads a
 // tile touches each bank once:
 //
 //     16-bit   ldmatrix: one unit of each of 8 rows
-//     32-bit   pairs: 2 units of rows g to g + 3
-//     64-bit   pairs: 4 units of rows g and g + 1
-//     both     single: 2 units of rows 0, 2, 4, 6 or 1, 3, 5, 7
+//     32-bit   pairs: 2 vecs of rows g to g + 3
+//     64-bit   pairs: 4 vecs of rows g and g + 1
+//     both     single: 2 vecs of rows 0, 2, 4, 6 or 1, 3, 5, 7
 #pragma once
 
 #include <cuda_runtime.h>
@@ -15,7 +15,7 @@
 #include <cottention/device/memory.cuh>
 #include <cottention/element.hpp>
 
-namespace cottention::tile {
+namespace cottention::sm80 {
 
 __host__ __device__ constexpr int round_up(int value, int multiple) {
   return (value + multiple - 1) / multiple * multiple;
@@ -31,15 +31,15 @@ struct Tile {
   using Element = T;
   static constexpr int rows = rows_;
   static constexpr int columns = columns_;
-  static constexpr int unit = 16 / static_cast<int>(sizeof(T));        // elements in 16 bytes
-  static constexpr int units = round_up(columns, block_width) / unit;  // of a row, in use
-  static constexpr int pitch = round_up(units, 8) * unit;              // elements from row to row
+  static constexpr int vec_size = 16 / static_cast<int>(sizeof(T));       // elements in 16 bytes
+  static constexpr int vecs = round_up(columns, block_width) / vec_size;  // of a row, in use
+  static constexpr int pitch = round_up(vecs, 8) * vec_size;              // elements from row to row
 
   alignas(128) T data[rows * pitch];
 
   static __device__ __forceinline__ int offset(int row, int column) {
     if constexpr (rows < block_width) row %= rows;
-    return row * pitch + (((column / unit) ^ permutation(row)) * unit) + column % unit;
+    return row * pitch + (((column / vec_size) ^ permutation(row)) * vec_size) + column % vec_size;
   }
   __device__ __forceinline__ T* at(int row, int column) { return data + offset(row, column); }
   __device__ __forceinline__ const T* at(int row, int column) const { return data + offset(row, column); }
@@ -51,12 +51,12 @@ struct Tile {
     if constexpr (rows < block_width) row %= rows, lane_row %= rows;
     const unsigned of_lane =
         lane_row * pitch_bytes +
-        ((lane_column / unit ^ static_cast<unsigned>(permutation(static_cast<int>(lane_row)))) * 16 |
-         lane_column % unit * static_cast<unsigned>(sizeof(T)));
+        ((lane_column / vec_size ^ static_cast<unsigned>(permutation(static_cast<int>(lane_row)))) * 16 |
+         lane_column % vec_size * static_cast<unsigned>(sizeof(T)));
     const unsigned across = static_cast<unsigned>(column) * static_cast<unsigned>(sizeof(T));
     const unsigned down = static_cast<unsigned>(row) * pitch_bytes + across / turn_bytes * turn_bytes;
     unsigned char* const of_tile = reinterpret_cast<unsigned char*>(data) + of_lane;
-    return reinterpret_cast<T*>(device::flip_shared(of_tile, across % turn_bytes) + down);
+    return reinterpret_cast<T*>(device::xor_shared(of_tile, across % turn_bytes) + down);
   }
   __device__ __forceinline__ const T* at(int row, int column, unsigned lane_row, unsigned lane_column) const {
     return const_cast<Tile*>(this)->at(row, column, lane_row, lane_column);
@@ -68,7 +68,9 @@ struct Tile {
   __device__ __forceinline__ LowerBlock& below(int row) {
     return *reinterpret_cast<LowerBlock*>(data + (rows < block_width ? 0 : row * pitch));
   }
-  __device__ __forceinline__ const LowerBlock& below(int row) const { return const_cast<Tile*>(this)->below(row); }
+  __device__ __forceinline__ const LowerBlock& below(int row) const {
+    return const_cast<Tile*>(this)->below(row);
+  }
 
  private:
   static constexpr unsigned turn_bytes = 128;  // around the banks
@@ -83,4 +85,4 @@ struct Tile {
   }
 };
 
-}  // namespace cottention::tile
+}  // namespace cottention::sm80

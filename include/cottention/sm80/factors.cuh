@@ -1,12 +1,13 @@
 // What the rows and terms of a chunk are multiplied by: norms, and the weights of positions.
 #pragma once
 
-#include <cottention/kernel/head.cuh>
 #include <cottention/kernel/position_weights.cuh>
-#include <cottention/tile/norms.cuh>
-#include <cottention/tile/output.cuh>
+#include <cottention/sm80/measure.cuh>
+#include <cottention/sm80/measure_global.cuh>
+#include <cottention/sm80/output.cuh>
+#include <cottention/sm80/tiles.cuh>
 
-namespace cottention::kernel {
+namespace cottention::sm80 {
 
 /// The exponent of a chunk's largest factor; 0 where that is 0 or not finite. The same in all lanes.
 template <int chunk, class A>
@@ -16,7 +17,7 @@ __device__ __forceinline__ int exponent_of_factors(const A* factors_shared) {
     const A x = device::magnitude(device::load_shared(factors_shared + r));
     largest = x > largest ? x : largest;
   }
-  largest = tile::largest_over_warp(largest);
+  largest = tile::max_over_warp(largest);
   return largest > A{0} && device::is_finite(largest) ? device::exponent_of(largest) : 0;
 }
 
@@ -29,10 +30,10 @@ inline constexpr bool weights_in_terms = !std::same_as<T, half>;
 template <class Part>
 struct Factors {
   using A = typename Part::A;
-  tile::TermFactors<typename Part::T, Part::chunk> term;  // of b_j c_j^T
+  sm80::TermFactors<typename Part::T, Part::chunk> term;  // of b_j c_j^T
   alignas(16) A row[Part::chunk];     // of a_i, where scores have to be kept in half's range
   alignas(16) A output[Part::chunk];  // of out_i
-  CountStorage<A, Part::warps> counts;
+  kernel::CountStorage<A, Part::warps> counts;
 };
 
 /// Factors of the current chunk, with a, b and c as their tiles hold them:
@@ -43,7 +44,7 @@ struct Factors {
 /// w is 1 and weights are in the terms, but for half: there w is the weight at the chunk's first key, and
 /// terms have theirs relative to it, so that what is rounded lies near 1 wherever the chunk lies in its
 /// sequence. row_i is 1 as well, unless neither a nor b is normalised and their type is half.
-template <AnyRoles R, Tiling tiling>
+template <kernel::AnyRoles R, Tiling tiling>
 class ChunkFactors {
  public:
   using Part = PartOf<R, tiling>;
@@ -64,46 +65,48 @@ class ChunkFactors {
 
   __device__ __forceinline__ void enter_chunk() { weights_.enter_chunk(); }
 
-  /// Once for each chunk and member that brings terms.
-  __device__ __forceinline__ void measure_terms(const Head<R, tiling>& head, int member, int row,
+  /// Once for each chunk and query head that brings terms.
+  __device__ __forceinline__ void measure_terms(const Head<R, tiling>& head, int group_head, int row,
                                                 TermTiles<R, tiling>& tiles) {
-    const auto write = [this](int r, const tile::Length<A>& length) {
-      factors_.term.set(r, length.unit() * term_weight(r));
+    const auto write = [this](int r, const tile::RowNorm<A>& norm) {
+      factors_.term.set(r, norm.rnorm() * term_weight(r));
     };
-    if constexpr (!R::projects) {
-      tile::measure_rows<Part::threads>(tiles.b, 0, write);
-    } else if constexpr (column_blocks<R, tiling> == 1) {
-      if constexpr (R::tames_all)
-        tile::measure_pairs<Part::threads>(
+    if constexpr (!R::has_norm_backward) {
+      sm80::rescale_and_measure_rows<Part::threads>(tiles.b, 0, write);
+    } else if constexpr (kernel::v_tiles<R, tiling> == 1) {
+      if constexpr (R::normalizes_all_operands)
+        sm80::rescale_and_measure_pairs<Part::threads>(
             tiles.b, tiles.c, 0,
-            [&write](int r, const tile::Length<A>&, const tile::Length<A>& c) { write(r, c); });
+            [&write](int r, const tile::RowNorm<A>&, const tile::RowNorm<A>& c) { write(r, c); });
       else
-        tile::measure_rows<Part::threads>(tiles.c, 0, write);
+        sm80::rescale_and_measure_rows<Part::threads>(tiles.c, 0, write);
     } else {
-      if constexpr (R::tames_all) {
-        tile::read_lengths<Part::threads>(tiles.b, 0, [this](int r, const tile::Length<A>& b) {
-          device::store_shared(factors_.term.whole + r, static_cast<A>(tile::half_exponent(b)));
+      if constexpr (R::normalizes_all_operands) {
+        sm80::measure_rows<Part::threads>(tiles.b, 0, [this](int r, const tile::RowNorm<A>& b) {
+          device::store_shared(factors_.term.full + r, static_cast<A>(tile::half_exponent(b)));
         });
         device::sync_block();  // half the exponents of b are written
       }
       const auto shift = [this](int r) {
-        return static_cast<int>(device::load_shared(factors_.term.whole + r));
+        return static_cast<int>(device::load_shared(factors_.term.full + r));
       };
-      tile::measure_rows_in_memory<Part::threads>(head.c(member), row, R::dims.v, tiles.c, shift, write);
+      sm80::rescale_and_measure_global_rows<Part::threads>(head.c(group_head), row, R::dims.v, tiles.c, shift,
+                                                           write);
     }
   }
 
   /// Likewise for rows.
-  __device__ __forceinline__ void measure_rows(typename Part::RowTile& a) {
-    if constexpr (R::tames_all) {
-      tile::read_lengths<Part::threads>(a, Part::warps / 2, [this](int r, const tile::Length<A>& length) {
-        device::store_shared(factors_.row + r, length.unit());
-        device::store_shared(factors_.output + r, length.length() * row_weight(r));
+  __device__ __forceinline__ void rescale_and_measure_rows(typename Part::TileAB& a) {
+    if constexpr (R::normalizes_all_operands) {
+      sm80::measure_rows<Part::threads>(a, Part::warps / 2, [this](int r, const tile::RowNorm<A>& norm) {
+        device::store_shared(factors_.row + r, norm.rnorm());
+        device::store_shared(factors_.output + r, norm.norm() * row_weight(r));
       });
-    } else if constexpr (!R::projects) {
-      tile::measure_rows<Part::threads>(a, Part::warps / 2, [this](int r, const tile::Length<A>& length) {
-        device::store_shared(factors_.output + r, length.unit() * row_weight(r));
-      });
+    } else if constexpr (!R::has_norm_backward) {
+      sm80::rescale_and_measure_rows<Part::threads>(
+          a, Part::warps / 2, [this](int r, const tile::RowNorm<A>& norm) {
+            device::store_shared(factors_.output + r, norm.rnorm() * row_weight(r));
+          });
     } else if (weighs_rows()) {
       for (int r = device::thread_index(); r < Part::chunk; r += Part::threads)
         device::store_shared(factors_.output + r, row_weight(r));
@@ -114,34 +117,35 @@ class ChunkFactors {
 
   /// A power of two that bounds the terms' factors, for half. By whole warps.
   __device__ __forceinline__ int term_exponent() const {
-    return R::tames_all ? exponent_of_factors<Part::chunk>(factors_.term.whole) : 0;
+    return R::normalizes_all_operands ? exponent_of_factors<Part::chunk>(factors_.term.full) : 0;
   }
 
   /// w
   __device__ __forceinline__ A of_state() const {
-    return !weights_in_terms<T> && R::weighted == Weighted::terms && weights_.scaled() ? weights_.weight()
-                                                                                       : A{1};
+    return !weights_in_terms<T> && R::weighted == kernel::Weighted::terms && weights_.scaled()
+               ? weights_.weight()
+               : A{1};
   }
 
   /// 1 / w
-  __device__ __forceinline__ A over_state() const { return device::quotient(A{1}, of_state()); }
+  __device__ __forceinline__ A over_state() const { return device::div_rn(A{1}, of_state()); }
 
   /// out from a (H / w) to row_i a_i (H / w).
   __device__ __forceinline__ void scale_prefix(typename Part::Output& out) const {
-    if constexpr (R::tames_all) tile::scale_rows<Part>(out, factors_.row, A{1});
+    if constexpr (R::normalizes_all_operands) sm80::scale_rows<Part>(out, factors_.row, A{1});
   }
 
   /// In the end.
   __device__ __forceinline__ void scale_output(typename Part::Output& out) const {
     A all{1};
-    if constexpr (!causal && R::weighted == Weighted::rows)
+    if constexpr (!causal && R::weighted == kernel::Weighted::rows)
       all = weights_.weight();
     else if constexpr (causal)
       all = of_state();
-    if (R::tames_all || !R::projects || weighs_rows())
-      tile::scale_rows<Part>(out, factors_.output, all);
-    else if constexpr (R::weighted != Weighted::nothing)
-      tile::scale_all<Part>(out, all);
+    if (R::normalizes_all_operands || !R::has_norm_backward || weighs_rows())
+      sm80::scale_rows<Part>(out, factors_.output, all);
+    else if constexpr (R::weighted != kernel::Weighted::nothing)
+      sm80::scale_all<Part>(out, all);
   }
 
   /// ln(max(n, 1)) at a row of the chunk.
@@ -152,16 +156,16 @@ class ChunkFactors {
 
   /// Row by row, that is.
   __device__ __forceinline__ bool weighs_rows() const {
-    return R::weighted == Weighted::rows && causal && weights_.scaled();
+    return R::weighted == kernel::Weighted::rows && causal && weights_.scaled();
   }
   __device__ __forceinline__ A row_weight(int row) const { return weighs_rows() ? weights_.at(row) : A{1}; }
   __device__ __forceinline__ A term_weight(int row) const {
-    if constexpr (R::weighted != Weighted::terms) return A{1};
+    if constexpr (R::weighted != kernel::Weighted::terms) return A{1};
     return weights_in_terms<T> ? weights_.at(row) : weights_.relative(row);
   }
 
   Factors<Part>& factors_;
-  PositionWeights<typename R::problem, R::direction, Part::chunk, Part::warps> weights_;
+  kernel::PositionWeights<typename R::problem, R::direction, Part::chunk, Part::warps> weights_;
 };
 
-}  // namespace cottention::kernel
+}  // namespace cottention::sm80

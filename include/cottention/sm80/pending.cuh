@@ -9,16 +9,16 @@
 
 #include <concepts>
 
-#include <cottention/tile/fragment.cuh>
+#include <cottention/sm80/fragment.cuh>
 
-namespace cottention::tile {
+namespace cottention::sm80 {
 
 /// Products that are not yet in their sums.
 template <Element T>
 struct Pending {};
 template <>
 struct Pending<float> {
-  Sums<float> high[2], cross[2];
+  Accumulator<float> high[2], cross[2];
 };
 /// So many blocks of terms make a chain, at most.
 inline constexpr int chain_blocks = 4;
@@ -41,15 +41,15 @@ __device__ __forceinline__ void set_to_zero([[maybe_unused]] Pending<T>& pending
 
 /// d += a b^T, of fp32 once fold() and finish() have been called.
 template <Element T, class Left, class Right>
-__device__ __forceinline__ void multiply(Sums<Accumulate<T>> (&d)[2], Pending<T>&, const Left& a,
+__device__ __forceinline__ void multiply(Accumulator<Accumulate<T>> (&d)[2], Pending<T>&, const Left& a,
                                          const Right& b) {
   multiply<T>(d, a, b);
 }
 /// low times low is below the last bit.
 template <Element T>
-__device__ __forceinline__ void multiply(Sums<float> (&)[2], Pending<float>& pending,
-                                         const SplitBlock<float, Role::left>& a,
-                                         const SplitBlock<float, Role::right>& b) {
+__device__ __forceinline__ void multiply(Accumulator<float> (&)[2], Pending<float>& pending,
+                                         const SplitFragment<float, Operand::a>& a,
+                                         const SplitFragment<float, Operand::b>& b) {
   detail::multiply<float>(pending.cross, a.low, b.high);
   detail::multiply<float>(pending.cross, a.high, b.low);
   detail::multiply<float>(pending.high, a.high, b.high);
@@ -58,7 +58,7 @@ __device__ __forceinline__ void multiply(Sums<float> (&)[2], Pending<float>& pen
 /// Adds a chain to its sums, or makes it them.
 enum class Chain { first, further };
 template <Element T>
-__device__ __forceinline__ void fold([[maybe_unused]] Sums<Accumulate<T>> (&d)[2],
+__device__ __forceinline__ void fold([[maybe_unused]] Accumulator<Accumulate<T>> (&d)[2],
                                      [[maybe_unused]] Pending<T>& pending, [[maybe_unused]] Chain chain) {
   if constexpr (std::same_as<T, float>)
 #pragma unroll
@@ -70,7 +70,7 @@ __device__ __forceinline__ void fold([[maybe_unused]] Sums<Accumulate<T>> (&d)[2
 }
 /// After the last chain.
 template <Element T>
-__device__ __forceinline__ void finish([[maybe_unused]] Sums<Accumulate<T>> (&d)[2],
+__device__ __forceinline__ void finish([[maybe_unused]] Accumulator<Accumulate<T>> (&d)[2],
                                        [[maybe_unused]] const Pending<T>& pending) {
   if constexpr (std::same_as<T, float>)
 #pragma unroll
@@ -78,10 +78,11 @@ __device__ __forceinline__ void finish([[maybe_unused]] Sums<Accumulate<T>> (&d)
 }
 /// Both where they are due, after each of `all` blocks of terms that make up d.
 template <Element T>
-__device__ __forceinline__ void settle(Sums<Accumulate<T>> (&d)[2], Pending<T>& pending, int done, int all) {
+__device__ __forceinline__ void settle(Accumulator<Accumulate<T>> (&d)[2], Pending<T>& pending, int done,
+                                       int all) {
   if (done % chain_blocks == 0 || done == all)
     fold<T>(d, pending, done <= chain_blocks ? Chain::first : Chain::further);
   if (done == all) finish<T>(d, pending);
 }
 
-}  // namespace cottention::tile
+}  // namespace cottention::sm80

@@ -6,10 +6,10 @@
 #pragma once
 
 #include <cottention/device/barrier.cuh>
-#include <cottention/tile/norms.cuh>
-#include <cottention/tile/partition.cuh>
+#include <cottention/sm80/measure.cuh>
+#include <cottention/sm80/partition.cuh>
 
-namespace cottention::tile {
+namespace cottention::sm80 {
 
 /// For the rows of a chunk, in shared memory. The block's columns are all there are. With x as its tile has
 /// it,
@@ -18,38 +18,37 @@ namespace cottention::tile {
 ///
 /// A row of d may lack a factor, which then is in inverse.
 template <class Part>
-struct Projection {
+struct NormBackward {
   using T = typename Part::T;
   using A = typename Part::A;
   using Slopes = device::Vector<A, 2>;
   using Together = device::Vector<A, 16 / static_cast<int>(sizeof(A))>;
   static constexpr int at_once = 16 / static_cast<int>(sizeof(A));
-  static constexpr int pitch = round_up(Part::warps_across, at_once);
+  static constexpr int pitch = round_up(Part::warps_n, at_once);
 
   alignas(16) Slopes slopes[Part::chunk];      // inverse = 1 / max(||x||, eps), and slope
-  alignas(16) A unit[Part::chunk];             // x^ = unit x, with the factor
+  alignas(16) A rnorm[Part::chunk];            // x^ = unit x, with the factor
   alignas(16) A products[Part::chunk][pitch];  // x . d of each warp's columns
 
   /// What measuring x has found, row by row, and the factor that d lacks.
-  __device__ __forceinline__ void set(int row, const Length<A>& length, A factor = A{1}) {
-    const A of_unit = length.unit(), inverse = length.inverse();
-    device::store_shared(unit + row, of_unit * factor);
+  __device__ __forceinline__ void set(int row, const tile::RowNorm<A>& norm, A factor = A{1}) {
+    const A of_rnorm = norm.rnorm(), inverse = norm.inverse();
+    device::store_shared(rnorm + row, of_rnorm * factor);
     device::store_shared(slopes + row,
-                         Slopes{{inverse * factor, length.at_floor() ? A{0} : of_unit * of_unit}});
+                         Slopes{{inverse * factor, norm.clamped() ? A{0} : of_rnorm * of_rnorm}});
   }
 
   /// After a barrier; by the warps that hold d.
-  __device__ __forceinline__ void multiply(const typename Part::ValueTile& x,
-                                           const typename Part::Output& d) {
-    const Lane lane = Lane::afresh();
-    const int depth = Part::depth_index(), column = Part::warp_column();
+  __device__ __forceinline__ void multiply(const typename Part::TileC& x, const typename Part::Output& d) {
+    const Lane lane = Lane::opaque();
+    const int depth = Part::warp_k(), column = Part::warp_column();
 #pragma unroll
     for (int i = 0; i < Part::warp_row_blocks; ++i) {
       const int top = 16 * Part::row_block(i, depth);
       A of_rows[2] = {};
       for_each_pair(x, top, column, lane, [&](int m, int n, int lower, A x0, A x1) {
         const A* sums = d.sums[i][m][n].values + 2 * lower;
-        of_rows[lower] = device::fused(x1, sums[1], device::fused(x0, sums[0], of_rows[lower]));
+        of_rows[lower] = device::fma(x1, sums[1], device::fma(x0, sums[0], of_rows[lower]));
       });
 #pragma unroll
       for (int lower = 0; lower < Part::block_rows / 8; ++lower) {
@@ -57,19 +56,21 @@ struct Projection {
         product += device::shuffle_xor(product, 1);
         product += device::shuffle_xor(product, 2);
         if (lane.t() == 0)
-          device::store_shared(
-              products[top + lane.g() + 8 * lower] + device::warp_index() % Part::warps_across, product);
+          device::store_shared(products[top + lane.g() + 8 * lower] + device::warp_index() % Part::warps_n,
+                               product);
       }
     }
   }
 
   /// x^ . d of a row, after another barrier.
-  __device__ __forceinline__ A along(int row) const { return product(row) * device::load_shared(unit + row); }
+  __device__ __forceinline__ A coefficient(int row) const {
+    return product(row) * device::load_shared(rnorm + row);
+  }
 
   /// d becomes dx; by the warps that hold it.
-  __device__ __forceinline__ void project(const typename Part::ValueTile& x, typename Part::Output& d) const {
-    const Lane lane = Lane::afresh();
-    const int depth = Part::depth_index(), column = Part::warp_column();
+  __device__ __forceinline__ void project(const typename Part::TileC& x, typename Part::Output& d) const {
+    const Lane lane = Lane::opaque();
+    const int depth = Part::warp_k(), column = Part::warp_column();
 #pragma unroll
     for (int i = 0; i < Part::warp_row_blocks; ++i) {
       const int top = 16 * Part::row_block(i, depth);
@@ -82,8 +83,8 @@ struct Projection {
       }
       for_each_pair(x, top, column, lane, [&](int m, int n, int lower, A x0, A x1) {
         A* sums = d.sums[i][m][n].values + 2 * lower;
-        sums[0] = device::fused(-of_rows[lower][1], x0, sums[0] * of_rows[lower][0]);
-        sums[1] = device::fused(-of_rows[lower][1], x1, sums[1] * of_rows[lower][0]);
+        sums[0] = device::fma(-of_rows[lower][1], x0, sums[0] * of_rows[lower][0]);
+        sums[1] = device::fma(-of_rows[lower][1], x1, sums[1] * of_rows[lower][0]);
       });
     }
   }
@@ -93,27 +94,27 @@ struct Projection {
   __device__ __forceinline__ A product(int row) const {
     A sum{};
 #pragma unroll
-    for (int w = 0; w < Part::warps_across; w += at_once) {
+    for (int w = 0; w < Part::warps_n; w += at_once) {
       const auto parts = device::load_shared(reinterpret_cast<const Together*>(products[row] + w));
 #pragma unroll
       for (int e = 0; e < at_once; ++e)
-        if (w + e < Part::warps_across) sum += parts[e];
+        if (w + e < Part::warps_n) sum += parts[e];
     }
     return sum;
   }
 
   /// f(m, n, lower, x0, x1): the elements of rows top, ... of x where a lane's sums are.
   template <class F>
-  static __device__ __forceinline__ void for_each_pair(const typename Part::ValueTile& x, int top,
+  static __device__ __forceinline__ void for_each_pair(const typename Part::TileC& x, int top,
                                                        int first_column, Lane lane, F f) {
 #pragma unroll
     for (int m = 0; m < Part::warp_column_blocks; ++m) {
       const int column = first_column + 16 * m;
       if constexpr (sizeof(T) == 2) {
-        const auto block = load_rows<Role::left>(x.below(top), 0, column, lane);
+        const auto block = load_rows<Operand::a>(x.below(top), 0, column, lane);
 #pragma unroll
         for (int e = 0; e < 4; ++e) {
-          const std::uint32_t pair = block.r[register_of(Role::left, e % 2, e / 2)];
+          const std::uint32_t pair = block.r[register_of(Operand::a, e % 2, e / 2)];
           f(m, e / 2, e % 2, device::unpack_low<T>(pair), device::unpack_high<T>(pair));
         }
       } else {
@@ -131,4 +132,4 @@ struct Projection {
   }
 };
 
-}  // namespace cottention::tile
+}  // namespace cottention::sm80

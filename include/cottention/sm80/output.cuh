@@ -3,11 +3,11 @@
 
 #include <type_traits>
 
+#include <cottention/sm80/partition.cuh>
+#include <cottention/sm80/rows.cuh>
 #include <cottention/tile/counts.cuh>
-#include <cottention/tile/partition.cuh>
-#include <cottention/tile/rows.cuh>
 
-namespace cottention::tile {
+namespace cottention::sm80 {
 
 /// f(sum, i, lower): a sum of row 16 i + g + 8 lower of the warp's.
 template <class Part, class F>
@@ -32,7 +32,7 @@ __device__ __forceinline__ void load_row_factors(const A* factors_shared, int ro
 template <class Part>
 __device__ __forceinline__ void scale_rows(typename Part::Output& out, const typename Part::A* factors_shared,
                                            typename Part::A scale) {
-  const int depth = Part::depth_index();
+  const int depth = Part::warp_k();
   typename Part::A factors[Part::warp_row_blocks][2];
 #pragma unroll
   for (int i = 0; i < Part::warp_row_blocks; ++i) {
@@ -49,13 +49,13 @@ __device__ __forceinline__ void scale_all(typename Part::Output& out, typename P
 }
 
 /// Writes the warp's columns of rows row, ... that exist, the first of the block's being `column`, below
-/// `dim`. Rows that are not present become 0.
+/// `dim`. Rows that are not valid become 0.
 template <class Part, class E>
-__device__ __forceinline__ void store_output(const Rows<E>& rows, int row, int column, int dim,
-                                             const Presence<Part::chunk>& present,
+__device__ __forceinline__ void store_output(const tile::RowView<E>& rows, int row, int column, int dim,
+                                             const tile::ValidRows<Part::chunk>& valid,
                                              const typename Part::Output& out) {
-  const Lane lane = Lane::afresh();
-  const int g = lane.g(), left = column + Part::warp_column(), depth = Part::depth_index();
+  const Lane lane = Lane::opaque();
+  const int g = lane.g(), left = column + Part::warp_column(), depth = Part::warp_k();
   E* to = rows.row(row + 16 * Part::row_block(0, depth) + g) + left + first_column<E>(lane);
   const std::int64_t step = 8 * rows.stride;
   // Most chunks have all their rows, which so are written with no questions.
@@ -67,21 +67,21 @@ __device__ __forceinline__ void store_output(const Rows<E>& rows, int row, int c
 #pragma unroll
       for (int lower = 0; lower < Part::block_rows / 8; ++lower, to += step) {
         const int r = top + 8 * lower;
-        const bool keep = whole || present.contains(r, g), exists = whole || row + r + g < rows.length;
+        const bool keep = whole || valid.contains(r, g), exists = whole || row + r + g < rows.length;
 #pragma unroll
         for (int m = 0; m < Part::warp_column_blocks; ++m)
           store_row(to + 16 * m, dim % Part::columns == 0 ? 16 : dim - left - 16 * m, out.sums[i][m], lower,
                     keep, exists, lane);
       }
-      if constexpr (Part::rows_apart)
+      if constexpr (Part::splits_m)
         if (i + 1 < Part::warp_row_blocks)
           to += (2 * (Part::row_block(i + 1, depth) - Part::row_block(i, depth)) - 2) * step;
     }
   };
-  if (present.whole())
+  if (valid.all())
     store(std::true_type{});
   else
     store(std::false_type{});
 }
 
-}  // namespace cottention::tile
+}  // namespace cottention::sm80

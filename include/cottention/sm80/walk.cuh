@@ -8,36 +8,37 @@
 // each chunk: as rows, each with an output of its own; as terms, which all enter the one output of their key.
 #pragma once
 
-#include <cottention/kernel/epilogue.cuh>
-#include <cottention/kernel/reduce.cuh>
-#include <cottention/tile/shared_state.cuh>
+#include <cottention/sm80/epilogue.cuh>
+#include <cottention/sm80/reduce.cuh>
+#include <cottention/sm80/shared_state.cuh>
 
-namespace cottention::kernel {
+namespace cottention::sm80 {
 
-template <AnyRoles R, Tiling tiling>
+template <kernel::AnyRoles R, Tiling tiling>
 struct Walk {
   using Recurrence = typename R::Recurrence;
   using Part = PartOf<R, tiling>;
   using T = typename R::element;
   static constexpr int threads = Part::threads;
-  static constexpr int blocks_per_multiprocessor = tiling.blocks;
+  static constexpr int min_blocks_per_sm = tiling.min_blocks_per_sm;
 
-  using Params = RecurrenceParams<T>;
+  using Params = kernel::RecurrenceParams<T>;
   struct Storage {
     RowTiles<R, tiling> rows[Part::stages];
     TermTiles<R, tiling> terms[Part::stages];
     typename Part::ScoreTile scores;
-    tile::StateOperand<Recurrence, tiling> operand;
+    sm80::StateOperand<Recurrence, tiling> operand;
     Factors<Part> factors;
     EpilogueStorage<R, tiling> epilogue;
   };
 
   static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
-    if (params.marks != nullptr && device::load_global(params.marks + device::block_x()) == 0) return;
+    if (params.redo_flags != nullptr && device::load_global(params.redo_flags + device::block_x()) == 0)
+      return;
     const Head<R, tiling> head(params);
     Epilogue<R, tiling> epilogue(head, storage.epilogue);
-    if (head.rank < head.pieces.count) walk(head, epilogue, storage);
-    epilogue.store_log_sum(params.cuts.most, storage.factors.counts.sum);
+    if (head.order < head.pieces.count) walk(head, epilogue, storage);
+    epilogue.store_scale_grad(params.split_rule.max_pieces, storage.factors.counts.sum);
   }
 
  private:
@@ -47,8 +48,8 @@ struct Walk {
     ChunkFactors<R, tiling> factors(head, storage.factors);
     StateOf<R, tiling> state;
     // The sum up to the piece before; for the first, the initial state that Reduce left with the last.
-    if (head.rank > 0 || (head.params.images != nullptr && head.params.initial_h != nullptr))
-      state.load_image(head.image((head.rank > 0 ? head.rank : head.pieces.count) - 1));
+    if (head.order > 0 || (head.params.partial_states != nullptr && head.params.initial_h != nullptr))
+      state.load_partial(head.partial_state((head.order > 0 ? head.order : head.pieces.count) - 1));
     else
       start_state(head, state);
 
@@ -62,52 +63,54 @@ struct Walk {
       return storage.terms[R::rows_are_queries ? at.shared_stage : at.stage];
     };
     const auto copy = [&](const auto& at) {
-      if (!R::rows_are_queries || at.member == 0) copy_terms(head, at.member, at.row, term_tiles(at));
-      if (R::rows_are_queries || at.member == 0) copy_rows(head, at.member, at.row, row_tiles(at));
+      if (!R::rows_are_queries || at.group_head == 0) copy_terms(head, at.group_head, at.row, term_tiles(at));
+      if (R::rows_are_queries || at.group_head == 0) copy_rows(head, at.group_head, at.row, row_tiles(at));
     };
     const auto prepare = [&](const auto& at) {
-      if (at.member == 0) factors.begin_chunk(head, at.row);
+      if (at.group_head == 0) factors.begin_chunk(head, at.row);
     };
     typename Part::Output out;
     const auto compute = [&](const auto& at) {
       RowTiles<R, tiling>& rows = row_tiles(at);
       TermTiles<R, tiling>& terms = term_tiles(at);
-      if (at.member == 0) storage.operand.share(state);
+      if (at.group_head == 0) storage.operand.publish(state);
       factors.enter_chunk();
-      const bool new_rows = R::rows_are_queries || at.member == 0;
-      const bool last_terms = R::rows_are_queries || at.member == head.group - 1;
-      if (!R::rows_are_queries || at.member == 0) factors.measure_terms(head, at.member, at.row, terms);
+      const bool new_rows = R::rows_are_queries || at.group_head == 0;
+      const bool last_terms = R::rows_are_queries || at.group_head == head.group - 1;
+      if (!R::rows_are_queries || at.group_head == 0)
+        factors.measure_terms(head, at.group_head, at.row, terms);
       if (new_rows) {
-        factors.measure_rows(rows.a);
+        factors.rescale_and_measure_rows(rows.a);
         epilogue.measure(rows);
       }
       device::sync_block();  // factors and state are written, rows of extreme length rescaled
 
-      constexpr auto score_rows = R::tames_all ? tile::ScoreRows::scaled : tile::ScoreRows::as_they_are;
-      tile::score<Recurrence, tiling, direction, score_rows>(rows.a, terms.b, storage.factors.row,
+      constexpr auto score_rows =
+          R::normalizes_all_operands ? sm80::ScoreRows::scaled : sm80::ScoreRows::unscaled;
+      sm80::score<Recurrence, tiling, direction, score_rows>(rows.a, terms.b, storage.factors.row,
                                                              storage.factors.term, storage.scores);
       if (new_rows) {
         storage.operand.apply(state, rows.a, out, factors.over_state());
         factors.scale_prefix(out);
       }
-      const typename Part::Values values = tile::load_values<Recurrence, tiling>(terms.c);
+      const typename Part::Values values = sm80::load_values<Recurrence, tiling>(terms.c);
       device::sync_block();  // scores are written
 
-      const bool finite = tile::all_finite<Recurrence, tiling>(values);
-      tile::attend<Recurrence, tiling, direction>(storage.scores, terms.c, values, finite, out);
+      const bool finite = sm80::all_finite<Recurrence, tiling>(values);
+      sm80::attend<Recurrence, tiling, direction>(storage.scores, terms.c, values, finite, out);
       if constexpr (sizeof(T) == 2)
         if (leading.contain(at.row))
-          tile::attend_rest<Recurrence, tiling, direction, score_rows>(
+          sm80::attend_rest<Recurrence, tiling, direction, score_rows>(
               rows.a, terms.b, storage.factors.row, storage.factors.term, storage.scores, terms.c, values,
               finite, leading.are_all(), out);
-      if (last_terms) epilogue.store(R::rows_are_queries ? at.member : 0, at.row, rows, factors, out);
-      if (!R::rows_are_queries || at.member == head.group - 1)
+      if (last_terms) epilogue.store(R::rows_are_queries ? at.group_head : 0, at.row, rows, factors, out);
+      if (!R::rows_are_queries || at.group_head == head.group - 1)
         state.absorb(terms.b, values, storage.factors.term, factors.term_exponent(), factors.of_state());
     };
-    tile::for_each_step<Part::stages, Part::chunk, direction>(head.first, head.last, head.group, copy,
+    sm80::for_each_step<Part::stages, Part::chunk, direction>(head.first, head.last, head.group, copy,
                                                               prepare, compute);
     if (head.is_last()) store_final_state(head, state);
   }
 };
 
-}  // namespace cottention::kernel
+}  // namespace cottention::sm80

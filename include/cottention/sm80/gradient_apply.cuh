@@ -2,29 +2,29 @@
 // then dk and dv from D while k and v are.
 #pragma once
 
-#include <cottention/kernel/joint_block.cuh>
+#include <cottention/sm80/fused_backward.cuh>
 
-namespace cottention::kernel {
+namespace cottention::sm80 {
 
 template <AnyProblem P, Tiling tiling>
 struct GradientApply {
-  using Block = JointBlock<P, tiling>;
+  using Block = FusedBackwardBlock<P, tiling>;
   using Part = typename Block::Part;
   using Tile = typename Block::Tile;
   using A = typename Part::A;
   static constexpr int threads = Part::threads;
-  static constexpr int blocks_per_multiprocessor = tiling.blocks;
+  static constexpr int min_blocks_per_sm = tiling.min_blocks_per_sm;
 
   using Params = GradientParams<P>;
   struct SideTiles {
     Tile x, y;  // q and g, then k and v
   };
   struct ApplyStorage {
-    JointStorage<P, tiling> joint;
+    FusedBackwardStorage<P, tiling> fused;
     SideTiles side[Part::stages];
   };
   struct Storage {
-    JointRows<P, tiling> rows;
+    FusedBackwardRows<P, tiling> rows;
     union {
       ReduceStorage<typename Block::Roles::Dq, tiling> reduce;
       ApplyStorage apply;
@@ -37,32 +37,32 @@ struct GradientApply {
     Block::load_state(params, queries, s, storage.reduce);
     const typename Block::Keys keys(params.dk);
     if (device::thread_index() == 0) storage.rows.set(params, queries, keys);
-    storage.apply.joint.state.share(s);
-    Block block(params, queries, keys, storage.rows, storage.apply.joint);
+    storage.apply.fused.state.publish(s);
+    Block block(params, queries, keys, storage.rows, storage.apply.fused);
     walk_queries(block, storage.apply);
     device::sync_block();  // S and tiles of queries are read; their memory is used again
-    storage.apply.joint.state.share(block.d);
+    storage.apply.fused.state.publish(block.d);
     block.store_d();
     walk_keys(block, storage.apply);
-    block.store_log_sums();
+    block.store_scale_grad_partials();
   }
 
  private:
   static __device__ __forceinline__ void walk_queries(Block& block, ApplyStorage& storage) {
     const auto copy = [&](const auto& at) {
       SideTiles& to = storage.side[at.stage];
-      block.copy_queries(at.member, at.row, to.x, to.y);
+      block.copy_queries(at.group_head, at.row, to.x, to.y);
     };
     const auto compute = [&](const auto& at) {
       Tile &q = storage.side[at.stage].x, &g = storage.side[at.stage].y;
-      const GradientFactors<Part>& factors = storage.joint.factors;
+      const GradientFactors<Part>& factors = storage.fused.factors;
       block.measure_queries(q, g);
       device::sync_block();  // factors are written, rows of extreme length rescaled
       typename Part::Output out;
-      storage.joint.state.apply(g, out);
+      storage.fused.state.apply(g, out);
       block.scale_prefix(out, factors.g);
       block.scale_dq(out, A{1});
-      block.store_dq(at.member, at.row, q, out);
+      block.store_dq(at.group_head, at.row, q, out);
       const int exponent = block.query_exponent();
       block.d.absorb(q, Block::load(g), factors.query_term, exponent, block.query_weight());
     };
@@ -76,16 +76,16 @@ struct GradientApply {
     };
     const auto compute = [&](const auto& at) {
       Tile &k = storage.side[at.stage].x, &v = storage.side[at.stage].y;
-      const GradientFactors<Part>& factors = storage.joint.factors;
+      const GradientFactors<Part>& factors = storage.fused.factors;
       block.measure_keys(k, v);
       device::sync_block();  // factors are written, rows of extreme length rescaled
       typename Part::Output out;
-      storage.joint.state.apply_transposed(v, out);
+      storage.fused.state.apply_transposed(v, out);
       block.scale_prefix(out, factors.v);
       block.scale_dk(out, A{1});
       block.store_dk(at.row, k, out);
-      storage.joint.state.apply(k, out);
-      block.scale_prefix(out, storage.joint.k.unit);
+      storage.fused.state.apply(k, out);
+      block.scale_prefix(out, storage.fused.k.rnorm);
       block.scale_dv(out, A{1});
       block.store_dv(at.row, out);
     };
@@ -93,10 +93,11 @@ struct GradientApply {
   }
 
   template <class Copy, class Compute>
-  static __device__ __forceinline__ void for_each_chunk(int length, int members, Copy copy, Compute compute) {
-    tile::for_each_step<Part::stages, Part::chunk, tile::Direction::forward>(
-        0, length, members, copy, [](const auto&) {}, compute);
+  static __device__ __forceinline__ void for_each_chunk(int length, int group_heads, Copy copy,
+                                                        Compute compute) {
+    sm80::for_each_step<Part::stages, Part::chunk, tile::Direction::forward>(
+        0, length, group_heads, copy, [](const auto&) {}, compute);
   }
 };
 
-}  // namespace cottention::kernel
+}  // namespace cottention::sm80

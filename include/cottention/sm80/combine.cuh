@@ -2,20 +2,20 @@
 #pragma once
 
 #include <cottention/device/barrier.cuh>
-#include <cottention/tile/partition.cuh>
+#include <cottention/sm80/partition.cuh>
 
-namespace cottention::tile {
+namespace cottention::sm80 {
 
 /// Shared memory for combine(); nearly none where it has nothing to do.
 template <class Part>
 struct PartialOutput {
-  static constexpr bool adds_up = Part::warps_deep > 1 && !Part::rows_apart;
+  static constexpr bool adds_up = Part::warps_k > 1 && !Part::splits_m;
   static constexpr int elements = Part::warp_row_blocks * Part::warp_column_blocks * 8;  // of a lane
-  static constexpr int places = adds_up ? Part::warps * elements * device::warp_size : 1;
-  alignas(16) typename Part::A sums[places];
+  static constexpr int partials_per_head = adds_up ? Part::warps * elements * device::warp_size : 1;
+  alignas(16) typename Part::A sums[partials_per_head];
 };
 
-/// Leaves the total with the warps whose depth_index is 0, added in the order of the warps. By the whole
+/// Leaves the total with the warps whose warp_k is 0, added in the order of the warps. By the whole
 /// block.
 template <class Part>
 __device__ __forceinline__ void combine(typename Part::Output& out, PartialOutput<Part>& partial) {
@@ -33,16 +33,16 @@ __device__ __forceinline__ void combine(typename Part::Output& out, PartialOutpu
           for (int e = 0; e < 8; ++e)
             f(out.sums[i][m][e / 4].values[e % 4], (i * Part::warp_column_blocks + m) * 8 + e);
     };
-    if (Part::depth_index() > 0)
+    if (Part::warp_k() > 0)
       for_each(
           [&](auto& sum, int element) { device::store_shared(place(device::warp_index(), element), sum); });
     device::sync_block();  // the other warps' parts are written
-    if (Part::depth_index() == 0)
-      for (int deep = 1; deep < Part::warps_deep; ++deep)
+    if (Part::warp_k() == 0)
+      for (int deep = 1; deep < Part::warps_k; ++deep)
         for_each([&](auto& sum, int element) {
-          sum += device::load_shared(place(device::warp_index() + deep * Part::warps_across, element));
+          sum += device::load_shared(place(device::warp_index() + deep * Part::warps_n, element));
         });
   }
 }
 
-}  // namespace cottention::tile
+}  // namespace cottention::sm80

@@ -7,46 +7,32 @@
 #include <cottention/device/memory.cuh>
 #include <cottention/device/thread.cuh>
 #include <cottention/device/warp.cuh>
-#include <cottention/tile/fragment.cuh>
-#include <cottention/tile/layout.cuh>
+#include <cottention/sm80/fragment.cuh>
+#include <cottention/sm80/layout.cuh>
 
-namespace cottention::tile {
-
-/// Row r at data + r stride, 0 <= r < length. A masked row reads as zeros, whatever bits it holds.
-template <class T>
-struct Rows {
-  T* data = nullptr;
-  std::int64_t stride = 0;
-  int length = 0;
-  const std::uint8_t* mask = nullptr;  // one byte a row, in global memory; null: all present
-
-  __device__ __forceinline__ T* row(int r) const { return data + r * stride; }
-  __device__ __forceinline__ bool contains(int r) const {
-    return r < length && (mask == nullptr || device::load_global(mask + r) != 0);
-  }
-};
+namespace cottention::sm80 {
 
 namespace detail {
 
-/// f(r, c, from) for each of a tile's 16-byte units that fall to a thread: (r, c) in the tile and, in
+/// f(r, c, from) for each of a tile's 16-byte vecs that fall to a thread: (r, c) in the tile and, in
 /// memory, column c of row first + r.
 template <int threads, class Target, class T, class F>
-__device__ __forceinline__ void for_each_unit_of_tile(unsigned thread, const Rows<const T>& rows, int first,
-                                                      int column, F f) {
-  constexpr int at_once = threads < Target::units ? Target::rows + 1 : threads / Target::units;  // rows
-  if constexpr (threads % Target::units == 0 && Target::rows % at_once == 0) {
-    // A thread's units lie below one another.
-    const int r = static_cast<int>(thread / Target::units);
-    const int c = static_cast<int>(thread % Target::units) * Target::unit;
+__device__ __forceinline__ void for_each_vec_of_tile(unsigned thread, const tile::RowView<const T>& rows,
+                                                     int first, int column, F f) {
+  constexpr int at_once = threads < Target::vecs ? Target::rows + 1 : threads / Target::vecs;  // rows
+  if constexpr (threads % Target::vecs == 0 && Target::rows % at_once == 0) {
+    // A thread's vecs lie below one another.
+    const int r = static_cast<int>(thread / Target::vecs);
+    const int c = static_cast<int>(thread % Target::vecs) * Target::vec_size;
     const T* from = rows.row(first + r) + column + c;
     const std::int64_t step = at_once * rows.stride;
 #pragma unroll
     for (int below = 0; below < Target::rows; below += at_once, from += step) f(r + below, c, from);
   } else {
-    constexpr unsigned total = Target::rows * Target::units;
+    constexpr unsigned total = Target::rows * Target::vecs;
     for (unsigned i = thread; i < total; i += threads) {
-      const int r = static_cast<int>(i / Target::units);
-      const int c = static_cast<int>(i % Target::units) * Target::unit;
+      const int r = static_cast<int>(i / Target::vecs);
+      const int c = static_cast<int>(i % Target::vecs) * Target::vec_size;
       f(r, c, rows.row(first + r) + column + c);
     }
   }
@@ -58,30 +44,30 @@ __device__ __forceinline__ void for_each_unit_of_tile(unsigned thread, const Row
 /// where there is no such row or column below `dim`. All have the length and the mask of the first. `threads`
 /// threads take part; the copies belong to the group that each commits next.
 template <int threads, class T, class Target, int n>
-__device__ __forceinline__ void copy_rows_async(const Rows<const T> (&rows)[n], int first, int column,
-                                                int dim, Target* const (&tiles)[n]) {
-  static_assert(Target::units * Target::unit == Target::columns);
-  const auto thread = static_cast<unsigned>(device::afresh(device::thread_index()));
+__device__ __forceinline__ void copy_rows_async(const tile::RowView<const T> (&rows)[n], int first,
+                                                int column, int dim, Target* const (&tiles)[n]) {
+  static_assert(Target::vecs * Target::vec_size == Target::columns);
+  const auto thread = static_cast<unsigned>(device::opaque(device::thread_index()));
   if (rows[0].mask == nullptr && first + Target::rows <= rows[0].length && column + Target::columns <= dim) {
 #pragma unroll
     for (int x = 0; x < n; ++x)
-      detail::for_each_unit_of_tile<threads, Target>(
+      detail::for_each_vec_of_tile<threads, Target>(
           thread, rows[x], first, column,
-          [&](int r, int c, const T* from) { device::copy_async_16(tiles[x]->at(r, c), from, 16); });
+          [&](int r, int c, const T* from) { device::cp_async_16(tiles[x]->at(r, c), from, 16); });
   } else {
 #pragma unroll
     for (int x = 0; x < n; ++x)
-      detail::for_each_unit_of_tile<threads, Target>(
+      detail::for_each_vec_of_tile<threads, Target>(
           thread, rows[x], first, column, [&](int r, int c, const T* from) {
-            const bool present = column + c < dim && rows[0].contains(first + r);
-            device::copy_async_16(tiles[x]->at(r, c), present ? from : rows[x].data, present ? 16 : 0);
+            const bool valid = column + c < dim && rows[0].contains(first + r);
+            device::cp_async_16(tiles[x]->at(r, c), valid ? from : rows[x].data, valid ? 16 : 0);
           });
   }
 }
 template <int threads, Element T, int tile_rows, int tile_columns>
-__device__ __forceinline__ void copy_rows_async(const Rows<const T>& rows, int first, int column, int dim,
-                                                Tile<T, tile_rows, tile_columns>& tile) {
-  const Rows<const T> one[] = {rows};
+__device__ __forceinline__ void copy_rows_async(const tile::RowView<const T>& rows, int first, int column,
+                                                int dim, Tile<T, tile_rows, tile_columns>& tile) {
+  const tile::RowView<const T> one[] = {rows};
   Tile<T, tile_rows, tile_columns>* const to[] = {&tile};
   copy_rows_async<threads>(one, first, column, dim, to);
 }
@@ -97,8 +83,8 @@ __device__ __forceinline__ int first_column(Lane lane) {
 /// unless it is kept. `to` points to this lane's first_column(). By a whole warp; lanes whose row does not
 /// exist write nothing.
 template <Element T>
-__device__ __forceinline__ void store_row(T* to, int columns, const Sums<Accumulate<T>> (&sums)[2], int lower,
-                                          bool keep, bool exists, Lane lane) {
+__device__ __forceinline__ void store_row(T* to, int columns, const Accumulator<Accumulate<T>> (&sums)[2],
+                                          int lower, bool keep, bool exists, Lane lane) {
   const Accumulate<T>* const left = sums[0].values + 2 * lower;
   const Accumulate<T>* const right = sums[1].values + 2 * lower;
   const int c = first_column<T>(lane);
@@ -123,4 +109,4 @@ __device__ __forceinline__ void store_row(T* to, int columns, const Sums<Accumul
   }
 }
 
-}  // namespace cottention::tile
+}  // namespace cottention::sm80

@@ -7,27 +7,27 @@
 // dq again, which sums S from the start.
 #pragma once
 
-#include <cottention/kernel/joint_block.cuh>
-#include <cottention/tile/chunk.cuh>
+#include <cottention/sm80/chunk.cuh>
+#include <cottention/sm80/fused_backward.cuh>
 
-namespace cottention::kernel {
+namespace cottention::sm80 {
 
 template <AnyProblem P, Tiling tiling>
 struct Gradient {
-  using Block = JointBlock<P, tiling>;
+  using Block = FusedBackwardBlock<P, tiling>;
   using Part = typename Block::Part;
   using Tile = typename Block::Tile;
   using T = typename Part::T;
   using A = typename Part::A;
   static constexpr int threads = Part::threads;
-  static constexpr int blocks_per_multiprocessor = tiling.blocks;
+  static constexpr int min_blocks_per_sm = tiling.min_blocks_per_sm;
 
   using Params = GradientParams<P>;
   struct ChunkTiles {
     Tile q, k, v, g;
   };
   struct WalkStorage {
-    JointStorage<P, tiling> joint;
+    FusedBackwardStorage<P, tiling> fused;
     ChunkTiles chunk[Part::stages];
     typename Part::ScoreTile dq_scores, dk_scores, dv_scores;
   };
@@ -48,7 +48,7 @@ struct Gradient {
     }
   };
   struct Storage {
-    JointRows<P, tiling> rows;
+    FusedBackwardRows<P, tiling> rows;
     Leading leading;
     union {
       ReduceStorage<typename Block::Roles::Dq, tiling> reduce;
@@ -63,7 +63,7 @@ struct Gradient {
     const typename Block::Keys keys(params.dk);
     storage.leading.set(queries, keys);
     if (device::thread_index() == 0) storage.rows.set(params, queries, keys);
-    Block block(params, queries, keys, storage.rows, storage.walk.joint);
+    Block block(params, queries, keys, storage.rows, storage.walk.fused);
     Steps steps{block, s, storage.leading, storage.walk};
     steps.observe_state();
     const auto copy = [&](const auto& at) {
@@ -73,10 +73,10 @@ struct Gradient {
     };
     const auto prepare = [&](const auto& at) { block.begin_chunk(at.row); };
     const auto compute = [&](const auto& at) { steps.step(at.row, storage.walk.chunk[at.stage]); };
-    tile::for_each_step<Part::stages, Part::chunk, reverse>(0, keys.last, 1, copy, prepare, compute);
+    sm80::for_each_step<Part::stages, Part::chunk, reverse>(0, keys.last, 1, copy, prepare, compute);
     block.store_d();
-    block.store_log_sums();
-    steps.mark();
+    block.store_scale_grad_partials();
+    steps.set_redo_flag();
   }
 
  private:
@@ -94,14 +94,14 @@ struct Gradient {
       block.measure_keys(chunk.k, chunk.v);
       device::sync_block();  // factors are written, rows of extreme length rescaled
       block.observe_rows();
-      const GradientFactors<Part>& factors = storage.joint.factors;
+      const GradientFactors<Part>& factors = storage.fused.factors;
       const int key_exponent = block.key_exponent(), query_exponent = block.query_exponent();
       const A key_weight = block.key_weight(), query_weight = block.query_weight();
-      const A over_query_weight = device::quotient(A{1}, query_weight);
+      const A over_query_weight = device::div_rn(A{1}, query_weight);
 
       score<forward, score_rows>(chunk.g, chunk.v, factors.g, factors.key_term, storage.dq_scores, 0);
       score<reverse, score_rows>(chunk.v, chunk.g, factors.v, factors.query_term, storage.dk_scores, 1);
-      score<reverse, score_rows>(chunk.k, chunk.q, storage.joint.k.unit, factors.query_term,
+      score<reverse, score_rows>(chunk.k, chunk.q, storage.fused.k.rnorm, factors.query_term,
                                  storage.dv_scores, 2);
       typename Part::Output out;
       {  // dq
@@ -109,28 +109,28 @@ struct Gradient {
         s.absorb(chunk.v, k, factors.key_term, key_exponent, -key_weight);  // taken out
         observe_state();
         // Where rows are apart, S and D take turns in shared memory; otherwise S serves from registers.
-        storage.joint.state.share(Part::rows_apart ? s : block.d);
+        storage.fused.state.publish(Part::splits_m ? s : block.d);
         device::sync_block();  // scores and state are written
-        const A over_key_weight = device::quotient(A{1}, key_weight);
-        if constexpr (Part::rows_apart)
-          storage.joint.state.apply(chunk.g, out, over_key_weight);
+        const A over_key_weight = device::div_rn(A{1}, key_weight);
+        if constexpr (Part::splits_m)
+          storage.fused.state.apply(chunk.g, out, over_key_weight);
         else
           s.apply(chunk.g, out, over_key_weight);
         block.scale_prefix(out, factors.g);
         attend<forward>(chunk.g, chunk.v, factors.g, factors.key_term, storage.dq_scores, chunk.k, k,
                         block.rows_finite(Block::Rows::k), row, leading.keys, out);
         block.scale_dq(out, key_weight);
-        observe(out, storage.joint.squares.unit_dq);
+        observe(out, storage.fused.squares.unit_dq);
         block.store_dq(0, row, chunk.q, out);
-        observe(out, storage.joint.squares.dq);
-        if constexpr (Part::rows_apart) {
-          storage.joint.state.share(block.d);  // all warps were done with S where those of dq met
-          device::sync_block();                // D is written
+        observe(out, storage.fused.squares.dq);
+        if constexpr (Part::splits_m) {
+          storage.fused.state.publish(block.d);  // all warps were done with S where those of dq met
+          device::sync_block();                  // D is written
         }
       }
       {  // dk
         const typename Part::Values q = Block::load(chunk.q);
-        storage.joint.state.apply_transposed(chunk.v, out, over_query_weight);
+        storage.fused.state.apply_transposed(chunk.v, out, over_query_weight);
         block.scale_prefix(out, factors.v);
         attend<reverse>(chunk.v, chunk.g, factors.v, factors.query_term, storage.dk_scores, chunk.q, q,
                         block.rows_finite(Block::Rows::q), row, leading.queries, out);
@@ -139,9 +139,9 @@ struct Gradient {
       }
       {  // dv
         const typename Part::Values g = Block::load(chunk.g);
-        storage.joint.state.apply(chunk.k, out, over_query_weight);
-        block.scale_prefix(out, storage.joint.k.unit);
-        attend<reverse>(chunk.k, chunk.q, storage.joint.k.unit, factors.query_term, storage.dv_scores,
+        storage.fused.state.apply(chunk.k, out, over_query_weight);
+        block.scale_prefix(out, storage.fused.k.rnorm);
+        attend<reverse>(chunk.k, chunk.q, storage.fused.k.rnorm, factors.query_term, storage.dv_scores,
                         chunk.g, g, block.rows_finite(Block::Rows::g), row, leading.queries, out);
         block.scale_dv(out, query_weight);
         block.store_dv(row, out);
@@ -178,13 +178,13 @@ struct Gradient {
 
     __device__ __forceinline__ void observe_state() {
       const float x = s.squares();
-      float* const largest = storage.joint.squares.s + device::thread_index();
+      float* const largest = storage.fused.squares.s + device::thread_index();
       if (x > device::load_shared(largest) || !device::is_finite(x)) device::store_shared(largest, x);
     }
     static __device__ __forceinline__ void observe(typename Part::Output& out, float* of_threads) {
       float* const sum = of_threads + device::thread_index();
       float squares = device::load_shared(sum);
-      tile::for_each_sum<Part>(out, [&squares](A& x, int, int) { squares = device::fused(x, x, squares); });
+      sm80::for_each_sum<Part>(out, [&squares](A& x, int, int) { squares = device::fma(x, x, squares); });
       device::store_shared(sum, squares);
     }
 
@@ -193,65 +193,67 @@ struct Gradient {
     static constexpr double least_squares = 0x1p-80, most_squares = 0x1p100;
 
     /// Marks the head unless its bounds are within what is allowed.
-    __device__ __forceinline__ void mark() {
+    __device__ __forceinline__ void set_redo_flag() {
       const auto over_block = [&](double x) {
         device::sync_block();  // readers of the sum before are done
-        return device::sum_over_block<threads>(x, storage.joint.counts.sum);
+        return device::sum_over_block<threads>(x, storage.fused.counts.sum);
       };
       const auto total = [&](const float* squares) {
         return over_block(device::load_shared(squares + device::thread_index()));
       };
-      const Squares<threads>& squares = storage.joint.squares;
+      const Squares<threads>& squares = storage.fused.squares;
       const A* initial = block.params.dq.initial_h;
       if (initial != nullptr) initial += block.queries.state_offset();
-      const double off_total = over_block(s.squares_off(initial, block.params.dq.layout, 0));
+      const double off_total = over_block(s.squared_distance(initial, block.params.dq.layout, 0));
       const double s_total = total(squares.s), v_total = total(squares.v);
       const double g_total = total(squares.g), dq_total = total(squares.dq);
       const double unit_g_total = total(squares.unit_g), unit_dq_total = total(squares.unit_dq);
-      const bool sums_logs = Block::weighs_queries && block.params.dq.log_sums != nullptr;
-      const double g_log_total = sums_logs ? total(squares.g_log) : 0;
-      const double log_total = sums_logs ? total(squares.log) : 0;
+      const bool wants_scale_grad = Block::weighs_queries && block.params.dq.scale_grad_partials != nullptr;
+      const double g_log_total = wants_scale_grad ? total(squares.g_log) : 0;
+      const double log_total = wants_scale_grad ? total(squares.log) : 0;
       if (device::thread_index() != 0) return;
       const int chunks = (device::load_shared(&block.rows.keys.length) + Part::chunk - 1) / Part::chunk;
       const double repeated_sums = repeated_sum_error * chunks;
       const double rounded = term_error * term_error * (s_total + v_total) +
                              (chunks * (sum_error * sum_error) + repeated_sums * repeated_sums) * s_total;
       const double error = off_total + rounded, error_along_q = off_total + rounded / P::head_dim.qk;
-      const auto fine = [](double error_squares, double g, double result) {
+      const auto within_bound = [](double error_squares, double g, double result) {
         return g >= least_squares && result <= most_squares &&
                error_squares * g <= allowed_error * allowed_error * result;
       };
-      bool all_fine = s_total >= least_squares && s_total <= most_squares;
+      bool all_within_bounds = s_total >= least_squares && s_total <= most_squares;
       if (block.params.dq.out.data != nullptr)
-        all_fine = all_fine && fine(error, g_total, dq_total) && fine(error, unit_g_total, unit_dq_total);
-      if (sums_logs) all_fine = all_fine && fine(error_along_q, g_log_total, log_total);
-      device::store_global(block.params.marks + device::block_x(), all_fine ? 0 : 1);
+        all_within_bounds = all_within_bounds && within_bound(error, g_total, dq_total) &&
+                            within_bound(error, unit_g_total, unit_dq_total);
+      if (wants_scale_grad)
+        all_within_bounds = all_within_bounds && within_bound(error_along_q, g_log_total, log_total);
+      device::store_global(block.params.redo_flags + device::block_x(), all_within_bounds ? 0 : 1);
     }
   };
 
   static constexpr auto score_rows =
-      Block::Roles::tames_all ? tile::ScoreRows::scaled : tile::ScoreRows::as_they_are;
-  template <tile::Direction direction, tile::ScoreRows score_rows>
+      Block::Roles::normalizes_all_operands ? sm80::ScoreRows::scaled : sm80::ScoreRows::unscaled;
+  template <tile::Direction direction, sm80::ScoreRows score_rows>
   static __device__ __forceinline__ void score(const Tile& a, const Tile& b, const A* row,
-                                               const tile::TermFactors<T, Part::chunk>& term,
+                                               const sm80::TermFactors<T, Part::chunk>& term,
                                                typename Part::ScoreTile& scores, int turn) {
     constexpr int blocks = Part::row_blocks * (Part::row_blocks + 1) / 2;
-    tile::score<typename Block::Roles::Recurrence, tiling, direction, score_rows>(a, b, row, term, scores,
+    sm80::score<typename Block::Roles::Recurrence, tiling, direction, score_rows>(a, b, row, term, scores,
                                                                                   turn * blocks);
   }
   template <tile::Direction direction>
   static __device__ __forceinline__ void attend(
-      const Tile& a, const Tile& b, const A* row, const tile::TermFactors<T, Part::chunk>& term,
+      const Tile& a, const Tile& b, const A* row, const sm80::TermFactors<T, Part::chunk>& term,
       typename Part::ScoreTile& scores, const Tile& tile, const typename Part::Values& values, bool finite,
       int row_of_chunk, const tile::LeadingChunks<Part::chunk, direction>& leading_shared,
       typename Part::Output& out) {
     using Recurrence = typename Block::Roles::Recurrence;
-    tile::attend<Recurrence, tiling, direction>(scores, tile, values, finite, out);
+    sm80::attend<Recurrence, tiling, direction>(scores, tile, values, finite, out);
     const tile::LeadingChunks<Part::chunk, direction> leading{device::load_shared(&leading_shared.end)};
     if (leading.contain(row_of_chunk))
-      tile::attend_rest<Recurrence, tiling, direction, score_rows>(a, b, row, term, scores, tile, values,
+      sm80::attend_rest<Recurrence, tiling, direction, score_rows>(a, b, row, term, scores, tile, values,
                                                                    finite, leading.are_all(), out);
   }
 };
 
-}  // namespace cottention::kernel
+}  // namespace cottention::sm80

@@ -8,15 +8,12 @@
 
 #include <cottention/device/barrier.cuh>
 #include <cottention/device/warp.cuh>
-#include <cottention/tile/norms.cuh>
+#include <cottention/sm80/measure.cuh>
+#include <cottention/sm80/partition.cuh>
+#include <cottention/sm80/pending.cuh>
 #include <cottention/tile/over_warp.cuh>
-#include <cottention/tile/partition.cuh>
-#include <cottention/tile/pending.cuh>
 
-namespace cottention::tile {
-
-/// (dim_qk, dim_v) in memory, or (dim_v, dim_qk): the same state with b and c exchanged.
-enum class StateLayout { as_is, transposed };
+namespace cottention::sm80 {
 
 /// The exponent that brings the largest number into [2^14, 2^15); 0 where that is next to nothing or not
 /// finite.
@@ -33,17 +30,17 @@ class State {
   using A = typename Part::A;
 
   __device__ __forceinline__ void set_zero() {
-    for_each([](Sums<A>& sums, int, int) { set_to_zero(sums); });
+    for_each([](Accumulator<A>& sums, int, int) { set_to_zero(sums); });
   }
 
   // ---- in the caller's memory, from column `column` of c on
 
-  __device__ __forceinline__ void load(const A* h, StateLayout layout, int column) {
+  __device__ __forceinline__ void load(const A* h, tile::StateLayout layout, int column) {
     for_each_element(layout, column, [h](A& x, std::int64_t offset, bool exists) {
       x = exists ? device::load_global(h + offset) : A{0};
     });
   }
-  __device__ __forceinline__ void store(A* h, StateLayout layout, int column) {
+  __device__ __forceinline__ void store(A* h, tile::StateLayout layout, int column) {
     for_each_element(layout, column, [h](A& x, std::int64_t offset, bool exists) {
       if (exists) device::store_global(h + offset, x);
     });
@@ -51,16 +48,16 @@ class State {
 
   // ---- as an image: the block's registers one after the other, for passing states between kernels
 
-  static constexpr std::int64_t image_elements = std::int64_t{Part::columns} * Part::depth;
+  static constexpr std::int64_t partial_elements = std::int64_t{Part::columns} * Part::depth;
 
-  __device__ __forceinline__ void load_image(const A* image) {
-    for_each_vector([image](Piece& piece, int index) {
-      piece = device::load_global(reinterpret_cast<const Piece*>(image) + index);
+  __device__ __forceinline__ void load_partial(const A* partial) {
+    for_each_vector([partial](Vec& vec, int index) {
+      vec = device::load_global(reinterpret_cast<const Vec*>(partial) + index);
     });
   }
-  __device__ __forceinline__ void store_image(A* image) {
-    for_each_vector([image](Piece& piece, int index) {
-      device::store_global(reinterpret_cast<Piece*>(image) + index, piece);
+  __device__ __forceinline__ void store_partial(A* partial) {
+    for_each_vector([partial](Vec& vec, int index) {
+      device::store_global(reinterpret_cast<Vec*>(partial) + index, vec);
     });
   }
 
@@ -69,10 +66,10 @@ class State {
   /// out = a H over this warp's part of dim_qk, for all rows, which are not apart; rows of `a` (chunk,
   /// dim_qk) as they are in the tile; for half, times `factor`. H is split into what the operand's type holds
   /// and the rest, so that it enters with fp32's precision.
-  __device__ __forceinline__ void apply(const typename Part::RowTile& a, typename Part::Output& out,
+  __device__ __forceinline__ void apply(const typename Part::TileAB& a, typename Part::Output& out,
                                         [[maybe_unused]] A factor = A{1}) const {
-    static_assert(!Part::rows_apart);
-    const Lane lane = Lane::afresh();
+    static_assert(!Part::splits_m);
+    const Lane lane = Lane::opaque();
     const int row = Part::warp_row(), exponent = operand_exponent();
     const A scale = device::times_power_of_two(A{1}, -exponent);
     Pending<T> pending[Part::row_blocks][Part::warp_column_blocks];
@@ -84,15 +81,15 @@ class State {
         set_to_zero(pending[i][m]);
       }
 #pragma unroll
-    for (int k = 0; k < Part::warp_depth; k += terms<T>) {
+    for (int k = 0; k < Part::warp_depth; k += mma_k<T>) {
 #pragma unroll
       for (int m = 0; m < Part::warp_column_blocks; ++m) {
-        const auto right = right_operand<T>(&h_[m][k / 8], scale);
+        const auto right = b_operand<T>(&h_[m][k / 8], scale);
 #pragma unroll
         for (int i = 0; i < Part::row_blocks; ++i) {
-          multiply<T>(out.sums[i][m], pending[i][m], operand(load_rows<Role::left>(a, 16 * i, row + k, lane)),
-                      right);
-          settle<T>(out.sums[i][m], pending[i][m], k / terms<T> + 1, Part::warp_depth / terms<T>);
+          multiply<T>(out.sums[i][m], pending[i][m],
+                      to_operand(load_rows<Operand::a>(a, 16 * i, row + k, lane)), right);
+          settle<T>(out.sums[i][m], pending[i][m], k / mma_k<T> + 1, Part::warp_depth / mma_k<T>);
         }
       }
     }
@@ -110,29 +107,29 @@ class State {
   /// H += weight sum over j of b_j (factor_j c_j)^T, rows b_j of `b` (chunk, dim_qk), c_j in registers. The
   /// sum over the chunk starts from zero and is added rounded: a running sum in the tensor cores would drift.
   /// For half, 2^factor_exponent bounds the factors.
-  __device__ __forceinline__ void absorb(const typename Part::RowTile& b, const typename Part::Values& c,
+  __device__ __forceinline__ void absorb(const typename Part::TileAB& b, const typename Part::Values& c,
                                          const TermFactors<T, Part::chunk>& term_factors,
                                          [[maybe_unused]] int factor_exponent, A weight) {
-    const Lane lane = Lane::afresh();
+    const Lane lane = Lane::opaque();
     const int row = Part::warp_row();
-    using Scaled = decltype(scaled_left(c.blocks[0][0], LaneFactors<T>{}));
+    using Scaled = decltype(scaled_a(c.blocks[0][0], LaneFactors<T>{}));
     Scaled left[Part::warp_column_blocks][Part::term_blocks];
     const int exponent = std::same_as<T, half> ? values_exponent(c) + factor_exponent : 0;
     const A up = device::times_power_of_two(A{1}, -exponent);
     if constexpr (std::same_as<T, half>) weight = device::times_power_of_two(weight, exponent);
 #pragma unroll
     for (int j = 0; j < Part::term_blocks; ++j) {
-      LaneFactors<T> factors = load_factors(term_factors, j * terms<T>, lane);
+      LaneFactors<T> factors = load_factors(term_factors, j * mma_k<T>, lane);
       if constexpr (std::same_as<T, half>)
 #pragma unroll
         for (int e = 0; e < 4; ++e) factors.f[e / 2][e % 2] *= up;
 #pragma unroll
-      for (int m = 0; m < Part::warp_column_blocks; ++m) left[m][j] = scaled_left(c.blocks[m][j], factors);
+      for (int m = 0; m < Part::warp_column_blocks; ++m) left[m][j] = scaled_a(c.blocks[m][j], factors);
     }
 #pragma unroll
     for (int k = 0; k < Part::warp_depth; k += block_width) {
       if (k > 0 && k % 32 == 0) make_room();  // sums of further columns are not begun before here
-      Sums<A> added[Part::warp_column_blocks][2];
+      Accumulator<A> added[Part::warp_column_blocks][2];
       Pending<T> pending[Part::warp_column_blocks];
 #pragma unroll
       for (int m = 0; m < Part::warp_column_blocks; ++m) {
@@ -141,7 +138,7 @@ class State {
       }
 #pragma unroll
       for (int j = 0; j < Part::term_blocks; ++j) {
-        const auto right = operand(load_columns<Role::right>(b, j * terms<T>, row + k, lane));
+        const auto right = to_operand(load_columns<Operand::b>(b, j * mma_k<T>, row + k, lane));
 #pragma unroll
         for (int m = 0; m < Part::warp_column_blocks; ++m) {
           multiply<T>(added[m], pending[m], left[m][j], right);
@@ -153,7 +150,7 @@ class State {
 #pragma unroll
         for (int e = 0; e < 8; ++e) {
           A& h = h_[m][k / 8 + e / 4].values[e % 4];
-          h = device::fused(weight, added[m][e / 4].values[e % 4], h);
+          h = device::fma(weight, added[m][e / 4].values[e % 4], h);
         }
     }
   }
@@ -170,7 +167,7 @@ class State {
         most = place > most ? place : most;
       }
     });
-    return largest_over_warp(device::bits_as<float>((most - one_exponent) >> 1));
+    return tile::max_over_warp(device::bits_as<float>((most - one_exponent) >> 1));
   }
 
   /// f(x0, x1, m, lower, n): elements of column 16 m + g + 8 lower of this warp's of c, and columns 8 n + 2 t
@@ -187,11 +184,11 @@ class State {
   }
 
   /// The sum over this lane's elements of the squares of what they are off `h`, or off 0 without one.
-  __device__ __forceinline__ A squares_off(const A* h, StateLayout layout, int column) {
+  __device__ __forceinline__ A squared_distance(const A* h, tile::StateLayout layout, int column) {
     A sum{};
     for_each_element(layout, column, [h, &sum](A& x, std::int64_t offset, bool exists) {
       const A off = x - (exists && h != nullptr ? device::load_global(h + offset) : A{0});
-      sum = device::fused(off, off, sum);
+      sum = device::fma(off, off, sum);
     });
     return sum;
   }
@@ -199,15 +196,15 @@ class State {
   /// The sum of the squares of this lane's elements.
   __device__ __forceinline__ A squares() {
     A sum{};
-    for_each([&sum](Sums<A>& sums, int, int) {
+    for_each([&sum](Accumulator<A>& sums, int, int) {
 #pragma unroll
-      for (int e = 0; e < 4; ++e) sum = device::fused(sums.values[e], sums.values[e], sum);
+      for (int e = 0; e < 4; ++e) sum = device::fma(sums.values[e], sums.values[e], sum);
     });
     return sum;
   }
 
  private:
-  using Piece = device::Vector<A, 16 / static_cast<int>(sizeof(A))>;
+  using Vec = device::Vector<A, 16 / static_cast<int>(sizeof(A))>;
   static constexpr int depth_blocks = Part::warp_depth / 8;
 
   /// Half and fp64 have most to hold. Compilers do not bring work forward past this.
@@ -215,7 +212,7 @@ class State {
     if (sizeof(T) != 4 && !std::same_as<T, bfloat16> && Part::warp_depth > 64) device::sync_warp();
   }
 
-  static __device__ __forceinline__ void clear_pair(Sums<A> (&sums)[2]) {
+  static __device__ __forceinline__ void clear_pair(Accumulator<A> (&sums)[2]) {
     set_to_zero(sums[0]);
     set_to_zero(sums[1]);
   }
@@ -229,15 +226,15 @@ class State {
   }
 
   template <class F>
-  __device__ __forceinline__ void for_each_element(StateLayout layout, int column, F f) {
+  __device__ __forceinline__ void for_each_element(tile::StateLayout layout, int column, F f) {
     constexpr int rows = P::head_dim.qk, columns = P::head_dim.v;
-    const std::int64_t row_stride = layout == StateLayout::as_is ? columns : 1;
-    const std::int64_t column_stride = layout == StateLayout::as_is ? 1 : rows;
-    const Lane lane = Lane::afresh();
+    const std::int64_t row_stride = layout == tile::StateLayout::as_is ? columns : 1;
+    const std::int64_t column_stride = layout == tile::StateLayout::as_is ? 1 : rows;
+    const Lane lane = Lane::opaque();
     const int first_row = Part::warp_row() + 2 * lane.t(),
               first_column = column + Part::warp_column() + lane.g();
     std::int64_t at = first_row * row_stride + first_column * column_stride;
-    for_each([&](Sums<A>& sums, int m, int n) {
+    for_each([&](Accumulator<A>& sums, int m, int n) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
         const int r = first_row + 8 * n + e % 2, c = first_column + 16 * m + e / 2 * 8;
@@ -251,15 +248,15 @@ class State {
   template <class F>
   __device__ __forceinline__ void for_each_vector(F f) {
     constexpr int each = 4 * static_cast<int>(sizeof(A)) / 16;
-    for_each([&](Sums<A>& sums, int m, int n) {
+    for_each([&](Accumulator<A>& sums, int m, int n) {
 #pragma unroll
       for (int p = 0; p < each; ++p) {
-        Piece piece;
+        Vec vec;
 #pragma unroll
-        for (int e = 0; e < 4 / each; ++e) piece[e] = sums.values[p * (4 / each) + e];
-        f(piece, ((m * depth_blocks + n) * each + p) * Part::threads + device::thread_index());
+        for (int e = 0; e < 4 / each; ++e) vec[e] = sums.values[p * (4 / each) + e];
+        f(vec, ((m * depth_blocks + n) * each + p) * Part::threads + device::thread_index());
 #pragma unroll
-        for (int e = 0; e < 4 / each; ++e) sums.values[p * (4 / each) + e] = piece[e];
+        for (int e = 0; e < 4 / each; ++e) sums.values[p * (4 / each) + e] = vec[e];
       }
     });
   }
@@ -290,11 +287,11 @@ class State {
             largest = low > largest ? low : largest;
             largest = high > largest ? high : largest;
           }
-      return exponent_for_half(largest_over_warp(largest));
+      return exponent_for_half(tile::max_over_warp(largest));
     }
   }
 
-  Sums<A> h_[Part::warp_column_blocks][depth_blocks];
+  Accumulator<A> h_[Part::warp_column_blocks][depth_blocks];
 };
 
-}  // namespace cottention::tile
+}  // namespace cottention::sm80

@@ -1,55 +1,55 @@
 // The sum of a piece of a sequence, H = sum of b_j c_j^T, with nothing read but b and c.
 #pragma once
 
-#include <cottention/kernel/factors.cuh>
-#include <cottention/tile/chunk.cuh>
+#include <cottention/sm80/chunk.cuh>
+#include <cottention/sm80/factors.cuh>
 
-namespace cottention::kernel {
+namespace cottention::sm80 {
 
 /// The shared memory of reduce_piece().
-template <AnyRoles R, Tiling tiling>
+template <kernel::AnyRoles R, Tiling tiling>
 struct ReduceStorage {
   TermTiles<R, tiling> terms[tiling.stages];
   Factors<PartOf<R, tiling>> factors;
 };
 
 /// Adds the block's piece to `state`. Ends with no copy in flight.
-template <AnyRoles R, Tiling tiling>
+template <kernel::AnyRoles R, Tiling tiling>
 __device__ __forceinline__ void reduce_piece(const Head<R, tiling>& head, ChunkFactors<R, tiling>& factors,
                                              StateOf<R, tiling>& state, ReduceStorage<R, tiling>& storage) {
   using Recurrence = typename R::Recurrence;
   using Part = PartOf<R, tiling>;
-  const auto copy = [&](const auto& at) { copy_terms(head, at.member, at.row, storage.terms[at.stage]); };
+  const auto copy = [&](const auto& at) { copy_terms(head, at.group_head, at.row, storage.terms[at.stage]); };
   const auto prepare = [&](const auto& at) {
-    if (at.member == 0) factors.begin_chunk(head, at.row);
+    if (at.group_head == 0) factors.begin_chunk(head, at.row);
   };
   const auto compute = [&](const auto& at) {
     TermTiles<R, tiling>& terms = storage.terms[at.stage];
     factors.enter_chunk();
-    factors.measure_terms(head, at.member, at.row, terms);
+    factors.measure_terms(head, at.group_head, at.row, terms);
     device::sync_block();  // factors are written, rows of extreme length rescaled
-    state.absorb(terms.b, tile::load_values<Recurrence, tiling>(terms.c), storage.factors.term,
+    state.absorb(terms.b, sm80::load_values<Recurrence, tiling>(terms.c), storage.factors.term,
                  factors.term_exponent(), factors.of_state());
   };
-  const int members = R::rows_are_queries ? 1 : head.group;
-  tile::for_each_step<Part::stages, Part::chunk, R::direction>(head.first, head.last, members, copy, prepare,
-                                                               compute);
+  const int group_heads = R::rows_are_queries ? 1 : head.group;
+  sm80::for_each_step<Part::stages, Part::chunk, R::direction>(head.first, head.last, group_heads, copy,
+                                                               prepare, compute);
 }
 
 /// Sums each piece apart, into its image. Causal: but for the last in order, whose sum nobody needs. Its
 /// image gets a copy of the caller's initial state, for the first of Walk: there the last writes the final
 /// state, maybe to the same memory, and blocks run in any order.
-template <AnyRoles R, Tiling tiling>
+template <kernel::AnyRoles R, Tiling tiling>
 struct Reduce {
   static constexpr int threads = PartOf<R, tiling>::threads;
-  static constexpr int blocks_per_multiprocessor = tiling.blocks;
+  static constexpr int min_blocks_per_sm = tiling.min_blocks_per_sm;
 
-  using Params = RecurrenceParams<typename R::element>;
+  using Params = kernel::RecurrenceParams<typename R::element>;
   using Storage = ReduceStorage<R, tiling>;
 
   static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     const Head<R, tiling> head(params);
-    if (head.rank >= head.pieces.count) return;
+    if (head.order >= head.pieces.count) return;
     StateOf<R, tiling> state;
     if (R::mask == Mask::causal && head.is_last()) {
       if (params.initial_h == nullptr) return;
@@ -59,8 +59,8 @@ struct Reduce {
       start_state(head, state);
       reduce_piece(head, factors, state, storage);
     }
-    state.store_image(head.image(head.rank));
+    state.store_partial(head.partial_state(head.order));
   }
 };
 
-}  // namespace cottention::kernel
+}  // namespace cottention::sm80

@@ -3,10 +3,10 @@
 // others hold.
 #pragma once
 
-#include <cottention/tile/output.cuh>
-#include <cottention/tile/state.cuh>
+#include <cottention/sm80/output.cuh>
+#include <cottention/sm80/state.cuh>
 
-namespace cottention::tile {
+namespace cottention::sm80 {
 
 /// H^T, (columns of c, columns of b), split into what the operand's type holds and the rest. 16-bit elements.
 template <AnyProblem P, Tiling tiling>
@@ -14,7 +14,7 @@ struct SharedState {
   using Part = Partition<P, tiling>;
   using T = typename Part::T;
   using A = typename Part::A;
-  static_assert(sizeof(T) == 2 && (Part::warps_deep == 1 || Part::rows_apart));
+  static_assert(sizeof(T) == 2 && (Part::warps_k == 1 || Part::splits_m));
 
   Tile<T, Part::columns, Part::depth> high, low;
   // For half, by warp: its largest finite element, and what power of two all elements are divided by.
@@ -23,13 +23,13 @@ struct SharedState {
 
   /// Takes the state, for what follows the next barrier. By the whole block, after a barrier that follows
   /// what read it last.
-  __device__ __forceinline__ void share(const State<P, tiling>& state) {
+  __device__ __forceinline__ void publish(const State<P, tiling>& state) {
     if constexpr (std::same_as<T, half>) {
       const float of_warp = state.largest();
       if (device::lane_index() == 0) device::store_shared(largest + device::warp_index(), of_warp);
       device::sync_block();  // the largest elements of the warps' parts are written
     }
-    const Lane lane = Lane::afresh();
+    const Lane lane = Lane::opaque();
     const int column = Part::warp_column(), row = Part::warp_row();
     const A scale = device::times_power_of_two(A{1}, -choose_exponent());
     state.for_each_pair([&](A x0, A x1, int m, int lower, int n) {
@@ -49,38 +49,38 @@ struct SharedState {
 
   /// out = a H, rows of `a` (chunk, columns of b) as they are in the tile, for half times `factor`; as
   /// State::apply().
-  __device__ __forceinline__ void apply(const typename Part::RowTile& a, typename Part::Output& out,
+  __device__ __forceinline__ void apply(const typename Part::TileAB& a, typename Part::Output& out,
                                         A factor = A{1}) const {
     multiply_rows(a, out, factor, [](const auto& part, int k, int column, Lane lane) {
-      return load_rows<Role::right>(part.below(column), 0, k, lane);
+      return load_rows<Operand::b>(part.below(column), 0, k, lane);
     });
   }
   /// out = a H^T, rows of `a` (chunk, columns of c). b and c have equally many columns, all in the block.
-  __device__ __forceinline__ void apply_transposed(const typename Part::ValueTile& a,
-                                                   typename Part::Output& out, A factor = A{1}) const {
+  __device__ __forceinline__ void apply_transposed(const typename Part::TileC& a, typename Part::Output& out,
+                                                   A factor = A{1}) const {
     static_assert(Part::depth == Part::columns);
     multiply_rows(a, out, factor, [](const auto& part, int k, int column, Lane lane) {
-      return load_columns<Role::right>(part, k, column, lane);
+      return load_columns<Operand::b>(part, k, column, lane);
     });
   }
 
  private:
   /// load(part, k, column, lane): terms k, ... of columns column, ... of out.
   template <class Load>
-  __device__ __forceinline__ void multiply_rows(const typename Part::RowTile& a, typename Part::Output& out,
+  __device__ __forceinline__ void multiply_rows(const typename Part::TileAB& a, typename Part::Output& out,
                                                 [[maybe_unused]] A factor, Load load) const {
-    const Lane lane = Lane::afresh();
-    const int column = Part::warp_column(), depth = Part::depth_index();
+    const Lane lane = Lane::opaque();
+    const int column = Part::warp_column(), depth = Part::warp_k();
     for_each_sum<Part>(out, [](A& sum, int, int) { sum = A{0}; });
 #pragma unroll
-    for (int k = 0; k < Part::depth; k += terms<T>)
+    for (int k = 0; k < Part::depth; k += mma_k<T>)
 #pragma unroll
       for (int m = 0; m < Part::warp_column_blocks; ++m) {
         const auto high_right = load(high, k, column + 16 * m, lane);
         const auto low_right = load(low, k, column + 16 * m, lane);
 #pragma unroll
         for (int i = 0; i < Part::warp_row_blocks; ++i) {
-          const auto left = load_rows<Role::left>(a.below(16 * Part::row_block(i, depth)), 0, k, lane);
+          const auto left = load_rows<Operand::a>(a.below(16 * Part::row_block(i, depth)), 0, k, lane);
           multiply<T>(out.sums[i][m], left, low_right);
           multiply<T>(out.sums[i][m], left, high_right);
         }
@@ -110,12 +110,12 @@ struct SharedState {
 };
 
 /// What rows are multiplied with: the state itself or, where rows are apart, a copy of it in shared memory.
-template <AnyProblem P, Tiling tiling, bool = Partition<P, tiling>::rows_apart>
+template <AnyProblem P, Tiling tiling, bool = Partition<P, tiling>::splits_m>
 struct StateOperand {
   using Part = Partition<P, tiling>;
   using A = typename Part::A;
-  __device__ __forceinline__ void share(const State<P, tiling>&) {}
-  __device__ __forceinline__ void apply(const State<P, tiling>& state, const typename Part::RowTile& a,
+  __device__ __forceinline__ void publish(const State<P, tiling>&) {}
+  __device__ __forceinline__ void apply(const State<P, tiling>& state, const typename Part::TileAB& a,
                                         typename Part::Output& out, A factor = A{1}) const {
     state.apply(a, out, factor);
   }
@@ -125,12 +125,12 @@ struct StateOperand<P, tiling, true> {
   using Part = Partition<P, tiling>;
   using A = typename Part::A;
   SharedState<P, tiling> copy;
-  /// As SharedState::share().
-  __device__ __forceinline__ void share(const State<P, tiling>& state) { copy.share(state); }
-  __device__ __forceinline__ void apply(const State<P, tiling>&, const typename Part::RowTile& a,
+  /// As SharedState::publish().
+  __device__ __forceinline__ void publish(const State<P, tiling>& state) { copy.publish(state); }
+  __device__ __forceinline__ void apply(const State<P, tiling>&, const typename Part::TileAB& a,
                                         typename Part::Output& out, A factor = A{1}) const {
     copy.apply(a, out, factor);
   }
 };
 
-}  // namespace cottention::tile
+}  // namespace cottention::sm80

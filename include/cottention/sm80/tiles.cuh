@@ -1,0 +1,80 @@
+// What a block holds of a chunk, and the state that it starts from.
+#pragma once
+
+#include <cottention/kernel/head.cuh>
+#include <cottention/sm80/rows.cuh>
+#include <cottention/sm80/state.cuh>
+
+namespace cottention::sm80 {
+
+template <kernel::AnyRoles R, Tiling tiling>
+using PartOf = Partition<typename R::Recurrence, tiling>;
+template <kernel::AnyRoles R, Tiling tiling>
+using StateOf = State<typename R::Recurrence, tiling>;
+
+/// Where the state takes half of a lane's registers, there are none to keep addresses in.
+template <kernel::AnyRoles R, Tiling tiling>
+using Head = kernel::Head<R, tiling, sizeof(typename R::element) == 4 || PartOf<R, tiling>::warp_depth <= 64>;
+
+/// The parts of a bidirectional head's rows that blocks share.
+template <kernel::AnyRoles R, Tiling tiling>
+__device__ __forceinline__ tile::Pieces m_blocks_of(const Head<R, tiling>& head) {
+  const int parts = head.params.m_blocks;
+  return {head.rows.length, {.wanted = parts, .min_rows = 1, .max_pieces = parts}, tiling.chunk};
+}
+
+/// The first in the order of the walk starts from the caller's initial state, the others from zero.
+template <kernel::AnyRoles R, Tiling tiling>
+__device__ __forceinline__ void start_state(const Head<R, tiling>& head, StateOf<R, tiling>& state) {
+  if (head.order == 0 && head.params.initial_h != nullptr)
+    state.load(head.params.initial_h + head.state_offset(), head.params.layout, head.column);
+  else
+    state.set_zero();
+}
+template <kernel::AnyRoles R, Tiling tiling>
+__device__ __forceinline__ void store_final_state(const Head<R, tiling>& head, StateOf<R, tiling>& state) {
+  if (head.params.final_h != nullptr)
+    state.store(head.params.final_h + head.state_offset(), head.params.layout, head.column);
+}
+
+// ---- tiles of a chunk
+
+/// Whether a block holds the rows whole that it projects. Otherwise Project does that afterwards.
+template <kernel::AnyRoles R, Tiling tiling>
+inline constexpr bool fuses_norm_backward = R::has_norm_backward&& kernel::v_tiles<R, tiling> == 1;
+
+/// a, and the rows x whose norm the output goes through.
+template <kernel::AnyRoles R, Tiling tiling, bool = fuses_norm_backward<R, tiling>>
+struct RowTiles {
+  typename PartOf<R, tiling>::TileAB a;
+};
+template <kernel::AnyRoles R, Tiling tiling>
+struct RowTiles<R, tiling, true> {
+  typename PartOf<R, tiling>::TileAB a;
+  typename PartOf<R, tiling>::TileC norm_input;
+};
+/// b and c.
+template <kernel::AnyRoles R, Tiling tiling>
+struct TermTiles {
+  typename PartOf<R, tiling>::TileAB b;
+  typename PartOf<R, tiling>::TileC c;
+};
+
+template <kernel::AnyRoles R, Tiling tiling>
+__device__ __forceinline__ void copy_rows(const Head<R, tiling>& head, int group_head, int row,
+                                          RowTiles<R, tiling>& tiles) {
+  if (head.rows.length == 0) return;
+  constexpr int threads = PartOf<R, tiling>::threads;
+  sm80::copy_rows_async<threads>(head.a(group_head), row, 0, R::dims.qk, tiles.a);
+  if constexpr (fuses_norm_backward<R, tiling>)
+    sm80::copy_rows_async<threads>(head.norm_input(group_head), row, 0, R::dims.v, tiles.norm_input);
+}
+template <kernel::AnyRoles R, Tiling tiling>
+__device__ __forceinline__ void copy_terms(const Head<R, tiling>& head, int group_head, int row,
+                                           TermTiles<R, tiling>& tiles) {
+  constexpr int threads = PartOf<R, tiling>::threads;
+  sm80::copy_rows_async<threads>(head.b(group_head), row, 0, R::dims.qk, tiles.b);
+  sm80::copy_rows_async<threads>(head.c(group_head), row, head.column, R::dims.v, tiles.c);
+}
+
+}  // namespace cottention::sm80
