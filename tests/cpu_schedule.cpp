@@ -1,4 +1,4 @@
-// How split sequences are shared out: every split once, sums in order, no thread left waiting for nothing.
+// How piece sequences are shared out: every piece once, sums in order, no thread left waiting for nothing.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -22,51 +22,51 @@ using support::Extents;
 
 using namespace cottention::cpu;
 
-/// Tasks made of nothing but numbers: the state of split p is p + 1, and the prefix behind it the sum of
+/// Tasks made of nothing but numbers: the state of piece p is p + 1, and the prefix behind it the sum of
 /// those before. Walks check that they start from the right prefix.
 struct Numbers {
   std::vector<SplitCounts> extents;
-  std::vector<std::vector<std::int64_t>> states;  // of each slot, as the driver lays them out
-  std::vector<std::vector<int>> walked;           // of each task, how often each split was
+  std::vector<std::vector<std::int64_t>> states;  // of each entry, as the driver lays them out
+  std::vector<std::vector<int>> walked;           // of each task, how often each piece was
   std::vector<int> ended;
   std::vector<bool> whole;  // tasks that are not split
 
   bool is_split(std::int64_t task) const { return !whole[static_cast<std::size_t>(task)]; }
   SplitCounts extent(std::int64_t task) const { return extents[static_cast<std::size_t>(task)]; }
-  void begin(std::int64_t, int slot) {
-    states[static_cast<std::size_t>(slot)].assign(max_splits + 1, -1), at(slot, 0) = 0;
+  void begin(std::int64_t, int entry) {
+    states[static_cast<std::size_t>(entry)].assign(max_pieces + 1, -1), at(entry, 0) = 0;
   }
-  void add(int slot, int split) { at(slot, split + 1) += at(slot, split); }
-  void end(std::int64_t task, int slot) {
+  void add(int entry, int piece) { at(entry, piece + 1) += at(entry, piece); }
+  void end(std::int64_t task, int entry) {
     ++ended[static_cast<std::size_t>(task)];
     const int sums = extent(task).sums;
-    CHECK(at(slot, sums) == sums * (sums + 1) / 2);
+    CHECK(at(entry, sums) == sums * (sums + 1) / 2);
   }
-  std::int64_t& at(int slot, int i) {
-    return states[static_cast<std::size_t>(slot)][static_cast<std::size_t>(i)];
+  std::int64_t& at(int entry, int i) {
+    return states[static_cast<std::size_t>(entry)][static_cast<std::size_t>(i)];
   }
 
   /// What a thread does with an assignment.
   void work(const Assignment& assignment, std::int64_t task) {
-    if (assignment.yields_sum) at(assignment.slot, assignment.split + 1) = assignment.split + 1;
+    if (assignment.yields_sum) at(assignment.entry, assignment.piece + 1) = assignment.piece + 1;
     if (assignment.kind != Assignment::Kind::walk) return;
-    ++walked[static_cast<std::size_t>(task)][static_cast<std::size_t>(assignment.split)];
-    const int before = extent(task).causal ? assignment.split : extent(task).sums;
-    CHECK(at(assignment.slot, before) == before * (before + 1) / 2);
+    ++walked[static_cast<std::size_t>(task)][static_cast<std::size_t>(assignment.piece)];
+    const int before = extent(task).causal ? assignment.piece : extent(task).sums;
+    CHECK(at(assignment.entry, before) == before * (before + 1) / 2);
   }
 };
 
 /// Runs the tasks on simulated threads whose assignments take random times; returns how many reduces there
 /// were.
-int simulate(Numbers& jobs, int threads, int slot_count, unsigned seed) {
+int simulate(Numbers& jobs, int threads, int entry_count, unsigned seed) {
   const std::size_t tasks = jobs.extents.size();
-  jobs.states.resize(static_cast<std::size_t>(slot_count));
+  jobs.states.resize(static_cast<std::size_t>(entry_count));
   jobs.walked.clear();
   for (const SplitCounts& extent : jobs.extents) jobs.walked.emplace_back(extent.walks, 0);
   jobs.ended.assign(tasks, 0);
   jobs.whole.resize(tasks, false);
-  std::vector<SplitProgress> open(static_cast<std::size_t>(slot_count));
-  SplitQueue<Numbers> queue(jobs, open.data(), slot_count, static_cast<std::int64_t>(tasks), threads);
+  std::vector<SplitProgress> open(static_cast<std::size_t>(entry_count));
+  SplitQueue<Numbers> queue(jobs, open.data(), entry_count, static_cast<std::int64_t>(tasks), threads);
   struct Thread {
     SplitCursor cursor;
     Assignment assignment;
@@ -99,18 +99,18 @@ int simulate(Numbers& jobs, int threads, int slot_count, unsigned seed) {
   return reduces;
 }
 
-TEST_CASE("Every split of every split task is walked once from the sum of the splits before") {
+TEST_CASE("Every piece of every split task is walked once from the sum of the pieces before") {
   for (const int threads : {2, 3, 5, 16})
-    for (const int slot_count : {1, 2, 3})
+    for (const int entry_count : {1, 2, 3})
       for (unsigned seed = 1; seed <= 20; ++seed) {
-        CAPTURE(threads, slot_count, seed);
+        CAPTURE(threads, entry_count, seed);
         Numbers jobs;
         jobs.extents = {{63, 64, true}, {64, 64, true}, {1, 2, true}, {64, 64, false},
                         {5, 9, false},  {0, 3, false},  {7, 7, true}, {8, 0, false}};
         jobs.whole = {false, false, false, true, false, false, false, false};
-        simulate(jobs, threads, slot_count, seed);
+        simulate(jobs, threads, entry_count, seed);
         jobs.whole[3] = false;
-        simulate(jobs, threads, slot_count, seed);
+        simulate(jobs, threads, entry_count, seed);
       }
 }
 
@@ -131,25 +131,25 @@ TEST_CASE("Two threads read less than half of a long sequence twice") {
   }
 }
 
-TEST_CASE("Splits cover a sequence, and follow its length and the size of the state alone") {
+TEST_CASE("Pieces cover a sequence, and follow its length and the size of the state alone") {
   for (const std::int64_t state : {16 * 16, 64 * 64, 128 * 128, 256 * 256, 1024 * 1024})
     for (std::int64_t length : {0, 1, 31, 32, 33, 4096, 4097, 5000, 65536, 131072, 1 << 20, 123456789}) {
-      const Splits splits(length, state, 32);
-      CAPTURE(state, length, splits.rows, splits.count);
-      CHECK(splits.count <= split_limit(state));
-      CHECK(splits.rows % 32 == 0);
+      const Pieces pieces(length, state, 32);
+      CAPTURE(state, length, pieces.rows, pieces.count);
+      CHECK(pieces.count <= piece_limit(state));
+      CHECK(pieces.rows % 32 == 0);
       std::int64_t covered = 0;
-      for (int split = 0; split < splits.count; ++split) {
-        CHECK(splits.first(split) == covered);
-        CHECK(splits.last(split) > covered);
-        covered = splits.last(split);
+      for (int piece = 0; piece < pieces.count; ++piece) {
+        CHECK(pieces.first(piece) == covered);
+        CHECK(pieces.last(piece) > covered);
+        covered = pieces.last(piece);
       }
       CHECK(covered == length);
     }
 }
 
 TEST_CASE(
-    "The gradient of m of a split sequence is the same bits whichever threads walk and reduce its splits") {
+    "The gradient of m of a piece sequence is the same bits whichever threads walk and reduce its pieces") {
   using P = Problem<float, any_head_dim, Mask::causal, Scale::by_key>;
   constexpr std::int64_t tokens = 20'000, dim = 8;
   std::mt19937 random(9);

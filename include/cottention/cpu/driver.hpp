@@ -28,7 +28,7 @@ class Driver {
 
   void run(const Execution& execution) {
     SplitQueue<Driver> queue(*this, reinterpret_cast<SplitProgress*>(memory_ + layout_.progress_at),
-                             layout_.slot_count, work_.tasks, layout_.threads);
+                             layout_.entry_count, work_.tasks, layout_.threads);
     const std::int64_t blocks_per_sequence =
         (work_.heads + layout_.heads_interleaved - 1) / layout_.heads_interleaved;
     const std::int64_t head_blocks = work_.tasks / work_.heads * blocks_per_sequence;
@@ -40,22 +40,22 @@ class Driver {
         run_whole(i / blocks_per_sequence * work_.heads + head,
                   std::min<std::int64_t>(layout_.heads_interleaved, work_.heads - head), scratch);
       }
-      if (layout_.slot_count > 0) run_splits(queue, scratch);
+      if (layout_.entry_count > 0) run_split_tasks(queue, scratch);
     };
     parallel(execution, layout_.threads, body);
   }
 
-  /// The task's sum for the gradient of m: the sums of its splits, added in order.
+  /// The task's sum for the gradient of m: the sums of its pieces, added in order.
   double scale_grad_sum(std::int64_t scale_grad_index, std::int64_t rows) const {
     double sum = 0;
-    for (int split = 0; split < splits(rows).count; ++split)
-      sum += scale_grad_sums()[scale_grad_index * max_splits + split];
+    for (int piece = 0; piece < pieces(rows).count; ++piece)
+      sum += scale_grad_sums()[scale_grad_index * max_pieces + piece];
     return sum;
   }
 
   // What SplitQueue calls.
   bool is_split(std::int64_t i) const {
-    if (layout_.slot_count == 0 || splits(tasks_.rows(i)).count < 2) return false;
+    if (layout_.entry_count == 0 || pieces(tasks_.rows(i)).count < 2) return false;
     const std::int64_t threads = layout_.threads;
     const std::int64_t left_over = work_.tasks % threads;
     return tasks_.rows(i) > work_.rows / threads ||
@@ -63,24 +63,24 @@ class Driver {
   }
   SplitCounts extent(std::int64_t i) const {
     const WalkTask<T> task = tasks_.task(i);
-    const int sums = splits(task.walk.bc_rows).count;
+    const int sums = pieces(task.walk.bc_rows).count;
     if constexpr (causal) return {task.final == nullptr ? sums - 1 : sums, sums, true};
-    return {sums, splits(task.walk.a_rows).count, false};
+    return {sums, pieces(task.walk.a_rows).count, false};
   }
-  void begin(std::int64_t i, int slot) {
+  void begin(std::int64_t i, int entry) {
     const WalkTask<T> task = tasks_.task(i);
-    new (open_task(slot)) WalkTask<T>(task);
-    load_state(task, state(slot, 0));
+    new (open_task(entry)) WalkTask<T>(task);
+    load_state(task, state(entry, 0));
   }
-  void add(int slot, int split) { add_state(state(slot, split + 1), state(slot, split)); }
-  void end(std::int64_t i, int slot) {
-    const WalkTask<T>& task = *open_task(slot);
-    if (task.final != nullptr) store_state(task, state(slot, extent(i).sums));
+  void add(int entry, int piece) { add_state(state(entry, piece + 1), state(entry, piece)); }
+  void end(std::int64_t i, int entry) {
+    const WalkTask<T>& task = *open_task(entry);
+    if (task.final != nullptr) store_state(task, state(entry, extent(i).sums));
   }
 
  private:
   /// A task that a thread is running. The three states are in the thread's scratch, or, for split tasks, in
-  /// the slot.
+  /// the entry.
   struct ActiveWalk {
     std::int64_t index = 0;
     WalkTask<T> task;
@@ -89,12 +89,12 @@ class Driver {
     double scale_grad_sum = 0;
   };
 
-  Splits splits(std::int64_t rows) const { return {rows, layout_.state_elements, chunk}; }
+  Pieces pieces(std::int64_t rows) const { return {rows, layout_.state_elements, chunk}; }
   A* elements(std::size_t at) const { return reinterpret_cast<A*>(memory_ + at); }
   double* scale_grad_sums() const { return reinterpret_cast<double*>(memory_ + layout_.scale_grad_at); }
-  WalkTask<T>* open_task(int slot) const { return reinterpret_cast<WalkTask<T>*>(memory_) + slot; }
-  A* state(int slot, int i) const {
-    return elements(layout_.states_at) + (slot * layout_.states_per_slot + i) * layout_.state_elements;
+  WalkTask<T>* open_task(int entry) const { return reinterpret_cast<WalkTask<T>*>(memory_) + entry; }
+  A* state(int entry, int i) const {
+    return elements(layout_.states_at) + (entry * layout_.states_per_entry + i) * layout_.state_elements;
   }
 
   ActiveWalk activate(std::int64_t index, const WalkTask<T>& task, A* scratch, int number) const {
@@ -110,42 +110,42 @@ class Driver {
     return m;
   }
 
-  /// f(active walk, first row, rows) for each chunk of the split, one walk after the other.
+  /// f(active walk, first row, rows) for each chunk of the piece, one walk after the other.
   template <class F>
-  void each_chunk(ActiveWalk* active, int count, const Splits& p, int split, F f) const {
+  void each_chunk(ActiveWalk* active, int count, const Pieces& p, int piece, F f) const {
     for (int i = 0; i < count; ++i) {
-      active[i].walker.seek(p.first(split));
+      active[i].walker.seek(p.first(piece));
       active[i].scale_grad_sum = 0;
     }
-    for (std::int64_t t = p.first(split); t < p.last(split); t += chunk)
+    for (std::int64_t t = p.first(piece); t < p.last(piece); t += chunk)
       for (int i = 0; i < count; ++i) {
         const bool last = i + 1 == count;
         active[i].walker.set_next(active[last ? 0 : i + 1].walker, last ? t + chunk : t);
-        f(active[i], t, static_cast<int>(std::min<std::int64_t>(chunk, p.last(split) - t)));
+        f(active[i], t, static_cast<int>(std::min<std::int64_t>(chunk, p.last(piece) - t)));
       }
   }
-  /// Stores the split's sums. The thread that writes a split's outputs calls this; another thread may be
-  /// reducing the same split.
-  void store_scale_grad_sums(const ActiveWalk* active, int count, int split) const {
+  /// Stores the piece's sums. The thread that writes a piece's outputs calls this; another thread may be
+  /// reducing the same piece.
+  void store_scale_grad_sums(const ActiveWalk* active, int count, int piece) const {
     for (int i = 0; i < count; ++i)
       if (const std::int64_t at = tasks_.scale_grad_index(active[i].index); at >= 0)
-        scale_grad_sums()[at * max_splits + split] = active[i].scale_grad_sum;
+        scale_grad_sums()[at * max_pieces + piece] = active[i].scale_grad_sum;
   }
-  void walk(ActiveWalk* active, int count, const Splits& p, int split) const {
-    each_chunk(active, count, p, split, [](ActiveWalk& m, std::int64_t t, int rows) {
+  void walk(ActiveWalk* active, int count, const Pieces& p, int piece) const {
+    each_chunk(active, count, p, piece, [](ActiveWalk& m, std::int64_t t, int rows) {
       m.scale_grad_sum += m.walker.walk_chunk(t, rows, m.h, m.sum);
     });
-    store_scale_grad_sums(active, count, split);
+    store_scale_grad_sums(active, count, piece);
   }
-  void reduce(ActiveWalk* active, int count, const Splits& p, int split) const {
-    each_chunk(active, count, p, split,
+  void reduce(ActiveWalk* active, int count, const Pieces& p, int piece) const {
+    each_chunk(active, count, p, piece,
                [](ActiveWalk& m, std::int64_t t, int rows) { m.walker.reduce_chunk(t, rows, m.sum); });
   }
-  void apply(ActiveWalk* active, int count, const Splits& p, int split) const {
-    each_chunk(active, count, p, split, [](ActiveWalk& m, std::int64_t t, int rows) {
+  void apply(ActiveWalk* active, int count, const Pieces& p, int piece) const {
+    each_chunk(active, count, p, piece, [](ActiveWalk& m, std::int64_t t, int rows) {
       m.scale_grad_sum += m.walker.apply_chunk(t, rows, m.prefix);
     });
-    store_scale_grad_sums(active, count, split);
+    store_scale_grad_sums(active, count, piece);
   }
 
   /// Runs tasks first to first + heads - 1 of one sequence, chunks interleaved, except those that are split.
@@ -159,11 +159,11 @@ class Driver {
       }
     if (count == 0) return;
     for (int i = 0; i < count; ++i) load_state(active[i].task, active[i].prefix);
-    const Splits sums = splits(active[0].task.walk.bc_rows);
+    const Pieces sums = pieces(active[0].task.walk.bc_rows);
     if constexpr (causal) {
       const bool final = active[0].task.final != nullptr;
-      for (int split = 0; split < sums.count; ++split) {
-        const bool more = sums.count > 1 && (split + 1 < sums.count || final);
+      for (int piece = 0; piece < sums.count; ++piece) {
+        const bool more = sums.count > 1 && (piece + 1 < sums.count || final);
         for (int i = 0; i < count; ++i) {
           ActiveWalk& m = active[i];
           if (sums.count == 1)
@@ -175,23 +175,23 @@ class Driver {
           else
             m.sum = nullptr;
         }
-        walk(active, count, sums, split);
+        walk(active, count, sums, piece);
         for (int i = 0; more && i < count; ++i) add_state(active[i].prefix, active[i].sum);
       }
     } else {
-      for (int split = 0; split < sums.count; ++split) {
+      for (int piece = 0; piece < sums.count; ++piece) {
         for (int i = 0; i < count; ++i) clear_state(active[i].sum);
-        reduce(active, count, sums, split);
+        reduce(active, count, sums, piece);
         for (int i = 0; i < count; ++i) add_state(active[i].prefix, active[i].sum);
       }
-      const Splits outputs = splits(active[0].task.walk.a_rows);
-      for (int split = 0; split < outputs.count; ++split) apply(active, count, outputs, split);
+      const Pieces outputs = pieces(active[0].task.walk.a_rows);
+      for (int piece = 0; piece < outputs.count; ++piece) apply(active, count, outputs, piece);
     }
     for (int i = 0; i < count; ++i) store_state(active[i].task, active[i].prefix);
   }
 
   /// Works on split tasks until none is left.
-  void run_splits(SplitQueue<Driver>& queue, A* scratch) {
+  void run_split_tasks(SplitQueue<Driver>& queue, A* scratch) {
     SplitCursor cursor;
     for (;;) {
       const Assignment assignment = queue.next(cursor);
@@ -200,18 +200,18 @@ class Driver {
         std::this_thread::yield();
         continue;
       }
-      ActiveWalk m = activate(cursor.task, *open_task(assignment.slot), scratch, 0);
-      const Splits sums = splits(m.task.walk.bc_rows);
-      m.sum = assignment.yields_sum ? state(assignment.slot, assignment.split + 1) : nullptr;
+      ActiveWalk m = activate(cursor.task, *open_task(assignment.entry), scratch, 0);
+      const Pieces sums = pieces(m.task.walk.bc_rows);
+      m.sum = assignment.yields_sum ? state(assignment.entry, assignment.piece + 1) : nullptr;
       if (m.sum != nullptr) clear_state(m.sum);
       if (assignment.kind == Assignment::Kind::reduce) {
-        reduce(&m, 1, sums, assignment.split);
+        reduce(&m, 1, sums, assignment.piece);
       } else if constexpr (causal) {
-        copy_state(m.h, state(assignment.slot, assignment.split));
-        walk(&m, 1, sums, assignment.split);
+        copy_state(m.h, state(assignment.entry, assignment.piece));
+        walk(&m, 1, sums, assignment.piece);
       } else {
-        m.prefix = state(assignment.slot, sums.count);
-        apply(&m, 1, splits(m.task.walk.a_rows), assignment.split);
+        m.prefix = state(assignment.entry, sums.count);
+        apply(&m, 1, pieces(m.task.walk.a_rows), assignment.piece);
       }
       queue.done(assignment);
     }

@@ -56,16 +56,16 @@ class WorkspaceSize {
   bool fits_ = true;
 };
 
-/// How many threads and slots a call uses, and where the parts of its workspace lie. Sizes follow from the
+/// How many threads and entries a call uses, and where the parts of its workspace lie. Sizes follow from the
 /// head dimensions, the number of threads and the number of heads, and grow with each of them; they do not
 /// depend on the lengths of sequences, so a call may use less than its workspace.
 struct WorkspaceLayout {
   int threads = 1;                    // that the work is large enough for
   int heads_interleaved = 1;          // heads whose chunks a thread interleaves
-  int slot_count = 0;                 // for split tasks
+  int entry_count = 0;                // for split tasks
   std::int64_t state_elements = 0;    // of one state, with rows of whole pitches
   std::int64_t scratch_elements = 0;  // of one thread: three states for each head, and its chunk's operands
-  std::int64_t states_per_slot = 0;   // states of a split task
+  std::int64_t states_per_entry = 0;  // states of a split task
   std::size_t progress_at = 0, scratch_at = 0, states_at = 0, scale_grad_at = 0;
   WorkspaceSize size;
 };
@@ -111,15 +111,15 @@ WorkspaceLayout workspace_layout(const Work& work, int chunk, int threads) {
   w.threads = static_cast<int>(std::clamp<std::int64_t>(work.rows / rows_per_thread, 1, threads));
   w.heads_interleaved = static_cast<int>(choose_heads_interleaved(work, w.threads, max_heads));
   w.scratch_elements = ChunkScratch<A>::elements(chunk, pitch_qk, pitch_v) + 3 * max_heads * w.state_elements;
-  // A few split tasks at a time keep all threads busy; each slot has a state for each split and one more.
-  const int slot_count = threads > 1 ? threads / 8 + (threads % 8 != 0 ? 1 : 0) : 0;
-  w.slot_count = w.threads > 1 && (work.packed || work.tasks % w.threads != 0) ? slot_count : 0;
-  w.states_per_slot = split_limit(w.state_elements) + 1;
-  w.size.take(slot_count, 1, sizeof(WalkTask<T>));
-  w.progress_at = w.size.take(slot_count, 1, sizeof(SplitProgress));
+  // A few split tasks at a time keep all threads busy; each entry has a state for each piece and one more.
+  const int entry_count = threads > 1 ? threads / 8 + (threads % 8 != 0 ? 1 : 0) : 0;
+  w.entry_count = w.threads > 1 && (work.packed || work.tasks % w.threads != 0) ? entry_count : 0;
+  w.states_per_entry = piece_limit(w.state_elements) + 1;
+  w.size.take(entry_count, 1, sizeof(WalkTask<T>));
+  w.progress_at = w.size.take(entry_count, 1, sizeof(SplitProgress));
   w.scratch_at = w.size.take(threads, w.scratch_elements, sizeof(A));
-  w.states_at = w.size.take(slot_count, w.states_per_slot * w.state_elements, sizeof(A));
-  w.scale_grad_at = w.size.take(work.scale_grad_tasks, max_splits, sizeof(double));
+  w.states_at = w.size.take(entry_count, w.states_per_entry * w.state_elements, sizeof(A));
+  w.scale_grad_at = w.size.take(work.scale_grad_tasks, max_pieces, sizeof(double));
   return w;
 }
 
