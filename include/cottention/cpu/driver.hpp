@@ -23,40 +23,40 @@ class Driver {
   using A = Accumulate<T>;
   static constexpr bool causal = P::mask == Mask::causal;
 
-  Driver(const Tasks& call, const WorkspaceLayout& layout, Workspace workspace)
-      : tasks_(call), work_(call.work()), layout_(layout), memory_(static_cast<std::byte*>(workspace.data)) {}
+  Driver(const Tasks& tasks, const CallWorkspace<T>& workspace)
+      : tasks_(tasks), work_(tasks.work()), workspace_(workspace) {}
 
   void run(const Execution& execution) {
-    SplitQueue<Driver> queue(*this, reinterpret_cast<SplitProgress*>(memory_ + layout_.progress_at),
-                             layout_.entry_count, work_.tasks, layout_.threads);
+    SplitQueue<Driver> queue(*this, workspace_.progress, workspace_.entry_count, work_.tasks,
+                             workspace_.threads);
     const std::int64_t blocks_per_sequence =
-        (work_.heads + layout_.heads_interleaved - 1) / layout_.heads_interleaved;
+        (work_.heads + workspace_.heads_interleaved - 1) / workspace_.heads_interleaved;
     const std::int64_t head_blocks = work_.tasks / work_.heads * blocks_per_sequence;
     std::atomic<std::int64_t> next{0};
     auto body = [&](int thread) {
-      A* scratch = elements(layout_.scratch_at) + thread * layout_.scratch_elements;
+      std::byte* scratch = workspace_.scratch + thread * workspace_.scratch_bytes;
       for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < head_blocks;) {
-        const std::int64_t head = i % blocks_per_sequence * layout_.heads_interleaved;
+        const std::int64_t head = i % blocks_per_sequence * workspace_.heads_interleaved;
         run_whole(i / blocks_per_sequence * work_.heads + head,
-                  std::min<std::int64_t>(layout_.heads_interleaved, work_.heads - head), scratch);
+                  std::min<std::int64_t>(workspace_.heads_interleaved, work_.heads - head), scratch);
       }
-      if (layout_.entry_count > 0) run_split_tasks(queue, scratch);
+      if (workspace_.entry_count > 0) run_split_tasks(queue, scratch);
     };
-    parallel(execution, layout_.threads, body);
+    parallel(execution, workspace_.threads, body);
   }
 
   /// The task's sum for the gradient of m: the sums of its pieces, added in order.
   double scale_grad_sum(std::int64_t scale_grad_index, std::int64_t rows) const {
     double sum = 0;
     for (int piece = 0; piece < pieces(rows).count; ++piece)
-      sum += scale_grad_sums()[scale_grad_index * max_pieces + piece];
+      sum += workspace_.scale_grad_sums[scale_grad_index * max_pieces + piece];
     return sum;
   }
 
   // What SplitQueue calls.
   bool is_split(std::int64_t i) const {
-    if (layout_.entry_count == 0 || pieces(tasks_.rows(i)).count < 2) return false;
-    const std::int64_t threads = layout_.threads;
+    if (workspace_.entry_count == 0 || pieces(tasks_.rows(i)).count < 2) return false;
+    const std::int64_t threads = workspace_.threads;
     const std::int64_t left_over = work_.tasks % threads;
     return tasks_.rows(i) > work_.rows / threads ||
            (!work_.packed && i >= work_.tasks - left_over && 3 * left_over <= 2 * threads);
@@ -89,24 +89,24 @@ class Driver {
     double scale_grad_sum = 0;
   };
 
-  Pieces pieces(std::int64_t rows) const { return {rows, layout_.state_elements, chunk}; }
-  A* elements(std::size_t at) const { return reinterpret_cast<A*>(memory_ + at); }
-  double* scale_grad_sums() const { return reinterpret_cast<double*>(memory_ + layout_.scale_grad_at); }
-  WalkTask<T>* open_task(int entry) const { return reinterpret_cast<WalkTask<T>*>(memory_) + entry; }
+  Pieces pieces(std::int64_t rows) const { return {rows, workspace_.state_elements, chunk}; }
+  WalkTask<T>* open_task(int entry) const { return workspace_.open_tasks + entry; }
   A* state(int entry, int i) const {
-    return elements(layout_.states_at) + (entry * layout_.states_per_entry + i) * layout_.state_elements;
+    return workspace_.states + (entry * workspace_.states_per_entry + i) * workspace_.state_elements;
   }
 
-  ActiveWalk activate(std::int64_t index, const WalkTask<T>& task, A* scratch, int number) const {
+  ActiveWalk activate(std::int64_t index, const WalkTask<T>& task, std::byte* scratch, int number) const {
     ActiveWalk m;
     m.index = index;
     m.task = task;
-    A* operands = scratch + 3 * layout_.heads_interleaved * layout_.state_elements;
-    m.walker = {task.walk, ChunkScratch<A>::in(operands, chunk, row_pitch(task.walk.a.rows.dim),
-                                               row_pitch(task.walk.c.rows.dim))};
-    m.prefix = scratch + 3 * number * layout_.state_elements;
-    m.h = m.prefix + layout_.state_elements;
-    m.sum = m.h + layout_.state_elements;
+    Carver carver(scratch);
+    const auto parts =
+        ThreadScratch<A>::take(carver, workspace_.heads_interleaved, chunk, row_pitch(task.walk.a.rows.dim),
+                               row_pitch(task.walk.c.rows.dim));
+    m.walker = {task.walk, parts.operands};
+    m.prefix = parts.states + 3 * number * workspace_.state_elements;
+    m.h = m.prefix + workspace_.state_elements;
+    m.sum = m.h + workspace_.state_elements;
     return m;
   }
 
@@ -129,7 +129,7 @@ class Driver {
   void store_scale_grad_sums(const ActiveWalk* active, int count, int piece) const {
     for (int i = 0; i < count; ++i)
       if (const std::int64_t at = tasks_.scale_grad_index(active[i].index); at >= 0)
-        scale_grad_sums()[at * max_pieces + piece] = active[i].scale_grad_sum;
+        workspace_.scale_grad_sums[at * max_pieces + piece] = active[i].scale_grad_sum;
   }
   void walk(ActiveWalk* active, int count, const Pieces& p, int piece) const {
     each_chunk(active, count, p, piece, [](ActiveWalk& m, std::int64_t t, int rows) {
@@ -149,7 +149,7 @@ class Driver {
   }
 
   /// Runs tasks first to first + heads - 1 of one sequence, chunks interleaved, except those that are split.
-  void run_whole(std::int64_t first, std::int64_t heads, A* scratch) {
+  void run_whole(std::int64_t first, std::int64_t heads, std::byte* scratch) {
     ActiveWalk active[max_heads_interleaved];
     int count = 0;
     for (std::int64_t i = first; i < first + heads; ++i)
@@ -191,7 +191,7 @@ class Driver {
   }
 
   /// Works on split tasks until none is left.
-  void run_split_tasks(SplitQueue<Driver>& queue, A* scratch) {
+  void run_split_tasks(SplitQueue<Driver>& queue, std::byte* scratch) {
     SplitCursor cursor;
     for (;;) {
       const Assignment assignment = queue.next(cursor);
@@ -217,16 +217,15 @@ class Driver {
     }
   }
 
-  void clear_state(A* h) const { std::fill_n(h, layout_.state_elements, A{0}); }
-  void copy_state(A* to, const A* from) const { std::copy_n(from, layout_.state_elements, to); }
+  void clear_state(A* h) const { std::fill_n(h, workspace_.state_elements, A{0}); }
+  void copy_state(A* to, const A* from) const { std::copy_n(from, workspace_.state_elements, to); }
   void add_state(A* to, const A* from) const {
-    for (std::int64_t e = 0; e < layout_.state_elements; ++e) to[e] += from[e];
+    for (std::int64_t e = 0; e < workspace_.state_elements; ++e) to[e] += from[e];
   }
 
   const Tasks& tasks_;
   const Work work_;
-  const WorkspaceLayout& layout_;
-  std::byte* memory_;
+  const CallWorkspace<T>& workspace_;
 };
 
 }  // namespace cottention::cpu

@@ -15,6 +15,8 @@
 #include <cstdint>
 #include <mutex>
 
+#include <cottention/recurrence.hpp>
+
 namespace cottention::cpu {
 
 inline constexpr int max_pieces = 64;  // SplitProgress has one bit for each in a word
@@ -34,10 +36,8 @@ struct Pieces {
   Pieces() = default;
   Pieces(std::int64_t length_, std::int64_t state_elements, std::int64_t chunk) : length(length_) {
     // Each chunk of a sequence with pieces is added to two states, so short sequences stay whole.
-    constexpr std::int64_t whole = 4096, shortest = 1024;
-    const std::int64_t limit = piece_limit(state_elements);
-    rows = length <= whole ? length : (std::max)(shortest, (length + limit - 1) / limit);
-    rows = std::max<std::int64_t>(chunk, (rows + chunk - 1) / chunk * chunk);
+    const int limit = length <= 4096 ? 1 : piece_limit(state_elements);
+    rows = recurrence::piece_rows(length, {.wanted = limit, .min_rows = 1024, .max_pieces = limit}, chunk);
     count = static_cast<int>((length + rows - 1) / rows);
   }
 

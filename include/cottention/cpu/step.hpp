@@ -21,37 +21,55 @@ inline constexpr double bytes_per_thread = 262144;
 /// Elements for partial sums of runs, for each row of o: eight vectors of 64 bytes.
 inline constexpr std::int64_t partial_lanes = 128;
 
-/// Where the parts of a step's workspace lie, and how many threads it uses.
-struct StepLayout {
-  int threads = 1;          // that the work is large enough for
-  std::int64_t tokens = 0;  // rounded up to whole vectors of weights
-  std::size_t scratch_bytes = 0, scratch_at = 0;
-  WorkspaceSize size;
+/// A thread's scratch: counts, weights and rows of all tokens of one head of a lane and its query group.
+template <class A>
+struct StepScratch {
+  double* n;   // (tokens)
+  A* weight;   // (tokens)
+  A* k;        // (tokens, pitch_qk)
+  A* v;        // (tokens, pitch_v)
+  A* q;        // (group * tokens, pitch_qk)
+  A* o;        // (group * tokens, pitch_v)
+  A* partial;  // (group * tokens, partial_lanes): sums of the latest runs, for each row of o
+
+  static StepScratch take(Carver& carver, const Shape& s) {
+    const std::int64_t tokens = row_pitch(s.seq_q), group = s.heads_q / s.heads_kv;
+    StepScratch x{};
+    x.n = carver.take<double>(tokens);
+    x.weight = carver.take<A>(tokens);
+    x.k = carver.take<A>(tokens, row_pitch(s.dim_qk));
+    x.v = carver.take<A>(tokens, row_pitch(s.dim_v));
+    x.q = carver.take<A>(tokens, group, row_pitch(s.dim_qk));
+    x.o = carver.take<A>(tokens, group, row_pitch(s.dim_v));
+    x.partial = carver.take<A>(tokens, group, partial_lanes);
+    return x;
+  }
 };
 
+/// How many threads a step uses, and the parts of its workspace.
+struct StepWorkspace {
+  int threads = 1;                     // that the work is large enough for
+  std::int64_t scratch_bytes = 0;      // of one thread
+  std::int32_t* slots_seen = nullptr;  // (batch), for validate_contents
+  std::byte* scratch = nullptr;        // (threads, scratch_bytes)
+};
+
+/// Places a step's workspace, or counts its bytes where the carver has no memory.
 template <Element T>
-StepLayout step_layout(const Shape& s, int threads) {
-  StepLayout w;
+StepWorkspace take_step_workspace(Carver& carver, const Shape& s, int threads) {
+  StepWorkspace w;
   const std::int64_t tasks = s.batch * s.heads_kv;
   const double state_bytes = static_cast<double>(s.dim_qk * s.dim_v) * sizeof(Accumulate<T>);
   const double worth =
       static_cast<double>(tasks) * state_bytes * static_cast<double>(s.seq_q) / bytes_per_thread;
   w.threads = static_cast<int>(
       std::clamp((std::min)(worth, static_cast<double>(tasks)), 1.0, static_cast<double>(threads)));
-  w.tokens = row_pitch(s.seq_q);
   if (tasks == 0) return w;
-  const std::int64_t rows = 1 + s.heads_q / s.heads_kv;  // of q and k, of v and o
-  const std::int64_t pitches = row_pitch(s.dim_qk) + row_pitch(s.dim_v) + partial_lanes;
-  WorkspaceSize of_thread;
-  of_thread.take(w.tokens, 1, sizeof(double) + sizeof(Accumulate<T>));  // counts and weights
-  of_thread.take(w.tokens, rows, static_cast<std::size_t>(pitches) * sizeof(Accumulate<T>));
-  if (CallStatus status = of_thread.validate(threads); !status) {
-    w.size = of_thread;
-    return w;
-  }
-  w.scratch_bytes = of_thread.bytes();
-  w.size.take(s.batch, 1, sizeof(std::int32_t));  // for validate_contents
-  w.scratch_at = w.size.take(threads, 1, w.scratch_bytes);
+  Carver scratch;
+  StepScratch<Accumulate<T>>::take(scratch, s);
+  w.scratch_bytes = scratch.extent();
+  w.slots_seen = carver.take<std::int32_t>(s.batch);
+  w.scratch = carver.take<std::byte>(threads, w.scratch_bytes);
   return w;
 }
 
@@ -63,25 +81,15 @@ class Stepper {
   using A = Accumulate<T>;
   using S = Simd<A, vector_bytes>;
 
-  Stepper(const StepArguments<T>& args, const StepLayout& layout, std::byte* scratch)
+  Stepper(const StepArguments<T>& args, std::byte* scratch)
       : args_(args),
         tokens_(args.shape.seq_q),
         group_(args.shape.heads_q / args.shape.heads_kv),
         pitch_qk_(row_pitch(args.shape.dim_qk)),
         pitch_v_(row_pitch(args.shape.dim_v)) {
-    n_ = reinterpret_cast<double*>(scratch);
-    A* memory = reinterpret_cast<A*>(n_ + layout.tokens);
-    const auto take = [&memory, &layout](std::int64_t row) {
-      A* taken = memory;
-      memory += layout.tokens * row;
-      return taken;
-    };
-    weight_ = take(1);
-    k_ = take(pitch_qk_);
-    v_ = take(pitch_v_);
-    q_ = take(group_ * pitch_qk_);
-    o_ = take(group_ * pitch_v_);
-    partial_ = take(group_ * partial_lanes);
+    Carver carver(scratch);
+    const auto x = StepScratch<A>::take(carver, args.shape);
+    n_ = x.n, weight_ = x.weight, k_ = x.k, v_ = x.v, q_ = x.q, o_ = x.o, partial_ = x.partial;
   }
 
   void step(std::int64_t lane, std::int64_t kv_head) {
@@ -225,8 +233,7 @@ class Stepper {
   std::int64_t tokens_, group_, pitch_qk_, pitch_v_;
   std::int64_t accepted_ = 0;
   double* n_;
-  A *weight_, *k_, *v_, *q_, *o_;
-  A* partial_;  // (group * tokens, S::lanes): sums of the latest runs, for each row of o
+  A *weight_, *k_, *v_, *q_, *o_, *partial_;
 };
 
 }  // namespace detail
@@ -240,9 +247,10 @@ template <AnyProblem P>
   if (CallStatus status = cottention::detail::validate_extents<P>(args); !status) return status;
   if (CallStatus status = validate(execution); !status) return status;
   const int threads = available_threads(execution);
-  const WorkspaceSize size = detail::step_layout<typename P::element>(args.shape, threads).size;
-  if (CallStatus status = size.validate(threads); !status) return status;
-  bytes = size.bytes();
+  Carver carver;
+  detail::take_step_workspace<typename P::element>(carver, args.shape, threads);
+  if (CallStatus status = validate(carver, threads); !status) return status;
+  bytes = carver.bytes();
   return {};
 }
 /// The same as a number, 0 where the call would be refused.
@@ -267,24 +275,22 @@ template <AnyProblem P, int vector_bytes = native_vector_bytes>
   using T = typename P::element;
   if (CallStatus status = validate(execution); !status) return status;
   if (CallStatus status = validate<P>(args); !status) return status;
-  const detail::StepLayout layout = detail::step_layout<T>(args.shape, available_threads(execution));
   const int threads = available_threads(execution);
-  if (CallStatus status = layout.size.validate(threads); !status) return status;
-  if (CallStatus status = validate(workspace, layout.size.bytes(), threads); !status) return status;
-  if (CallStatus status = validate_contents<P>(args, static_cast<std::int32_t*>(workspace.data)); !status)
-    return status;
+  Carver carver(workspace.data);
+  const auto parts = detail::take_step_workspace<T>(carver, args.shape, threads);
+  if (CallStatus status = validate(carver, threads); !status) return status;
+  if (CallStatus status = validate(workspace, carver.bytes(), threads); !status) return status;
+  if (CallStatus status = validate_contents<P>(args, parts.slots_seen); !status) return status;
   const std::int64_t heads = args.shape.heads_kv, tasks = args.shape.batch * heads;
   if (tasks == 0 || args.shape.seq_q == 0) return {};
   auto body = [&](int thread) {
-    std::byte* scratch = static_cast<std::byte*>(workspace.data) + layout.scratch_at +
-                         static_cast<std::size_t>(thread) * layout.scratch_bytes;
-    detail::Stepper<P, vector_bytes> stepper(args, layout, scratch);
-    const std::int64_t share = tasks / layout.threads, left = tasks % layout.threads;
+    detail::Stepper<P, vector_bytes> stepper(args, parts.scratch + thread * parts.scratch_bytes);
+    const std::int64_t share = tasks / parts.threads, left = tasks % parts.threads;
     const std::int64_t first = share * thread + std::min<std::int64_t>(thread, left);
     for (std::int64_t i = first; i < first + share + (thread < left ? 1 : 0); ++i)
       stepper.step(i / heads, i % heads);
   };
-  parallel(execution, layout.threads, body);
+  parallel(execution, parts.threads, body);
   for (std::int64_t lane = 0; lane < args.shape.batch; ++lane) {
     const std::int64_t slot = args.slot == nullptr ? lane : args.slot[lane];
     if (slot >= 0) args.pool.count[slot] += args.accepted == nullptr ? args.shape.seq_q : args.accepted[lane];

@@ -11,6 +11,7 @@
 #include <cottention/cpu/prefetch.hpp>
 #include <cottention/cpu/rows.hpp>
 #include <cottention/cpu/weights.hpp>
+#include <cottention/workspace_layout.hpp>
 
 #if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
 #pragma float_control(precise, on, push)
@@ -35,9 +36,11 @@ struct WalkParams {
   bool sums_scale_grad = false;  // whether the walk sums ln(n) (norm(x) . dx), for the gradient of m
 };
 
+using cottention::detail::Carver, cottention::detail::round_up;
+
 /// The pitch, in elements, of scratch rows of `dim` elements: whole vectors and register tiles of every
 /// target.
-constexpr std::int64_t row_pitch(std::int64_t dim) { return (dim + 15) / 16 * 16; }
+constexpr std::int64_t row_pitch(std::int64_t dim) { return round_up(dim, 16); }
 
 /// A thread's scratch for one chunk of operands. The pitches are row_pitch of dim_a and dim_c.
 template <class A>
@@ -50,27 +53,16 @@ struct ChunkScratch {
   A* o;           // (chunk, c_pitch)
   A* normalized;  // (chunk, c_pitch)
 
-  /// Elements that suffice when the two pitches are exchanged, as they are for some gradients.
-  static constexpr std::int64_t elements(std::int64_t chunk, std::int64_t a_pitch, std::int64_t c_pitch) {
-    return chunk * (2 * (a_pitch + c_pitch) + (std::max)(a_pitch, c_pitch) + chunk);
-  }
-
-  /// Places the scratch in `memory`, which holds elements(...) numbers.
-  static ChunkScratch in(A* memory, std::int64_t chunk, std::int64_t a_pitch, std::int64_t c_pitch) {
+  static ChunkScratch take(Carver& carver, std::int64_t chunk, std::int64_t a_pitch, std::int64_t c_pitch) {
     ChunkScratch s{};
     s.a_pitch = a_pitch;
     s.c_pitch = c_pitch;
-    const auto take = [&](std::int64_t n) {
-      A* taken = memory;
-      memory += n;
-      return taken;
-    };
-    s.a = take(chunk * a_pitch);
-    s.b_t = take(chunk * a_pitch);
-    s.c = take(chunk * c_pitch);
-    s.o = take(chunk * c_pitch);
-    s.normalized = take(chunk * c_pitch);
-    s.scores = take(chunk * chunk);
+    s.a = carver.take<A>(chunk, a_pitch);
+    s.b_t = carver.take<A>(chunk, a_pitch);
+    s.c = carver.take<A>(chunk, c_pitch);
+    s.o = carver.take<A>(chunk, c_pitch);
+    s.normalized = carver.take<A>(chunk, c_pitch);
+    s.scores = carver.take<A>(chunk, chunk);
     return s;
   }
 };

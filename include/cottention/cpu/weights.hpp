@@ -6,6 +6,7 @@
 
 #include <cottention/cpu/simd.hpp>
 #include <cottention/element.hpp>
+#include <cottention/recurrence.hpp>
 
 #if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
 #pragma float_control(precise, on, push)
@@ -29,7 +30,7 @@ inline std::int64_t count_unmasked(const std::uint8_t* mask, std::int64_t from, 
   return n;
 }
 
-enum class Direction { forward, reverse };
+using recurrence::Direction;
 
 /// The count n at each position of one sequence, in the order of the walk.
 class Counter {

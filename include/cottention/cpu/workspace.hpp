@@ -6,7 +6,7 @@
 
 #include <cottention/cpu/call_view.hpp>
 #include <cottention/cpu/schedule.hpp>
-#include <cottention/overlap.hpp>
+#include <cottention/workspace_layout.hpp>
 
 namespace cottention::cpu {
 
@@ -19,55 +19,35 @@ struct Work {
   std::int64_t dim_qk = 0, dim_v = 0;
   std::int64_t scale_grad_tasks = 0;  // tasks that may sum for the gradient of m
   bool packed = false;                // sequences may differ in length
-  bool interleaved = false;           // the rows of neighbouring heads are neighbours in memory
+  bool heads_adjacent = false;        // the rows of neighbouring heads are adjacent in memory
 };
 
-/// The bytes of a workspace, part by part. More than there are addresses for is no size.
-class WorkspaceSize {
- public:
-  /// Room for count times `each` things of `bytes`, aligned; returns where.
-  std::size_t take(std::int64_t count, std::int64_t each, std::size_t bytes) {
-    constexpr auto alignment = static_cast<std::int64_t>(workspace_alignment);
-    constexpr std::int64_t max_bytes = cottention::detail::largest_span;
-    const std::int64_t at = bytes_;
-    std::int64_t part = 0;
-    if (__builtin_mul_overflow(count, each, &part) ||
-        __builtin_mul_overflow(part, static_cast<std::int64_t>(bytes), &part) || part > max_bytes - at)
-      fits_ = false;
-    else
-      bytes_ += (part + alignment - 1) / alignment * alignment;
-    return static_cast<std::size_t>(at);
-  }
+/// Whether there can be as much memory as a workspace for so many threads takes.
+inline CallStatus validate(const Carver& carver, int threads) {
+  if (carver.fits()) return {};
+  return CallStatus::failure(
+      StatusCode::bad_option,
+      "execution.threads = %d: the workspace for so many threads and this shape would pass 2^57 bytes",
+      threads);
+}
 
-  std::size_t bytes() const { return fits_ ? static_cast<std::size_t>(bytes_) : 0; }
-
-  /// Whether there can be so much memory.
-  CallStatus validate(int threads) const {
-    if (fits_) return {};
-    return CallStatus::failure(
-        StatusCode::bad_option,
-        "execution.threads = %d: the workspace for so many threads and this shape would "
-        "pass 2^57 bytes",
-        threads);
-  }
-
- private:
-  std::int64_t bytes_ = 0;
-  bool fits_ = true;
-};
-
-/// How many threads and entries a call uses, and where the parts of its workspace lie. Sizes follow from the
-/// head dimensions, the number of threads and the number of heads, and grow with each of them; they do not
-/// depend on the lengths of sequences, so a call may use less than its workspace.
-struct WorkspaceLayout {
+/// How many threads and entries a call uses, and the parts of its workspace. Sizes follow from the head
+/// dimensions, the number of threads and the number of heads, and grow with each of them; they do not depend
+/// on the lengths of sequences, so a call may use less than its workspace.
+template <Element T>
+struct CallWorkspace {
+  using A = Accumulate<T>;
   int threads = 1;                    // that the work is large enough for
   int heads_interleaved = 1;          // heads whose chunks a thread interleaves
-  int entry_count = 0;                // for split tasks
+  int entry_count = 0;                // of split tasks in work at the same time
   std::int64_t state_elements = 0;    // of one state, with rows of whole pitches
-  std::int64_t scratch_elements = 0;  // of one thread: three states for each head, and its chunk's operands
-  std::int64_t states_per_entry = 0;  // states of a split task
-  std::size_t progress_at = 0, scratch_at = 0, states_at = 0, scale_grad_at = 0;
-  WorkspaceSize size;
+  std::int64_t states_per_entry = 0;  // a state for each piece, and one more
+  std::int64_t scratch_bytes = 0;     // of one thread
+  WalkTask<T>* open_tasks = nullptr;  // (entry_count)
+  SplitProgress* progress = nullptr;  // (entry_count)
+  std::byte* scratch = nullptr;       // (threads, scratch_bytes)
+  A* states = nullptr;                // (entry_count, states_per_entry, state_elements)
+  double* scale_grad_sums = nullptr;  // (scale_grad_tasks, max_pieces)
 };
 
 /// A thread is woken for at least so many rows, about 20 microseconds of work at 64 dimensions.
@@ -81,7 +61,7 @@ inline constexpr int max_heads_interleaved = 8;
 /// 1 KiB of adjacent rows and 256 KiB of states.
 template <Element T>
 std::int64_t heads_interleaved_limit(const Work& work, std::int64_t state_elements) {
-  if (!work.interleaved) return 1;
+  if (!work.heads_adjacent) return 1;
   const std::int64_t row_bytes = (std::max)(work.dim_qk, work.dim_v) * static_cast<std::int64_t>(sizeof(T));
   const std::int64_t state_bytes = state_elements * static_cast<std::int64_t>(sizeof(Accumulate<T>));
   return std::clamp<std::int64_t>((std::min)({1024 / row_bytes, 262144 / state_bytes, work.heads}), 1,
@@ -100,26 +80,45 @@ inline std::int64_t choose_heads_interleaved(const Work& work, int threads, std:
   return max_heads;
 }
 
+/// A thread's scratch: the three states of each task that it interleaves, and one chunk of operands, which
+/// the tasks share.
+template <class A>
+struct ThreadScratch {
+  A* states;  // (heads, 3, state_elements)
+  ChunkScratch<A> operands;
+
+  static ThreadScratch take(Carver& carver, std::int64_t heads, std::int64_t chunk, std::int64_t a_pitch,
+                            std::int64_t c_pitch) {
+    A* states = carver.take<A>(heads, 3, a_pitch * c_pitch);
+    return {states, ChunkScratch<A>::take(carver, chunk, a_pitch, c_pitch)};
+  }
+};
+
+/// Places a call's workspace, or counts its bytes where the carver has no memory.
 template <Element T>
-WorkspaceLayout workspace_layout(const Work& work, int chunk, int threads) {
+CallWorkspace<T> take_workspace(Carver& carver, const Work& work, int chunk, int threads) {
   using A = Accumulate<T>;
-  WorkspaceLayout w;
+  CallWorkspace<T> w;
   if (work.states == 0) return w;
   const std::int64_t pitch_qk = row_pitch(work.dim_qk), pitch_v = row_pitch(work.dim_v);
   w.state_elements = pitch_qk * pitch_v;
   const std::int64_t max_heads = heads_interleaved_limit<T>(work, w.state_elements);
   w.threads = static_cast<int>(std::clamp<std::int64_t>(work.rows / rows_per_thread, 1, threads));
   w.heads_interleaved = static_cast<int>(choose_heads_interleaved(work, w.threads, max_heads));
-  w.scratch_elements = ChunkScratch<A>::elements(chunk, pitch_qk, pitch_v) + 3 * max_heads * w.state_elements;
+  // dq and dk exchange the pitches.
+  Carver scratch, exchanged;
+  ThreadScratch<A>::take(scratch, max_heads, chunk, pitch_qk, pitch_v);
+  ThreadScratch<A>::take(exchanged, max_heads, chunk, pitch_v, pitch_qk);
+  w.scratch_bytes = (std::max)(scratch.extent(), exchanged.extent());
   // A few split tasks at a time keep all threads busy; each entry has a state for each piece and one more.
   const int entry_count = threads > 1 ? threads / 8 + (threads % 8 != 0 ? 1 : 0) : 0;
   w.entry_count = w.threads > 1 && (work.packed || work.tasks % w.threads != 0) ? entry_count : 0;
   w.states_per_entry = piece_limit(w.state_elements) + 1;
-  w.size.take(entry_count, 1, sizeof(WalkTask<T>));
-  w.progress_at = w.size.take(entry_count, 1, sizeof(SplitProgress));
-  w.scratch_at = w.size.take(threads, w.scratch_elements, sizeof(A));
-  w.states_at = w.size.take(entry_count, w.states_per_entry * w.state_elements, sizeof(A));
-  w.scale_grad_at = w.size.take(work.scale_grad_tasks, max_pieces, sizeof(double));
+  w.open_tasks = carver.take<WalkTask<T>>(entry_count);
+  w.progress = carver.take<SplitProgress>(entry_count);
+  w.scratch = carver.take<std::byte>(threads, w.scratch_bytes);
+  w.states = carver.take<A>(entry_count, w.states_per_entry, w.state_elements);
+  w.scale_grad_sums = carver.take<double>(work.scale_grad_tasks, max_pieces);
   return w;
 }
 
