@@ -1,4 +1,4 @@
-// How split sequences are shared out: every piece once, sums in order, no thread left waiting for nothing.
+// How piece sequences are shared out: every piece once, sums in order, no thread left waiting for nothing.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
@@ -22,53 +22,54 @@ using support::Extents;
 
 using namespace cottention::cpu;
 
-/// Units made of nothing but numbers: the state of piece p is p + 1, and the prefix behind it the sum of
+/// Tasks made of nothing but numbers: the state of piece p is p + 1, and the prefix behind it the sum of
 /// those before. Walks check that they start from the right prefix.
 struct Numbers {
-  std::vector<SplitExtent> extents;
-  std::vector<std::vector<std::int64_t>> states;  // of each place, as the driver lays them out
-  std::vector<std::vector<int>> walked;           // of each unit, how often each piece was
+  std::vector<SplitCounts> extents;
+  std::vector<std::vector<std::int64_t>> states;  // of each entry, as the driver lays them out
+  std::vector<std::vector<int>> walked;           // of each task, how often each piece was
   std::vector<int> ended;
-  std::vector<bool> whole;  // units that are not split
+  std::vector<bool> whole;  // tasks that are not split
 
-  bool splits(std::int64_t unit) const { return !whole[static_cast<std::size_t>(unit)]; }
-  SplitExtent extent(std::int64_t unit) const { return extents[static_cast<std::size_t>(unit)]; }
-  void begin(std::int64_t, int place) {
-    states[static_cast<std::size_t>(place)].assign(most_pieces + 1, -1), at(place, 0) = 0;
+  bool is_split(std::int64_t task) const { return !whole[static_cast<std::size_t>(task)]; }
+  SplitCounts extent(std::int64_t task) const { return extents[static_cast<std::size_t>(task)]; }
+  void begin(std::int64_t, int entry) {
+    states[static_cast<std::size_t>(entry)].assign(max_pieces + 1, -1), at(entry, 0) = 0;
   }
-  void add(int place, int piece) { at(place, piece + 1) += at(place, piece); }
-  void end(std::int64_t unit, int place) {
-    ++ended[static_cast<std::size_t>(unit)];
-    const int sums = extent(unit).sums;
-    CHECK(at(place, sums) == sums * (sums + 1) / 2);
+  void add(int entry, int piece) { at(entry, piece + 1) += at(entry, piece); }
+  void end(std::int64_t task, int entry) {
+    ++ended[static_cast<std::size_t>(task)];
+    const int sums = extent(task).sums;
+    CHECK(at(entry, sums) == sums * (sums + 1) / 2);
   }
-  std::int64_t& at(int place, int i) {
-    return states[static_cast<std::size_t>(place)][static_cast<std::size_t>(i)];
+  std::int64_t& at(int entry, int i) {
+    return states[static_cast<std::size_t>(entry)][static_cast<std::size_t>(i)];
   }
 
-  /// What a thread does with a task.
-  void work(const Task& task, std::int64_t unit) {
-    if (task.yields_sum) at(task.place, task.piece + 1) = task.piece + 1;
-    if (task.kind != Task::Kind::walk) return;
-    ++walked[static_cast<std::size_t>(unit)][static_cast<std::size_t>(task.piece)];
-    const int before = extent(unit).causal ? task.piece : extent(unit).sums;
-    CHECK(at(task.place, before) == before * (before + 1) / 2);
+  /// What a thread does with an assignment.
+  void work(const Assignment& assignment, std::int64_t task) {
+    if (assignment.yields_sum) at(assignment.entry, assignment.piece + 1) = assignment.piece + 1;
+    if (assignment.kind != Assignment::Kind::walk) return;
+    ++walked[static_cast<std::size_t>(task)][static_cast<std::size_t>(assignment.piece)];
+    const int before = extent(task).causal ? assignment.piece : extent(task).sums;
+    CHECK(at(assignment.entry, before) == before * (before + 1) / 2);
   }
 };
 
-/// Runs the units on simulated threads whose tasks take random times; returns how many reduces there were.
-int simulate(Numbers& jobs, int threads, int places, unsigned seed) {
-  const std::size_t units = jobs.extents.size();
-  jobs.states.resize(static_cast<std::size_t>(places));
+/// Runs the tasks on simulated threads whose assignments take random times; returns how many reduces there
+/// were.
+int simulate(Numbers& jobs, int threads, int entry_count, unsigned seed) {
+  const std::size_t tasks = jobs.extents.size();
+  jobs.states.resize(static_cast<std::size_t>(entry_count));
   jobs.walked.clear();
-  for (const SplitExtent& extent : jobs.extents) jobs.walked.emplace_back(extent.walks, 0);
-  jobs.ended.assign(units, 0);
-  jobs.whole.resize(units, false);
-  std::vector<SplitUnit> open(static_cast<std::size_t>(places));
-  SplitQueue<Numbers> queue(jobs, open.data(), places, static_cast<std::int64_t>(units), threads);
+  for (const SplitCounts& extent : jobs.extents) jobs.walked.emplace_back(extent.walks, 0);
+  jobs.ended.assign(tasks, 0);
+  jobs.whole.resize(tasks, false);
+  std::vector<SplitProgress> open(static_cast<std::size_t>(entry_count));
+  SplitQueue<Numbers> queue(jobs, open.data(), entry_count, static_cast<std::int64_t>(tasks), threads);
   struct Thread {
-    Cursor cursor;
-    Task task;
+    SplitCursor cursor;
+    Assignment assignment;
     int busy = 0;
     bool finished = false;
   };
@@ -78,41 +79,42 @@ int simulate(Numbers& jobs, int threads, int places, unsigned seed) {
   for (int finished = 0, waits = 0; finished < threads;) {
     Thread& thread = pool[random() % pool.size()];
     if (thread.finished || --thread.busy > 0) continue;
-    if (thread.task.kind == Task::Kind::walk || thread.task.kind == Task::Kind::reduce) {
-      jobs.work(thread.task, thread.cursor.unit);
-      queue.done(thread.task);
+    if (thread.assignment.kind == Assignment::Kind::walk ||
+        thread.assignment.kind == Assignment::Kind::reduce) {
+      jobs.work(thread.assignment, thread.cursor.task);
+      queue.done(thread.assignment);
     }
-    thread.task = queue.next(thread.cursor);
-    reduces += thread.task.kind == Task::Kind::reduce;
-    thread.finished = thread.task.kind == Task::Kind::none;
+    thread.assignment = queue.next(thread.cursor);
+    reduces += thread.assignment.kind == Assignment::Kind::reduce;
+    thread.finished = thread.assignment.kind == Assignment::Kind::none;
     finished += thread.finished;
-    thread.busy = thread.task.kind == Task::Kind::walk ? 10 + static_cast<int>(random() % 5) : 4;
-    waits = thread.task.kind == Task::Kind::wait ? waits + 1 : 0;
+    thread.busy = thread.assignment.kind == Assignment::Kind::walk ? 10 + static_cast<int>(random() % 5) : 4;
+    waits = thread.assignment.kind == Assignment::Kind::wait ? waits + 1 : 0;
     REQUIRE(waits < 10'000);  // everybody waiting for nobody
   }
-  for (std::size_t unit = 0; unit < units; ++unit) {
-    CHECK(jobs.ended[unit] == (jobs.whole[unit] ? 0 : 1));
-    for (const int times : jobs.walked[unit]) CHECK(times == (jobs.whole[unit] ? 0 : 1));
+  for (std::size_t task = 0; task < tasks; ++task) {
+    CHECK(jobs.ended[task] == (jobs.whole[task] ? 0 : 1));
+    for (const int times : jobs.walked[task]) CHECK(times == (jobs.whole[task] ? 0 : 1));
   }
   return reduces;
 }
 
-TEST_CASE("Every piece of every split unit is walked once from the sum of the pieces before") {
+TEST_CASE("Every piece of every split task is walked once from the sum of the pieces before") {
   for (const int threads : {2, 3, 5, 16})
-    for (const int places : {1, 2, 3})
+    for (const int entry_count : {1, 2, 3})
       for (unsigned seed = 1; seed <= 20; ++seed) {
-        CAPTURE(threads, places, seed);
+        CAPTURE(threads, entry_count, seed);
         Numbers jobs;
         jobs.extents = {{63, 64, true}, {64, 64, true}, {1, 2, true}, {64, 64, false},
                         {5, 9, false},  {0, 3, false},  {7, 7, true}, {8, 0, false}};
         jobs.whole = {false, false, false, true, false, false, false, false};
-        simulate(jobs, threads, places, seed);
+        simulate(jobs, threads, entry_count, seed);
         jobs.whole[3] = false;
-        simulate(jobs, threads, places, seed);
+        simulate(jobs, threads, entry_count, seed);
       }
 }
 
-TEST_CASE("A single thread walks a causal unit from end to end and reduces nothing") {
+TEST_CASE("A single thread walks a causal task from end to end and reduces nothing") {
   Numbers jobs;
   jobs.extents = {{64, 64, true}, {9, 10, true}};
   CHECK(simulate(jobs, 1, 1, 1) == 0);
@@ -147,7 +149,7 @@ TEST_CASE("Pieces cover a sequence, and follow its length and the size of the st
 }
 
 TEST_CASE(
-    "The gradient of m of a split sequence is the same bits whichever threads walk and reduce its pieces") {
+    "The gradient of m of a piece sequence is the same bits whichever threads walk and reduce its pieces") {
   using P = Problem<float, any_head_dim, Mask::causal, Scale::by_key>;
   constexpr std::int64_t tokens = 20'000, dim = 8;
   std::mt19937 random(9);

@@ -45,10 +45,10 @@ std::vector<double> size_of_dscale_logit(Inputs<T>& inputs, const Gradient& expe
     for (std::int64_t b = 0; b < s.batch; ++b) {
       std::int64_t n = args.initial_state.count == nullptr ? 0 : args.initial_state.count[b];
       if (c.mask == cottention::Mask::bidirectional)
-        for (std::int64_t j = 0; j < keys.length(b); ++j) n += keys.present(b, j);
+        for (std::int64_t j = 0; j < keys.length(b); ++j) n += keys.valid(b, j);
       for (std::int64_t i = 0; i < positions.length(b); ++i) {
-        if (c.mask == cottention::Mask::causal) n += keys.present(b, i);
-        if (!positions.present(b, i)) continue;
+        if (c.mask == cottention::Mask::causal) n += keys.valid(b, i);
+        if (!positions.valid(b, i)) continue;
         for (std::int64_t h = h_kv * heads / s.heads_kv; h < (h_kv + 1) * heads / s.heads_kv; ++h) {
           const std::int64_t row = (positions.index(b, i) * heads + h) * s.dim_v;
           const double term = std::log(static_cast<double>(std::max<std::int64_t>(n, 1))) *

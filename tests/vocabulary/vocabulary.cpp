@@ -2,13 +2,16 @@
 #include <cottention/arguments.hpp>
 #include <cottention/element.hpp>
 #include <cottention/problem.hpp>
+#include <cottention/recurrence.hpp>
 #include <cottention/status.hpp>
 #include <cottention/tensor.hpp>
 #include <cottention/tiling.hpp>
+#include <cottention/workspace_layout.hpp>
 
 #include <algorithm>
 #include <bit>
 #include <cmath>
+#include <cstddef>
 #include <cstdint>
 #include <cstring>
 #include <limits>
@@ -405,6 +408,62 @@ TEST_CASE("Arguments are plain structs that start empty") {
   CHECK(args.q.data == nullptr);
   CHECK(args.plan == Plan::automatic);
   STATIC_REQUIRE(std::has_single_bit(workspace_alignment));
+}
+
+TEST_CASE("In the table of recurrences, rows and terms are on opposite sides and dimensions fit") {
+  using namespace recurrence;
+  for (const Output output : {Output::o, Output::dq, Output::dk, Output::dv}) {
+    const Roles roles = roles_of(output);
+    CAPTURE(static_cast<int>(output));
+    CHECK(side_of(roles.a) == roles.rows);
+    CHECK(side_of(roles.b) == other(roles.rows));
+    CHECK(side_of(roles.c) == other(roles.rows));
+    CHECK(is_normalized(roles.a) == is_normalized(roles.b));  // a . b is over one dimension
+    CHECK(is_normalized(roles.c) == has_dim_qk(output));      // the output has the columns of c
+    CHECK((direction_of(output, Mask::causal) == Direction::forward) == (roles.rows == Side::queries));
+    CHECK(direction_of(output, Mask::bidirectional) == Direction::forward);
+    if (roles.norm_backward) CHECK(side_of(norm_input(output)) == roles.rows);
+    // The weight of a position enters once: with v or with the output when scaling by key, and so on.
+    for (const Scale scale : {Scale::none, Scale::by_key, Scale::by_query}) {
+      const int weights = is_weighted(roles.a, scale) + is_weighted(roles.b, scale) +
+                          is_weighted(roles.c, scale) + (scale != Scale::none && roles.weighted_by == scale);
+      CHECK(weights == (scale == Scale::none ? 0 : 1));
+    }
+  }
+}
+
+TEST_CASE("A rule of splitting makes pieces of whole chunks within its limits") {
+  using recurrence::piece_rows, recurrence::SplitRule;
+  STATIC_REQUIRE(piece_rows(1000, {}, 32) == 1024);
+  STATIC_REQUIRE(piece_rows(0, {}, 32) == 32);
+  STATIC_REQUIRE(piece_rows(1000, {.wanted = 3, .max_pieces = 64}, 32) == 352);
+  STATIC_REQUIRE(piece_rows(1000, {.wanted = 8, .min_rows = 300, .max_pieces = 64}, 32) == 320);
+  STATIC_REQUIRE(piece_rows(1000, {.wanted = 1, .max_rows = 256, .max_pieces = 64}, 32) == 256);
+  STATIC_REQUIRE(piece_rows(1000, {.wanted = 1, .max_rows = 100, .max_pieces = 4}, 32) == 256);
+}
+
+TEST_CASE("A carver counts what it places, and more bytes than there are addresses for do not fit") {
+  using cottention::detail::Carver;
+  alignas(64) std::byte memory[1024];
+  Carver counting, placing(memory);
+  const auto take = [](Carver& carver) {
+    carver.take<double>(3);
+    carver.take<std::byte>(65);
+    return carver.take<float>(2, 5);
+  };
+  CHECK(take(counting) == nullptr);
+  CHECK(reinterpret_cast<std::byte*>(take(placing)) == memory + 64 + 128);
+  CHECK(counting.bytes() == 64 + 128 + 64);
+  CHECK(placing.bytes() == counting.bytes());
+  CHECK(counting.take<std::byte>(0) == nullptr);
+  CHECK(counting.bytes() == 256);
+  constexpr std::int64_t large = std::int64_t{1} << 40;
+  CHECK(placing.take<float>(large, large, large) == nullptr);
+  CHECK_FALSE(placing.fits());
+  CHECK(placing.bytes() == 0);
+  Carver outer;  // what does not fit a part does not fit the whole
+  outer.take<std::byte>(1, placing.extent());
+  CHECK_FALSE(outer.fits());
 }
 
 }  // namespace cottention::test

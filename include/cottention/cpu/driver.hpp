@@ -1,4 +1,4 @@
-// Runs the units of a call on the caller's threads, within the caller's workspace.
+// Runs the walk tasks of a call on the caller's threads, within the caller's workspace.
 #pragma once
 
 #include <atomic>
@@ -14,158 +14,158 @@
 
 namespace cottention::cpu {
 
-/// Source tells what the units are: `Work work()`, `Unit<T> unit(i)`, `int64 rows(i)` and
-/// `int64 log_sum_unit(i)`, the unit's number among those that yield sums, or -1.
-template <AnyProblem P, int chunk, int vector_bytes, class Source>
+/// `Tasks` describes the tasks of a call: `Work work()`, `WalkTask<T> task(i)`, `int64 rows(i)`, and
+/// `int64 scale_grad_index(i)`, the task's index among those that sum for the gradient of m, or -1.
+template <AnyProblem P, int chunk, int vector_bytes, class Tasks>
 class Driver {
  public:
   using T = typename P::element;
   using A = Accumulate<T>;
   static constexpr bool causal = P::mask == Mask::causal;
 
-  Driver(const Source& source, const WorkspaceLayout& layout, Workspace workspace)
-      : source_(source),
-        work_(source.work()),
-        layout_(layout),
-        memory_(static_cast<std::byte*>(workspace.data)) {}
+  Driver(const Tasks& tasks, const CallWorkspace<T>& workspace)
+      : tasks_(tasks), work_(tasks.work()), workspace_(workspace) {}
 
   void run(const Execution& execution) {
-    SplitQueue<Driver> queue(*this, reinterpret_cast<SplitUnit*>(memory_ + layout_.progress_at),
-                             layout_.places, work_.units, layout_.threads);
-    const std::int64_t groups_each = (work_.heads + layout_.together - 1) / layout_.together;
-    const std::int64_t groups = work_.units / work_.heads * groups_each;
+    SplitQueue<Driver> queue(*this, workspace_.progress, workspace_.entry_count, work_.tasks,
+                             workspace_.threads);
+    const std::int64_t blocks_per_sequence =
+        (work_.heads + workspace_.heads_interleaved - 1) / workspace_.heads_interleaved;
+    const std::int64_t head_blocks = work_.tasks / work_.heads * blocks_per_sequence;
     std::atomic<std::int64_t> next{0};
     auto body = [&](int thread) {
-      A* scratch = elements(layout_.scratch_at) + thread * layout_.scratch_elements;
-      for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < groups;) {
-        const std::int64_t head = i % groups_each * layout_.together;
-        run_whole(i / groups_each * work_.heads + head,
-                  std::min<std::int64_t>(layout_.together, work_.heads - head), scratch);
+      std::byte* scratch = workspace_.scratch + thread * workspace_.scratch_bytes;
+      for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < head_blocks;) {
+        const std::int64_t head = i % blocks_per_sequence * workspace_.heads_interleaved;
+        run_whole(i / blocks_per_sequence * work_.heads + head,
+                  std::min<std::int64_t>(workspace_.heads_interleaved, work_.heads - head), scratch);
       }
-      if (layout_.places > 0) run_pieces(queue, scratch);
+      if (workspace_.entry_count > 0) run_split_tasks(queue, scratch);
     };
-    parallel(execution, layout_.threads, body);
+    parallel(execution, workspace_.threads, body);
   }
 
-  /// The unit's sum for the gradient of m, over its pieces in order.
-  double log_sum(std::int64_t log_sum_unit, std::int64_t rows) const {
+  /// The task's sum for the gradient of m: the sums of its pieces, added in order.
+  double scale_grad_sum(std::int64_t scale_grad_index, std::int64_t rows) const {
     double sum = 0;
     for (int piece = 0; piece < pieces(rows).count; ++piece)
-      sum += log_sums()[log_sum_unit * most_pieces + piece];
+      sum += workspace_.scale_grad_sums[scale_grad_index * max_pieces + piece];
     return sum;
   }
 
-  // For SplitQueue.
-  bool splits(std::int64_t i) const {
-    if (layout_.places == 0 || pieces(source_.rows(i)).count < 2) return false;
-    const std::int64_t threads = layout_.threads;
-    const std::int64_t left_over = work_.units % threads;
-    return source_.rows(i) > work_.rows / threads ||
-           (!work_.packed && i >= work_.units - left_over && 3 * left_over <= 2 * threads);
+  // What SplitQueue calls.
+  bool is_split(std::int64_t i) const {
+    if (workspace_.entry_count == 0 || pieces(tasks_.rows(i)).count < 2) return false;
+    const std::int64_t threads = workspace_.threads;
+    const std::int64_t left_over = work_.tasks % threads;
+    return tasks_.rows(i) > work_.rows / threads ||
+           (!work_.packed && i >= work_.tasks - left_over && 3 * left_over <= 2 * threads);
   }
-  SplitExtent extent(std::int64_t i) const {
-    const Unit<T> unit = source_.unit(i);
-    const int sums = pieces(unit.walk.bc_rows).count;
-    if constexpr (causal) return {unit.final == nullptr ? sums - 1 : sums, sums, true};
-    return {sums, pieces(unit.walk.a_rows).count, false};
+  SplitCounts extent(std::int64_t i) const {
+    const WalkTask<T> task = tasks_.task(i);
+    const int sums = pieces(task.walk.bc_rows).count;
+    if constexpr (causal) return {task.final == nullptr ? sums - 1 : sums, sums, true};
+    return {sums, pieces(task.walk.a_rows).count, false};
   }
-  void begin(std::int64_t i, int place) {
-    const Unit<T> unit = source_.unit(i);
-    new (open_unit(place)) Unit<T>(unit);
-    load_state(unit, state(place, 0));
+  void begin(std::int64_t i, int entry) {
+    const WalkTask<T> task = tasks_.task(i);
+    new (open_task(entry)) WalkTask<T>(task);
+    load_state(task, state(entry, 0));
   }
-  void add(int place, int piece) { add_state(state(place, piece + 1), state(place, piece)); }
-  void end(std::int64_t i, int place) {
-    const Unit<T>& unit = *open_unit(place);
-    if (unit.final != nullptr) store_state(unit, state(place, extent(i).sums));
+  void add(int entry, int piece) { add_state(state(entry, piece + 1), state(entry, piece)); }
+  void end(std::int64_t i, int entry) {
+    const WalkTask<T>& task = *open_task(entry);
+    if (task.final != nullptr) store_state(task, state(entry, extent(i).sums));
   }
 
  private:
-  /// A unit in a thread's hands.
-  struct Member {
+  /// A task that a thread is running. The three states are in the thread's scratch, or, for split tasks, in
+  /// the entry.
+  struct ActiveWalk {
     std::int64_t index = 0;
-    Unit<T> unit;
+    WalkTask<T> task;
     Walker<T, chunk, vector_bytes> walker;
     A *prefix = nullptr, *h = nullptr, *sum = nullptr;
-    double log_sum = 0;
+    double scale_grad_sum = 0;
   };
 
-  Pieces pieces(std::int64_t rows) const { return {rows, layout_.state_elements, chunk}; }
-  A* elements(std::size_t at) const { return reinterpret_cast<A*>(memory_ + at); }
-  double* log_sums() const { return reinterpret_cast<double*>(memory_ + layout_.log_sums_at); }
-  Unit<T>* open_unit(int place) const { return reinterpret_cast<Unit<T>*>(memory_) + place; }
-  A* state(int place, int i) const {
-    return elements(layout_.states_at) + (place * layout_.place_states + i) * layout_.state_elements;
+  Pieces pieces(std::int64_t rows) const { return {rows, workspace_.state_elements, chunk}; }
+  WalkTask<T>* open_task(int entry) const { return workspace_.open_tasks + entry; }
+  A* state(int entry, int i) const {
+    return workspace_.states + (entry * workspace_.states_per_entry + i) * workspace_.state_elements;
   }
 
-  Member member(std::int64_t index, const Unit<T>& unit, A* scratch, int number) const {
-    Member m;
+  ActiveWalk activate(std::int64_t index, const WalkTask<T>& task, std::byte* scratch, int number) const {
+    ActiveWalk m;
     m.index = index;
-    m.unit = unit;
-    A* operands = scratch + 3 * layout_.together * layout_.state_elements;
-    m.walker = {unit.walk, ChunkScratch<A>::in(operands, chunk, padded(unit.walk.a.rows.dim),
-                                               padded(unit.walk.c.rows.dim))};
-    m.prefix = scratch + 3 * number * layout_.state_elements;
-    m.h = m.prefix + layout_.state_elements;
-    m.sum = m.h + layout_.state_elements;
+    m.task = task;
+    Carver carver(scratch);
+    const auto parts =
+        ThreadScratch<A>::take(carver, workspace_.heads_interleaved, chunk, row_pitch(task.walk.a.rows.dim),
+                               row_pitch(task.walk.c.rows.dim));
+    m.walker = {task.walk, parts.operands};
+    m.prefix = parts.states + 3 * number * workspace_.state_elements;
+    m.h = m.prefix + workspace_.state_elements;
+    m.sum = m.h + workspace_.state_elements;
     return m;
   }
 
-  /// f(member, first row, rows) for each chunk of the piece, member after member.
+  /// f(active walk, first row, rows) for each chunk of the piece, one walk after the other.
   template <class F>
-  void each_chunk(Member* members, int count, const Pieces& p, int piece, F f) const {
+  void each_chunk(ActiveWalk* active, int count, const Pieces& p, int piece, F f) const {
     for (int i = 0; i < count; ++i) {
-      members[i].walker.seek(p.first(piece));
-      members[i].log_sum = 0;
+      active[i].walker.seek(p.first(piece));
+      active[i].scale_grad_sum = 0;
     }
     for (std::int64_t t = p.first(piece); t < p.last(piece); t += chunk)
       for (int i = 0; i < count; ++i) {
         const bool last = i + 1 == count;
-        members[i].walker.expect(members[last ? 0 : i + 1].walker, last ? t + chunk : t);
-        f(members[i], t, static_cast<int>(std::min<std::int64_t>(chunk, p.last(piece) - t)));
+        active[i].walker.set_next(active[last ? 0 : i + 1].walker, last ? t + chunk : t);
+        f(active[i], t, static_cast<int>(std::min<std::int64_t>(chunk, p.last(piece) - t)));
       }
   }
-  /// Only those who write a piece's outputs know its sum; another thread may be reducing the same piece.
-  void keep_log_sums(const Member* members, int count, int piece) const {
+  /// Stores the piece's sums. The thread that writes a piece's outputs calls this; another thread may be
+  /// reducing the same piece.
+  void store_scale_grad_sums(const ActiveWalk* active, int count, int piece) const {
     for (int i = 0; i < count; ++i)
-      if (const std::int64_t at = source_.log_sum_unit(members[i].index); at >= 0)
-        log_sums()[at * most_pieces + piece] = members[i].log_sum;
+      if (const std::int64_t at = tasks_.scale_grad_index(active[i].index); at >= 0)
+        workspace_.scale_grad_sums[at * max_pieces + piece] = active[i].scale_grad_sum;
   }
-  void walk(Member* members, int count, const Pieces& p, int piece) const {
-    each_chunk(members, count, p, piece, [](Member& m, std::int64_t t, int rows) {
-      m.log_sum += m.walker.walk_chunk(t, rows, m.h, m.sum);
+  void walk(ActiveWalk* active, int count, const Pieces& p, int piece) const {
+    each_chunk(active, count, p, piece, [](ActiveWalk& m, std::int64_t t, int rows) {
+      m.scale_grad_sum += m.walker.walk_chunk(t, rows, m.h, m.sum);
     });
-    keep_log_sums(members, count, piece);
+    store_scale_grad_sums(active, count, piece);
   }
-  void reduce(Member* members, int count, const Pieces& p, int piece) const {
-    each_chunk(members, count, p, piece,
-               [](Member& m, std::int64_t t, int rows) { m.walker.reduce_chunk(t, rows, m.sum); });
+  void reduce(ActiveWalk* active, int count, const Pieces& p, int piece) const {
+    each_chunk(active, count, p, piece,
+               [](ActiveWalk& m, std::int64_t t, int rows) { m.walker.reduce_chunk(t, rows, m.sum); });
   }
-  void apply(Member* members, int count, const Pieces& p, int piece) const {
-    each_chunk(members, count, p, piece, [](Member& m, std::int64_t t, int rows) {
-      m.log_sum += m.walker.apply_chunk(t, rows, m.prefix);
+  void apply(ActiveWalk* active, int count, const Pieces& p, int piece) const {
+    each_chunk(active, count, p, piece, [](ActiveWalk& m, std::int64_t t, int rows) {
+      m.scale_grad_sum += m.walker.apply_chunk(t, rows, m.prefix);
     });
-    keep_log_sums(members, count, piece);
+    store_scale_grad_sums(active, count, piece);
   }
 
-  /// Runs units first to first + heads - 1 of one sequence side by side, but for those that are to be split.
-  void run_whole(std::int64_t first, std::int64_t heads, A* scratch) {
-    Member members[most_together];
+  /// Runs tasks first to first + heads - 1 of one sequence, chunks interleaved, except those that are split.
+  void run_whole(std::int64_t first, std::int64_t heads, std::byte* scratch) {
+    ActiveWalk active[max_heads_interleaved];
     int count = 0;
     for (std::int64_t i = first; i < first + heads; ++i)
-      if (!splits(i)) {
-        members[count] = member(i, source_.unit(i), scratch, count);
+      if (!is_split(i)) {
+        active[count] = activate(i, tasks_.task(i), scratch, count);
         ++count;
       }
     if (count == 0) return;
-    for (int i = 0; i < count; ++i) load_state(members[i].unit, members[i].prefix);
-    const Pieces sums = pieces(members[0].unit.walk.bc_rows);
+    for (int i = 0; i < count; ++i) load_state(active[i].task, active[i].prefix);
+    const Pieces sums = pieces(active[0].task.walk.bc_rows);
     if constexpr (causal) {
-      const bool final = members[0].unit.final != nullptr;
+      const bool final = active[0].task.final != nullptr;
       for (int piece = 0; piece < sums.count; ++piece) {
         const bool more = sums.count > 1 && (piece + 1 < sums.count || final);
         for (int i = 0; i < count; ++i) {
-          Member& m = members[i];
+          ActiveWalk& m = active[i];
           if (sums.count == 1)
             m.h = m.prefix;
           else
@@ -175,58 +175,57 @@ class Driver {
           else
             m.sum = nullptr;
         }
-        walk(members, count, sums, piece);
-        for (int i = 0; more && i < count; ++i) add_state(members[i].prefix, members[i].sum);
+        walk(active, count, sums, piece);
+        for (int i = 0; more && i < count; ++i) add_state(active[i].prefix, active[i].sum);
       }
     } else {
       for (int piece = 0; piece < sums.count; ++piece) {
-        for (int i = 0; i < count; ++i) clear_state(members[i].sum);
-        reduce(members, count, sums, piece);
-        for (int i = 0; i < count; ++i) add_state(members[i].prefix, members[i].sum);
+        for (int i = 0; i < count; ++i) clear_state(active[i].sum);
+        reduce(active, count, sums, piece);
+        for (int i = 0; i < count; ++i) add_state(active[i].prefix, active[i].sum);
       }
-      const Pieces outputs = pieces(members[0].unit.walk.a_rows);
-      for (int piece = 0; piece < outputs.count; ++piece) apply(members, count, outputs, piece);
+      const Pieces outputs = pieces(active[0].task.walk.a_rows);
+      for (int piece = 0; piece < outputs.count; ++piece) apply(active, count, outputs, piece);
     }
-    for (int i = 0; i < count; ++i) store_state(members[i].unit, members[i].prefix);
+    for (int i = 0; i < count; ++i) store_state(active[i].task, active[i].prefix);
   }
 
-  /// Takes part in the units that are split until none is left.
-  void run_pieces(SplitQueue<Driver>& queue, A* scratch) {
-    Cursor cursor;
+  /// Works on split tasks until none is left.
+  void run_split_tasks(SplitQueue<Driver>& queue, std::byte* scratch) {
+    SplitCursor cursor;
     for (;;) {
-      const Task task = queue.next(cursor);
-      if (task.kind == Task::Kind::none) return;
-      if (task.kind == Task::Kind::wait) {
+      const Assignment assignment = queue.next(cursor);
+      if (assignment.kind == Assignment::Kind::none) return;
+      if (assignment.kind == Assignment::Kind::wait) {
         std::this_thread::yield();
         continue;
       }
-      Member m = member(cursor.unit, *open_unit(task.place), scratch, 0);
-      const Pieces sums = pieces(m.unit.walk.bc_rows);
-      m.sum = task.yields_sum ? state(task.place, task.piece + 1) : nullptr;
+      ActiveWalk m = activate(cursor.task, *open_task(assignment.entry), scratch, 0);
+      const Pieces sums = pieces(m.task.walk.bc_rows);
+      m.sum = assignment.yields_sum ? state(assignment.entry, assignment.piece + 1) : nullptr;
       if (m.sum != nullptr) clear_state(m.sum);
-      if (task.kind == Task::Kind::reduce) {
-        reduce(&m, 1, sums, task.piece);
+      if (assignment.kind == Assignment::Kind::reduce) {
+        reduce(&m, 1, sums, assignment.piece);
       } else if constexpr (causal) {
-        copy_state(m.h, state(task.place, task.piece));
-        walk(&m, 1, sums, task.piece);
+        copy_state(m.h, state(assignment.entry, assignment.piece));
+        walk(&m, 1, sums, assignment.piece);
       } else {
-        m.prefix = state(task.place, sums.count);
-        apply(&m, 1, pieces(m.unit.walk.a_rows), task.piece);
+        m.prefix = state(assignment.entry, sums.count);
+        apply(&m, 1, pieces(m.task.walk.a_rows), assignment.piece);
       }
-      queue.done(task);
+      queue.done(assignment);
     }
   }
 
-  void clear_state(A* h) const { std::fill_n(h, layout_.state_elements, A{0}); }
-  void copy_state(A* to, const A* from) const { std::copy_n(from, layout_.state_elements, to); }
+  void clear_state(A* h) const { std::fill_n(h, workspace_.state_elements, A{0}); }
+  void copy_state(A* to, const A* from) const { std::copy_n(from, workspace_.state_elements, to); }
   void add_state(A* to, const A* from) const {
-    for (std::int64_t e = 0; e < layout_.state_elements; ++e) to[e] += from[e];
+    for (std::int64_t e = 0; e < workspace_.state_elements; ++e) to[e] += from[e];
   }
 
-  const Source& source_;
+  const Tasks& tasks_;
   const Work work_;
-  const WorkspaceLayout& layout_;
-  std::byte* memory_;
+  const CallWorkspace<T>& workspace_;
 };
 
 }  // namespace cottention::cpu

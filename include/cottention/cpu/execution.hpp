@@ -1,4 +1,4 @@
-// Who runs the CPU backend's threads.
+// The threads of the CPU backend.
 #pragma once
 
 #include <algorithm>
@@ -30,10 +30,11 @@ struct Execution {
 };
 
 inline CallStatus validate(const Execution& execution) {
-  const int least = execution.run == nullptr ? 0 : 1;
-  if (execution.threads >= least) return {};
+  const int min_threads = execution.run == nullptr ? 0 : 1;
+  if (execution.threads >= min_threads) return {};
   return CallStatus::failure(StatusCode::bad_option, "execution.threads = %d: must be at least %d%s",
-                             execution.threads, least, least == 1 ? " when execution.run is given" : "");
+                             execution.threads, min_threads,
+                             min_threads == 1 ? " when execution.run is given" : "");
 }
 
 /// The number of threads that a call with this Execution uses at most.

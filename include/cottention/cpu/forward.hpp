@@ -1,67 +1,9 @@
 // The parallel forward pass on the CPU.
 #pragma once
 
-#include <cottention/cpu/driver.hpp>
-#include <cottention/cpu/tuning.hpp>
-#include <cottention/validation.hpp>
+#include <cottention/cpu/call.hpp>
 
 namespace cottention::cpu {
-
-namespace detail {
-
-template <AnyProblem P>
-class ForwardSource {
- public:
-  using T = typename P::element;
-
-  explicit ForwardSource(const ForwardArguments<T>& arguments) : args_(arguments), roles_(arguments) {}
-
-  Work work() const {
-    const Shape& s = args_.shape;
-    const bool packed = args_.cu_seqlens_q.given();
-    const std::int64_t rows = (std::max)(s.seq_q, s.seq_k) * s.heads_kv * (packed ? 1 : s.batch);
-    return {.states = s.batch * s.heads_kv,
-            .units = s.batch * s.heads_kv,
-            .heads = s.heads_kv,
-            .rows = rows,
-            .dim_qk = s.dim_qk,
-            .dim_v = s.dim_v,
-            .packed = packed,
-            .interleaved = roles_.interleaved()};
-  }
-  std::int64_t rows(std::int64_t i) const {
-    const Sequence s = roles_.sequence(i / args_.shape.heads_kv);
-    return (std::max)(s.length_q, s.length_k);
-  }
-  std::int64_t log_sum_unit(std::int64_t) const { return -1; }
-
-  Unit<T> unit(std::int64_t i) const {
-    const std::int64_t kv_head = i % args_.shape.heads_kv;
-    const Sequence s = roles_.sequence(i / args_.shape.heads_kv);
-    const std::int64_t dim_qk = args_.shape.dim_qk, dim_v = args_.shape.dim_v;
-    const auto rows = [&](const auto& tensor, Side side, std::int64_t dim, Norm norm, bool weighted) {
-      return roles_.rows(tensor, side, dim, s, kv_head, Side::key, norm, weighted);
-    };
-    Unit<T> unit;
-    unit.walk = roles_.walk(s, kv_head, Side::key);
-    unit.walk.a = rows(args_.q, Side::query, dim_qk, Norm::unit, false);
-    unit.walk.b = rows(args_.k, Side::key, dim_qk, Norm::unit, false);
-    unit.walk.c = rows(args_.v, Side::key, dim_v, Norm::keep, roles_.scaled_by_key());
-    unit.walk.out = rows(args_.o, Side::query, dim_v, Norm::keep, roles_.scaled_by_query());
-    const std::int64_t state = i * dim_qk * dim_v;
-    if (args_.initial_state.h != nullptr) unit.initial = args_.initial_state.h + state;
-    if (args_.final_state.h != nullptr) unit.final = args_.final_state.h + state;
-    return unit;
-  }
-
-  const Roles<P, ForwardArguments<T>>& roles() const { return roles_; }
-
- private:
-  const ForwardArguments<T>& args_;
-  Roles<P, ForwardArguments<T>> roles_;
-};
-
-}  // namespace detail
 
 /// Bytes of scratch that `forward` needs, whatever the length of the sequences: pointers need not be
 /// set yet, and what is enough for a larger batch, more heads or more threads is enough for a smaller one.
@@ -69,15 +11,7 @@ class ForwardSource {
 template <AnyProblem P, Tiling tile = tuned_tiling<P>>
 [[nodiscard]] CallStatus workspace_bytes(const ForwardArguments<typename P::element>& args,
                                          std::size_t& bytes, const Execution& execution = {}) {
-  bytes = 0;
-  if (CallStatus status = cottention::detail::validate_extents<P>(args); !status) return status;
-  if (CallStatus status = validate(execution); !status) return status;
-  const int threads = available_threads(execution);
-  const WorkspaceSize size =
-      workspace_layout<typename P::element>(detail::ForwardSource<P>(args).work(), tile.chunk, threads).size;
-  if (CallStatus status = size.validate(threads); !status) return status;
-  bytes = size.bytes();
-  return {};
+  return detail::call_workspace_bytes<P, tile>(args, bytes, execution);
 }
 /// The same as a number, 0 where the call would be refused.
 template <AnyProblem P, Tiling tile = tuned_tiling<P>>
@@ -97,27 +31,13 @@ std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args,
 template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native_vector_bytes>
 [[nodiscard]] CallStatus forward(const ForwardArguments<typename P::element>& args, Workspace workspace,
                                  const Execution& execution = {}) {
-  using T = typename P::element;
-  if (CallStatus status = validate(execution); !status) return status;
-  if (CallStatus status = validate<P>(args); !status) return status;
-  if (CallStatus status = validate_contents<P>(args); !status) return status;
-  const detail::ForwardSource<P> source(args);
-  const WorkspaceLayout layout = workspace_layout<T>(source.work(), tile.chunk, available_threads(execution));
-  if (CallStatus status = layout.size.validate(available_threads(execution)); !status) return status;
-  const bool any = source.work().units > 0 && (source.work().rows > 0 || args.final_state.h != nullptr);
-  if (any)
-    if (CallStatus status = validate(workspace, layout.size.bytes(), available_threads(execution)); !status)
-      return status;
-  if (any)
-    Driver<P, tile.chunk, vector_bytes, detail::ForwardSource<P>>(source, layout, workspace).run(execution);
-  source.roles().clear_trailing(args.o, Side::query, args.shape.dim_v);
-  if (args.final_state.count != nullptr) {
-    for (std::int64_t b = 0; b < args.shape.batch; ++b) {
-      const Sequence s = source.roles().sequence(b);
-      args.final_state.count[b] = source.roles().initial_count(s) + source.roles().unmasked_keys(s);
-    }
-  }
-  return {};
+  return detail::run_call<P, tile, vector_bytes>(
+      args, workspace, execution, {Output::o}, [&](const auto& tasks, const auto*) {
+        for (std::int64_t b = 0; args.final_state.count != nullptr && b < args.shape.batch; ++b) {
+          const Sequence s = tasks.view().sequence(b);
+          args.final_state.count[b] = tasks.view().initial_count(s) + tasks.view().unmasked_keys(s);
+        }
+      });
 }
 
 }  // namespace cottention::cpu

@@ -1,5 +1,4 @@
-// Matrix products on small blocks that lie in the first-level cache. One register-tiled kernel serves them
-// all.
+// Matrix products on blocks in the first-level cache, all by one register-tiled kernel.
 #pragma once
 
 #include <cottention/cpu/pairwise.hpp>
@@ -11,12 +10,12 @@
 
 namespace cottention::cpu {
 
-/// Accumulators of a rows x (vectors * lanes) block.
+/// The accumulators of a register tile, (rows, vectors * lanes).
 template <class S, int rows, int vectors>
 struct Accumulators {
   typename S::Vector value[rows][vectors] = {};
 
-  /// value += a b over `depth`; a (rows, depth) and b (depth, vectors * lanes) are row-major.
+  /// value += a b, with a (rows, depth) and b (depth, vectors * lanes) row-major.
   template <class A>
   [[gnu::always_inline]] void multiply(const A* a, std::ptrdiff_t a_pitch, const A* b, std::ptrdiff_t b_pitch,
                                        std::ptrdiff_t depth) {
@@ -33,7 +32,7 @@ struct Accumulators {
     }
   }
 
-  /// The same over a head dimension: in runs, so that no head is too wide.
+  /// value += a b where `depth` is a head dimension: summed in runs, so that the error does not grow with it.
   template <class A>
   [[gnu::always_inline]] void multiply_long(const A* a, std::ptrdiff_t a_pitch, const A* b,
                                             std::ptrdiff_t b_pitch, std::ptrdiff_t depth) {
@@ -54,7 +53,7 @@ struct Accumulators {
     return *this;
   }
 
-  /// f(row, vector, value) for each accumulator.
+  /// Calls f(row, vector, value) for each accumulator.
   template <class F>
   [[gnu::always_inline]] void each(F f) const {
 #pragma GCC unroll 16
@@ -65,7 +64,7 @@ struct Accumulators {
   }
 
  private:
-  /// Not inlined, so that either loop has the registers to itself.
+  /// The function is not inlined, so that each of the two loops has all registers.
   template <class A>
   [[gnu::noinline]] void add_runs(const A* a, std::ptrdiff_t a_pitch, const A* b, std::ptrdiff_t b_pitch,
                                   std::ptrdiff_t depth, std::ptrdiff_t run_terms) {
@@ -83,12 +82,12 @@ struct Accumulators {
 };
 
 /// Calls f.template operator()<vectors>(column) so that `columns`, a multiple of S::lanes, are covered by
-/// blocks of `widest` vectors, a power of two, and then by narrower ones.
-template <class S, int widest, class F>
+/// blocks of `max_vectors` vectors, a power of two, and then by narrower ones.
+template <class S, int max_vectors, class F>
 [[gnu::always_inline]] inline void for_column_blocks(std::ptrdiff_t columns, F f, std::ptrdiff_t column = 0) {
-  for (; column + widest * S::lanes <= columns; column += widest * S::lanes)
-    f.template operator()<widest>(column);
-  if constexpr (widest > 1) for_column_blocks<S, widest / 2>(columns, f, column);
+  for (; column + max_vectors * S::lanes <= columns; column += max_vectors * S::lanes)
+    f.template operator()<max_vectors>(column);
+  if constexpr (max_vectors > 1) for_column_blocks<S, max_vectors / 2>(columns, f, column);
 }
 
 }  // namespace cottention::cpu

@@ -8,18 +8,19 @@
 
 namespace cottention::cpu {
 
-/// Terms of a product that are added one after the other. Where n terms are alike, their roundings lean one
-/// way, and the sum is off by up to n / 4 of 2^-24 (double: of 2^-53), about half of that in the mean square.
-/// But up to 256 dimensions shorter runs cost time.
+/// The number of terms of a product that are added one after the other. Where n terms are alike, their
+/// rounding errors have one sign, and the relative error of the sum is up to n / 4 of 2^-24 (double: of
+/// 2^-53), about half of that in the mean square. Up to 256 dimensions shorter runs cost time.
 constexpr std::ptrdiff_t run_terms(std::ptrdiff_t depth) { return depth <= 256 ? 128 : 64; }
-/// And where memory takes the time.
+/// The run length of `step`, whose time is that of memory.
 inline constexpr std::ptrdiff_t step_run_terms = 64;
-/// And of a sum of squares or a dot product, for each lane: these are few.
+/// The run length, for each lane, of a sum of squares or a dot product: these are few.
 inline constexpr std::ptrdiff_t short_run_terms = 16;
-/// Up to here runs are added in their order, beyond pairwise.
+/// Runs of the first so many terms are added in order, later ones pairwise.
 inline constexpr std::ptrdiff_t ordered_terms = 1024;
 
-/// The sum of runs, 2^i to 2^i of them: the carries of a binary counter. V has +=.
+/// A pairwise sum of runs: part_[i] holds the sum of a power of two of runs, merged as a binary counter
+/// carries. V has +=.
 template <class V>
 class PairwiseSum {
  public:
@@ -35,13 +36,13 @@ class PairwiseSum {
   }
 
  private:
-  static constexpr int most_parts = 16;  // 2^16 - 1 runs: head dimensions end at 2^16
+  static constexpr int max_parts = 16;  // 2^16 - 1 runs: head dimensions end at 2^16
   std::uint32_t runs_ = 0;
   int parts_ = 0;
-  V part_[most_parts];
+  V part_[max_parts];
 };
 
-/// A vector as a V.
+/// A vector as the V of PairwiseSum.
 template <class S>
 struct VectorSum {
   typename S::Vector value = {};

@@ -1,5 +1,5 @@
-// Rows between the caller's tensors and a chunk's scratch: gathered, widened, normalised, weighted and masked
-// on the way in; projected, weighted, masked and narrowed on the way out.
+// Copies of rows between the caller's tensors and a chunk's scratch: pack_* gathers, widens, normalises,
+// weights and masks them; store_* weights, masks and narrows them; norm_backward differentiates in between.
 #pragma once
 
 #include <algorithm>
@@ -17,40 +17,40 @@
 
 namespace cottention::cpu {
 
-/// Rows of one head of one sequence in the order in which they are walked: row t at data + t * stride. A
-/// masked row reads as 0 whatever bits it holds, and is written as 0.
+/// The rows of one head of one sequence in the order of the walk: row t is at data + t * stride, (length,
+/// dim). A masked row reads as 0 whatever bits it holds, and is written as 0.
 template <class T>
-struct Rows {
+struct RowView {
   T* data = nullptr;
   std::int64_t stride = 0;
-  const std::uint8_t* mask = nullptr;  // one byte a row; null: all present
+  const std::uint8_t* mask = nullptr;  // one byte for each row; null: every row is valid
   std::int64_t mask_stride = 0;
   std::int64_t dim = 0;
 
   T* row(std::int64_t t) const { return data + t * stride; }
-  bool present(std::int64_t t) const { return mask == nullptr || mask[t * mask_stride] != 0; }
+  bool valid(std::int64_t t) const { return mask == nullptr || mask[t * mask_stride] != 0; }
 
-  Rows from(std::int64_t t) const {
+  RowView from(std::int64_t t) const {
     return {data + t * stride, stride, mask == nullptr ? nullptr : mask + t * mask_stride, mask_stride, dim};
   }
 };
 
-/// What happens to rows on their way in: kept, or divided by their norm.
-enum class Norm { keep, unit };
+/// What pack_* does to rows: keeps them, or divides them by max(||x||, eps).
+enum class Norm { keep, normalize };
 
-/// Whether it is wanted to know that rows are finite.
+/// Whether pack_rows tells if all rows are finite.
 enum class Check { none, finite };
 
-/// One of the operands a, b, c: rows of a tensor for each head that takes part.
+/// One of the operands a, b, c or the output of a walk: the rows of one tensor for each head of the task.
 template <class T>
-struct RoleRows {
-  Rows<T> rows;                  // of the first head
+struct OperandView {
+  RowView<T> rows;               // of the first head
   std::int64_t head_stride = 0;  // to the same row of the next head
   Norm norm = Norm::keep;
   bool weighted = false;
 
-  Rows<T> of(std::int64_t head, std::int64_t first) const {
-    Rows<T> at = rows.from(first);
+  RowView<T> of(std::int64_t head, std::int64_t first) const {
+    RowView<T> at = rows.from(first);
     at.data += head * head_stride;
     return at;
   }
@@ -58,8 +58,9 @@ struct RoleRows {
 
 namespace detail {
 
-/// f(column, number) for each whole vector of `columns` elements; the number goes round 0, 1, 2, 3. Four at a
-/// time: rows are short, and a loop's own instructions would be as many as those inside.
+/// Calls f(column, i) for each whole vector of `columns` elements, with i = 0, 1, 2, 3, 0, ... Returns the
+/// first column past them. The loop is unrolled by four: rows are short, and its own instructions would be
+/// as many as those inside.
 template <class S, class F>
 [[gnu::always_inline]] inline std::ptrdiff_t each_vector(std::ptrdiff_t columns, F f) {
   std::ptrdiff_t c = 0;
@@ -76,7 +77,7 @@ template <class S, class F>
 /// 1 / sqrt(x) for positive normal x, to about one unit in the last place: an estimate from the bits, refined
 /// by Newton's iteration y <- y (3 - x y^2) / 2, which squares the relative error (0.034 at first) each time.
 template <class S>
-[[gnu::always_inline]] inline typename S::Vector inverse_root(typename S::Vector x) {
+[[gnu::always_inline]] inline typename S::Vector rsqrt(typename S::Vector x) {
   using Vector = typename S::Vector;
   using Bits = typename S::Bits;
   constexpr bool wide = sizeof(typename S::Bit) == 8;
@@ -91,13 +92,13 @@ template <class S>
   return y;
 }
 
-/// Elements beyond this are squared as if they were this. Their row is then one whose squares are not to be
-/// summed in A, since they could pass its range: a huge one. A sum of clamped squares stays within it at
-/// every head dimension, so that no row of finite elements overflows, which could trap.
+/// clamped_square clamps elements to this magnitude. A row that has a larger one is *huge*: its squares could
+/// pass the range of A, so normalise_huge sums them in double. A sum of clamped squares stays within the
+/// range at every head dimension, so no row of finite elements overflows, which could trap.
 template <class A>
 inline constexpr A huge_element = sizeof(A) == 8 ? static_cast<A>(0x1p500) : static_cast<A>(0x1p50);
 
-/// x^2, or that of huge_element. A NaN stays one.
+/// min(|x|, huge_element)^2. A NaN stays a NaN.
 template <class S>
 [[gnu::always_inline]] inline typename S::Vector clamped_square(typename S::Vector x) {
   using A = std::remove_cvref_t<decltype(x[0])>;
@@ -116,13 +117,13 @@ template <class S, class A>
     return S::load(x + i * S::lanes) * S::load(y + i * S::lanes);
   }));
 }
-/// ||x||^2 likewise, clamped.
+/// ||x||^2 in vectors, from clamped squares; count is a multiple of S::lanes.
 template <class S, class A>
 [[gnu::noinline]] A long_squares(const A* x, std::ptrdiff_t count) {
   return S::sum(pairwise_sum<S>(
       count / S::lanes, [&](std::ptrdiff_t i) { return clamped_square<S>(S::load(x + i * S::lanes)); }));
 }
-/// The same of S::lanes vectors side by side, element c of them at x + c * stride.
+/// The clamped squares of S::lanes vectors side by side, element c of them at x + c * stride.
 template <class S, class A>
 [[gnu::noinline]] void long_column_squares(const A* x, std::ptrdiff_t stride, std::ptrdiff_t count,
                                            A* squares) {
@@ -130,70 +131,70 @@ template <class S, class A>
                         count, [&](std::ptrdiff_t c) { return clamped_square<S>(S::load(x + c * stride)); }));
 }
 
-/// A huge row, whose elements lie `stride` apart, scaled to unit length. Returns 1 / ||row||.
+/// Scales a huge row, whose elements lie `stride` apart, to norm 1. Returns 1 / ||row||.
 template <class A>
 [[gnu::noinline]] A normalise_huge(A* row, std::int64_t dim, std::ptrdiff_t stride) {
-  A largest = 0;
-  for (std::int64_t c = 0; c < dim; ++c) largest = (std::max)(largest, std::abs(row[c * stride]));
+  A max_abs = 0;
+  for (std::int64_t c = 0; c < dim; ++c) max_abs = (std::max)(max_abs, std::abs(row[c * stride]));
   PairwiseSum<double> sum;
   for (std::int64_t first = 0; first < dim; first += short_run_terms) {
     double run = 0;
     for (std::int64_t c = first; c < (std::min)(dim, first + short_run_terms); ++c) {
       A& x = row[c * stride];
-      x /= largest;
+      x /= max_abs;
       run += static_cast<double>(x) * static_cast<double>(x);
     }
     sum.add(run);
   }
-  const double length = std::sqrt(sum.total());
+  const double norm = std::sqrt(sum.total());
   for (std::int64_t c = 0; c < dim; ++c)
-    row[c * stride] = static_cast<A>(static_cast<double>(row[c * stride]) / length);
-  return static_cast<A>(1 / length / static_cast<double>(largest));
+    row[c * stride] = static_cast<A>(static_cast<double>(row[c * stride]) / norm);
+  return static_cast<A>(1 / norm / static_cast<double>(max_abs));
 }
 
-/// 1 / max(||x||, eps) from the sums of squares of S::lanes rows; NaN where a sum is.
+/// 1 / max(||x||, eps) from the sums of squares of S::lanes rows; NaN where a sum is NaN.
 template <class S>
-[[gnu::always_inline]] inline typename S::Vector inverse_lengths(typename S::Vector squares) {
+[[gnu::always_inline]] inline typename S::Vector rnorms_of(typename S::Vector squares) {
   using A = std::remove_cvref_t<decltype(squares[0])>;
   constexpr A floor = static_cast<A>(norm_epsilon * norm_epsilon);
   const typename S::Bits below_floor = squares <= floor;  // false for NaN
-  return inverse_root<S>(S::select(below_floor, S::splat(floor), squares));
+  return rsqrt<S>(S::select(below_floor, S::splat(floor), squares));
 }
 
-/// What `count` rows, at most S::lanes, are to be multiplied by to become norm(x), from their clamped
-/// squares. `scale` becomes 1 / max(||x||, eps). A huge row is made norm(x) here; element c of row r is at
+/// The factors by which `count` rows, at most S::lanes, become norm(x), from their clamped squares. `rnorm`
+/// becomes 1 / max(||x||, eps). A huge row is normalised here, and its factor is 1; element c of row r is at
 /// rows[r * row_stride + c * element_stride].
 template <class S, class A>
-[[gnu::always_inline]] inline typename S::Vector unit_factors(typename S::Vector squares, int count, A* rows,
+[[gnu::always_inline]] inline typename S::Vector norm_factors(typename S::Vector squares, int count, A* rows,
                                                               std::ptrdiff_t row_stride,
                                                               std::ptrdiff_t element_stride,
-                                                              std::ptrdiff_t dim, A* scale) {
+                                                              std::ptrdiff_t dim, A* rnorm) {
   constexpr A huge = huge_element<A> * huge_element<A>;
-  auto lengths = inverse_lengths<S>(squares);
-  auto factors = lengths;
+  auto rnorms = rnorms_of<S>(squares);
+  auto factors = rnorms;
   if (!(S::sum(squares) < huge))
     for (int r = 0; r < count; ++r)
       if (squares[r] >= huge) {
-        lengths[r] = normalise_huge(rows + r * row_stride, dim, element_stride);
+        rnorms[r] = normalise_huge(rows + r * row_stride, dim, element_stride);
         factors[r] = 1;
       }
-  S::store(scale, lengths);
+  S::store(rnorm, rnorms);
   return factors;
 }
 
 }  // namespace detail
 
-/// Copies rows 0 to count - 1 into `packed`, (count, pitch) with zeros past dim, as norm(x) or as they are,
-/// times `weight` where given; count <= chunk. For Norm::unit, `scale` holds `count` numbers, rounded up to
-/// whole vectors, and becomes 1 / max(||x||, eps). Tells whether all that was copied is finite; true if not
-/// checked.
+/// Copies rows 0 to count - 1, (count, dim), into `packed`, (count, pitch) with zeros past dim, as norm(x) or
+/// as they are, times `weight`, (count), where that is not null; count <= chunk. For Norm::normalize,
+/// `rnorm`, (count) rounded up to whole vectors, becomes 1 / max(||x||, eps). Returns whether all elements
+/// are finite; with Check::none, true.
 template <class S, int chunk, Norm norm, Check check, class A, Element T>
-bool pack_rows(const Rows<const T>& rows, int count, const A* weight, A* packed, std::ptrdiff_t pitch,
-               A* scale) {
+bool pack_rows(const RowView<const T>& rows, int count, const A* weight, A* packed, std::ptrdiff_t pitch,
+               A* rnorm) {
   constexpr int lanes = S::lanes;
   using Vector = typename S::Vector;
   const auto dim = static_cast<std::ptrdiff_t>(rows.dim);
-  alignas(64) A unit_factor[(chunk + lanes - 1) / lanes * lanes];
+  alignas(64) A norm_factor[(chunk + lanes - 1) / lanes * lanes];
   Vector not_finite[4] = {};  // stay 0 until an infinity or a NaN makes one NaN
   for (int first = 0; first < count; first += lanes) {
     const int last = (std::min)(count, first + lanes);
@@ -203,11 +204,11 @@ bool pack_rows(const Rows<const T>& rows, int count, const A* weight, A* packed,
       Vector sum[2] = {};
       const auto keep = [&](std::ptrdiff_t c, int i, Vector x) __attribute__((always_inline)) {
         S::store(out + c, x);
-        if constexpr (norm == Norm::unit) sum[i % 2] += detail::clamped_square<S>(x);
+        if constexpr (norm == Norm::normalize) sum[i % 2] += detail::clamped_square<S>(x);
         if constexpr (check == Check::finite) not_finite[i] += x - x;
       };
       std::ptrdiff_t c = 0;
-      if (rows.present(r)) {
+      if (rows.valid(r)) {
         const T* in = rows.row(r);
         const Vector factor = S::splat(norm == Norm::keep && weight != nullptr ? weight[r] : A{1});
         c = detail::each_vector<S>(
@@ -221,21 +222,21 @@ bool pack_rows(const Rows<const T>& rows, int count, const A* weight, A* packed,
       }
       for (; c < pitch; c += lanes) S::store(out + c, Vector{});
       squares[r - first] = sum[0] + sum[1];
-      if constexpr (norm == Norm::unit)
+      if constexpr (norm == Norm::normalize)
         if (dim > 2 * short_run_terms * lanes) {
           squares[r - first] = Vector{};
           squares[r - first][0] = detail::long_squares<S>(out, pitch);
         }
     }
-    if constexpr (norm == Norm::unit)
-      S::store(unit_factor + first,
-               detail::unit_factors<S>(sums_of<S>(squares), last - first, packed + first * pitch, pitch, 1,
-                                       dim, scale + first));
+    if constexpr (norm == Norm::normalize)
+      S::store(norm_factor + first,
+               detail::norm_factors<S>(sums_of<S>(squares), last - first, packed + first * pitch, pitch, 1,
+                                       dim, rnorm + first));
   }
-  if constexpr (norm == Norm::unit)
+  if constexpr (norm == Norm::normalize)
     for (int r = 0; r < count; ++r) {
       A* out = packed + r * pitch;
-      const A factor = weight == nullptr ? unit_factor[r] : unit_factor[r] * weight[r];
+      const A factor = weight == nullptr ? norm_factor[r] : norm_factor[r] * weight[r];
       detail::each_vector<S>(
           pitch, [&](std::ptrdiff_t c, int)
                      __attribute__((always_inline)) { S::store(out + c, S::load(out + c) * factor); });
@@ -244,12 +245,13 @@ bool pack_rows(const Rows<const T>& rows, int count, const A* weight, A* packed,
   return S::sum((not_finite[0] + not_finite[1]) + (not_finite[2] + not_finite[3])) == 0;
 }
 
-/// As pack_rows, but to `packed` of (pitch, chunk): row r in column r. Zeros past dim, and past `count` up to
-/// a multiple of `columns_read`, of whole vectors; `weight` must be readable as far too. Squares are summed
-/// down the columns here, so that a row's norm differs from that of pack_rows by rounding.
+/// Copies rows 0 to count - 1 as pack_rows does, but transposed: `packed` is (pitch, chunk), and row r is its
+/// column r. Zeros follow past dim, and past `count` up to a multiple of `columns_read`, which is one of
+/// S::lanes; `weight` must be readable as far. Squares are summed down the columns here, so a row's norm
+/// differs from that of pack_rows by rounding.
 template <class S, int chunk, Norm norm, int columns_read, class A, Element T>
-void pack_columns(const Rows<const T>& rows, int count, const A* weight, A* packed, std::ptrdiff_t pitch,
-                  A* scale) {
+void pack_columns(const RowView<const T>& rows, int count, const A* weight, A* packed, std::ptrdiff_t pitch,
+                  A* rnorm) {
   static_assert(columns_read % S::lanes == 0 && chunk % columns_read == 0);
   constexpr int lanes = S::lanes;
   using Vector = typename S::Vector;
@@ -264,12 +266,12 @@ void pack_columns(const Rows<const T>& rows, int count, const A* weight, A* pack
       Vector block[lanes];
 #pragma GCC unroll 16
       for (int i = 0; i < lanes; ++i)
-        block[i] = first + i < last && rows.present(first + i) ? load(rows.row(first + i) + c) : Vector{};
+        block[i] = first + i < last && rows.valid(first + i) ? load(rows.row(first + i) + c) : Vector{};
       transpose<S>(block);
 #pragma GCC unroll 16
       for (int i = 0; i < lanes; ++i) {
         S::store(to + (c + i) * chunk, block[i]);
-        if constexpr (norm == Norm::unit) squares[i % 4] += detail::clamped_square<S>(block[i]);
+        if constexpr (norm == Norm::normalize) squares[i % 4] += detail::clamped_square<S>(block[i]);
       }
     };
     std::ptrdiff_t c = 0;
@@ -280,14 +282,14 @@ void pack_columns(const Rows<const T>& rows, int count, const A* weight, A* pack
     }
     for (; c < pitch; ++c) S::store(to + c * chunk, Vector{});
     Vector factors = weight == nullptr ? S::splat(1) : S::load(weight + first);
-    if constexpr (norm == Norm::unit) {
+    if constexpr (norm == Norm::normalize) {
       Vector sum = (squares[0] + squares[1]) + (squares[2] + squares[3]);
       if (dim > 8 * short_run_terms) {
         alignas(64) A sums[lanes];
         detail::long_column_squares<S>(to, chunk, dim, sums);
         sum = S::load(sums);
       }
-      factors *= detail::unit_factors<S>(sum, last - first, to, 1, chunk, dim, scale + first);
+      factors *= detail::norm_factors<S>(sum, last - first, to, 1, chunk, dim, rnorm + first);
     }
     S::store(factor + first, factors);
   }
@@ -299,48 +301,50 @@ void pack_columns(const Rows<const T>& rows, int count, const A* weight, A* pack
     }
 }
 
-/// Writes one row, times `factor`, or 0 where it is masked.
+/// Writes row r, (dim), times `factor`, or 0 where the row is masked.
 template <class S, class A, Element T>
-[[gnu::always_inline]] inline void store_row(const Rows<T>& rows, int r, const A* in, A factor) {
-  const bool present = rows.present(r);
+[[gnu::always_inline]] inline void store_row(const RowView<T>& rows, int r, const A* in, A factor) {
+  const bool valid = rows.valid(r);
   T* out = rows.row(r);
   const std::int64_t c = detail::each_vector<S>(
       rows.dim, [&](std::ptrdiff_t column, int) __attribute__((always_inline)) {
-        store_narrowed<S>(out + column, present ? S::load(in + column) * factor : typename S::Vector{});
+        store_narrowed<S>(out + column, valid ? S::load(in + column) * factor : typename S::Vector{});
       });
   if (c < rows.dim)
-    store_narrowed_part<S>(out + c, present ? S::load(in + c) * factor : typename S::Vector{},
+    store_narrowed_part<S>(out + c, valid ? S::load(in + c) * factor : typename S::Vector{},
                            static_cast<int>(rows.dim - c));
 }
 
-/// Writes rows 0 to count - 1, times `weight` where given.
+/// Writes rows 0 to count - 1 from `in`, (count, pitch), times `weight`, (count), where that is not null.
 template <class S, class A, Element T>
-void store_rows(const Rows<T>& rows, int count, const A* in, std::ptrdiff_t pitch, const A* weight) {
+void store_rows(const RowView<T>& rows, int count, const A* in, std::ptrdiff_t pitch, const A* weight) {
   for (int r = 0; r < count; ++r) store_row<S>(rows, r, in + r * pitch, weight == nullptr ? A{1} : weight[r]);
 }
 
-/// Turns gradients with respect to norm(x) into gradients with respect to x, in place:
+/// Turns gradients with respect to norm(x) into gradients with respect to x, in slot:
 ///
 ///     dx = (d - norm(x) (norm(x) . d)) / ||x||      without the projection where ||x|| <= eps
 ///
-/// `unit` holds norm(x) and `scale` 1 / max(||x||, eps), both from pack_rows. dot[r] = norm(x) . d.
+/// d and `normalized` are (count, pitch). `normalized` holds norm(x), `rnorm` 1 / max(||x||, eps), (count),
+/// both from pack_rows. `dot`, (count), becomes norm(x) . d.
 template <class S, class A>
-void project_rows(A* d, const A* unit, std::ptrdiff_t pitch, int count, const A* scale, A* dot) {
-  constexpr A at_floor =
+void norm_backward(A* d, const A* normalized, std::ptrdiff_t pitch, int count, const A* rnorm, A* dot) {
+  constexpr A min_clamped_rnorm =
       static_cast<A>((1 - 4 * static_cast<double>(std::numeric_limits<A>::epsilon())) / norm_epsilon);
   for (int r = 0; r < count; ++r) {
     A* d_row = d + r * pitch;
-    const A* unit_row = unit + r * pitch;
+    const A* normalized_row = normalized + r * pitch;
     if (pitch > 2 * short_run_terms * S::lanes) {
-      dot[r] = detail::long_dot<S>(d_row, unit_row, pitch);
+      dot[r] = detail::long_dot<S>(d_row, normalized_row, pitch);
     } else {
       typename S::Vector sum{};
-      for (std::ptrdiff_t c = 0; c < pitch; c += S::lanes) sum += S::load(d_row + c) * S::load(unit_row + c);
+      for (std::ptrdiff_t c = 0; c < pitch; c += S::lanes)
+        sum += S::load(d_row + c) * S::load(normalized_row + c);
       dot[r] = S::sum(sum);
     }
-    const A along = scale[r] >= at_floor ? A{0} : dot[r];
+    const A coefficient = rnorm[r] >= min_clamped_rnorm ? A{0} : dot[r];
     for (std::ptrdiff_t c = 0; c < pitch; c += S::lanes)
-      S::store(d_row + c, (S::load(d_row + c) - S::load(unit_row + c) * along) * scale[r]);
+      S::store(d_row + c, (S::load(d_row + c) - S::load(normalized_row + c) * coefficient) * rnorm[r]);
   }
 }
 

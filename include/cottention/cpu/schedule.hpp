@@ -1,13 +1,13 @@
-// How the walks of a call are shared out among threads.
+// The schedule of a call's walk tasks on threads.
 //
-// A unit is one walk: an output, a sequence, a key/value head. With many units each thread takes whole ones.
-// A unit that would leave threads idle is split: its sequence falls into pieces, and a thread either
-// *reduces* a piece to its own state or *walks* it from the sum of the pieces before. Walking yields the
-// piece's state too, so only pieces that a thread has to jump over are read twice.
+// A task is one walk: one output of one sequence and key/value head. With many tasks each thread runs whole
+// ones. A task that would leave threads idle is split: its sequence is divided into pieces, and a thread
+// either *reduces* a piece to its state or *walks* it from the sum of the states of the pieces before.
+// Walking yields the piece's state too, so only pieces that a thread skips are read twice.
 //
-// Pieces depend on the length of the sequence, the size of the state and the chunk alone, and states are
-// always summed piece by piece in order. So the bits of a result depend neither on threads nor on timing nor
-// on the rest of the batch.
+// The pieces follow from the length of the sequence, the size of the state and the chunk alone, and their
+// states are always added in order. So the bits of a result depend neither on threads nor on timing nor on
+// the rest of the batch.
 #pragma once
 
 #include <algorithm>
@@ -15,17 +15,19 @@
 #include <cstdint>
 #include <mutex>
 
+#include <cottention/recurrence.hpp>
+
 namespace cottention::cpu {
 
-inline constexpr int most_pieces = 64;  // one bit each in a word
+inline constexpr int max_pieces = 64;  // SplitProgress has one bit for each in a word
 
-/// Most pieces of a sequence whose state has that many elements: fewer where states are large, since each
-/// piece of a split unit holds one.
+/// The largest number of pieces of a sequence whose state has `state_elements`. Large states allow fewer,
+/// since each piece of a split task has one in the workspace.
 constexpr int piece_limit(std::int64_t state_elements) {
-  return state_elements <= 128 * 128 ? most_pieces : state_elements <= 256 * 256 ? 32 : 16;
+  return state_elements <= 128 * 128 ? max_pieces : state_elements <= 256 * 256 ? 32 : 16;
 }
 
-/// A sequence of `length` rows in `count` pieces of `rows`, the last one shorter.
+/// A sequence of `length` rows in `count` pieces of `rows` each; the last one may be shorter.
 struct Pieces {
   std::int64_t length = 0;
   std::int64_t rows = 0;
@@ -33,11 +35,9 @@ struct Pieces {
 
   Pieces() = default;
   Pieces(std::int64_t length_, std::int64_t state_elements, std::int64_t chunk) : length(length_) {
-    // Summing pieces apart costs an addition to the state in each chunk, so short sequences stay whole.
-    constexpr std::int64_t whole = 4096, shortest = 1024;
-    const std::int64_t limit = piece_limit(state_elements);
-    rows = length <= whole ? length : (std::max)(shortest, (length + limit - 1) / limit);
-    rows = std::max<std::int64_t>(chunk, (rows + chunk - 1) / chunk * chunk);
+    // Each chunk of a sequence with pieces is added to two states, so short sequences stay whole.
+    const int limit = length <= 4096 ? 1 : piece_limit(state_elements);
+    rows = recurrence::piece_rows(length, {.wanted = limit, .min_rows = 1024, .max_pieces = limit}, chunk);
     count = static_cast<int>((length + rows - 1) / rows);
   }
 
@@ -45,43 +45,43 @@ struct Pieces {
   std::int64_t last(int piece) const { return (std::min)(length, (piece + 1) * rows); }
 };
 
-/// What a thread does next in a split unit.
-struct Task {
+/// What a thread does next: walks or reduces a piece, waits, or ends.
+struct Assignment {
   enum class Kind { walk, reduce, wait, none };
   Kind kind = Kind::none;
-  int place = 0;  // of the unit among the open ones
+  int entry = 0;  // of the open task
   int piece = 0;
-  bool yields_sum = false;  // a walk that leaves its piece's state, since nobody else does
+  bool yields_sum = false;  // the piece's own state is stored too, since no reduce of it is claimed
 };
 
-/// Progress of one split unit. `sums` pieces must be summed and `walks` walked; a walk may start once
-/// `needed(piece)` sums lie before it.
-class SplitUnit {
+/// Progress of one split task: of `sums` pieces the states are needed, and `walks` pieces must be walked. A
+/// causal walk may start once the states of all pieces before it are added, a bidirectional one once all are.
+class SplitProgress {
  public:
-  void open(std::int64_t unit, int sums, int walks, bool causal) {
+  void open(std::int64_t task, int sums, int walks, bool causal) {
     *this = {};
-    unit_ = unit;
+    task_ = task;
     sums_ = sums;
     walks_ = walks;
     causal_ = causal;
   }
-  void close() { unit_ = -1; }
-  bool is_open() const { return unit_ >= 0; }
-  std::int64_t unit() const { return unit_; }
+  void close() { task_ = -1; }
+  bool is_open() const { return task_ >= 0; }
+  std::int64_t task() const { return task_; }
   bool finished() const { return walked_ == walks_ && ready_ == sums_; }
 
   bool can_walk(int piece) const {
     return piece < walks_ && !has(walk_claimed_, piece) && ready_ >= (causal_ ? piece : sums_);
   }
-  /// The furthest piece that can be walked, or -1: from there on a thread carries its state along.
+  /// The last piece that can be walked, or -1. A thread walks on from there with the state that it has.
   int furthest_walk() const {
     for (int piece = causal_ ? (std::min)(ready_, walks_ - 1) : walks_ - 1; piece >= 0; --piece)
       if (can_walk(piece)) return piece;
     return -1;
   }
-  /// The next piece to be reduced, or -1: `skip` pieces past those that somebody sums already, or failing
-  /// that the nearest that nobody does. The last one of a causal walk is not worth it: nobody starts behind
-  /// it.
+  /// The next piece to reduce, or -1: `skip` pieces past the last one whose sum is claimed, otherwise the
+  /// first one whose sum is not. The last piece of a causal walk is never reduced, since no walk starts
+  /// behind it.
   int next_reduce(int skip) const {
     const int end = causal_ ? (std::min)(sums_, walks_ - 1) : sums_;
     const int ahead = (std::max)(ready_, static_cast<int>(std::bit_width(sum_claimed_)));
@@ -91,11 +91,11 @@ class SplitUnit {
     return -1;
   }
   bool causal() const { return causal_; }
-  /// Whether pieces are summed, or about to be, that no walk has come up to.
+  /// Whether a sum is claimed past the last claimed walk.
   bool sums_ahead() const { return std::bit_width(sum_claimed_) > std::bit_width(walk_claimed_); }
   int unclaimed_walks() const { return walks_ - std::popcount(walk_claimed_); }
 
-  /// Claims the walk; tells whether it is to yield the piece's state.
+  /// Claims the walk of a piece. Returns whether the walk also stores the piece's own state.
   bool claim_walk(int piece) {
     walk_claimed_ |= bit(piece);
     if (!causal_ || piece >= sums_ || has(sum_claimed_, piece)) return false;
@@ -105,8 +105,8 @@ class SplitUnit {
   void claim_reduce(int piece) { sum_claimed_ |= bit(piece); }
   void walked() { ++walked_; }
 
-  /// Notes that the piece's own state is there; add(piece) then turns it into the prefix behind the piece, in
-  /// order.
+  /// Notes that the piece's own state is stored. Calls add(s), in order, for each piece s whose predecessors
+  /// are all stored, to turn its state into the inclusive prefix sum.
   template <class Add>
   void summed(int piece, Add add) {
     sum_done_ |= bit(piece);
@@ -117,128 +117,128 @@ class SplitUnit {
   static std::uint64_t bit(int piece) { return std::uint64_t{1} << piece; }
   static bool has(std::uint64_t set, int piece) { return (set & bit(piece)) != 0; }
 
-  std::int64_t unit_ = -1;
+  std::int64_t task_ = -1;
   int sums_ = 0, walks_ = 0, ready_ = 0, walked_ = 0;
   bool causal_ = false;
   std::uint64_t walk_claimed_ = 0, sum_claimed_ = 0, sum_done_ = 0;
 };
 
-/// How many pieces of a unit are summed and walked.
-struct SplitExtent {
+/// The numbers of pieces of a task that are summed and walked.
+struct SplitCounts {
   int sums, walks;
   bool causal;
 };
 
-/// What a thread remembers between tasks.
-struct Cursor {
-  Task last{};
-  std::int64_t unit = -1;
+/// A thread's last assignment and its plan.
+struct SplitCursor {
+  Assignment last{};
+  std::int64_t task = -1;
   int burst = 0;  // pieces still to be reduced in a row
 };
 
-/// The split units in work, `places` of them at most. Jobs tells what a unit is made of:
-/// `bool splits(unit)`, `SplitExtent extent(unit)`, `void begin(unit, place)`, `void add(place, piece)` and
-/// `void end(unit, place)`.
+/// Assigns pieces of the open split tasks, at most `entry_count` at a time, to threads. `Jobs` provides
+/// `bool is_split(task)`, `SplitCounts extent(task)`, `void begin(task, entry)`, `void add(entry, piece)` and
+/// `void end(task, entry)`. next() and done() may be called by any thread; a mutex orders them.
 template <class Jobs>
 class SplitQueue {
  public:
-  SplitQueue(Jobs& jobs, SplitUnit* open, int places, std::int64_t units, int threads)
-      : jobs_(jobs), open_(open), places_(places), units_(units), threads_(threads) {
-    for (int i = 0; i < places; ++i) open_[i] = {};
+  SplitQueue(Jobs& jobs, SplitProgress* open, int entry_count, std::int64_t tasks, int threads)
+      : jobs_(jobs), open_(open), entry_count_(entry_count), tasks_(tasks), threads_(threads) {
+    for (int i = 0; i < entry_count; ++i) open_[i] = {};
   }
 
-  Task next(Cursor& cursor) {
+  Assignment next(SplitCursor& cursor) {
     const std::lock_guard lock(mutex_);
-    const Task task = choose(cursor);
-    if (task.kind == Task::Kind::walk || task.kind == Task::Kind::reduce) {
-      cursor.last = task;
-      cursor.unit = open_[task.place].unit();
+    const Assignment assignment = choose(cursor);
+    if (assignment.kind == Assignment::Kind::walk || assignment.kind == Assignment::Kind::reduce) {
+      cursor.last = assignment;
+      cursor.task = open_[assignment.entry].task();
     }
-    return task;
+    return assignment;
   }
 
-  void done(const Task& task) {
+  void done(const Assignment& assignment) {
     const std::lock_guard lock(mutex_);
-    SplitUnit& unit = open_[task.place];
-    if (task.kind == Task::Kind::walk) unit.walked();
-    if (task.kind == Task::Kind::reduce || task.yields_sum)
-      unit.summed(task.piece, [&](int piece) { jobs_.add(task.place, piece); });
-    if (unit.finished()) {
-      jobs_.end(unit.unit(), task.place);
-      unit.close();
+    SplitProgress& task = open_[assignment.entry];
+    if (assignment.kind == Assignment::Kind::walk) task.walked();
+    if (assignment.kind == Assignment::Kind::reduce || assignment.yields_sum)
+      task.summed(assignment.piece, [&](int piece) { jobs_.add(assignment.entry, piece); });
+    if (task.finished()) {
+      jobs_.end(task.task(), assignment.entry);
+      task.close();
     }
   }
 
  private:
-  /// Pieces that a thread reduces in a row when it jumps ahead of a walking one. With two threads, a walk of
-  /// cost 1 and a reduce of cost u (0.36 at 64 dimensions), r pieces are done soonest when the one jumps over
-  /// r / (2 + u) pieces while the other walks towards them; then both walk, and reach the end together.
-  /// Jumping over a few less leaves room for what is not foreseen: in simulation that is within 1% of the
-  /// best from u = 0.3 to 0.37.
-  int burst(int pieces_left) const { return std::clamp(pieces_left * 7 / 9 / threads_, 1, most_pieces); }
+  /// The number of pieces that a thread reduces in a row when it jumps ahead of a walking one. With two
+  /// threads, a walk of cost 1 and a reduce of cost u (0.36 at 64 dimensions), r pieces take the least time
+  /// when one thread reduces r / (2 + u) of them while the other walks towards them; then both walk and end
+  /// together. A few less leave room for uneven speed: in simulation that is within 1% of the best from u =
+  /// 0.3 to 0.37.
+  int burst(int pieces_left) const { return std::clamp(pieces_left * 7 / 9 / threads_, 1, max_pieces); }
 
-  /// Of the pieces before those it leaves out the ones that will have been walked by the time it is done: u
-  /// of them for each that it reduces.
+  /// The number of pieces that the thread leaves out before those: the ones that the walking threads will
+  /// have walked by the time it is done, u of them for each that it reduces.
   int skip(int burst) const { return (std::max)(0, 9 * burst / 25 / (std::max)(1, threads_ - 1) - 1); }
 
-  Task walk_task(int place, int piece) {
-    return {Task::Kind::walk, place, piece, open_[place].claim_walk(piece)};
+  Assignment assign_walk(int entry, int piece) {
+    return {Assignment::Kind::walk, entry, piece, open_[entry].claim_walk(piece)};
   }
-  Task reduce_task(int place, int piece) {
-    open_[place].claim_reduce(piece);
-    return {Task::Kind::reduce, place, piece, true};
+  Assignment assign_reduce(int entry, int piece) {
+    open_[entry].claim_reduce(piece);
+    return {Assignment::Kind::reduce, entry, piece, true};
   }
 
-  Task choose(Cursor& cursor) {
-    const int here = cursor.last.place;
-    if (cursor.unit >= 0 && open_[here].unit() == cursor.unit) {
-      if (cursor.last.kind == Task::Kind::walk && open_[here].can_walk(cursor.last.piece + 1))
-        return walk_task(here, cursor.last.piece + 1);
+  Assignment choose(SplitCursor& cursor) {
+    const int here = cursor.last.entry;
+    if (cursor.task >= 0 && open_[here].task() == cursor.task) {
+      if (cursor.last.kind == Assignment::Kind::walk && open_[here].can_walk(cursor.last.piece + 1))
+        return assign_walk(here, cursor.last.piece + 1);
       if (cursor.burst > 0) {
         --cursor.burst;
-        if (const int piece = open_[here].next_reduce(0); piece >= 0) return reduce_task(here, piece);
+        if (const int piece = open_[here].next_reduce(0); piece >= 0) return assign_reduce(here, piece);
       }
     }
     cursor.burst = 0;
-    for (int place = 0; place < places_; ++place)
-      if (open_[place].is_open())
-        if (const int piece = open_[place].furthest_walk(); piece >= 0) return walk_task(place, piece);
-    if (const int place = open_next(); place >= 0)
-      if (const int piece = open_[place].furthest_walk(); piece >= 0) return walk_task(place, piece);
+    for (int entry = 0; entry < entry_count_; ++entry)
+      if (open_[entry].is_open())
+        if (const int piece = open_[entry].furthest_walk(); piece >= 0) return assign_walk(entry, piece);
+    if (const int entry = open_next(); entry >= 0)
+      if (const int piece = open_[entry].furthest_walk(); piece >= 0) return assign_walk(entry, piece);
     bool waiting = false;
-    for (int place = 0; place < places_; ++place) {
-      if (!open_[place].is_open()) continue;
+    for (int entry = 0; entry < entry_count_; ++entry) {
+      if (!open_[entry].is_open()) continue;
       waiting = true;
-      // With sums ahead already, the walk behind will soon have come up to them.
-      const bool fresh = open_[place].causal() && !open_[place].sums_ahead();
-      const int pieces = fresh ? burst(open_[place].unclaimed_walks()) : 1;
-      if (const int piece = open_[place].next_reduce(fresh ? skip(pieces) : 0); piece >= 0) {
+      // Where sums are claimed ahead of the walks, a walk will soon reach them, and no burst is due.
+      const bool fresh = open_[entry].causal() && !open_[entry].sums_ahead();
+      const int pieces = fresh ? burst(open_[entry].unclaimed_walks()) : 1;
+      if (const int piece = open_[entry].next_reduce(fresh ? skip(pieces) : 0); piece >= 0) {
         cursor.burst = pieces - 1;
-        return reduce_task(place, piece);
+        return assign_reduce(entry, piece);
       }
     }
-    return {waiting ? Task::Kind::wait : Task::Kind::none};
+    return {waiting ? Assignment::Kind::wait : Assignment::Kind::none};
   }
 
-  /// Opens the next split unit where there is room; its place, or -1.
+  /// Opens the next split task where an entry is free. Returns its entry, or -1.
   int open_next() {
-    int place = 0;
-    while (place < places_ && open_[place].is_open()) ++place;
-    if (place == places_) return -1;
-    while (next_unit_ < units_ && !jobs_.splits(next_unit_)) ++next_unit_;
-    if (next_unit_ == units_) return -1;
-    const SplitExtent extent = jobs_.extent(next_unit_);
-    jobs_.begin(next_unit_, place);
-    open_[place].open(next_unit_++, extent.sums, extent.walks, extent.causal);
-    return place;
+    int entry = 0;
+    while (entry < entry_count_ && open_[entry].is_open()) ++entry;
+    if (entry == entry_count_) return -1;
+    while (next_task_ < tasks_ && !jobs_.is_split(next_task_)) ++next_task_;
+    if (next_task_ == tasks_) return -1;
+    const SplitCounts extent = jobs_.extent(next_task_);
+    jobs_.begin(next_task_, entry);
+    open_[entry].open(next_task_++, extent.sums, extent.walks, extent.causal);
+    return entry;
   }
 
   Jobs& jobs_;
-  SplitUnit* open_;
-  int places_;
-  std::int64_t units_;
+  SplitProgress* open_;
+  int entry_count_;
+  std::int64_t tasks_;
   int threads_;
-  std::int64_t next_unit_ = 0;
+  std::int64_t next_task_ = 0;
   std::mutex mutex_;
 };
 

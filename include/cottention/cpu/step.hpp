@@ -14,48 +14,66 @@ namespace cottention::cpu {
 
 namespace detail {
 
-/// Fewer bytes of states, times tokens, are not worth waking a thread for: 256 KiB take one about 4
+/// A thread is woken for at least so many bytes of states, times tokens: 256 KiB take one thread about 4
 /// microseconds.
 inline constexpr double bytes_per_thread = 262144;
 
-/// Room for sums of runs, for each row of o: eight vectors of 64 bytes.
-inline constexpr std::int64_t near_lanes = 128;
+/// Elements for partial sums of runs, for each row of o: eight vectors of 64 bytes.
+inline constexpr std::int64_t partial_lanes = 128;
 
-/// Where the parts of a step's workspace lie.
-struct StepLayout {
-  int threads = 1;          // that the work is worth
-  std::int64_t tokens = 0;  // rounded up to whole vectors of weights
-  std::size_t scratch_bytes = 0, scratch_at = 0;
-  WorkspaceSize size;
+/// A thread's scratch: counts, weights and rows of all tokens of one head of a lane and its query group.
+template <class A>
+struct StepScratch {
+  double* n;   // (tokens)
+  A* weight;   // (tokens)
+  A* k;        // (tokens, pitch_qk)
+  A* v;        // (tokens, pitch_v)
+  A* q;        // (group * tokens, pitch_qk)
+  A* o;        // (group * tokens, pitch_v)
+  A* partial;  // (group * tokens, partial_lanes): sums of the latest runs, for each row of o
+
+  static StepScratch take(Carver& carver, const Shape& s) {
+    const std::int64_t tokens = row_pitch(s.seq_q), group = s.heads_q / s.heads_kv;
+    StepScratch x{};
+    x.n = carver.take<double>(tokens);
+    x.weight = carver.take<A>(tokens);
+    x.k = carver.take<A>(tokens, row_pitch(s.dim_qk));
+    x.v = carver.take<A>(tokens, row_pitch(s.dim_v));
+    x.q = carver.take<A>(tokens, group, row_pitch(s.dim_qk));
+    x.o = carver.take<A>(tokens, group, row_pitch(s.dim_v));
+    x.partial = carver.take<A>(tokens, group, partial_lanes);
+    return x;
+  }
 };
 
+/// How many threads a step uses, and the parts of its workspace.
+struct StepWorkspace {
+  int threads = 1;                     // that the work is large enough for
+  std::int64_t scratch_bytes = 0;      // of one thread
+  std::int32_t* slots_seen = nullptr;  // (batch), for validate_contents
+  std::byte* scratch = nullptr;        // (threads, scratch_bytes)
+};
+
+/// Places a step's workspace, or counts its bytes where the carver has no memory.
 template <Element T>
-StepLayout step_layout(const Shape& s, int threads) {
-  StepLayout w;
-  const std::int64_t units = s.batch * s.heads_kv;
+StepWorkspace take_step_workspace(Carver& carver, const Shape& s, int threads) {
+  StepWorkspace w;
+  const std::int64_t tasks = s.batch * s.heads_kv;
   const double state_bytes = static_cast<double>(s.dim_qk * s.dim_v) * sizeof(Accumulate<T>);
   const double worth =
-      static_cast<double>(units) * state_bytes * static_cast<double>(s.seq_q) / bytes_per_thread;
+      static_cast<double>(tasks) * state_bytes * static_cast<double>(s.seq_q) / bytes_per_thread;
   w.threads = static_cast<int>(
-      std::clamp((std::min)(worth, static_cast<double>(units)), 1.0, static_cast<double>(threads)));
-  w.tokens = padded(s.seq_q);
-  if (units == 0) return w;
-  const std::int64_t rows = 1 + s.heads_q / s.heads_kv;  // of q and k, of v and o
-  const std::int64_t pitches = padded(s.dim_qk) + padded(s.dim_v) + near_lanes;
-  WorkspaceSize of_thread;
-  of_thread.take(w.tokens, 1, sizeof(double) + sizeof(Accumulate<T>));  // counts and weights
-  of_thread.take(w.tokens, rows, static_cast<std::size_t>(pitches) * sizeof(Accumulate<T>));
-  if (CallStatus status = of_thread.validate(threads); !status) {
-    w.size = of_thread;
-    return w;
-  }
-  w.scratch_bytes = of_thread.bytes();
-  w.size.take(s.batch, 1, sizeof(std::int32_t));  // for validate_contents
-  w.scratch_at = w.size.take(threads, 1, w.scratch_bytes);
+      std::clamp((std::min)(worth, static_cast<double>(tasks)), 1.0, static_cast<double>(threads)));
+  if (tasks == 0) return w;
+  Carver scratch;
+  StepScratch<Accumulate<T>>::take(scratch, s);
+  w.scratch_bytes = scratch.extent();
+  w.slots_seen = carver.take<std::int32_t>(s.batch);
+  w.scratch = carver.take<std::byte>(threads, w.scratch_bytes);
   return w;
 }
 
-/// Advances one head of one lane.
+/// Advances the state of one head of one lane.
 template <AnyProblem P, int vector_bytes>
 class Stepper {
  public:
@@ -63,25 +81,15 @@ class Stepper {
   using A = Accumulate<T>;
   using S = Simd<A, vector_bytes>;
 
-  Stepper(const StepArguments<T>& args, const StepLayout& layout, std::byte* scratch)
+  Stepper(const StepArguments<T>& args, std::byte* scratch)
       : args_(args),
         tokens_(args.shape.seq_q),
         group_(args.shape.heads_q / args.shape.heads_kv),
-        pitch_qk_(padded(args.shape.dim_qk)),
-        pitch_v_(padded(args.shape.dim_v)) {
-    n_ = reinterpret_cast<double*>(scratch);
-    A* memory = reinterpret_cast<A*>(n_ + layout.tokens);
-    const auto take = [&memory, &layout](std::int64_t row) {
-      A* taken = memory;
-      memory += layout.tokens * row;
-      return taken;
-    };
-    weight_ = take(1);
-    k_ = take(pitch_qk_);
-    v_ = take(pitch_v_);
-    q_ = take(group_ * pitch_qk_);
-    o_ = take(group_ * pitch_v_);
-    near_ = take(group_ * near_lanes);
+        pitch_qk_(row_pitch(args.shape.dim_qk)),
+        pitch_v_(row_pitch(args.shape.dim_v)) {
+    Carver carver(scratch);
+    const auto x = StepScratch<A>::take(carver, args.shape);
+    n_ = x.n, weight_ = x.weight, k_ = x.k, v_ = x.v, q_ = x.q, o_ = x.o, partial_ = x.partial;
   }
 
   void step(std::int64_t lane, std::int64_t kv_head) {
@@ -92,18 +100,18 @@ class Stepper {
     const bool scaled = P::scale != Scale::none && args_.scale_logit.given();
     if (scaled) {
       const double count = static_cast<double>(args_.pool.count[slot]);
-      for (std::int64_t t = 0; t < padded(tokens_); ++t) n_[t] = count + static_cast<double>(t + 1);
+      for (std::int64_t t = 0; t < row_pitch(tokens_); ++t) n_[t] = count + static_cast<double>(t + 1);
       weights_of_counts<A, vector_bytes>(n_, static_cast<int>(tokens_),
                                          sigmoid(static_cast<double>(args_.scale_logit[kv_head])), weight_);
     }
-    pack<Norm::unit>(args_.k, lane, kv_head, s.heads_kv, s.dim_qk, nullptr, k_, pitch_qk_);
+    pack<Norm::normalize>(args_.k, lane, kv_head, s.heads_kv, s.dim_qk, nullptr, k_, pitch_qk_);
     pack<Norm::keep>(args_.v, lane, kv_head, s.heads_kv, s.dim_v,
                      scaled && P::scale == Scale::by_key ? weight_ : nullptr, v_, pitch_v_);
     const bool outputs = args_.o.data != nullptr;
     if (outputs)
       for (std::int64_t g = 0; g < group_; ++g)
-        pack<Norm::unit>(args_.q, lane, kv_head * group_ + g, s.heads_q, s.dim_qk, nullptr,
-                         q_ + g * tokens_ * pitch_qk_, pitch_qk_);
+        pack<Norm::normalize>(args_.q, lane, kv_head * group_ + g, s.heads_q, s.dim_qk, nullptr,
+                              q_ + g * tokens_ * pitch_qk_, pitch_qk_);
     A* h = args_.pool.h + (slot * s.heads_kv + kv_head) * s.dim_qk * s.dim_v;
     if (outputs && tokens_ == 1 && group_ == 1 && accepted_ == 1)
       advance_one(h);
@@ -118,8 +126,8 @@ class Stepper {
 
  private:
   template <class E>
-  Rows<E> rows(const Tensor<E>& tensor, std::int64_t lane, std::int64_t head, std::int64_t heads,
-               std::int64_t dim) const {
+  RowView<E> rows(const Tensor<E>& tensor, std::int64_t lane, std::int64_t head, std::int64_t heads,
+                  std::int64_t dim) const {
     const Strides strides = resolve(tensor.strides, tokens_, heads, dim);
     return {tensor.data + lane * strides.batch + head * strides.head, strides.seq, nullptr, 0, dim};
   }
@@ -128,15 +136,15 @@ class Stepper {
   void pack(const Tensor<const T>& tensor, std::int64_t lane, std::int64_t head, std::int64_t heads,
             std::int64_t dim, const A* weight, A* packed, std::int64_t pitch) {
     constexpr int at_once = 16;
-    const Rows<const T> all = rows(tensor, lane, head, heads, dim);
-    alignas(64) A scale[at_once];
+    const RowView<const T> all = rows(tensor, lane, head, heads, dim);
+    alignas(64) A rnorm[at_once];
     for (std::int64_t t = 0; t < tokens_; t += at_once)
       pack_rows<S, at_once, norm, Check::none>(
           all.from(t), static_cast<int>(std::min<std::int64_t>(at_once, tokens_ - t)),
-          weight == nullptr ? nullptr : weight + t, packed + t * pitch, pitch, scale);
+          weight == nullptr ? nullptr : weight + t, packed + t * pitch, pitch, rnorm);
   }
 
-  /// One token, one query head: h += k v^T and o = h^T q in one pass over h, with o in registers.
+  /// One token and one query head: h += k v^T and o = h^T q in one pass over h, with o in registers.
   void advance_one(A* h) {
     const std::ptrdiff_t dim_qk = args_.shape.dim_qk, dim_v = args_.shape.dim_v;
     const std::ptrdiff_t whole = dim_v / S::lanes * S::lanes;
@@ -160,13 +168,13 @@ class Stepper {
         }
 #pragma GCC unroll 8
         for (int c = 0; c < vectors; ++c)
-          add_run(run[c], first, o_ + column + c * S::lanes, near_ + c * S::lanes);
+          add_run(run[c], first, o_ + column + c * S::lanes, partial_ + c * S::lanes);
       }
     });
     if (whole < dim_v) advance_columns(h, whole, static_cast<int>(dim_v - whole), true);
   }
 
-  /// Any number of tokens and query heads.
+  /// Any number of tokens and query heads: one pass over h, a vector of columns at a time.
   void advance_many(A* h, bool outputs) {
     const std::ptrdiff_t dim_v = args_.shape.dim_v;
     for (std::ptrdiff_t column = 0; column < dim_v; column += S::lanes)
@@ -174,20 +182,20 @@ class Stepper {
                       outputs);
   }
 
-  /// Adds what the rows from `first` on come to in o, on two levels: an error that grows with the number of
-  /// runs would pass the bounds in the widest heads.
+  /// Adds the run that starts at row `first` to o, on two levels: in one level, the error would grow with the
+  /// number of runs and pass the bounds in the widest heads.
   [[gnu::always_inline]] void add_run(typename S::Vector run, std::ptrdiff_t first, A* o, A* partial) const {
-    constexpr std::ptrdiff_t near_terms = 32 * step_run_terms;
+    constexpr std::ptrdiff_t terms_per_partial = 32 * step_run_terms;
     const std::ptrdiff_t next = first + step_run_terms;
-    if (first % near_terms != 0) run += S::load(partial);
-    if (next % near_terms != 0 && next < args_.shape.dim_qk)
+    if (first % terms_per_partial != 0) run += S::load(partial);
+    if (next % terms_per_partial != 0 && next < args_.shape.dim_qk)
       S::store(partial, run);
     else
-      S::store(o, first < near_terms ? run : S::load(o) + run);
+      S::store(o, first < terms_per_partial ? run : S::load(o) + run);
   }
 
-  /// All tokens on `columns` <= S::lanes columns of h, a run of its rows after the other. The state keeps
-  /// what it was after `accepted_` tokens.
+  /// Advances `columns` <= S::lanes columns of h by all tokens, one run of rows after the other. h becomes
+  /// the state after `accepted_` tokens.
   void advance_columns(A* h, std::ptrdiff_t column, int columns, bool outputs) {
     const std::ptrdiff_t dim_qk = args_.shape.dim_qk, dim_v = args_.shape.dim_v;
     for (std::ptrdiff_t row = 0; row < dim_qk; row += step_run_terms)
@@ -195,7 +203,7 @@ class Stepper {
                    column, columns, outputs);
   }
 
-  /// Likewise, rows first to first + rows - 1, which start at `h`.
+  /// Advances rows first to first + rows - 1 of these columns, which start at `h`.
   void advance_rows(A* h, std::ptrdiff_t first, int rows, std::ptrdiff_t column, int columns, bool outputs) {
     const std::ptrdiff_t dim_v = args_.shape.dim_v;
     const bool whole = columns == S::lanes;
@@ -216,7 +224,7 @@ class Stepper {
         const A* q = q_ + r * pitch_qk_ + first;
         typename S::Vector run{};
         for (int row = 0; row < rows; ++row) run += q[row] * x[row];
-        add_run(run, first, o_ + r * pitch_v_ + column, near_ + r * S::lanes);
+        add_run(run, first, o_ + r * pitch_v_ + column, partial_ + r * S::lanes);
       }
     }
   }
@@ -225,8 +233,7 @@ class Stepper {
   std::int64_t tokens_, group_, pitch_qk_, pitch_v_;
   std::int64_t accepted_ = 0;
   double* n_;
-  A *weight_, *k_, *v_, *q_, *o_;
-  A* near_;  // sums of the latest runs, for each row of o on the columns at hand
+  A *weight_, *k_, *v_, *q_, *o_, *partial_;
 };
 
 }  // namespace detail
@@ -240,9 +247,10 @@ template <AnyProblem P>
   if (CallStatus status = cottention::detail::validate_extents<P>(args); !status) return status;
   if (CallStatus status = validate(execution); !status) return status;
   const int threads = available_threads(execution);
-  const WorkspaceSize size = detail::step_layout<typename P::element>(args.shape, threads).size;
-  if (CallStatus status = size.validate(threads); !status) return status;
-  bytes = size.bytes();
+  Carver carver;
+  detail::take_step_workspace<typename P::element>(carver, args.shape, threads);
+  if (CallStatus status = validate(carver, threads); !status) return status;
+  bytes = carver.bytes();
   return {};
 }
 /// The same as a number, 0 where the call would be refused.
@@ -267,24 +275,22 @@ template <AnyProblem P, int vector_bytes = native_vector_bytes>
   using T = typename P::element;
   if (CallStatus status = validate(execution); !status) return status;
   if (CallStatus status = validate<P>(args); !status) return status;
-  const detail::StepLayout layout = detail::step_layout<T>(args.shape, available_threads(execution));
   const int threads = available_threads(execution);
-  if (CallStatus status = layout.size.validate(threads); !status) return status;
-  if (CallStatus status = validate(workspace, layout.size.bytes(), threads); !status) return status;
-  if (CallStatus status = validate_contents<P>(args, static_cast<std::int32_t*>(workspace.data)); !status)
-    return status;
-  const std::int64_t heads = args.shape.heads_kv, units = args.shape.batch * heads;
-  if (units == 0 || args.shape.seq_q == 0) return {};
+  Carver carver(workspace.data);
+  const auto parts = detail::take_step_workspace<T>(carver, args.shape, threads);
+  if (CallStatus status = validate(carver, threads); !status) return status;
+  if (CallStatus status = validate(workspace, carver.bytes(), threads); !status) return status;
+  if (CallStatus status = validate_contents<P>(args, parts.slots_seen); !status) return status;
+  const std::int64_t heads = args.shape.heads_kv, tasks = args.shape.batch * heads;
+  if (tasks == 0 || args.shape.seq_q == 0) return {};
   auto body = [&](int thread) {
-    std::byte* scratch = static_cast<std::byte*>(workspace.data) + layout.scratch_at +
-                         static_cast<std::size_t>(thread) * layout.scratch_bytes;
-    detail::Stepper<P, vector_bytes> stepper(args, layout, scratch);
-    const std::int64_t share = units / layout.threads, left = units % layout.threads;
+    detail::Stepper<P, vector_bytes> stepper(args, parts.scratch + thread * parts.scratch_bytes);
+    const std::int64_t share = tasks / parts.threads, left = tasks % parts.threads;
     const std::int64_t first = share * thread + std::min<std::int64_t>(thread, left);
     for (std::int64_t i = first; i < first + share + (thread < left ? 1 : 0); ++i)
       stepper.step(i / heads, i % heads);
   };
-  parallel(execution, layout.threads, body);
+  parallel(execution, parts.threads, body);
   for (std::int64_t lane = 0; lane < args.shape.batch; ++lane) {
     const std::int64_t slot = args.slot == nullptr ? lane : args.slot[lane];
     if (slot >= 0) args.pool.count[slot] += args.accepted == nullptr ? args.shape.seq_q : args.accepted[lane];

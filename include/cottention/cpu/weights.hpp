@@ -1,4 +1,4 @@
-// Counts of unmasked keys and the weights that follow from them, w = max(n, 1)^-sigmoid(m).
+// Counts of unmasked keys, and the weights that follow from them, w = max(n, 1)^-sigmoid(m).
 #pragma once
 
 #include <cmath>
@@ -6,6 +6,7 @@
 
 #include <cottention/cpu/simd.hpp>
 #include <cottention/element.hpp>
+#include <cottention/recurrence.hpp>
 
 #if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
 #pragma float_control(precise, on, push)
@@ -13,15 +14,15 @@
 
 namespace cottention::cpu {
 
-/// exp takes no positive argument, which could overflow.
+/// 1 / (1 + exp(-x)). The argument of exp is never positive, so nothing overflows.
 inline double sigmoid(double x) {
   const double e = std::exp(-std::abs(x));
   return (x < 0 ? e : 1) / (1 + e);
 }
-/// Its derivative: 1 - sigmoid(x) would lose the digits of large x.
+/// The derivative of sigmoid. 1 - sigmoid(x) would lose the digits of large x.
 inline double sigmoid_slope(double x) { return sigmoid(x) * sigmoid(-x); }
 
-/// Nonzero bytes in mask[from, to); all of them where there is no mask.
+/// The number of nonzero bytes in mask[from, to); to - from where the mask is null.
 inline std::int64_t count_unmasked(const std::uint8_t* mask, std::int64_t from, std::int64_t to) {
   if (mask == nullptr) return to - from;
   std::int64_t n = 0;
@@ -29,9 +30,9 @@ inline std::int64_t count_unmasked(const std::uint8_t* mask, std::int64_t from, 
   return n;
 }
 
-enum class Direction { forward, reverse };
+using recurrence::Direction;
 
-/// The count n of each position of one sequence, in the order in which the positions are walked.
+/// The count n at each position of one sequence, in the order of the walk.
 class Counter {
  public:
   Counter() = default;
@@ -43,14 +44,14 @@ class Counter {
   /// Bidirectional: n is `total` everywhere.
   explicit Counter(std::int64_t total) : initial_(total), everywhere_(true) {}
 
-  /// Makes `row`, in walking order, the next one.
+  /// Makes `row`, in the order of the walk, the next one.
   void seek(std::int64_t row) {
     position_ = direction_ == Direction::forward ? row : length_ - 1 - row;
     const std::int64_t end = direction_ == Direction::forward ? position_ : position_ + 1;
     if (mask_ != nullptr && !everywhere_) running_ = initial_ + count_unmasked(mask_, 0, end);
   }
 
-  /// n of the next `count` rows.
+  /// Writes the counts of the next `count` rows to n, (count).
   void next(int count, double* n) {
     const std::int64_t step = direction_ == Direction::forward ? 1 : -1;
     if (everywhere_) {

@@ -1,145 +1,146 @@
-// How much scratch a call needs, and where in the caller's workspace everything lies.
+// The size of a call's scratch memory, and where each part lies in the caller's workspace.
 #pragma once
 
 #include <algorithm>
 #include <cstddef>
 
-#include <cottention/cpu/roles.hpp>
+#include <cottention/cpu/call_view.hpp>
 #include <cottention/cpu/schedule.hpp>
-#include <cottention/overlap.hpp>
+#include <cottention/workspace_layout.hpp>
 
 namespace cottention::cpu {
 
-/// What the units of a call amount to. Follows from shapes and strides alone.
+/// The size of a call's tasks. It follows from shapes and strides alone.
 struct Work {
   std::int64_t states = 0;  // batch x heads_kv
-  std::int64_t units = 0;   // states, for each output
-  std::int64_t heads = 0;   // consecutive units that belong to one sequence
-  std::int64_t rows = 0;    // of all units together
+  std::int64_t tasks = 0;   // states x outputs
+  std::int64_t heads = 0;   // consecutive tasks that belong to one sequence
+  std::int64_t rows = 0;    // of all tasks together
   std::int64_t dim_qk = 0, dim_v = 0;
-  std::int64_t log_sum_units = 0;  // units that may yield a sum for the gradient of m
-  bool packed = false;             // sequences may differ in length
-  bool interleaved = false;        // the rows of neighbouring heads are neighbours in memory
+  std::int64_t scale_grad_tasks = 0;  // tasks that may sum for the gradient of m
+  bool packed = false;                // sequences may differ in length
+  bool heads_adjacent = false;        // the rows of neighbouring heads are adjacent in memory
 };
 
-/// The bytes of a workspace, part by part. More than there are addresses for is no size.
-class WorkspaceSize {
- public:
-  /// Room for count times `each` things of `bytes`, aligned; returns where.
-  std::size_t take(std::int64_t count, std::int64_t each, std::size_t bytes) {
-    constexpr auto alignment = static_cast<std::int64_t>(workspace_alignment);
-    constexpr std::int64_t most = cottention::detail::largest_span;
-    const std::int64_t at = bytes_;
-    std::int64_t part = 0;
-    if (__builtin_mul_overflow(count, each, &part) ||
-        __builtin_mul_overflow(part, static_cast<std::int64_t>(bytes), &part) || part > most - at)
-      fits_ = false;
-    else
-      bytes_ += (part + alignment - 1) / alignment * alignment;
-    return static_cast<std::size_t>(at);
-  }
+/// Whether there can be as much memory as a workspace for so many threads takes.
+inline CallStatus validate(const Carver& carver, int threads) {
+  if (carver.fits()) return {};
+  return CallStatus::failure(
+      StatusCode::bad_option,
+      "execution.threads = %d: the workspace for so many threads and this shape would pass 2^57 bytes",
+      threads);
+}
 
-  std::size_t bytes() const { return fits_ ? static_cast<std::size_t>(bytes_) : 0; }
-
-  /// Whether there can be so much memory.
-  CallStatus validate(int threads) const {
-    if (fits_) return {};
-    return CallStatus::failure(
-        StatusCode::bad_option,
-        "execution.threads = %d: the workspace for so many threads and this shape would "
-        "pass 2^57 bytes",
-        threads);
-  }
-
- private:
-  std::int64_t bytes_ = 0;
-  bool fits_ = true;
+/// How many threads and entries a call uses, and the parts of its workspace. Sizes follow from the head
+/// dimensions, the number of threads and the number of heads, and grow with each of them; they do not depend
+/// on the lengths of sequences, so a call may use less than its workspace.
+template <Element T>
+struct CallWorkspace {
+  using A = Accumulate<T>;
+  int threads = 1;                    // that the work is large enough for
+  int heads_interleaved = 1;          // heads whose chunks a thread interleaves
+  int entry_count = 0;                // of split tasks in work at the same time
+  std::int64_t state_elements = 0;    // of one state, with rows of whole pitches
+  std::int64_t states_per_entry = 0;  // a state for each piece, and one more
+  std::int64_t scratch_bytes = 0;     // of one thread
+  WalkTask<T>* open_tasks = nullptr;  // (entry_count)
+  SplitProgress* progress = nullptr;  // (entry_count)
+  std::byte* scratch = nullptr;       // (threads, scratch_bytes)
+  A* states = nullptr;                // (entry_count, states_per_entry, state_elements)
+  double* scale_grad_sums = nullptr;  // (scale_grad_tasks, max_pieces)
 };
 
-/// How the work is shared out, and where everything lies. Sizes follow from the head dimensions, the number
-/// of threads that there are and the number of heads, and grow with each of them; the length of a sequence
-/// does not matter. What is used of it may be less.
-struct WorkspaceLayout {
-  int threads = 1;                    // that the work is worth
-  int together = 1;                   // heads that a thread walks side by side
-  int places = 0;                     // for split units
-  std::int64_t state_elements = 0;    // of one state, padded
-  std::int64_t scratch_elements = 0;  // of one thread: three states for each head, and its chunk's operands
-  std::int64_t place_states = 0;      // states of a split unit
-  std::size_t progress_at = 0, scratch_at = 0, states_at = 0, log_sums_at = 0;
-  WorkspaceSize size;
-};
-
-/// Fewer rows than this are not worth waking a thread for (about 20 microseconds of work at 64 dimensions).
+/// A thread is woken for at least so many rows, about 20 microseconds of work at 64 dimensions.
 inline constexpr std::int64_t rows_per_thread = 128;
 
-/// Heads that one thread walks side by side at most.
-inline constexpr int most_together = 8;
+/// Heads whose chunks one thread interleaves at most.
+inline constexpr int max_heads_interleaved = 8;
 
-/// Where heads are interleaved, walking one at a time uses a few lines of every page, and what the hardware
-/// fetches besides is lost. So a thread takes several at a time, up to 1 KiB of neighbouring rows and 256 KiB
-/// of states.
+/// Where heads are adjacent in memory, a walk of one head uses a few cache lines of every page, and hardware
+/// prefetches of the lines beside them are lost. So a thread interleaves the chunks of several heads, up to
+/// 1 KiB of adjacent rows and 256 KiB of states.
 template <Element T>
-std::int64_t heads_together_at_most(const Work& work, std::int64_t state_elements) {
-  if (!work.interleaved) return 1;
+std::int64_t heads_interleaved_limit(const Work& work, std::int64_t state_elements) {
+  if (!work.heads_adjacent) return 1;
   const std::int64_t row_bytes = (std::max)(work.dim_qk, work.dim_v) * static_cast<std::int64_t>(sizeof(T));
   const std::int64_t state_bytes = state_elements * static_cast<std::int64_t>(sizeof(Accumulate<T>));
   return std::clamp<std::int64_t>((std::min)({1024 / row_bytes, 262144 / state_bytes, work.heads}), 1,
-                                  most_together);
+                                  max_heads_interleaved);
 }
 
-/// As many of them as leave no thread with more heads than it would have had otherwise.
-inline std::int64_t heads_together(const Work& work, int threads, std::int64_t at_most) {
-  const auto most_heads = [&](std::int64_t together) {  // on any one thread
-    const std::int64_t groups = work.units / work.heads * ((work.heads + together - 1) / together);
-    return (groups + threads - 1) / threads * together;
+/// The largest number of heads, up to `max_heads`, that leaves no thread with more heads than one at a time
+/// would.
+inline std::int64_t choose_heads_interleaved(const Work& work, int threads, std::int64_t max_heads) {
+  const auto heads_of_busiest_thread = [&](std::int64_t heads_interleaved) {  // on any one thread
+    const std::int64_t head_blocks =
+        work.tasks / work.heads * ((work.heads + heads_interleaved - 1) / heads_interleaved);
+    return (head_blocks + threads - 1) / threads * heads_interleaved;
   };
-  while (at_most > 1 && most_heads(at_most) > most_heads(1)) --at_most;
-  return at_most;
+  while (max_heads > 1 && heads_of_busiest_thread(max_heads) > heads_of_busiest_thread(1)) --max_heads;
+  return max_heads;
 }
 
+/// A thread's scratch: the three states of each task that it interleaves, and one chunk of operands, which
+/// the tasks share.
+template <class A>
+struct ThreadScratch {
+  A* states;  // (heads, 3, state_elements)
+  ChunkScratch<A> operands;
+
+  static ThreadScratch take(Carver& carver, std::int64_t heads, std::int64_t chunk, std::int64_t a_pitch,
+                            std::int64_t c_pitch) {
+    A* states = carver.take<A>(heads, 3, a_pitch * c_pitch);
+    return {states, ChunkScratch<A>::take(carver, chunk, a_pitch, c_pitch)};
+  }
+};
+
+/// Places a call's workspace, or counts its bytes where the carver has no memory.
 template <Element T>
-WorkspaceLayout workspace_layout(const Work& work, int chunk, int threads) {
+CallWorkspace<T> take_workspace(Carver& carver, const Work& work, int chunk, int threads) {
   using A = Accumulate<T>;
-  WorkspaceLayout w;
+  CallWorkspace<T> w;
   if (work.states == 0) return w;
-  const std::int64_t pitch_qk = padded(work.dim_qk), pitch_v = padded(work.dim_v);
+  const std::int64_t pitch_qk = row_pitch(work.dim_qk), pitch_v = row_pitch(work.dim_v);
   w.state_elements = pitch_qk * pitch_v;
-  const std::int64_t at_most = heads_together_at_most<T>(work, w.state_elements);
+  const std::int64_t max_heads = heads_interleaved_limit<T>(work, w.state_elements);
   w.threads = static_cast<int>(std::clamp<std::int64_t>(work.rows / rows_per_thread, 1, threads));
-  w.together = static_cast<int>(heads_together(work, w.threads, at_most));
-  w.scratch_elements = ChunkScratch<A>::elements(chunk, pitch_qk, pitch_v) + 3 * at_most * w.state_elements;
-  // A few split units at a time keep all threads busy; each holds the states between its pieces.
-  const int places = threads > 1 ? threads / 8 + (threads % 8 != 0 ? 1 : 0) : 0;
-  w.places = w.threads > 1 && (work.packed || work.units % w.threads != 0) ? places : 0;
-  w.place_states = piece_limit(w.state_elements) + 1;
-  w.size.take(places, 1, sizeof(Unit<T>));
-  w.progress_at = w.size.take(places, 1, sizeof(SplitUnit));
-  w.scratch_at = w.size.take(threads, w.scratch_elements, sizeof(A));
-  w.states_at = w.size.take(places, w.place_states * w.state_elements, sizeof(A));
-  w.log_sums_at = w.size.take(work.log_sum_units, most_pieces, sizeof(double));
+  w.heads_interleaved = static_cast<int>(choose_heads_interleaved(work, w.threads, max_heads));
+  // dq and dk exchange the pitches.
+  Carver scratch, exchanged;
+  ThreadScratch<A>::take(scratch, max_heads, chunk, pitch_qk, pitch_v);
+  ThreadScratch<A>::take(exchanged, max_heads, chunk, pitch_v, pitch_qk);
+  w.scratch_bytes = (std::max)(scratch.extent(), exchanged.extent());
+  // A few split tasks at a time keep all threads busy; each entry has a state for each piece and one more.
+  const int entry_count = threads > 1 ? threads / 8 + (threads % 8 != 0 ? 1 : 0) : 0;
+  w.entry_count = w.threads > 1 && (work.packed || work.tasks % w.threads != 0) ? entry_count : 0;
+  w.states_per_entry = piece_limit(w.state_elements) + 1;
+  w.open_tasks = carver.take<WalkTask<T>>(entry_count);
+  w.progress = carver.take<SplitProgress>(entry_count);
+  w.scratch = carver.take<std::byte>(threads, w.scratch_bytes);
+  w.states = carver.take<A>(entry_count, w.states_per_entry, w.state_elements);
+  w.scale_grad_sums = carver.take<double>(work.scale_grad_tasks, max_pieces);
   return w;
 }
 
-/// The unit's initial state as (dim_a, dim_c) with the pitch of c, zero past its dimensions.
+/// Loads the task's initial state, (dim_a, dim_c), into h, (a_pitch, c_pitch), zero past the dimensions.
 template <Element T>
-void load_state(const Unit<T>& unit, Accumulate<T>* h) {
-  const std::int64_t rows = unit.walk.a.rows.dim, columns = unit.walk.c.rows.dim, pitch = padded(columns);
-  std::fill_n(h, padded(rows) * pitch, Accumulate<T>{0});
-  if (unit.initial == nullptr) return;
-  const bool as_is = unit.initial_layout == Layout::as_is;
+void load_state(const WalkTask<T>& task, Accumulate<T>* h) {
+  const std::int64_t rows = task.walk.a.rows.dim, columns = task.walk.c.rows.dim, pitch = row_pitch(columns);
+  std::fill_n(h, row_pitch(rows) * pitch, Accumulate<T>{0});
+  if (task.initial == nullptr) return;
+  const bool as_is = task.initial_layout == StateLayout::as_is;
   for (std::int64_t r = 0; r < rows; ++r)
     for (std::int64_t c = 0; c < columns; ++c)
-      h[r * pitch + c] = unit.initial[as_is ? r * columns + c : c * rows + r];
+      h[r * pitch + c] = task.initial[as_is ? r * columns + c : c * rows + r];
 }
 
-/// The state to where the unit wants it, if it does.
+/// Stores h, (a_pitch, c_pitch), to the task's final state, (dim_a, dim_c), where that is wanted.
 template <Element T>
-void store_state(const Unit<T>& unit, const Accumulate<T>* h) {
-  if (unit.final == nullptr) return;
-  const std::int64_t rows = unit.walk.a.rows.dim, columns = unit.walk.c.rows.dim;
+void store_state(const WalkTask<T>& task, const Accumulate<T>* h) {
+  if (task.final == nullptr) return;
+  const std::int64_t rows = task.walk.a.rows.dim, columns = task.walk.c.rows.dim;
   for (std::int64_t r = 0; r < rows; ++r)
-    std::copy_n(h + r * padded(columns), columns, unit.final + r * columns);
+    std::copy_n(h + r * row_pitch(columns), columns, task.final + r * columns);
 }
 
 }  // namespace cottention::cpu

@@ -40,7 +40,7 @@ void attend(const ForwardArguments<typename P::element>& args, std::int64_t b, s
   const Matrix<R> initial = read_state<R>(args.initial_state.h, shape, b, h_kv);  // (dim_qk, dim_v)
 
   for (std::int64_t i = 0; i < queries.length(b); ++i) {
-    if (!queries.present(b, i)) continue;
+    if (!queries.valid(b, i)) continue;
     std::vector<R> o(static_cast<std::size_t>(shape.dim_v));
 
     for (std::int64_t d = 0; d < shape.dim_qk; ++d)
@@ -48,7 +48,7 @@ void attend(const ForwardArguments<typename P::element>& args, std::int64_t b, s
 
     const std::int64_t visible = P::mask == Mask::causal ? i + 1 : keys.length(b);
     for (std::int64_t j = 0; j < visible; ++j) {
-      if (!keys.present(b, j)) continue;
+      if (!keys.valid(b, j)) continue;
       const R score = dot(q[i], k[j], shape.dim_qk);
       for (std::int64_t e = 0; e < shape.dim_v; ++e) o.data()[e] += score * v[j][e];
     }
@@ -74,7 +74,7 @@ void absorb(const ForwardArguments<typename P::element>& args, std::int64_t b, s
 
   Matrix<R> state = read_state<R>(args.initial_state.h, shape, b, h);  // (dim_qk, dim_v)
   for (std::int64_t j = 0; j < keys.length(b); ++j)
-    if (keys.present(b, j)) add_outer_product(state, k[j], v[j], shape.dim_qk, shape.dim_v);
+    if (keys.valid(b, j)) add_outer_product(state, k[j], v[j], shape.dim_qk, shape.dim_v);
   store(state[0], shape.dim_qk * shape.dim_v, out.h, b * shape.heads_kv + h);
 }
 

@@ -21,10 +21,10 @@ struct Gradient {
 /// part of `dhat` along x cannot change norm(x), except where the norm is below epsilon and norm(x) is
 /// linear.
 template <class R>
-void through_norm(const R* x, const R* hat, R* dhat, std::int64_t dim) {
+void norm_backward(const R* x, const R* hat, R* dhat, std::int64_t dim) {
   const R divisor = norm_divisor(x, dim);
-  const R along = divisor <= R(norm_epsilon) ? R(0) : dot(hat, dhat, dim);
-  for (std::int64_t d = 0; d < dim; ++d) dhat[d] = (dhat[d] - hat[d] * along) / divisor;
+  const R coefficient = divisor <= R(norm_epsilon) ? R(0) : dot(hat, dhat, dim);
+  for (std::int64_t d = 0; d < dim; ++d) dhat[d] = (dhat[d] - hat[d] * coefficient) / divisor;
 }
 
 /// y = state x: (rows)
@@ -76,8 +76,8 @@ class HeadGradient {
         v_hat_(read(args.v, keys_, b, shape_.heads_kv, h, shape_.dim_v)),
         out_(out) {
     weigh_keys(v_hat_, weights_, keys_.length(b), shape_.dim_v);
-    for (std::int64_t member = 0; member < group_; ++member) {
-      const std::int64_t head = h * group_ + member;
+    for (std::int64_t group_head = 0; group_head < group_; ++group_head) {
+      const std::int64_t head = h * group_ + group_head;
       q_.push_back(read(args.q, queries_, b, shape_.heads_q, head, shape_.dim_qk));
       q_hat_.push_back(normalise(q_.back(), queries_.length(b), shape_.dim_qk));
       g_hat_.push_back(read(args.dout, queries_, b, shape_.heads_q, head, shape_.dim_v));
@@ -119,41 +119,42 @@ class HeadGradient {
 
  private:
   void absorb_key(Matrix<R>& prefix, std::int64_t j) const {
-    if (keys_.present(b_, j)) add_outer_product(prefix, k_hat_[j], v_hat_[j], shape_.dim_qk, shape_.dim_v);
+    if (keys_.valid(b_, j)) add_outer_product(prefix, k_hat_[j], v_hat_[j], shape_.dim_qk, shape_.dim_v);
   }
 
   void absorb_query(Matrix<R>& suffix, std::int64_t i) const {
-    if (!queries_.present(b_, i)) return;
-    for (std::int64_t member = 0; member < group_; ++member)
-      add_outer_product(suffix, q_hat_.data()[member][i], g_hat_.data()[member][i], shape_.dim_qk,
+    if (!queries_.valid(b_, i)) return;
+    for (std::int64_t group_head = 0; group_head < group_; ++group_head)
+      add_outer_product(suffix, q_hat_.data()[group_head][i], g_hat_.data()[group_head][i], shape_.dim_qk,
                         shape_.dim_v);
   }
 
   void query_gradient(const Matrix<R>& prefix, std::int64_t i) {
-    if (!queries_.present(b_, i)) return;
-    for (std::int64_t member = 0; member < group_; ++member) {
-      const R* q_hat = q_hat_.data()[member][i];
-      std::vector<R> dq = multiply(prefix, g_hat_.data()[member][i], shape_.dim_qk, shape_.dim_v);
+    if (!queries_.valid(b_, i)) return;
+    for (std::int64_t group_head = 0; group_head < group_; ++group_head) {
+      const R* q_hat = q_hat_.data()[group_head][i];
+      std::vector<R> dq = multiply(prefix, g_hat_.data()[group_head][i], shape_.dim_qk, shape_.dim_v);
       if (P::scale == Scale::by_query)
         log_count_sum_ += weights_.log_count(i) * dot(q_hat, dq.data(), shape_.dim_qk);
-      through_norm(q_.data()[member][i], q_hat, dq.data(), shape_.dim_qk);
-      store(dq.data(), shape_.dim_qk, out_.dq, queries_.index(b_, i) * shape_.heads_q + h_ * group_ + member);
+      norm_backward(q_.data()[group_head][i], q_hat, dq.data(), shape_.dim_qk);
+      store(dq.data(), shape_.dim_qk, out_.dq,
+            queries_.index(b_, i) * shape_.heads_q + h_ * group_ + group_head);
     }
   }
 
   void key_gradient(const Matrix<R>& suffix, std::int64_t j) {
-    if (!keys_.present(b_, j)) return;
-    const std::int64_t place = keys_.index(b_, j) * shape_.heads_kv + h_;
+    if (!keys_.valid(b_, j)) return;
+    const std::int64_t row = keys_.index(b_, j) * shape_.heads_kv + h_;
 
     std::vector<R> dk = multiply(suffix, v_hat_[j], shape_.dim_qk, shape_.dim_v);
     if (P::scale == Scale::by_key)
       log_count_sum_ += weights_.log_count(j) * dot(k_hat_[j], dk.data(), shape_.dim_qk);
-    through_norm(k_[j], k_hat_[j], dk.data(), shape_.dim_qk);
-    store(dk.data(), shape_.dim_qk, out_.dk, place);
+    norm_backward(k_[j], k_hat_[j], dk.data(), shape_.dim_qk);
+    store(dk.data(), shape_.dim_qk, out_.dk, row);
 
     std::vector<R> dv = multiply_transposed(suffix, k_hat_[j], shape_.dim_qk, shape_.dim_v);
     for (R& x : dv) x *= weights_.key(j);
-    store(dv.data(), shape_.dim_v, out_.dv, place);
+    store(dv.data(), shape_.dim_v, out_.dv, row);
   }
 
   const BackwardArguments<T>& args_;

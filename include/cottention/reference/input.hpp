@@ -49,12 +49,12 @@ class Positions {
   /// Place of a position in a contiguous [batch, seq] array, or on the token axis.
   std::int64_t index(std::int64_t b, std::int64_t i) const { return (packed() ? offsets_[b] : b * seq_) + i; }
 
-  /// Place of a position in a tensor, in elements. `strides` are resolved.
+  /// Offset of a position in a tensor, in elements. `strides` are resolved.
   std::int64_t address(std::int64_t b, std::int64_t i, const Strides& strides) const {
     return packed() ? index(b, i) * strides.seq : b * strides.batch + i * strides.seq;
   }
 
-  bool present(std::int64_t b, std::int64_t i) const { return mask_ == nullptr || mask_[index(b, i)] != 0; }
+  bool valid(std::int64_t b, std::int64_t i) const { return mask_ == nullptr || mask_[index(b, i)] != 0; }
 
   bool packed() const { return offsets_.given(); }
   std::int64_t seq() const { return seq_; }
@@ -122,7 +122,7 @@ class Counts {
   Counts(const Positions& keys, std::int64_t b, const State& initial_state) {
     if (initial_state.count != nullptr) total_ = initial_state.count[b];
     for (std::int64_t j = 0; j < keys.length(b); ++j) {
-      if (keys.present(b, j)) ++total_;
+      if (keys.valid(b, j)) ++total_;
       running_.push_back(total_);
     }
   }
@@ -208,10 +208,10 @@ inline std::vector<double> zeros(std::int64_t count) {
   return std::vector<double>(static_cast<std::size_t>(count));
 }
 
-/// Writes one row, or one state, to its place in a result.
+/// Writes one row, or one state, to its index in a result.
 template <class R>
-void store(const R* from, std::int64_t count, std::vector<double>& to, std::int64_t place) {
-  for (std::int64_t d = 0; d < count; ++d) to.data()[place * count + d] = static_cast<double>(from[d]);
+void store(const R* from, std::int64_t count, std::vector<double>& to, std::int64_t index) {
+  for (std::int64_t d = 0; d < count; ++d) to.data()[index * count + d] = static_cast<double>(from[d]);
 }
 
 }  // namespace cottention::reference

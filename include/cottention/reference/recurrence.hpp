@@ -32,24 +32,24 @@ void recur(const ForwardArguments<typename P::element>& args, std::int64_t b, st
   Matrix<R> v = read(args.v, keys, b, shape.heads_kv, h, shape.dim_v);  // (seq_k, dim_v)
   weigh_keys(v, weights, keys.length(b), shape.dim_v);
   std::vector<Matrix<R>> q;  // of each head of the group, (seq_q, dim_qk)
-  for (std::int64_t member = 0; member < group; ++member)
-    q.push_back(normalise(read(args.q, queries, b, shape.heads_q, h * group + member, shape.dim_qk),
+  for (std::int64_t group_head = 0; group_head < group; ++group_head)
+    q.push_back(normalise(read(args.q, queries, b, shape.heads_q, h * group + group_head, shape.dim_qk),
                           queries.length(b), shape.dim_qk));
 
   Matrix<R> state = read_state<R>(args.initial_state.h, shape, b, h);  // (dim_qk, dim_v)
 
   const auto absorb_key = [&](std::int64_t j) {
-    if (keys.present(b, j)) add_outer_product(state, k[j], v[j], shape.dim_qk, shape.dim_v);
+    if (keys.valid(b, j)) add_outer_product(state, k[j], v[j], shape.dim_qk, shape.dim_v);
   };
   const auto answer_query = [&](std::int64_t i) {
-    if (!queries.present(b, i)) return;
-    for (std::int64_t member = 0; member < group; ++member) {
-      const R* q_i = q.data()[member][i];
+    if (!queries.valid(b, i)) return;
+    for (std::int64_t group_head = 0; group_head < group; ++group_head) {
+      const R* q_i = q.data()[group_head][i];
       std::vector<R> o(static_cast<std::size_t>(shape.dim_v));
       for (std::int64_t d = 0; d < shape.dim_qk; ++d)
         for (std::int64_t e = 0; e < shape.dim_v; ++e) o.data()[e] += state[d][e] * q_i[d];
       for (R& x : o) x *= weights.query(i);
-      store(o.data(), shape.dim_v, out.o, queries.index(b, i) * shape.heads_q + h * group + member);
+      store(o.data(), shape.dim_v, out.o, queries.index(b, i) * shape.heads_q + h * group + group_head);
     }
   };
 

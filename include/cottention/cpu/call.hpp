@@ -1,0 +1,135 @@
+// What forward and backward calls have in common: their tasks, their workspace and their run.
+#pragma once
+
+#include <initializer_list>
+
+#include <cottention/cpu/driver.hpp>
+#include <cottention/cpu/tuning.hpp>
+#include <cottention/validation.hpp>
+
+#if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
+#pragma float_control(precise, on, push)
+#endif
+
+namespace cottention::cpu::detail {
+
+/// The tasks of a call: one for each output that is computed, each sequence and each key/value head.
+template <AnyProblem P, class Arguments>
+class CallTasks {
+ public:
+  using T = typename P::element;
+
+  explicit CallTasks(const Arguments& arguments) : args_(arguments), view_(arguments) {
+    if constexpr (backward) {
+      // The walk for dq or dk also yields the gradient of m, and the one for dv that of the initial state.
+      if (args_.dq.data != nullptr || sums_scale_grad(Output::dq)) add(Output::dq);
+      if (args_.dk.data != nullptr || sums_scale_grad(Output::dk)) add(Output::dk);
+      if (args_.dv.data != nullptr || args_.dinitial_state != nullptr) add(Output::dv);
+    } else {
+      add(Output::o);
+    }
+  }
+
+  Work work() const {
+    const Shape& s = args_.shape;
+    const bool packed = args_.cu_seqlens_q.given();
+    const std::int64_t rows = (std::max)(s.seq_q, s.seq_k) * s.heads_kv * (packed ? 1 : s.batch) * outputs_;
+    return {.states = heads(),
+            .tasks = heads() * outputs_,
+            .heads = s.heads_kv,
+            .rows = rows,
+            .dim_qk = s.dim_qk,
+            .dim_v = s.dim_v,
+            .scale_grad_tasks = backward && P::scale != Scale::none ? heads() : 0,
+            .packed = packed,
+            .heads_adjacent = view_.heads_adjacent()};
+  }
+  std::int64_t rows(std::int64_t i) const {
+    const Sequence s = view_.sequence(i % heads() / args_.shape.heads_kv);
+    return (std::max)(s.length_q, s.length_k);
+  }
+  std::int64_t scale_grad_index(std::int64_t i) const {
+    return sums_scale_grad(output(i)) ? i % heads() : -1;
+  }
+  WalkTask<T> task(std::int64_t i) const {
+    const std::int64_t head = i % heads();
+    WalkTask<T> task =
+        view_.task(output(i), view_.sequence(head / args_.shape.heads_kv), head % args_.shape.heads_kv);
+    task.walk.sums_scale_grad = scale_grad_index(i) >= 0;
+    return task;
+  }
+
+  /// Whether the driver has anything to do: without rows, states alone pass from the first to the last.
+  bool any() const {
+    const Work w = work();
+    return w.tasks > 0 && (w.rows > 0 || view_.final_state(backward ? Output::dv : Output::o) != nullptr);
+  }
+
+  /// Whether the walk of this output sums for the gradient of m: norm(k_j) . dk^_j is known where dk is
+  /// computed, and the same of q where dq is.
+  bool sums_scale_grad([[maybe_unused]] Output output) const {
+    if constexpr (backward)
+      return args_.dscale_logit != nullptr && view_.scaled() &&
+             output == (P::scale == Scale::by_key ? Output::dk : Output::dq);
+    else
+      return false;
+  }
+  const CallView<P, Arguments>& view() const { return view_; }
+
+ private:
+  static constexpr bool backward = requires(const Arguments& args) { args.dout; };
+
+  std::int64_t heads() const { return args_.shape.batch * args_.shape.heads_kv; }
+  Output output(std::int64_t i) const { return list_[i / heads()]; }
+  void add(Output output) { list_[outputs_++] = output; }
+
+  const Arguments& args_;
+  CallView<P, Arguments> view_;
+  Output list_[3] = {};
+  int outputs_ = 0;
+};
+
+/// The `workspace_bytes` of forward and backward.
+template <AnyProblem P, Tiling tile, class Arguments>
+CallStatus call_workspace_bytes(const Arguments& args, std::size_t& bytes, const Execution& execution) {
+  bytes = 0;
+  if (CallStatus status = cottention::detail::validate_extents<P>(args); !status) return status;
+  if (CallStatus status = validate(execution); !status) return status;
+  const int threads = available_threads(execution);
+  Carver carver;
+  take_workspace<typename P::element>(carver, CallTasks<P, Arguments>(args).work(), tile.chunk, threads);
+  if (CallStatus status = validate(carver, threads); !status) return status;
+  bytes = carver.bytes();
+  return {};
+}
+
+/// Runs a call: validates it, runs its tasks, clears the trailing tokens of `outputs`, and calls
+/// finish(tasks, driver), with a null driver where there was nothing to run.
+template <AnyProblem P, Tiling tile, int vector_bytes, class Arguments, class Finish>
+CallStatus run_call(const Arguments& args, Workspace workspace, const Execution& execution,
+                    std::initializer_list<Output> outputs, Finish finish) {
+  using Tasks = CallTasks<P, Arguments>;
+  using CallDriver = Driver<P, tile.chunk, vector_bytes, Tasks>;
+  if (CallStatus status = validate(execution); !status) return status;
+  if (CallStatus status = validate<P>(args); !status) return status;
+  if (CallStatus status = validate_contents<P>(args); !status) return status;
+  const Tasks tasks(args);
+  const int threads = available_threads(execution);
+  Carver carver(workspace.data);
+  const auto parts = take_workspace<typename P::element>(carver, tasks.work(), tile.chunk, threads);
+  if (CallStatus status = validate(carver, threads); !status) return status;
+  const bool any = tasks.any();
+  if (any)
+    if (CallStatus status = validate(workspace, carver.bytes(), threads); !status) return status;
+  CallDriver driver(tasks, parts);
+  if (any) driver.run(execution);
+  for (const Output output : outputs) tasks.view().clear_trailing(output, execution);
+  finish(tasks, any ? &driver : nullptr);
+  return {};
+}
+
+}  // namespace cottention::cpu::detail
+
+#if defined(__clang__)
+#pragma float_control(pop)
+#endif
