@@ -36,7 +36,7 @@ struct RecurrenceParams {
   std::int64_t seq_rows = 0, seq_terms = 0;
   int row_group = 1, term_group = 1;  // heads of rows and of terms for each of heads_kv
   int heads_kv = 0;
-  tile::SplitRule split_rule;
+  recurrence::SplitRule split_rule;
   int chunk = 0;     // of the Tiling: pieces are whole chunks, but for the last
   int m_blocks = 1;  // blocks that share the rows of a bidirectional head
   int v_tiles = 1;

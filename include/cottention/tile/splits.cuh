@@ -3,17 +3,10 @@
 
 #include <cuda_runtime.h>
 
+#include <cottention/recurrence.hpp>
 #include <cottention/tile/sequence.cuh>
 
 namespace cottention::tile {
-
-/// How many pieces a sequence is split into; the host's plan, the same for all sequences of a launch.
-struct SplitRule {
-  int wanted = 1;      // pieces, unless another rule forbids it
-  int min_rows = 0;    // rows of a piece, at least, if there is more than one
-  int max_rows = 0;    // rows of a piece, at most, as far as max_pieces allows; 0: any number
-  int max_pieces = 1;  // pieces that the launch has room for
-};
 
 /// The pieces of one sequence, `rows` rows each but for the last: as many as are wanted, more where they
 /// would be longer than max_rows, fewer where they would be shorter than min_rows. max_pieces follows from
@@ -23,7 +16,7 @@ struct Pieces {
   int rows = 0;
   int count = 1;  // at least 1: an empty sequence has one empty piece
 
-  __device__ __forceinline__ Pieces(int length, const SplitRule& split_rule, int chunk) {
+  __device__ __forceinline__ Pieces(int length, const recurrence::SplitRule& split_rule, int chunk) {
     if (length == 0) return;
     int wanted = split_rule.wanted;
     if (split_rule.max_rows > 0 && (length - 1) / split_rule.max_rows >= wanted)
