@@ -107,7 +107,6 @@ SHARED_NAMES = {
     "Cursor": "cpu: the next piece of a thread; tile: a position in the order of chunks. Neither is seen by the other backend",
     "Direction": "the same enum in cpu/ and tile/, since backends do not know each other",
     "Gradient": "reference: the result of a gradient; sm80: the kernel that computes it",
-    "Head": "sm80: kernel::Head with the engine's parameters",
     "Layout": "vocabulary: how a tensor lies in memory; cpu: how a state does",
     "Operand": "vocabulary: a tensor of a call in messages; sm80: a or b of a product, the word of PTX",
     "Output": "cpu and kernel: which tensor a recurrence gives; reference: the results of a call",
@@ -127,7 +126,7 @@ NOISE = re.compile(r"//[^\n]*|/\*.*?\*/|\"(?:\\.|[^\"\\\n])*\"|'(?:\\.|[^'\\\n])
 TEMPLATE = re.compile(r"\btemplate\s*<.*?>\s*(?=struct|class|union|using|requires)", re.DOTALL)
 TYPE = re.compile(r"\b(?:struct|class|union|enum(?:\s+class|\s+struct)?)\s+(?:\[\[.*?\]\]\s*|alignas\([^)]*\)\s*)*"
                   r"(\w+)\s*(?:final\s*)?(?::[^:]|$)", re.DOTALL)
-ALIAS = re.compile(r"\busing\s+(\w+)\s*=")
+ALIAS = re.compile(r"\busing\s+(\w+)\s*=(?!.*(?:::|template )\1\b)", re.DOTALL)  # one that keeps the name of its type adds no meaning
 NAMESPACE = re.compile(r"\bnamespace\b[\w\s:]*$")
 
 
@@ -196,7 +195,9 @@ def self_test():
         "include/cottention/cpu/walk.hpp":
             "namespace cottention::cpu {\nnamespace detail {\nclass Walker final {};\n}\nstruct Comment {};\nstruct Nested {};\n"
             "struct Local {};\nstruct Forward {};\nusing Inside = int;\nint afreshness;\n}\n",
-        "include/cottention/tile/walk.cuh": "namespace cottention {\ntemplate <>\nstruct Shape<char> {};\n}\n",
+        "include/cottention/tile/walk.cuh":
+            "namespace cottention {\ntemplate <>\nstruct Shape<char> {};\ntemplate <class T>\nusing Walker = cpu::Walker<T>;\n"
+            "template <class T>\nusing Alias = typename Kinds<T>::template Alias<T>;\n}\n",
         "docs/CHANGELOG.md": "`copy_async_16` is `cp_async_16`.\n",
         "tests/walk.cpp": "int joint_gradient;  // a word that only headers refuse\n",
     }
