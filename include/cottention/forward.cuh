@@ -5,10 +5,10 @@
 
 #include <cottention/host_only.hpp>
 
-#include <cottention/host/device_arguments.hpp>
 #include <cottention/host/extents.hpp>
 #include <cottention/host/launches.cuh>
 #include <cottention/host/recurrence.cuh>
+#include <cottention/host/validation.hpp>
 #include <cottention/kernel/count.cuh>
 #include <cottention/validation.hpp>
 
@@ -107,7 +107,7 @@ std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args, S
 ///     o_i = sum over visible j of (norm(q_i) . norm(k_j)) w v_j
 ///
 /// All pointers are to memory that the device can reach. Shapes, layouts and optional arguments:
-/// ForwardArguments; what CUDA asks beside: host/device_arguments.hpp. `workspace` holds at least
+/// ForwardArguments; what CUDA asks beside: host/validation.hpp. `workspace` holds at least
 /// workspace_bytes<P>(args, split) bytes, aligned to 256, and is in use until the stream is past the call.
 /// Allocates nothing, waits for nothing, and may be captured in a graph. Equal calls give equal bits; under
 /// Plan::batch_invariant the bits of a sequence depend neither on the rest of the batch nor on the number of

@@ -10,8 +10,8 @@
 #include <utility>
 
 #include <cottention/device/runtime.cuh>
-#include <cottention/host/device_arguments.hpp>
 #include <cottention/host/launches.cuh>
+#include <cottention/host/validation.hpp>
 #include <cottention/kernel/step.cuh>
 #include <cottention/tuning/step.cuh>
 #include <cottention/validation.hpp>
@@ -96,7 +96,7 @@ std::size_t workspace_bytes(const StepArguments<typename P::element>&) {
 ///     count += 1;   h += norm(k) (w v)^T;   o = h^T norm(q)
 ///
 /// All pointers are to memory that the device can reach. Shapes, slots and acceptance: StepArguments; what
-/// CUDA asks beside, and what is not checked: host/device_arguments.hpp. Counts must stay below 2^44: while
+/// CUDA asks beside, and what is not checked: host/validation.hpp. Counts must stay below 2^44: while
 /// the call runs, the bits above serve it. `workspace` may be empty. Each state is read once and written
 /// once, the latter unless none of its tokens is accepted. Allocates nothing, waits for nothing, and may be
 /// captured in a graph. A lane's bits depend neither on the other lanes nor on the device nor on the tiling.

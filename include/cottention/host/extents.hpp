@@ -3,8 +3,8 @@
 
 #include <cstdint>
 
-#include <cottention/host/device_arguments.hpp>
-#include <cottention/host/recurrence_plan.hpp>
+#include <cottention/host/split_plan.hpp>
+#include <cottention/host/validation.hpp>
 #include <cottention/validation.hpp>
 
 namespace cottention::host {

@@ -7,9 +7,9 @@
 #include <iterator>
 #include <type_traits>
 
-#include <cottention/host/device_arguments.hpp>
 #include <cottention/host/launches.cuh>
 #include <cottention/host/recurrence.cuh>
+#include <cottention/host/validation.hpp>
 #include <cottention/kernel/scale_grad.cuh>
 #include <cottention/sm80/gradient.cuh>
 #include <cottention/sm80/gradient_apply.cuh>

@@ -6,13 +6,13 @@
 
 #include <cottention/device/launch.cuh>
 #include <cottention/device/runtime.cuh>
-#include <cottention/host/recurrence_plan.hpp>
+#include <cottention/host/split_plan.hpp>
 #include <cottention/kernel/prefix.cuh>
 #include <cottention/kernel/trailing.cuh>
 #include <cottention/sm80/apply.cuh>
 #include <cottention/sm80/project.cuh>
 #include <cottention/sm80/walk.cuh>
-#include <cottention/tuning/recurrence.cuh>
+#include <cottention/tuning/sm80.cuh>
 
 namespace cottention::host {
 
