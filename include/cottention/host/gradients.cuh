@@ -47,7 +47,7 @@ struct GradientWorkspace {
   double* scale_grad_partials = nullptr;
   int* redo_flags = nullptr;
 };
-/// How many of each there are.
+/// How many elements each of these parts has.
 struct GradientCounts {
   std::int64_t partial_states = 0, grad_normalized = 0, scale_grad_partials = 0, redo_flags = 0;
 };
@@ -79,7 +79,7 @@ class BackwardCall {
     if (takes_fused(load)) fused_row_ = FusedRows::choose(load, device);
   }
 
-  /// Whichever outputs are wanted.
+  /// Bytes of scratch memory that are enough whichever outputs are wanted.
   std::size_t workspace_bytes() const {
     Carver carver(nullptr, device_workspace_alignment);
     (void)place(carver);
@@ -137,7 +137,7 @@ class BackwardCall {
   template <Output output>
   using RowsOf = RecurrenceRows<kernel::Roles<P, output>, given...>;
 
-  /// Whose rows have weights, and with them the gradient of scale_logit.
+  /// The output whose rows have weights, and with them the gradient of scale_logit.
   static constexpr Output scale_grad_output = P::scale == Scale::by_query ? Output::dq : Output::dk;
   static constexpr std::size_t no_row = FusedRows::table.count;
 

@@ -1,7 +1,11 @@
 // The launches of one call.
 //
-// A call is a class with `kernels(workspace, each)`, which calls `each` with every kernel that the call
-// launches, in their order: a template argument, its grid and a function that makes its Params.
+// A call is a class that has the arguments, the splits and the rows of its tables, and with them
+//
+//     kernels(workspace, each)   calls `each` with every kernel that the call launches, in their order: the
+//                                kernel as a template argument, its grid and a function that makes its Params
+//     used_bytes()               scratch memory that these kernels use
+//     choice()                   what they are, all but their number
 #pragma once
 
 #include <cstddef>

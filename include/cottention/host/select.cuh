@@ -1,5 +1,8 @@
 // From a call and a device to a compiled Tiling: the rows that kernels are compiled for, and the one of them
 // that a call takes. A Tiling of the caller's is a table of one row.
+//
+// What is here called Rows is a class for a family of kernels that share a Tiling. It has `table`, the
+// Tilings that they are compiled for, and `choose(call, device)`, the row that a call takes.
 #pragma once
 
 #include <cstddef>
@@ -24,7 +27,7 @@ auto select(const Call& call, const device::Properties& device, F f) {
   return with_row<Rows>(Rows::choose(call, device), f);
 }
 
-/// The caller's.
+/// The table of a call with a Tiling of the caller's.
 template <Tiling given>
 struct GivenRow {
   static constexpr tuning::TilingTable table{{given}, 1};

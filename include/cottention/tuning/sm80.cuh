@@ -130,8 +130,8 @@ inline constexpr Tiling low_occupancy_recurrence = [] {
   return t;
 }();
 
-/// Places of the rows in recurrence_tilings.
-enum RecurrenceRow : std::size_t { large_device_row, every_device_row, low_occupancy_row };
+/// Where the rows stand in recurrence_tilings.
+enum RecurrenceRowIndex : std::size_t { large_device_row, every_device_row, low_occupancy_row };
 template <kernel::AnyRoles R>
 inline constexpr TilingTable recurrence_tilings = [] {
   static_assert(
@@ -181,8 +181,8 @@ inline constexpr std::array fused_low_occupancy_rows_fp16{
 
 template <AnyProblem P>
 constexpr Tiling fused_backward_tiling(Occupancy occupancy) {
-  const int columns = sm80::round_up(P::head_dim.v, 16);
-  const auto tiling = [columns](const FusedBackwardRow& row) {
+  constexpr int columns = sm80::round_up(P::head_dim.v, 16);
+  const auto tiling = [](const FusedBackwardRow& row) {
     return Tiling{.chunk = row.chunk,
                   .warps = columns / 16 * row.warps_m,
                   .stages = 2,
@@ -204,8 +204,8 @@ constexpr Tiling fused_backward_tiling(Occupancy occupancy) {
   return {};
 }
 
-/// Places of the rows in fused_backward_tilings, which has none where there are no such kernels.
-enum FusedBackwardRowPlace : std::size_t { high_occupancy_fused_row, low_occupancy_fused_row };
+/// Where the rows stand in fused_backward_tilings, which has none where there are no such kernels.
+enum FusedBackwardRowIndex : std::size_t { high_occupancy_fused_row, low_occupancy_fused_row };
 template <AnyProblem P>
 inline constexpr TilingTable fused_backward_tilings = [] {
   TilingTable table;
