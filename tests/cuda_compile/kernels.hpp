@@ -3,7 +3,6 @@
 //     mangled name of the type | Problem | Tiling | bytes of shared memory | threads | blocks
 #pragma once
 
-#include <algorithm>
 #include <cstddef>
 #include <cstdio>
 #include <typeinfo>
@@ -41,13 +40,11 @@ void list_recurrence_tiling() {
   }
 }
 
-/// Calls f with each row of a table that no row before it equals.
+/// Calls f with each row of a table.
 template <class Rows, std::size_t row = 0, class F>
 void for_each_row(F f) {
   if constexpr (row < Rows::table.count) {
-    constexpr auto here = Rows::table.list.begin() + row;
-    constexpr bool is_new = std::find(Rows::table.list.begin(), here, *here) == here;
-    if constexpr (is_new) f.template operator()<Rows::table.list[row]>();
+    f.template operator()<Rows::table.list[row]>();
     for_each_row<Rows, row + 1>(f);
   }
 }

@@ -28,7 +28,8 @@ struct FusedBackwardRows {
   /// The count of rows where the device has room for none of them.
   static std::size_t choose(const Workload& call, const device::Properties& device) {
     if constexpr (table.count > 0) {
-      constexpr std::size_t low = tuning::low_occupancy_fused_row, high = tuning::high_occupancy_fused_row;
+      constexpr std::size_t low = table.row_of(tuning::fused_backward_tiling<P>(tuning::Occupancy::low)),
+                            high = table.row_of(tuning::fused_backward_tiling<P>(tuning::Occupancy::high));
       const std::int64_t blocks = call.shape.batch * call.shape.heads_kv;
       if (tuning::occupancy_of(blocks, device.multiprocessors) == tuning::Occupancy::low &&
           has_room<Kernel<table.list[low]>>(device))

@@ -71,12 +71,17 @@ template <class Call>
 CallStatus run(const Call& call, const device::Properties& device, Workspace workspace, cudaStream_t stream) {
   if (CallStatus status = validate_workspace(workspace, call.used_bytes()); !status) return status;
   Launches launches(device, stream);
-  call.kernels(workspace.data,
-               [&]<class Kernel>(device::Grid, const auto&) { launches.template prepare<Kernel>(); });
+  bool prepared = false;
+  const auto each = [&]<class Kernel>(device::Grid grid, const auto& params) {
+    if (prepared)
+      launches.template launch<Kernel>(grid, params());
+    else
+      launches.template prepare<Kernel>();
+  };
+  call.kernels(workspace.data, each);
   if (!launches.status()) return launches.status();
-  call.kernels(workspace.data, [&]<class Kernel>(device::Grid grid, const auto& params) {
-    launches.template launch<Kernel>(grid, params());
-  });
+  prepared = true;
+  call.kernels(workspace.data, each);
   return launches.status();
 }
 

@@ -53,10 +53,11 @@ struct RecurrenceRows {
       if (call.plan != Plan::batch_invariant &&
           tuning::occupancy_of(p.batch_heads * p.pieces * p.v_tiles, device.multiprocessors) ==
               tuning::Occupancy::low)
-        return tuning::low_occupancy_row;
+        return table.row_of(tuning::low_occupancy_recurrence<R>);
     }
-    return device.shared_bytes_per_block < tuning::shared_bytes_of_large_devices ? tuning::every_device_row
-                                                                                 : tuning::large_device_row;
+    return table.row_of(device.shared_bytes_per_block < tuning::shared_bytes_of_large_devices
+                            ? tuning::compact_recurrence<R>
+                            : large);
   }
 };
 template <kernel::AnyRoles R, Tiling given>

@@ -130,8 +130,6 @@ inline constexpr Tiling low_occupancy_recurrence = [] {
   return t;
 }();
 
-/// Where the rows stand in recurrence_tilings.
-enum RecurrenceRowIndex : std::size_t { large_device_row, every_device_row, low_occupancy_row };
 template <kernel::AnyRoles R>
 inline constexpr TilingTable recurrence_tilings = [] {
   static_assert(
@@ -204,8 +202,7 @@ constexpr Tiling fused_backward_tiling(Occupancy occupancy) {
   return {};
 }
 
-/// Where the rows stand in fused_backward_tilings, which has none where there are no such kernels.
-enum FusedBackwardRowIndex : std::size_t { high_occupancy_fused_row, low_occupancy_fused_row };
+/// Without rows where there are no such kernels.
 template <AnyProblem P>
 inline constexpr TilingTable fused_backward_tilings = [] {
   TilingTable table;

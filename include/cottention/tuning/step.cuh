@@ -38,8 +38,7 @@ inline constexpr TilingTable step_tilings = [] {
   TilingTable table;
   for (int warps = 8; warps >= 1; warps /= 2) {
     const Tiling tiling = step_tiling<P>(warps);
-    const bool new_one = table.count == 0 || table.list[table.count - 1].columns != tiling.columns;
-    if (tiling.columns > 0 && new_one) table.add(tiling);
+    if (tiling.columns > 0) table.add(tiling);
   }
   return table;
 }();
