@@ -37,9 +37,10 @@ class ForwardCall {
   template <class Each>
   void kernels(void* workspace, Each each) const {
     const Shape& s = args_.shape;
+    const auto of_recurrence = [&] { return params(workspace); };
     if (has_recurrence())
       recurrence_kernels<R, tiling>(splits_, [&]<class Kernel>(device::Grid grid) {
-        each.template operator()<Kernel>(grid, [&] { return params(workspace); });
+        each.template operator()<Kernel>(grid, of_recurrence);
       });
     if (s.batch > 0 && args_.final_state.count != nullptr)
       each.template operator()<kernel::Count>({s.batch}, [&] {

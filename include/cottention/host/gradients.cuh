@@ -116,12 +116,13 @@ class BackwardCall {
         });
     for_each_output([&]<class R, Tiling tiling>(const SplitPlan& splits) {
       if (!has_own_kernels(R::output)) return;
+      const auto of_recurrence = [&] {
+        auto p = params<R, tiling>(splits, workspace);
+        if (is_fused()) p.redo_flags = workspace.redo_flags;
+        return p;
+      };
       recurrence_kernels<R, tiling>(splits, [&]<class Kernel>(device::Grid grid) {
-        each.template operator()<Kernel>(grid, [&] {
-          auto p = params<R, tiling>(splits, workspace);
-          if (is_fused()) p.redo_flags = workspace.redo_flags;
-          return p;
-        });
+        each.template operator()<Kernel>(grid, of_recurrence);
       });
     });
     if (args_.dscale_logit != nullptr && args_.shape.heads_kv > 0)
