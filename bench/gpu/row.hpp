@@ -141,7 +141,7 @@ Subject subject_on_sets(const Conditions& conditions, double moved, const Make& 
 inline std::string in_words(const cottention::Tiling& t) {
   return "chunk" + std::to_string(t.chunk) + ".warps" + std::to_string(t.warps) + ".stages" +
          std::to_string(t.stages) + ".columns" + std::to_string(t.columns) + ".blocks" +
-         std::to_string(t.blocks);
+         std::to_string(t.min_blocks_per_sm);
 }
 
 inline std::string in_words(const Size& s) {

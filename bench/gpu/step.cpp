@@ -89,7 +89,7 @@ using Decoding = Problem<T, HeadDim{dim, dim}, Mask::causal, Scale::by_key>;
 /// The library's choice, and each of the tilings that it chooses from.
 template <AnyProblem P>
 void add_tilings(Rows& rows, const std::vector<Size>& sizes) {
-  constexpr tuning::StepTilings tilings = tuning::step_tilings<P>;
+  constexpr tuning::TilingTable tilings = tuning::step_tilings<P>;
   for (const Size& s : sizes) {
     add_step_row<P>(rows, s, default_variant);
     [&]<std::size_t... i>(std::index_sequence<i...>) {

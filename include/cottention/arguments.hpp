@@ -84,11 +84,20 @@ struct ScaleLogit {
   }
 };
 
-/// How the work may be cut up.
+/// How the work may be cut up: a part of the arguments on every backend, since it says what the bits of a
+/// result may depend on. How finely a GPU then cuts a sequence up is its Split.
 enum class Plan {
   automatic,        ///< may follow batch size and head count; equal calls give equal bits
   batch_invariant,  ///< follows sequence length and head dims alone: a sequence's bits depend neither on what
                     ///< else is in the batch nor on the number of threads
+};
+
+/// Pieces that a GPU cuts a sequence into where heads are few: beside the arguments of a CUDA call, since it
+/// changes the speed and only by the order of sums the last bits, under either Plan. 0: the library's choice,
+/// as the Plan allows; 1: none; up to 64 otherwise. Never more than one for each 256 tokens; in fp32 at least
+/// so many that none has over 512 chunks, as far as 64 suffice (docs/tuning.md, "Long sequences").
+struct Split {
+  int pieces = 0;
 };
 
 /// Arguments of `forward`. Shapes in brackets; masks hold one byte per position, nonzero where a token is

@@ -6,77 +6,14 @@
 #include <cottention/host_only.hpp>
 
 #include <cstddef>
-#include <cstdint>
-#include <utility>
 
+#include <cottention/choice.hpp>
 #include <cottention/device/runtime.cuh>
-#include <cottention/host/device_arguments.hpp>
-#include <cottention/host/launches.cuh>
-#include <cottention/kernel/step.cuh>
-#include <cottention/tuning/step.cuh>
+#include <cottention/host/step.cuh>
+#include <cottention/host/validation.hpp>
 #include <cottention/validation.hpp>
 
 namespace cottention {
-namespace host {
-
-/// Checks what the kernel counts in 32 bits, and what it keeps above a state's count.
-template <class Kernel, class T>
-CallStatus validate_step_extents(const StepArguments<T>& args) {
-  using detail::number;
-  const Shape& s = args.shape;
-  constexpr std::int64_t max_readers = (std::int64_t{1} << 62) / Kernel::reader_increment - 1;
-  if (s.heads_kv * Kernel::v_tiles > max_readers)
-    return CallStatus::failure(StatusCode::bad_shape,
-                               "shape.heads_kv = %lld: must be at most %lld on a device", number(s.heads_kv),
-                               number(max_readers / Kernel::v_tiles));
-  if (s.batch * s.heads_kv * Kernel::v_tiles > max_grid_blocks)
-    return CallStatus::failure(
-        StatusCode::bad_shape, "shape.batch = %lld: must be at most %lld on a device with %lld key heads",
-        number(s.batch), number(max_grid_blocks / Kernel::v_tiles / s.heads_kv), number(s.heads_kv));
-  const std::int64_t rows_per_token = 1 + s.heads_q / s.heads_kv;
-  if (s.seq_q > max_axis / rows_per_token)
-    return CallStatus::failure(StatusCode::bad_shape, "shape.seq_q = %lld: must be at most %lld on a device",
-                               number(s.seq_q), number(max_axis / rows_per_token));
-  return {};
-}
-
-template <AnyProblem P>
-CallStatus validate_step(const StepArguments<typename P::element>& args) {
-  if (CallStatus status = validate<P>(args); !status) return status;
-  return validate_for_device<P>(args);
-}
-
-inline bool is_empty(const Shape& s) { return s.batch == 0 || s.heads_kv == 0 || s.seq_q == 0; }
-
-/// Launches valid arguments that are not empty.
-template <AnyProblem P, Tiling tiling>
-CallStatus launch_step(const StepArguments<typename P::element>& args, const device::Properties& device,
-                       cudaStream_t stream) {
-  using Kernel = kernel::Step<P, tiling>;
-  if (CallStatus status = validate_step_extents<Kernel>(args); !status) return status;
-  const Shape& s = args.shape;
-  Launches launches(device, stream);
-  launches.prepare<Kernel>();
-  launches.launch<Kernel>({s.batch * s.heads_kv * Kernel::v_tiles}, kernel::step_params(args));
-  return launches.status();
-}
-
-/// The largest blocks that keep most of the multiprocessors busy. Smaller ones spread a state over more of
-/// them, but read its keys and queries again and again.
-template <AnyProblem P>
-std::size_t choose_step_tiling(const Shape& s, int multiprocessors) {
-  constexpr tuning::StepTilings tilings = tuning::step_tilings<P>;
-  std::size_t chosen = 0;
-  while (chosen + 1 < tilings.count) {
-    const int columns = tilings.list[chosen].columns;
-    const std::int64_t blocks = s.batch * s.heads_kv * ((s.dim_v + columns - 1) / columns);
-    if (4 * blocks >= 3 * static_cast<std::int64_t>(multiprocessors)) break;
-    ++chosen;
-  }
-  return chosen;
-}
-
-}  // namespace host
 
 /// Bytes of scratch that `step` needs: none. Anything but ok names what of the shape would be refused.
 template <AnyProblem P>
@@ -91,49 +28,57 @@ std::size_t workspace_bytes(const StepArguments<typename P::element>&) {
   return 0;
 }
 
+/// What `step` will run on the calling thread's current device: otherwise as for `forward`.
+template <AnyProblem P, Tiling... tiling>
+[[nodiscard]] CallStatus choice(const StepArguments<typename P::element>& args, StepChoice& chosen) {
+  host::require_device_problem<P>();
+  host::require_device_tiling<tiling...>();
+  chosen = {};
+  if (CallStatus status = detail::validate_extents<P>(args); !status) return status;
+  if (host::is_empty(args.shape)) return {};
+  device::Properties device;
+  if (CallStatus status = device::current_device(device); !status) return status;
+  return host::select<host::StepRows<P, tiling...>>(args.shape, device, [&]<Tiling taken>() {
+    const host::StepCall<P, taken> call(args);
+    const CallStatus status = call.validate_extents();
+    return status ? host::describe(call, device, chosen) : status;
+  });
+}
+/// The same as a value, as if nothing ran where the call would be refused.
+template <AnyProblem P, Tiling... tiling>
+StepChoice choice(const StepArguments<typename P::element>& args) {
+  StepChoice chosen;
+  return choice<P, tiling...>(args, chosen) ? chosen : StepChoice{};
+}
+
 /// The recurrence, token by token, for T new tokens of each lane, enqueued on `stream` of the current device:
 ///
 ///     count += 1;   h += norm(k) (w v)^T;   o = h^T norm(q)
 ///
 /// All pointers are to memory that the device can reach. Shapes, slots and acceptance: StepArguments; what
-/// CUDA asks beside, and what is not checked: host/device_arguments.hpp. Counts must stay below 2^44: while
+/// CUDA asks beside, and what is not checked: host/validation.hpp. Counts must stay below 2^44: while
 /// the call runs, the bits above serve it. `workspace` may be empty. Each state is read once and written
 /// once, the latter unless none of its tokens is accepted. Allocates nothing, waits for nothing, and may be
 /// captured in a graph. A lane's bits depend neither on the other lanes nor on the device nor on the tiling.
 ///
+/// With a Tiling of the caller's, blocks are as that has them: kernel::Step says what it may be.
+///
 /// Anything but ok names the argument, its value and the rule; then nothing has been launched.
-template <AnyProblem P>
+template <AnyProblem P, Tiling... tiling>
 [[nodiscard]] CallStatus step(const StepArguments<typename P::element>& args, Workspace workspace,
                               cudaStream_t stream) {
+  host::require_device_tiling<tiling...>();
   if (CallStatus status = host::validate_step<P>(args); !status) return status;
   if (CallStatus status = host::validate_workspace(workspace, workspace_bytes<P>(args)); !status)
     return status;
   if (host::is_empty(args.shape)) return {};
-  device::Properties properties;
-  if (CallStatus status = device::current_device(properties); !status) return status;
-  constexpr tuning::StepTilings tilings = tuning::step_tilings<P>;
-  const std::size_t chosen = host::choose_step_tiling<P>(args.shape, properties.multiprocessors);
-  CallStatus status;
-  [&]<std::size_t... i>(std::index_sequence<i...>) {
-    (void)((chosen == i &&
-            (status = host::launch_step<P, tilings.list[i]>(args, properties, stream), true)) ||
-           ...);
-  }
-  (std::make_index_sequence<tilings.count>());
-  return status;
-}
-
-/// Likewise, with blocks as `tiling` has them: see kernel::Step for what it may be.
-template <AnyProblem P, Tiling tiling>
-[[nodiscard]] CallStatus step(const StepArguments<typename P::element>& args, Workspace workspace,
-                              cudaStream_t stream) {
-  if (CallStatus status = host::validate_step<P>(args); !status) return status;
-  if (CallStatus status = host::validate_workspace(workspace, workspace_bytes<P>(args)); !status)
-    return status;
-  if (host::is_empty(args.shape)) return {};
-  device::Properties properties;
-  if (CallStatus status = device::current_device(properties); !status) return status;
-  return host::launch_step<P, tiling>(args, properties, stream);
+  device::Properties device;
+  if (CallStatus status = device::current_device(device); !status) return status;
+  return host::select<host::StepRows<P, tiling...>>(args.shape, device, [&]<Tiling taken>() {
+    const host::StepCall<P, taken> call(args);
+    const CallStatus status = call.validate_extents();
+    return status ? host::run(call, device, workspace, stream) : status;
+  });
 }
 
 }  // namespace cottention

@@ -5,6 +5,11 @@
 
 namespace cottention {
 
+/// Which kernels run, by the instructions that they multiply matrices with.
+enum class Engine {
+  mma_sync,  ///< mma.sync and cp.async: compute capability 8.0 and above, every element type
+};
+
 /// How a kernel cuts its work up. Structural, so that it is legal as a template value. The CPU backend uses
 /// `chunk` alone.
 struct Tiling {
@@ -12,7 +17,8 @@ struct Tiling {
   int warps = 0;    ///< warps of a thread block
   int stages = 0;   ///< chunks in flight between memory and compute, the one computed on included
   int columns = 0;  ///< columns of v and o that one thread block handles; the grid covers the rest
-  int min_blocks_per_sm = 1;  ///< thread blocks that registers must leave room for on a multiprocessor
+  int min_blocks_per_sm = 1;         ///< thread blocks that registers must leave room for on a multiprocessor
+  Engine engine = Engine::mma_sync;  ///< on GPUs
   friend constexpr bool operator==(Tiling, Tiling) = default;
 };
 

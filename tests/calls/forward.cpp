@@ -38,13 +38,12 @@ constexpr HeadDim odd{24, 40};
 /// `odd`; with the tilings for many blocks and for few in turn.
 void check_all(const std::vector<Case>& some, const DeviceManner& manner = {}) {
   for_each_kind<odd>([&]<class P>() {
-    constexpr cottention::Tiling few =
-        cottention::low_occupancy_recurrence<cottention::host::ForwardRoles<P>>;
+    constexpr cottention::Tiling few = cottention::tuning::low_occupancy_forward<P>;
     bool is_few = true;
     for (Case c : some) {
       if (c.mask != P::mask || c.scale != P::scale) continue;
       if (c.layout == Layout::gaps) c.layout = Layout::aligned_gaps;
-      if constexpr (few != cottention::tuned_forward<P>) {
+      if constexpr (few != cottention::tuning::tuned_forward<P>) {
         is_few = !is_few;
         if (is_few) {
           check_cuda_forward<P, few>(c, manner);
@@ -57,15 +56,6 @@ void check_all(const std::vector<Case>& some, const DeviceManner& manner = {}) {
 }
 
 constexpr int shortest_chunk = sizeof(T) == 2 ? 16 : 8;
-
-/// Whether the device has the shared memory that the tiling takes.
-template <cottention::AnyProblem P, cottention::Tiling tiling>
-bool fits_device() {
-  using Walk = cottention::sm80::Walk<cottention::host::ForwardRoles<P>, tiling>;
-  cottention::device::Properties properties;
-  REQUIRE(cottention::device::current_device(properties).ok());
-  return sizeof(typename Walk::Storage) <= static_cast<std::size_t>(properties.shared_bytes_per_block);
-}
 
 // By numbers, and not by a HeadDim: nvcc 13.0 loses the name of such an argument of an alias.
 template <int qk, int v>
@@ -323,17 +313,21 @@ TEST_CASE("Beside a NaN the other columns of v keep their accuracy") {
     }
   };
   check(run_cuda_forward<P>(inputs.forward()));
-  check(run_cuda_forward<P, cottention::low_occupancy_recurrence<cottention::host::ForwardRoles<P>>>(
-      inputs.forward()));
+  check(run_cuda_forward<P, cottention::tuning::low_occupancy_forward<P>>(inputs.forward()));
 }
 
 TEST_CASE("Every legal tiling gives right results") {
   using Causal = Problem<T, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
   using Bidirectional = Problem<T, HeadDim{64, 64}, Mask::bidirectional, Scale::by_key>;
   const auto check = []<cottention::Tiling tiling>() {
-    if (!fits_device<Causal, tiling>()) return;
     for (const int n : {1, 70, 520}) {  // the last in two pieces
       const Case c{.shape = {1, n, n, 2, 1, 0, 0}, .initial_state = Presence::present};
+      cottention::ForwardArguments<T> args;
+      args.shape = Extents{1, n, n, 2, 1, 64, 64};
+      cottention::ForwardChoice chosen;
+      const cottention::CallStatus status = cottention::choice<Causal, tiling>(args, chosen);
+      if (status.code == cottention::StatusCode::unsupported) return;  // more shared memory than there is
+      CHECK(chosen.o.tiling == tiling);
       check_cuda_forward<Causal, tiling>(c, {.split = {2}});
       check_cuda_forward<Bidirectional, tiling>(c);
     }

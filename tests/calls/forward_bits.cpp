@@ -8,6 +8,8 @@
 
 #if __has_include(<emulation.hpp>)
 #include <emulation.hpp>
+
+#include "support/host_calls.hpp"
 #endif
 
 #include "support/catch.hpp"
@@ -166,29 +168,41 @@ TEST_CASE("An empty sequence returns its initial state bit for bit, in a batch t
 #if __has_include(<emulation.hpp>)
 TEST_CASE("Few blocks get a tiling of their own, but not under the batch-invariant plan") {
   using Q = Problem<bfloat16, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
-  constexpr cottention::Tiling few = cottention::low_occupancy_recurrence<cottention::host::ForwardRoles<Q>>;
+  constexpr cottention::Tiling few = cottention::tuning::low_occupancy_forward<Q>,
+                               many = cottention::tuning::tuned_forward<Q>;
   const Inputs<bfloat16> inputs(Case{.shape = {1, 300, 300, 2, 2, 64, 64}});
-  const auto kernel_of = [&inputs]<cottention::Tiling... tiling>(Plan plan) {
+  const auto with = [&inputs](Plan plan) {
     auto args = inputs.forward();
     args.plan = plan;
+    return args;
+  };
+  const auto kernel_of = [&]<cottention::Tiling... tiling>(Plan plan) {
     cottention::emulation::clear_statistics();
-    (void)run_cuda_forward_with<Q, tiling...>(args, {.final_state = FinalState::absent});
+    (void)run_cuda_forward_with<Q, tiling...>(with(plan), {.final_state = FinalState::absent});
     return cottention::emulation::launches().front().kernel;
   };
   const std::string for_few = kernel_of.operator()<few>(Plan::automatic);
-  const std::string for_many = kernel_of.operator()<cottention::tuned_forward<Q>>(Plan::automatic);
+  const std::string for_many = kernel_of.operator()<many>(Plan::automatic);
   CHECK(for_few != for_many);
-  CHECK(kernel_of.operator()<>(Plan::automatic) == for_few);
-  CHECK(kernel_of.operator()<>(Plan::batch_invariant) == for_many);
+  const auto check = [&](Plan plan, cottention::Tiling tiling) {
+    CHECK(cottention::choice<Q>(with(plan)).o.tiling == tiling);
+    CHECK(kernel_of.operator()<>(plan) == (tiling == few ? for_few : for_many));
+  };
+  check(Plan::automatic, few);
+  check(Plan::batch_invariant, many);
   const ManyBlocks many_blocks;
-  CHECK(kernel_of.operator()<>(Plan::automatic) == for_many);
-  CHECK(kernel_of.operator()<>(Plan::batch_invariant) == for_many);
+  check(Plan::automatic, many);
+  check(Plan::batch_invariant, many);
 }
 
 TEST_CASE("Pieces fill the places for two blocks on each multiprocessor, and no more") {
+  const RestoreOptions restore;
   const auto pieces = [](std::int64_t heads, int multiprocessors, std::int64_t length) {
-    const cottention::host::RecurrenceExtent extent{.batch_heads = heads, .rows = length, .terms = length};
-    return cottention::host::plan_splits(extent, Plan::automatic, {}, {.chunk = 64}, multiprocessors).pieces;
+    using Q = Problem<bfloat16, HeadDim{64, 64}, Mask::causal, Scale::none>;
+    cottention::emulation::options().multiprocessors = multiprocessors;
+    cottention::ForwardArguments<bfloat16> args;
+    args.shape = Extents{1, length, length, heads, heads, 64, 64};
+    return cottention::choice<Q>(args).o.pieces;
   };
   CHECK(pieces(16, 132, 131072) == 16);  // 256 blocks on 264 places
   CHECK(pieces(1, 132, 131072) == 64);

@@ -142,6 +142,49 @@ TEST_CASE("Without cuts no workspace is asked for") {
   CHECK(call.run().ok());
 }
 
+// ---- What a call will run
+
+TEST_CASE("choice says what forward runs, and launches nothing") {
+  constexpr cottention::Tiling own{.chunk = 8, .warps = 1, .stages = 1, .columns = 16};
+  Call call(lengthy);
+  const LaunchCount launches;
+  const auto chosen = cottention::choice<P>(call.args, {2});
+  CHECK(chosen.o.tiling == cottention::tuning::tuned_forward<P>);
+  CHECK(chosen.o.tiling.engine == cottention::Engine::mma_sync);
+  CHECK(chosen.o.pieces == 2);
+  CHECK(chosen.launches == 3);  // Reduce, Prefix and Walk
+  CHECK(chosen.workspace_bytes == cottention::workspace_bytes<P>(call.args, {2}));
+  const auto whole = cottention::choice<P, own>(call.args, {1});
+  CHECK(whole.o.tiling == own);
+  CHECK(whole.o.pieces == 1);
+  CHECK(whole.launches == 1);
+  CHECK(whole.workspace_bytes == 0);
+  std::int64_t count = 0;
+  call.args.final_state.count = &count;
+  CHECK(cottention::choice<P>(call.args, {1}).launches == 2);  // Count too
+  call.args.shape = Extents{1, 0, 0, 1, 1, 16, 24};
+  const auto counted = cottention::choice<P>(call.args);  // Count alone
+  CHECK(counted.o.tiling.chunk == 0);
+  CHECK(counted.o.pieces == 0);
+  CHECK(counted.launches == 1);
+  launches.check(0);
+}
+
+TEST_CASE("choice is refused where the call would be, for its shape, its split or its shared memory") {
+  Call call(lengthy);
+  cottention::ForwardChoice chosen{.launches = 7};
+  CHECK(cottention::choice<P>(call.args, chosen, {65}).code == StatusCode::bad_option);
+  CHECK(chosen.launches == 0);
+  CHECK(cottention::choice<P>(call.args, {65}).launches == 0);
+  constexpr cottention::Tiling large{.chunk = 64, .warps = 1, .stages = 12, .columns = 16};
+  const CallStatus status = cottention::choice<P, large>(call.args, chosen);
+  CHECK(status.code == StatusCode::unsupported);
+  CHECK(std::string(status.reason).find("device: has ") == 0);
+  CHECK(chosen.launches == 0);
+  call.args.shape.dim_v = 16;
+  CHECK(cottention::choice<P>(call.args, chosen).code == StatusCode::bad_shape);
+}
+
 // ---- Workspaces that grow
 
 namespace {
@@ -314,7 +357,7 @@ TEST_CASE("A workspace that cannot grow while another stream captures stays as i
   CHECK(cottention::forward<P>(call.args, workspace, nullptr, {3}).ok());
 }
 
-TEST_CASE("Without a device workspace_bytes and calls say so, with CUDA's number") {
+TEST_CASE("Without a device workspace_bytes, choice and calls say so, with CUDA's number") {
   const RestoreOptions restore;
   Call call(lengthy);
   cottention::emulation::options().devices = 0;
@@ -324,6 +367,8 @@ TEST_CASE("Without a device workspace_bytes and calls say so, with CUDA's number
   CHECK(status.cuda_error == cudaErrorNoDevice);
   CHECK(bytes == 0);
   CHECK(cottention::workspace_bytes<P>(call.args) == 0);
+  cottention::ForwardChoice chosen;
+  CHECK(cottention::choice<P>(call.args, chosen).cuda_error == cudaErrorNoDevice);
   DeviceWorkspace workspace;
   CHECK(cottention::forward<P>(call.args, workspace, nullptr).cuda_error == cudaErrorNoDevice);
   CHECK(workspace.reserve(1).cuda_error == cudaErrorNoDevice);

@@ -105,6 +105,27 @@ TEST_CASE("Step on a device: bad arguments are refused with their reason, nothin
   refusals.check([](Arguments& a) { a.pool_slots = 1; }, "bad slot: pool_slots = 1: ");
 }
 
+TEST_CASE("choice says which blocks step gets, and launches nothing") {
+  Refusals refusals;
+  const std::size_t before = launches();
+  constexpr cottention::tuning::TilingTable tilings = cottention::tuning::step_tilings<P>;
+  Arguments args = refusals.sound();
+  args.shape.batch = 100'000;
+  const auto many = cottention::choice<P>(args);
+  CHECK(many.tiling == tilings.list[0]);
+  CHECK(many.launches == 1);
+  CHECK(many.workspace_bytes == 0);
+  CHECK(cottention::choice<P, tilings.list[0]>(refusals.sound()).tiling == tilings.list[0]);
+  args.shape.batch = 1;
+  CHECK(cottention::choice<P>(args).tiling == tilings.list[tilings.count - 1]);
+  args.shape.batch = 0;
+  CHECK(cottention::choice<P>(args).launches == 0);
+  args.shape.batch = std::int64_t{1} << 40;
+  cottention::StepChoice chosen;
+  CHECK(cottention::choice<P>(args, chosen).code == cottention::StatusCode::bad_shape);
+  CHECK(launches() == before);
+}
+
 TEST_CASE("Step on a device: what exceeds a grid or the kernel's counters is refused") {
   constexpr std::int64_t most = (std::int64_t{1} << 31) - 1;
   Refusals refusals;

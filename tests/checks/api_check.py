@@ -22,7 +22,7 @@ import tempfile
 # The headers whose names users may rely on, and in order those of the page.
 PUBLIC = ["element.hpp", "problem.hpp", "tensor.hpp", "arguments.hpp", "status.hpp", "validation.hpp", "tiling.hpp", "version.hpp",
           "cpu/execution.hpp", "cpu/forward.hpp", "cpu/backward.hpp", "cpu/step.hpp", "owned_workspace.hpp", "forward.cuh", "backward.cuh",
-          "step.cuh", "host/recurrence_plan.hpp", "owned_workspace.cuh", "dispatch.hpp"]
+          "step.cuh", "choice.hpp", "owned_workspace.cuh", "dispatch.hpp"]
 PRIVATE = {"detail", "host"}
 FAILURE = re.compile(r'CallStatus::failure\(\s*StatusCode::(\w+),\s*((?:"(?:[^"\\]|\\.)*"\s*)+)')
 FORMATS = {"%.*s": r".*", "%lld": r"-?\d+", "%d": r"-?\d+", "%zu": r"\d+", "%p": r"0x[0-9a-f]+", "%s": r".*"}

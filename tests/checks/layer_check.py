@@ -13,8 +13,8 @@ import re
 import sys
 import tempfile
 
-VOCABULARY = {"arguments", "dispatch", "element", "host_only", "overlap", "problem", "recurrence", "requirements", "status",
-              "tensor", "tiling", "validation", "version", "workspace_layout"}
+VOCABULARY = {"arguments", "choice", "dispatch", "element", "host_only", "overlap", "problem", "recurrence", "requirements",
+              "status", "tensor", "tiling", "validation", "version", "workspace_layout"}
 CUDA_CALLS = {"forward", "backward", "step", "cottention"}
 OPTIONAL = {"owned_workspace"}  # included by no other layer: what allocates
 # What each layer may include besides itself.

@@ -1,5 +1,5 @@
 // expect: a CUDA call needs fixed head dimensions
-#include <cottention/host/device_arguments.hpp>
+#include <cottention/host/validation.hpp>
 
 using namespace cottention;
 using P = Problem<half, any_head_dim, Mask::causal, Scale::by_key>;

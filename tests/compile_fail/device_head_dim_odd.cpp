@@ -1,5 +1,5 @@
 // expect: CUDA kernels need head dimensions that are multiples of 8 up to 256, or 512 or 1024
-#include <cottention/host/device_arguments.hpp>
+#include <cottention/host/validation.hpp>
 
 using namespace cottention;
 using P = Problem<half, HeadDim{64, 100}, Mask::causal, Scale::by_key>;

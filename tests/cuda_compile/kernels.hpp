@@ -3,9 +3,9 @@
 //     mangled name of the type | Problem | Tiling | bytes of shared memory | threads | blocks
 #pragma once
 
+#include <cstddef>
 #include <cstdio>
 #include <typeinfo>
-#include <utility>
 
 #include <cottention/backward.cuh>
 #include <cottention/dispatch.hpp>
@@ -40,22 +40,19 @@ void list_recurrence_tiling() {
   }
 }
 
+/// Calls f with each row of a table.
+template <class Rows, std::size_t row = 0, class F>
+void for_each_row(F f) {
+  if constexpr (row < Rows::table.count) {
+    f.template operator()<Rows::table.list[row]>();
+    for_each_row<Rows, row + 1>(f);
+  }
+}
+
 template <AnyProblem P, kernel::Output output>
 void list_recurrence() {
   using R = kernel::Roles<P, output>;
-  list_recurrence_tiling<R, tuned_recurrence<R>>();
-  if constexpr (compact_recurrence<R> != tuned_recurrence<R>)
-    list_recurrence_tiling<R, compact_recurrence<R>>();
-  if constexpr (low_occupancy_recurrence<R> != tuned_recurrence<R>)
-    list_recurrence_tiling<R, low_occupancy_recurrence<R>>();
-}
-
-template <AnyProblem P, Tiling tiling>
-void list_fused_backward() {
-  if constexpr (P::mask == Mask::causal)
-    list_kernel<P, tiling, sm80::Gradient<P, tiling>>();
-  else
-    list_kernel<P, tiling, sm80::GradientApply<P, tiling>>();
+  for_each_row<host::RecurrenceRows<R>>([&]<Tiling t>() { list_recurrence_tiling<R, t>(); });
 }
 
 /// Keeps a call, so that all of its kernels are compiled.
@@ -80,12 +77,8 @@ void list_backward() {
   compile<Call>(&backward<P>);
   list_kernel<kernel::ScaleGrad<typename P::element>>("all", "");
   list_kernel<kernel::Trailing<typename P::element, 3>>("all", "");
-  if constexpr (sm80::has_fused_backward<P>) {
-    constexpr Tiling few = fused_backward_tiling<P, Occupancy::low>,
-                     many = fused_backward_tiling<P, Occupancy::high>;
-    list_fused_backward<P, many>();
-    if constexpr (few != many) list_fused_backward<P, few>();
-  }
+  using Fused = host::FusedBackwardRows<P>;
+  for_each_row<Fused>([&]<Tiling t>() { list_kernel<P, t, typename Fused::template Kernel<t>>(); });
   list_recurrence<P, kernel::Output::dq>();
   list_recurrence<P, kernel::Output::dk>();
   list_recurrence<P, kernel::Output::dv>();
@@ -95,11 +88,7 @@ template <AnyProblem P>
 void list_step() {
   using Call = CallStatus (*)(const StepArguments<typename P::element>&, Workspace, cudaStream_t);
   compile<Call>(&step<P>);
-  constexpr tuning::StepTilings tilings = tuning::step_tilings<P>;
-  [&]<std::size_t... i>(std::index_sequence<i...>) {
-    (list_kernel<P, tilings.list[i], kernel::Step<P, tilings.list[i]>>(), ...);
-  }
-  (std::make_index_sequence<static_cast<std::size_t>(tilings.count)>());
+  for_each_row<host::StepRows<P>>([&]<Tiling t>() { list_kernel<P, t, kernel::Step<P, t>>(); });
 }
 
 }  // namespace cuda_compile

@@ -1,6 +1,6 @@
-// host/device_arguments.hpp: each rule's refusal names the argument, its value and the rule, and what is
+// host/validation.hpp: each rule's refusal names the argument, its value and the rule, and what is
 // legal is accepted.
-#include <cottention/host/device_arguments.hpp>
+#include <cottention/host/validation.hpp>
 
 #include <cstdint>
 #include <string>

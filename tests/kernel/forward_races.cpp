@@ -34,10 +34,8 @@ TEST_CASE("No race in forward where warps share columns") {
 TEST_CASE("No race in forward where they take rows apart") {
   using Q = P<cottention::half, 64, 64, Mask::causal>;
   using R = P<cottention::bfloat16, 64, 64, Mask::bidirectional>;
-  check_cuda_forward<Q, cottention::low_occupancy_recurrence<cottention::host::ForwardRoles<Q>>>(
-      masked, {.split = {1}});
-  check_cuda_forward<R, cottention::low_occupancy_recurrence<cottention::host::ForwardRoles<R>>>(
-      masked, {.split = {1}});
+  check_cuda_forward<Q, cottention::tuning::low_occupancy_forward<Q>>(masked, {.split = {1}});
+  check_cuda_forward<R, cottention::tuning::low_occupancy_forward<R>>(masked, {.split = {1}});
 }
 
 TEST_CASE("No race in forward with one stage or three") {

@@ -14,7 +14,7 @@ using namespace support;
 namespace {
 
 /// Global bytes of a forward call over those of reading q, k and v and writing o once.
-template <cottention::AnyProblem P, cottention::Tiling tiling = cottention::tuned_forward<P>>
+template <cottention::AnyProblem P, cottention::Tiling tiling = cottention::tuning::tuned_forward<P>>
 double traffic(const cottention::Shape& shape, Split split) {
   using T = typename P::element;
   Case c{.mask = P::mask, .scale = P::scale, .shape = shape};
@@ -32,8 +32,7 @@ template <class T, int d, Mask mask>
 using P = Problem<T, HeadDim{d, d}, mask, Scale::by_key>;
 
 template <cottention::AnyProblem P>
-constexpr cottention::Tiling few_blocks =
-    cottention::low_occupancy_recurrence<cottention::host::ForwardRoles<P>>;
+constexpr cottention::Tiling few_blocks = cottention::tuning::low_occupancy_forward<P>;
 
 }  // namespace
 
@@ -47,7 +46,7 @@ TEMPLATE_TEST_CASE("A block per head moves each tensor once", "", double, float,
 TEST_CASE("The tiling for few blocks moves each tensor once, without bank conflicts") {
   using Causal = P<cottention::bfloat16, 64, Mask::causal>;
   using Bidirectional = P<cottention::bfloat16, 64, Mask::bidirectional>;
-  static_assert(few_blocks<Causal> != cottention::tuned_forward<Causal>);
+  static_assert(few_blocks<Causal> != cottention::tuning::tuned_forward<Causal>);
   const cottention::Shape shape = support::Extents{1, 2048, 2048, 2, 2, 64, 64};
   CHECK(traffic<Causal, few_blocks<Causal>>(shape, {1}) <= 1.05);
   check_conflicts();
@@ -75,7 +74,8 @@ TEMPLATE_TEST_CASE("Shared memory is read and written without bank conflicts", "
 
 TEMPLATE_TEST_CASE("No schedule of threads and copies changes a bit of forward", "", double, float,
                    cottention::half, cottention::bfloat16) {
-  const auto check = []<class Q, cottention::Tiling tiling = cottention::tuned_forward<Q>>(int pieces) {
+  const auto check =
+      []<class Q, cottention::Tiling tiling = cottention::tuning::tuned_forward<Q>>(int pieces) {
     const std::int64_t n = pieces == 1 ? 300 : 520;
     Case c{.mask = Q::mask, .scale = Q::scale, .shape = {1, n, n, 2, 1, Q::head_dim.qk, Q::head_dim.v}};
     c.padding = Padding::middle;
@@ -97,7 +97,7 @@ TEMPLATE_TEST_CASE("No schedule of threads and copies changes a bit of forward",
     check.template operator()<Q>(pieces);
     check.template operator()<P<TestType, 64, Mask::bidirectional>>(pieces);
   }
-  constexpr cottention::Tiling few = cottention::low_occupancy_recurrence<cottention::host::ForwardRoles<Q>>;
-  if constexpr (few != cottention::tuned_forward<Q>) check.template operator()<Q, few>(1);
+  constexpr cottention::Tiling few = cottention::tuning::low_occupancy_forward<Q>;
+  if constexpr (few != cottention::tuning::tuned_forward<Q>) check.template operator()<Q, few>(1);
   check.template operator()<Problem<TestType, HeadDim{256, 40}, Mask::causal, Scale::by_query>>(1);
 }

@@ -11,8 +11,8 @@
 #include "support/cuda_backward.hpp"
 #include "support/cuda_forward.hpp"
 
-using cottention::HeadDim, cottention::Load, cottention::Mask, cottention::Problem, cottention::Scale,
-    cottention::Tiling;
+using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale, cottention::Tiling;
+using cottention::tuning::Occupancy;
 using namespace support;
 
 namespace {
@@ -32,7 +32,7 @@ void count(const std::string& title, const std::string& kernel, const Tiling& ti
     cottention::ptx::profile().clear();
     call(longest == 0 ? shorter : longer);
     for (const auto& [name, profile] : cottention::ptx::profile())
-      if (name.find("kernel::" + kernel + "<") != std::string::npos)
+      if (name.find("sm80::" + kernel + "<") != std::string::npos)
         for (const char* opcode : {"", "mma", "ldmatrix", "cvt", "bar.sync"})
           counts[longest][opcode] += static_cast<double>(profile.times(opcode));
   }
@@ -49,9 +49,9 @@ template <class T, int dim, Mask mask>
 using ByKey = Problem<T, HeadDim{dim, dim}, mask, Scale::by_key>;
 
 /// A sequence, alone or with so many empty ones that it is one of many blocks.
-Case of_length(std::int64_t n, Load load) {
+Case of_length(std::int64_t n, Occupancy occupancy) {
   Case c{.shape = {1, n, n, 1, 1, 0, 0}};
-  if (load == Occupancy::high) {
+  if (occupancy == Occupancy::high) {
     c.lengths_q.assign(2 * 132, 0);
     c.lengths_q[0] = n;
   }
@@ -70,26 +70,26 @@ void count_forward(const std::string& element) {
 template <class T, int dim>
 void count_forward(const std::string& element) {
   using P = ByKey<T, dim, Mask::causal>;
-  constexpr Tiling many = cottention::tuned_forward<P>,
-                   few = cottention::low_occupancy_recurrence<cottention::host::ForwardRoles<P>>;
+  constexpr Tiling many = cottention::tuning::tuned_forward<P>,
+                   few = cottention::tuning::low_occupancy_forward<P>;
   count_forward<T, dim, many>(element);
   if constexpr (few != many) count_forward<T, dim, few>(element);
 }
 
-template <class T, int dim, Load load>
+template <class T, int dim, Occupancy occupancy>
 void count_backward(const std::string& element) {
   using P = ByKey<T, dim, Mask::causal>;
   count(element + " " + std::to_string(dim) + " causal by key", "Gradient",
-        cottention::fused_backward_tiling<P, load>, 7.0 * dim * sizeof(T), [](std::int64_t n) {
-          check_cuda_backward<P>(of_length(n, load), {.split = {1}, .final_h = Presence::present});
+        cottention::tuning::fused_backward_tiling<P>(occupancy), 7.0 * dim * sizeof(T), [](std::int64_t n) {
+          check_cuda_backward<P>(of_length(n, occupancy), {.split = {1}, .final_h = Presence::present});
         });
 }
 template <class T, int dim>
 void count_backward(const std::string& element) {
   using P = ByKey<T, dim, Mask::causal>;
   count_backward<T, dim, Occupancy::high>(element);
-  if constexpr (cottention::fused_backward_tiling<P, Occupancy::low> !=
-                cottention::fused_backward_tiling<P, Occupancy::high>)
+  if constexpr (cottention::tuning::fused_backward_tiling<P>(Occupancy::low) !=
+                cottention::tuning::fused_backward_tiling<P>(Occupancy::high))
     count_backward<T, dim, Occupancy::low>(element);
 }
 

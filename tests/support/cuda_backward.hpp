@@ -119,10 +119,14 @@ Gradient run_cuda_backward(cottention::BackwardArguments<typename P::element> ar
   std::vector<unsigned char> scratch(bytes, nan_byte);
   const cottention::Workspace workspace{
       bytes == 0 ? nullptr : mirror.array(scratch.data(), static_cast<std::int64_t>(bytes)), bytes};
+  const auto chosen = cottention::choice<P, tiling...>(device_args, manner.split);
+  CHECK(chosen.workspace_bytes == bytes);
+  const LaunchCount launches;
   const cottention::CallStatus status =
       cottention::backward<P, tiling...>(device_args, workspace, nullptr, manner.split);
   INFO(status.reason);
   REQUIRE(status.ok());
+  launches.check(chosen.launches);
   mirror.download();
   CHECK(out.surroundings_untouched());
   return out.values();

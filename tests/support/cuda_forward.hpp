@@ -4,6 +4,7 @@
 #include <cottention/forward.cuh>
 
 #include "support/forward_check.hpp"
+#include "support/launches.hpp"
 #include "support/mirror.hpp"
 
 namespace support {
@@ -45,10 +46,14 @@ Output run_cuda_forward_with(cottention::ForwardArguments<typename P::element> a
   std::vector<unsigned char> scratch(bytes, nan_byte);
   const cottention::Workspace workspace{
       bytes == 0 ? nullptr : mirror.array(scratch.data(), static_cast<std::int64_t>(bytes)), bytes};
+  const auto chosen = cottention::choice<P, tiling...>(device_args, manner.split);
+  CHECK(chosen.workspace_bytes == bytes);
+  const LaunchCount launches;
   const cottention::CallStatus status =
       cottention::forward<P, tiling...>(device_args, workspace, nullptr, manner.split);
   INFO(status.reason);
   REQUIRE(status.ok());
+  launches.check(chosen.launches);
   mirror.download();
   CHECK(o.surroundings_untouched());
   CHECK(h.guards_untouched());
@@ -58,14 +63,14 @@ Output run_cuda_forward_with(cottention::ForwardArguments<typename P::element> a
 }
 
 /// One tiling is compiled faster than all that the library may choose.
-template <cottention::AnyProblem P, cottention::Tiling tiling = cottention::tuned_forward<P>>
+template <cottention::AnyProblem P, cottention::Tiling tiling = cottention::tuning::tuned_forward<P>>
 Output run_cuda_forward(const cottention::ForwardArguments<typename P::element>& args,
                         const DeviceManner& manner = {}) {
   return run_cuda_forward_with<P, tiling>(args, manner);
 }
 
 /// Generates a case with the Problem's head dims, mask and scale, runs it and checks it.
-template <cottention::AnyProblem P, cottention::Tiling tiling = cottention::tuned_forward<P>>
+template <cottention::AnyProblem P, cottention::Tiling tiling = cottention::tuning::tuned_forward<P>>
 void check_cuda_forward(Case c, const DeviceManner& manner = {}) {
   using T = typename P::element;
   c.mask = P::mask;

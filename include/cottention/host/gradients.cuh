@@ -1,162 +1,233 @@
-// The recurrences of a backward call, one for each gradient.
+// A call of `backward`: a recurrence for each gradient, or one kernel for all of them.
 #pragma once
 
 #include <algorithm>
-#include <concepts>
+#include <array>
 #include <cstddef>
+#include <cstdint>
 #include <iterator>
 #include <type_traits>
 
-#include <cottention/host/device_arguments.hpp>
+#include <cottention/choice.hpp>
 #include <cottention/host/launches.cuh>
 #include <cottention/host/recurrence.cuh>
+#include <cottention/host/validation.hpp>
 #include <cottention/kernel/scale_grad.cuh>
-#include <cottention/sm80/gradient.cuh>
-#include <cottention/sm80/gradient_apply.cuh>
+#include <cottention/workspace_layout.hpp>
 
 namespace cottention::host {
 
-/// How each recurrence comes by its Tiling.
-struct TunedTiling {
-  static constexpr bool tuned = true;
-  template <kernel::AnyRoles R, class F>
-  static auto with(const device::Properties& device, const Shape& shape, Plan plan, Split split, F f) {
-    return with_tiling<R>(device, shape, plan, split, f);
-  }
-};
-template <Tiling tiling>
-struct GivenTiling {
-  static constexpr bool tuned = false;
-  template <kernel::AnyRoles R, class F>
-  static auto with(const device::Properties&, const Shape&, Plan, Split, F f) {
-    return f(std::integral_constant<Tiling, tiling>{});
+/// Rows of the kernel that makes all gradients. A call with a Tiling of the caller's has none.
+template <AnyProblem P, Tiling... given>
+struct FusedBackwardTilings {
+  static constexpr tuning::TilingTable table =
+      sizeof...(given) == 0 ? tuning::fused_backward_tilings<P> : tuning::TilingTable{};
+  template <Tiling tiling>
+  using Kernel = std::conditional_t<P::mask == Mask::causal, Gradient<P, tiling>, GradientApply<P, tiling>>;
+
+  /// The count of rows where the device has room for none of them.
+  static std::size_t choose(const Workload& call, const device::Properties& device) {
+    if constexpr (table.count > 0) {
+      constexpr std::size_t low = table.row_of(tuning::fused_backward_tiling<P>(tuning::Occupancy::low)),
+                            high = table.row_of(tuning::fused_backward_tiling<P>(tuning::Occupancy::high));
+      const std::int64_t blocks = call.shape.batch * call.shape.heads_kv;
+      if (tuning::occupancy_of(blocks, device.multiprocessors) == tuning::Occupancy::low &&
+          has_room<Kernel<table.list[low]>>(device))
+        return low;
+      if (has_room<Kernel<table.list[high]>>(device)) return high;
+    }
+    return table.count;
   }
 };
 
 /// Scratch memory of one call. The recurrences run one after the other and use the same.
-struct GradientLayout {
-  std::size_t partial_states = 0, grad_normalized = 0, scale_grad_partials = 0,
-              redo_flags = 0;  // bytes of each
-  std::size_t bytes() const { return partial_states + grad_normalized + scale_grad_partials + redo_flags; }
+template <class A>
+struct GradientWorkspace {
+  A* partial_states = nullptr;
+  A* grad_normalized = nullptr;
+  double* scale_grad_partials = nullptr;
+  int* redo_flags = nullptr;
+};
+/// How many elements each of these parts has.
+struct GradientCounts {
+  std::int64_t partial_states = 0, grad_normalized = 0, scale_grad_partials = 0, redo_flags = 0;
 };
 
-template <AnyProblem P, class Tilings>
-class Gradients {
+template <AnyProblem P, Tiling... given>
+class BackwardCall {
  public:
   using T = typename P::element;
   using A = Accumulate<T>;
   using Output = kernel::Output;
+  using Carver = cottention::detail::Carver;
 
-  Gradients(const BackwardArguments<T>& args, Split split, const device::Properties& device)
-      : args_(args), split_(split), device_(device) {
-    for_each_output([this]<class R, Tiling tiling>() { this->template make_room<R, tiling>(); });
+  BackwardCall(const BackwardArguments<T>& args, Split split, const device::Properties& device)
+      : args_(args) {
+    const Workload load{args.shape, args.plan, split};
+    const auto plan = [&]<Output output>() {
+      using Rows = RowsOf<output>;
+      Recurrence& r = recurrences_[place_of(output)];
+      r.row = Rows::choose(load, device);
+      with_row<Rows>(r.row, [&]<Tiling tiling>() {
+        r.splits = plan_splits<kernel::Roles<P, output>, tiling>(load, device.multiprocessors);
+      });
+    };
+    plan.template operator()<Output::dq>();
+    plan.template operator()<Output::dk>();
+    plan.template operator()<Output::dv>();
+    for_each_output(
+        [this]<class R, Tiling tiling>(const SplitPlan& p) { this->template count<R, tiling>(p); });
+    if (takes_fused(load)) fused_row_ = FusedRows::choose(load, device);
   }
 
-  /// Whichever outputs are wanted.
-  std::size_t workspace_bytes() const { return layout_.bytes(); }
+  /// Bytes of scratch memory that are enough whichever outputs are wanted.
+  std::size_t workspace_bytes() const {
+    Carver carver(nullptr, device_workspace_alignment);
+    (void)place(carver);
+    return carver.bytes();
+  }
+  std::size_t used_bytes() const {
+    return wanted(Output::dq) || wanted(Output::dk) || wanted(Output::dv) ? workspace_bytes() : 0;
+  }
 
-  CallStatus run(Workspace workspace, cudaStream_t stream) {
-    if (wanted<Output::dq>() || wanted<Output::dk>() || wanted<Output::dv>())
-      if (CallStatus status = validate_workspace(workspace, layout_.bytes()); !status) return status;
-    workspace_ = static_cast<unsigned char*>(workspace.data);
-    const bool fused = uses_fused_backward();
-    const bool scale = args_.dscale_logit != nullptr && args_.shape.heads_kv > 0;
-    Launches launches(device_, stream);
-    if (fused) with_fused_backward([&]<class Kernel>() { launches.template prepare<Kernel>(); });
-    for_each_output([&]<class R, Tiling tiling>() {
-      if (has_own_kernels<R::output>())
-        recurrence_kernels<R, tiling>(
-            plan<R, tiling>(), [&]<class Kernel>(device::Grid) { launches.template prepare<Kernel>(); });
+  BackwardChoice choice() const {
+    BackwardChoice choice{.fused = is_fused(), .workspace_bytes = workspace_bytes()};
+    if constexpr (FusedRows::table.count > 0)
+      if (choice.fused) choice.fused_tiling = FusedRows::table.list[fused_row_];
+    for_each_output([&]<class R, Tiling tiling>(const SplitPlan& p) {
+      if (!has_own_kernels(R::output)) return;
+      (R::output == Output::dq   ? choice.dq
+       : R::output == Output::dk ? choice.dk
+                                 : choice.dv) = {.tiling = tiling, .pieces = p.pieces};
     });
-    if (scale) launches.template prepare<kernel::ScaleGrad<T>>();
+    return choice;
+  }
+
+  template <class Each>
+  void kernels(void* memory, Each each) const {
+    Carver carver(memory, device_workspace_alignment);
+    const GradientWorkspace<A> workspace = place(carver);
+    if constexpr (FusedRows::table.count > 0)
+      if (is_fused())
+        with_row<FusedRows>(fused_row_, [&]<Tiling tiling>() {
+          using Kernel = typename FusedRows::template Kernel<tiling>;
+          each.template operator()<Kernel>({args_.shape.batch * args_.shape.heads_kv},
+                                           [&] { return fused_params<Kernel>(workspace); });
+        });
+    for_each_output([&]<class R, Tiling tiling>(const SplitPlan& splits) {
+      if (!has_own_kernels(R::output)) return;
+      const auto of_recurrence = [&] {
+        auto p = params<R, tiling>(splits, workspace);
+        if (is_fused()) p.redo_flags = workspace.redo_flags;
+        return p;
+      };
+      recurrence_kernels<R, tiling>(splits, [&]<class Kernel>(device::Grid grid) {
+        each.template operator()<Kernel>(grid, of_recurrence);
+      });
+    });
+    if (args_.dscale_logit != nullptr && args_.shape.heads_kv > 0)
+      each.template operator()<kernel::ScaleGrad<T>>({args_.shape.heads_kv},
+                                                     [&] { return scale_grad_params(workspace); });
     const typename Trailing::Params trailing = trailing_params();
-    const bool trails = std::any_of(std::begin(trailing.rows), std::end(trailing.rows),
-                                    [](const auto& rows) { return rows.view.data != nullptr; });
-    if (trails) launches.template prepare<Trailing>();
-    if (!launches.status()) return launches.status();
-
-    if constexpr (sm80::has_fused_backward<P>)
-      if (fused)
-        with_fused_backward(
-            [&]<class Kernel>() { launches.template launch<Kernel>({fused_blocks()}, fused_params()); });
-    for_each_output([&]<class R, Tiling tiling>() {
-      if (!has_own_kernels<R::output>()) return;
-      const SplitPlan p = plan<R, tiling>();
-      auto given = params<R, tiling>(p);
-      if (fused) given.redo_flags = redo_flags();
-      recurrence_kernels<R, tiling>(
-          p, [&]<class Kernel>(device::Grid grid) { launches.template launch<Kernel>(grid, given); });
-    });
-    if (scale)
-      launches.template launch<kernel::ScaleGrad<T>>(
-          {args_.shape.heads_kv},
-          {.scale_grad_partials =
-               wants_scale_grad() && wanted<scale_grad_output>() ? scale_grad_partials() : nullptr,
-           .scale_logit = args_.scale_logit,
-           .dscale_logit = args_.dscale_logit,
-           .batch = args_.shape.batch,
-           .heads_kv = static_cast<int>(args_.shape.heads_kv),
-           .partials_per_head = partials_per_head_});
-    if (trails) launches.template launch<Trailing>({Trailing::blocks, 3}, trailing);
-    return launches.status();
+    if (std::any_of(std::begin(trailing.rows), std::end(trailing.rows),
+                    [](const auto& rows) { return rows.view.data != nullptr; }))
+      each.template operator()<Trailing>({Trailing::blocks, 3}, [&] { return trailing; });
   }
 
  private:
-  static constexpr std::size_t alignment = device_workspace_alignment;
-  /// Whose rows have weights, and with them the gradient of scale_logit.
+  using FusedRows = FusedBackwardTilings<P, given...>;
+  template <Output output>
+  using RowsOf = RecurrenceRows<kernel::Roles<P, output>, given...>;
+
+  /// The output whose rows have weights, and with them the gradient of scale_logit.
   static constexpr Output scale_grad_output = P::scale == Scale::by_query ? Output::dq : Output::dk;
+  static constexpr std::size_t no_row = FusedRows::table.count;
+
+  struct Recurrence {
+    std::size_t row = 0;
+    SplitPlan splits;
+  };
+  static constexpr std::size_t place_of(Output output) {
+    return output == Output::dq ? 0 : output == Output::dk ? 1 : 2;
+  }
 
   template <class F>
   void for_each_output(F f) const {
     const auto with = [&]<Output output>() {
-      using R = kernel::Roles<P, output>;
-      Tilings::template with<R>(device_, args_.shape, args_.plan, split_,
-                                [&](auto tiling) { f.template operator()<R, decltype(tiling)::value>(); });
+      const Recurrence& r = recurrences_[place_of(output)];
+      with_row<RowsOf<output>>(
+          r.row, [&]<Tiling tiling>() { f.template operator()<kernel::Roles<P, output>, tiling>(r.splits); });
     };
     with.template operator()<Output::dq>();
     with.template operator()<Output::dk>();
     with.template operator()<Output::dv>();
   }
 
-  template <kernel::AnyRoles R, Tiling tiling>
-  SplitPlan plan() const {
-    return plan_splits<R, tiling>(args_.shape, args_.plan, split_, device_.multiprocessors);
-  }
-
-  static std::size_t aligned(std::size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
+  // ---- Scratch memory
 
   template <kernel::AnyRoles R, Tiling tiling>
-  void make_room() {
-    const SplitPlan p = plan<R, tiling>();
-    layout_.partial_states = (std::max)(layout_.partial_states, aligned(p.partial_bytes));
-    if (p.pieces > 1) allows_fused_ = false;
-    if constexpr (sm80::has_fused_backward<P> && P::mask == Mask::causal)
-      layout_.redo_flags = aligned(static_cast<std::size_t>(p.batch_heads) * sizeof(int));
-    if constexpr (R::has_norm_backward && !sm80::fuses_norm_backward<R, tiling>) {
+  void count(const SplitPlan& p) {
+    counts_.partial_states =
+        (std::max)(counts_.partial_states, static_cast<std::int64_t>(p.partial_bytes / sizeof(A)));
+    if (FusedRows::table.count > 0 && P::mask == Mask::causal) counts_.redo_flags = p.batch_heads;
+    if constexpr (has_project<R, tiling>) {
       const Shape& s = args_.shape;
       const std::int64_t rows = (R::rows_are_queries ? s.seq_q * s.heads_q : s.seq_k * s.heads_kv) *
                                 (args_.cu_seqlens_q.given() ? 1 : s.batch);
-      layout_.grad_normalized = (std::max)(layout_.grad_normalized,
-                                           aligned(static_cast<std::size_t>(rows * R::dims.v) * sizeof(A)));
+      counts_.grad_normalized = (std::max)(counts_.grad_normalized, rows * R::dims.v);
     }
-    if constexpr (P::scale != Scale::none && R::output == scale_grad_output) {
+    if (P::scale != Scale::none && R::output == scale_grad_output) {
       partials_per_head_ = P::mask == Mask::causal ? p.pieces : p.m_blocks;
-      layout_.scale_grad_partials =
-          aligned(static_cast<std::size_t>(p.batch_heads * partials_per_head_) * sizeof(double));
+      counts_.scale_grad_partials = p.batch_heads * partials_per_head_;
     }
   }
 
-  double* scale_grad_partials() const {
-    return reinterpret_cast<double*>(workspace_ + layout_.partial_states + layout_.grad_normalized);
+  GradientWorkspace<A> place(Carver& carver) const {
+    GradientWorkspace<A> workspace;
+    workspace.partial_states = carver.template take<A>(counts_.partial_states);
+    workspace.grad_normalized = carver.template take<A>(counts_.grad_normalized);
+    workspace.scale_grad_partials = carver.template take<double>(counts_.scale_grad_partials);
+    workspace.redo_flags = carver.template take<int>(counts_.redo_flags);
+    return workspace;
+  }
+
+  // ---- What is launched
+
+  /// Whether there is anything for a recurrence to do.
+  bool wanted(Output output) const {
+    const Shape& s = args_.shape;
+    if (s.batch == 0 || s.heads_kv == 0) return false;
+    if (output == Output::dv && args_.dinitial_state != nullptr) return true;
+    if (output == Output::dq ? s.seq_q == 0 || s.heads_q == 0 : s.seq_k == 0) return false;
+    if (output == scale_grad_output && wants_scale_grad()) return true;
+    return (output == Output::dq   ? args_.dq.data
+            : output == Output::dk ? args_.dk.data
+                                   : args_.dv.data) != nullptr;
   }
   bool wants_scale_grad() const {
     return P::scale != Scale::none && args_.dscale_logit != nullptr && args_.scale_logit.given();
   }
 
-  int* redo_flags() const {
-    return reinterpret_cast<int*>(workspace_ + layout_.partial_states + layout_.grad_normalized +
-                                  layout_.scale_grad_partials);
+  /// Whether one kernel is to make all gradients, which is worth while for two or more, if the device has
+  /// room for it.
+  bool takes_fused(const Workload& load) const {
+    const Shape& s = load.shape;
+    // Whether a sequence is cut may follow from the rest of its batch, and must not change its bits then.
+    if (load.plan == Plan::batch_invariant) return false;
+    if (s.seq_q == 0 || s.heads_q == 0) return false;
+    if (P::mask == Mask::causal && s.heads_q != s.heads_kv) return false;
+    for (const Recurrence& r : recurrences_)
+      if (r.splits.pieces > 1) return false;
+    return wanted(Output::dq) + wanted(Output::dk) + wanted(Output::dv) >= 2;
   }
+  bool is_fused() const { return fused_row_ != no_row; }
+  /// Whether an output has kernels of its own: beside the fused kernel, dq of the heads whose redo flag it
+  /// sets.
+  bool has_own_kernels(Output output) const {
+    return wanted(output) && (!is_fused() || (P::mask == Mask::causal && output == Output::dq));
+  }
+
+  // ---- What kernels are given
 
   using Trailing = kernel::Trailing<T, 3>;
   typename Trailing::Params trailing_params() const {
@@ -167,87 +238,37 @@ class Gradients {
              trailing_rows<Trailing>(args_.dv, k, s.batch, s.seq_k, s.heads_kv, s.dim_v)}};
   }
 
-  // ---- all gradients together
+  typename kernel::ScaleGrad<T>::Params scale_grad_params(const GradientWorkspace<A>& workspace) const {
+    return {.scale_grad_partials =
+                wants_scale_grad() && wanted(scale_grad_output) ? workspace.scale_grad_partials : nullptr,
+            .scale_logit = args_.scale_logit,
+            .dscale_logit = args_.dscale_logit,
+            .batch = args_.shape.batch,
+            .heads_kv = static_cast<int>(args_.shape.heads_kv),
+            .partials_per_head = partials_per_head_};
+  }
 
-  template <Occupancy occupancy>
-  using FusedBackward =
-      std::conditional_t<P::mask == Mask::causal, sm80::Gradient<P, fused_backward_tiling<P, occupancy>>,
-                         sm80::GradientApply<P, fused_backward_tiling<P, occupancy>>>;
-
-  std::int64_t fused_blocks() const { return args_.shape.batch * args_.shape.heads_kv; }
   template <class Kernel>
-  bool has_room() const {
-    return sizeof(typename Kernel::Storage) <= static_cast<std::size_t>(device_.shared_bytes_per_block);
-  }
-  /// Calls f with the kernel for so many blocks; not at all where the device has no room for one.
-  template <class F>
-  void with_fused_backward([[maybe_unused]] F f) const {
-    if constexpr (sm80::has_fused_backward<P>) {
-      using Few = FusedBackward<Occupancy::low>;
-      using Many = FusedBackward<Occupancy::high>;
-      if constexpr (!std::same_as<Few, Many>)
-        if (occupancy_of(fused_blocks(), device_.multiprocessors) == Occupancy::low && has_room<Few>())
-          return f.template operator()<Few>();
-      if (has_room<Many>()) f.template operator()<Many>();
-    }
-  }
-
-  /// Whether one kernel makes them all: worth while for two or more.
-  bool uses_fused_backward() const {
-    if constexpr (sm80::has_fused_backward<P>) {
-      const Shape& s = args_.shape;
-      // Whether a sequence is cut may follow from the rest of its batch, and must not change its bits then.
-      if (args_.plan == Plan::batch_invariant) return false;
-      if (!allows_fused_ || s.seq_q == 0 || s.heads_q == 0) return false;
-      bool has_kernel = false;
-      with_fused_backward([&]<class Kernel>() { has_kernel = true; });
-      if (!has_kernel) return false;
-      if (P::mask == Mask::causal && s.heads_q != s.heads_kv) return false;
-      return wanted<Output::dq>() + wanted<Output::dk>() + wanted<Output::dv>() >= 2;
-    } else {
-      return false;
-    }
-  }
-  /// Whether an output has kernels of its own: beside the fused kernel, dq of the heads whose redo flag it
-  /// sets.
-  template <Output output>
-  bool has_own_kernels() const {
-    if (!uses_fused_backward()) return wanted<output>();
-    return P::mask == Mask::causal && output == Output::dq && wanted<output>();
-  }
-  sm80::GradientParams<P> fused_params() const {
-    sm80::GradientParams<P> p;
-    for_each_output([&]<class R, Tiling tiling>() {
+  typename Kernel::Params fused_params(const GradientWorkspace<A>& workspace) const {
+    typename Kernel::Params p;
+    for_each_output([&]<class R, Tiling tiling>(const SplitPlan& splits) {
       auto& part = R::output == Output::dq ? p.dq : R::output == Output::dk ? p.dk : p.dv;
-      part = params<R, tiling>(plan<R, tiling>());
+      part = params<R, tiling>(splits, workspace);
     });
     p.final_h = args_.final_h;
-    if constexpr (P::mask == Mask::causal) p.redo_flags = redo_flags();
+    if constexpr (P::mask == Mask::causal) p.redo_flags = workspace.redo_flags;
     return p;
   }
 
-  /// Whether there is anything for a recurrence to do.
-  template <Output output>
-  bool wanted() const {
-    const Shape& s = args_.shape;
-    if (s.batch == 0 || s.heads_kv == 0) return false;
-    if (output == Output::dv && args_.dinitial_state != nullptr) return true;
-    if (output == Output::dq ? s.seq_q == 0 || s.heads_q == 0 : s.seq_k == 0) return false;
-    if (output == scale_grad_output && wants_scale_grad()) return true;
-    return (output == Output::dq   ? args_.dq.data
-            : output == Output::dk ? args_.dk.data
-                                   : args_.dv.data) != nullptr;
-  }
-
   template <kernel::AnyRoles R, Tiling tiling>
-  kernel::RecurrenceParams<T> params(const SplitPlan& plan) const {
+  kernel::RecurrenceParams<T> params(const SplitPlan& splits, const GradientWorkspace<A>& workspace) const {
     using tile::view;
     const Shape& s = args_.shape;
     const auto q = view(args_.q, s.seq_q, s.heads_q, s.dim_qk);
     const auto k = view(args_.k, s.seq_k, s.heads_kv, s.dim_qk);
     const auto v = view(args_.v, s.seq_k, s.heads_kv, s.dim_v);
     const auto g = view(args_.dout, s.seq_q, s.heads_q, s.dim_v);
-    kernel::RecurrenceParams<T> p = recurrence_params<R>(args_, plan);
+    kernel::RecurrenceParams<T> p = recurrence_params<R>(args_, splits);
     if constexpr (R::has_norm_backward) p.layout = tile::StateLayout::transposed;
     if constexpr (R::output == Output::dq) {
       p.a = g;
@@ -271,12 +292,12 @@ class Gradients {
       p.initial_h = args_.dfinal_state;
       p.final_h = args_.dinitial_state;
     }
-    if (plan.pieces > 1) p.partial_states = reinterpret_cast<A*>(workspace_);
-    if constexpr (R::has_norm_backward && !sm80::fuses_norm_backward<R, tiling>)
-      p.grad_normalized = view(Tensor<A>{reinterpret_cast<A*>(workspace_ + layout_.partial_states)},
-                               R::rows_are_queries ? s.seq_q : s.seq_k,
+    if (splits.pieces > 1) p.partial_states = workspace.partial_states;
+    if constexpr (has_project<R, tiling>)
+      p.grad_normalized = view(Tensor<A>{workspace.grad_normalized}, R::rows_are_queries ? s.seq_q : s.seq_k,
                                R::rows_are_queries ? s.heads_q : s.heads_kv, R::dims.v);
-    if (R::output == scale_grad_output && wants_scale_grad()) p.scale_grad_partials = scale_grad_partials();
+    if (R::output == scale_grad_output && wants_scale_grad())
+      p.scale_grad_partials = workspace.scale_grad_partials;
     if (!R::rows_are_queries && s.heads_q == 0) {
       // No terms; zeros are copied from nowhere, but not from null.
       p.b.data = p.a.data;
@@ -286,12 +307,10 @@ class Gradients {
   }
 
   const BackwardArguments<T>& args_;
-  Split split_;
-  const device::Properties& device_;
-  GradientLayout layout_;
+  std::array<Recurrence, 3> recurrences_{};  // of dq, dk and dv
+  GradientCounts counts_;
   int partials_per_head_ = 0;
-  bool allows_fused_ = Tilings::tuned;  // no sequence is cut
-  unsigned char* workspace_ = nullptr;
+  std::size_t fused_row_ = no_row;
 };
 
 }  // namespace cottention::host

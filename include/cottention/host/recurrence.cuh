@@ -1,42 +1,71 @@
-// One recurrence of a call: its plan, its kernels, and what they are given.
+// One recurrence of a call: its tilings and splits, its kernels, and what they are given.
 #pragma once
 
 #include <concepts>
-#include <type_traits>
+#include <cstdint>
 
 #include <cottention/device/launch.cuh>
 #include <cottention/device/runtime.cuh>
-#include <cottention/host/recurrence_plan.hpp>
+#include <cottention/host/engine.cuh>
+#include <cottention/host/select.cuh>
+#include <cottention/host/split_plan.hpp>
 #include <cottention/kernel/prefix.cuh>
 #include <cottention/kernel/trailing.cuh>
-#include <cottention/sm80/apply.cuh>
-#include <cottention/sm80/project.cuh>
-#include <cottention/sm80/walk.cuh>
-#include <cottention/tuning/recurrence.cuh>
+#include <cottention/tuning/sm80.cuh>
 
 namespace cottention::host {
 
+/// What of a call over whole sequences its tilings and splits follow from, beside the device.
+struct Workload {
+  const Shape& shape;
+  Plan plan;
+  Split split;
+};
+
 template <kernel::AnyRoles R, Tiling tiling>
-SplitPlan plan_splits(const Shape& s, Plan plan, Split split, int multiprocessors) {
+SplitPlan plan_splits(const Workload& call, int multiprocessors) {
+  const Shape& s = call.shape;
   using T = typename R::element;
-  constexpr int most_chunks = 512;  // docs/tuning.md, "Long sequences"
+  constexpr int max_chunks = 512;  // docs/tuning.md, "Long sequences"
   const BlockSize block{
       .v_tiles = kernel::v_tiles<R, tiling>,
       .chunk = tiling.chunk,
-      .partial_elements = sm80::StateOf<R, tiling>::partial_elements,
+      .partial_elements = host::partial_elements<R, tiling>,
       .element_bytes = sizeof(Accumulate<T>),
-      .max_piece_rows = std::same_as<T, float> ? most_chunks * tiling.chunk : 0,
+      .max_piece_rows = std::same_as<T, float> ? max_chunks * tiling.chunk : 0,
   };
   const RecurrenceExtent extent{.batch_heads = s.batch * s.heads_kv,
                                 .rows = R::rows_are_queries ? s.seq_q : s.seq_k,
                                 .terms = R::rows_are_queries ? s.seq_k : s.seq_q};
-  return plan_splits(extent, plan, split, block, multiprocessors);
+  return plan_splits(extent, call.plan, call.split, block, multiprocessors);
 }
+
+/// Rows of the kernels over the heads of an output.
+template <kernel::AnyRoles R, Tiling... given>
+struct RecurrenceRows {
+  static constexpr tuning::TilingTable table = tuning::recurrence_tilings<R>;
+
+  static std::size_t choose(const Workload& call, const device::Properties& device) {
+    constexpr Tiling large = tuning::tuned_recurrence<R>;
+    if constexpr (tuning::low_occupancy_recurrence<R> != large) {
+      // In the batch-invariant plan the rest of the batch must not count.
+      const SplitPlan p = plan_splits<R, large>(call, device.multiprocessors);
+      if (call.plan != Plan::batch_invariant &&
+          tuning::occupancy_of(p.batch_heads * p.pieces * p.v_tiles, device.multiprocessors) ==
+              tuning::Occupancy::low)
+        return table.row_of(tuning::low_occupancy_recurrence<R>);
+    }
+    return table.row_of(device.shared_bytes_per_block < tuning::shared_bytes_of_large_devices
+                            ? tuning::compact_recurrence<R>
+                            : large);
+  }
+};
+template <kernel::AnyRoles R, Tiling given>
+struct RecurrenceRows<R, given> : GivenRow<given> {};
 
 /// The kernels over heads, in their order: `each` is called with a kernel and its grid.
 template <kernel::AnyRoles R, Tiling tiling, class Each>
 void recurrence_kernels(const SplitPlan& plan, Each each) {
-  using sm80::Apply, sm80::Project, sm80::Reduce, sm80::Walk;
   using Prefix = kernel::Prefix<typename R::element, R::mask>;
   const device::Grid pieces{plan.batch_heads, plan.pieces, plan.v_tiles};
   const device::Grid parts{plan.batch_heads, plan.m_blocks, plan.v_tiles};
@@ -48,7 +77,7 @@ void recurrence_kernels(const SplitPlan& plan, Each each) {
     each.template operator()<Walk<R, tiling>>(pieces);
   else
     each.template operator()<Apply<R, tiling>>(parts);
-  if constexpr (R::has_norm_backward && !sm80::fuses_norm_backward<R, tiling>)
+  if constexpr (has_project<R, tiling>)
     each.template operator()<Project<R, tiling>>(
         {plan.batch_heads, R::mask == Mask::causal ? plan.pieces : plan.m_blocks});
 }
@@ -88,26 +117,6 @@ typename Kernel::Rows trailing_rows(const Tensor<T>& x, const Offsets& offsets, 
   typename Kernel::Rows rows{tile::view(x, seq, heads, dim), tile::view(offsets), batch, seq, heads, dim};
   if (!offsets.given() || seq == 0 || heads == 0) rows.view.data = nullptr;
   return rows;
-}
-
-/// Calls `f` with the Tiling that is best for a valid shape, on a device with so many multiprocessors and so
-/// much shared memory, as a std::integral_constant.
-template <kernel::AnyRoles R, class F>
-auto with_tiling(const device::Properties& device, const Shape& shape, Plan plan, Split split, F f) {
-  constexpr Tiling large = tuned_recurrence<R>, compact = compact_recurrence<R>,
-                   few = low_occupancy_recurrence<R>;
-  if constexpr (few != large) {
-    static_assert(sizeof(typename sm80::Walk<R, few>::Storage) <= shared_bytes_of_all_devices);
-    // In the batch-invariant plan the rest of the batch must not count.
-    const SplitPlan p = plan_splits<R, large>(shape, plan, split, device.multiprocessors);
-    if (plan != Plan::batch_invariant &&
-        occupancy_of(p.batch_heads * p.pieces * p.v_tiles, device.multiprocessors) == Occupancy::low)
-      return f(std::integral_constant<Tiling, few>{});
-  }
-  if constexpr (large != compact)
-    if (device.shared_bytes_per_block < shared_bytes_of_large_devices)
-      return f(std::integral_constant<Tiling, compact>{});
-  return f(std::integral_constant<Tiling, large>{});
 }
 
 }  // namespace cottention::host

@@ -1,10 +1,10 @@
 // The tilings of step.
 #pragma once
 
-#include <array>
 #include <cstddef>
 
 #include <cottention/kernel/step.cuh>
+#include <cottention/tuning/table.hpp>
 
 namespace cottention::tuning {
 
@@ -31,21 +31,16 @@ constexpr Tiling step_tiling(int warps) {
   return tiling;
 }
 
-/// Blocks of different size for one Problem, the largest first. All give the same bits.
-struct StepTilings {
-  std::array<Tiling, 4> list{};
-  std::size_t count = 0;
-};
-
+/// Blocks of different size for one Problem, the largest first. All give the same bits. How many warps each
+/// has is unmeasured.
 template <AnyProblem P>
-inline constexpr StepTilings step_tilings = [] {
-  StepTilings tilings;
+inline constexpr TilingTable step_tilings = [] {
+  TilingTable table;
   for (int warps = 8; warps >= 1; warps /= 2) {
     const Tiling tiling = step_tiling<P>(warps);
-    const bool new_one = tilings.count == 0 || tilings.list[tilings.count - 1].columns != tiling.columns;
-    if (tiling.columns > 0 && new_one) tilings.list[tilings.count++] = tiling;
+    if (tiling.columns > 0) table.add(tiling);
   }
-  return tilings;
+  return table;
 }();
 
 }  // namespace cottention::tuning

@@ -1,4 +1,4 @@
-// What CUDA asks of a Problem and of arguments beyond the rules of validation.hpp.
+// What CUDA asks of a Problem, a Tiling and arguments beyond the rules of cottention/validation.hpp.
 //
 // Pointers are to device memory, so nothing here or in a CUDA call looks behind them: the contents of `slot`,
 // `accepted`, counts and `cu_seqlens` are not checked. Before they are uploaded, `validate_contents` checks
@@ -10,6 +10,9 @@
 #include <cstddef>
 #include <cstdint>
 
+#include <cottention/arguments.hpp>
+#include <cottention/host/split_plan.hpp>
+#include <cottention/tiling.hpp>
 #include <cottention/validation.hpp>
 
 namespace cottention::host {
@@ -45,6 +48,19 @@ constexpr void require_device_problem() {
       "cottention: CUDA kernels need head dimensions that are multiples of 8 up to 256, or 512 or "
       "1024, because a thread reads 8 elements of 16 bits at once. Remedy: lengthen rows with zeros, "
       "which change neither norms nor products.");
+}
+
+/// Refuses a Tiling that there are no kernels for, of a caller who names one or none.
+template <Tiling... tiling>
+constexpr void require_device_tiling() {
+  static_assert(
+      sizeof...(tiling) <= 1,
+      "cottention: a CUDA call takes at most one Tiling, which all of its kernels over heads get. Remedy: "
+      "name one, or none for the library's choice.");
+  static_assert(
+      ((tiling.engine == Engine::mma_sync) && ...),
+      "cottention: a Tiling's engine must be one that kernels are written for, because its kernels are "
+      "compiled from it. Remedy: Engine::mma_sync, the default.");
 }
 
 namespace detail {
@@ -145,6 +161,69 @@ CallStatus validate_for_device(const StepArguments<typename P::element>& args) {
       !status)
     return status;
   return detail::validate_aligned("pool", ".h", args.pool.h);
+}
+
+inline CallStatus validate_length(const char* name, std::int64_t length) {
+  if (length <= max_axis) return {};
+  return CallStatus::failure(StatusCode::bad_shape, "shape.%s = %lld: must be at most %lld on a device", name,
+                             detail::number(length), detail::number(max_axis));
+}
+
+/// Checks what workspace_bytes rests on, of a call over whole sequences.
+template <AnyProblem P, class Arguments>
+CallStatus validate_extents(const Arguments& args, Split split) {
+  const Shape& shape = args.shape;
+  if (CallStatus status = cottention::detail::validate_shape<P>(shape); !status) return status;
+  if (CallStatus status = validate_length("seq_q", shape.seq_q); !status) return status;
+  if (CallStatus status = validate_length("seq_k", shape.seq_k); !status) return status;
+  if (CallStatus status = validate_length("batch", shape.batch); !status) return status;
+  if (CallStatus status = validate_length("heads_q", shape.heads_q); !status) return status;
+  if (split.pieces < 0 || split.pieces > max_pieces)
+    return CallStatus::failure(StatusCode::bad_option, "split.pieces = %d: must be at least 0 and at most %d",
+                               split.pieces, max_pieces);
+  if (shape.batch > 0 && shape.heads_kv > max_grid_blocks / shape.batch)
+    return CallStatus::failure(
+        StatusCode::bad_shape,
+        "shape.heads_kv = %lld: must be at most %lld with a batch of %lld, for the blocks "
+        "of a grid",
+        detail::number(shape.heads_kv), detail::number(max_grid_blocks / shape.batch),
+        detail::number(shape.batch));
+  return cottention::detail::validate_extents<P>(args);
+}
+
+/// Checks all of a call over whole sequences that can be told without the device.
+template <AnyProblem P, class Arguments>
+CallStatus validate_call(const Arguments& args, Split split) {
+  if (CallStatus status = validate_extents<P>(args, split); !status) return status;
+  if (CallStatus status = validate<P>(args); !status) return status;
+  return validate_for_device<P>(args);
+}
+
+/// Checks what the kernel of `step` counts in 32 bits, and what it keeps above a sequence's count, which has
+/// a reader for each key head and each of `v_tiles` tiles of columns; each adds `reader` to it.
+inline CallStatus validate_step_extents(const Shape& s, int v_tiles, std::int64_t reader) {
+  using detail::number;
+  const std::int64_t max_readers = (std::int64_t{1} << 62) / reader - 1;
+  if (s.heads_kv * v_tiles > max_readers)
+    return CallStatus::failure(StatusCode::bad_shape,
+                               "shape.heads_kv = %lld: must be at most %lld on a device", number(s.heads_kv),
+                               number(max_readers / v_tiles));
+  if (s.batch * s.heads_kv * v_tiles > max_grid_blocks)
+    return CallStatus::failure(
+        StatusCode::bad_shape, "shape.batch = %lld: must be at most %lld on a device with %lld key heads",
+        number(s.batch), number(max_grid_blocks / v_tiles / s.heads_kv), number(s.heads_kv));
+  const std::int64_t rows_per_token = 1 + s.heads_q / s.heads_kv;
+  if (s.seq_q > max_axis / rows_per_token)
+    return CallStatus::failure(StatusCode::bad_shape, "shape.seq_q = %lld: must be at most %lld on a device",
+                               number(s.seq_q), number(max_axis / rows_per_token));
+  return {};
+}
+
+/// Checks all of a call of `step` that can be told without the kernel.
+template <AnyProblem P>
+CallStatus validate_step(const StepArguments<typename P::element>& args) {
+  if (CallStatus status = validate<P>(args); !status) return status;
+  return validate_for_device<P>(args);
 }
 
 /// Checks scratch memory of a CUDA call against what `workspace_bytes` asked for.

@@ -7,16 +7,7 @@
 
 #include <cottention/arguments.hpp>
 
-namespace cottention {
-
-/// Pieces that a sequence is cut into where heads are few. 0: the library's choice; 1: none; up to 64
-/// otherwise. Never more than one for each 256 tokens; in fp32 at least so many that none has over 512
-/// chunks, as far as 64 suffice (docs/tuning.md, "Long sequences").
-struct Split {
-  int pieces = 0;
-};
-
-namespace host {
+namespace cottention::host {
 
 inline constexpr int max_pieces = 64;
 /// Shortest piece: walking it costs as much as moving three states of dimension 128 to memory and back.
@@ -83,5 +74,4 @@ inline SplitPlan plan_splits(const RecurrenceExtent& extent, Plan plan, Split sp
   return p;
 }
 
-}  // namespace host
-}  // namespace cottention
+}  // namespace cottention::host

@@ -1,0 +1,89 @@
+// What `choice` says of calls of backward. Every call in tests of forward and backward is held to what it
+// says of launches and of scratch memory (support/cuda_forward.hpp, support/cuda_backward.hpp).
+#include <cstdint>
+
+#if __has_include(<emulation.hpp>)
+#include <emulation.hpp>
+
+#include "support/host_calls.hpp"
+#endif
+
+#include <cottention/backward.cuh>
+
+#include "support/catch.hpp"
+#include "support/extents.hpp"
+
+using cottention::HeadDim, cottention::Mask, cottention::Plan, cottention::Problem, cottention::Scale;
+using namespace support;
+
+namespace {
+
+using Fused = Problem<cottention::bfloat16, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
+
+/// Arguments of a call of so many heads, all of whose gradients are wanted; there is no memory behind them.
+cottention::BackwardArguments<cottention::bfloat16> wanted_of(std::int64_t length, std::int64_t heads_q,
+                                                              std::int64_t heads_kv) {
+  static cottention::bfloat16 gradient{};
+  static float of_m = 0;
+  cottention::BackwardArguments<cottention::bfloat16> args;
+  args.shape = Extents{1, length, length, heads_q, heads_kv, 64, 64};
+  args.dq.data = args.dk.data = args.dv.data = &gradient;
+  args.dscale_logit = &of_m;
+  return args;
+}
+
+}  // namespace
+
+TEST_CASE("choice says whether one kernel makes all gradients, and with which tiling") {
+  using cottention::choice;
+  const auto args = wanted_of(1100, 2, 2);
+  const auto fused = choice<Fused>(args, {1});
+  REQUIRE(fused.fused);
+  CHECK(fused.launches == 3);  // Gradient, Walk for the dq that it leaves, ScaleGrad
+  CHECK(fused.dq.pieces == 1);
+  CHECK(fused.dk.tiling.chunk == 0);
+  CHECK(fused.workspace_bytes == cottention::workspace_bytes<Fused>(args, {1}));
+  // One by one where sequences are cut, in groups, for one gradient alone, and with a tiling of the caller's.
+  const auto cut = choice<Fused>(args, {2});
+  CHECK(!cut.fused);
+  CHECK(cut.fused_tiling.chunk == 0);
+  CHECK(cut.dv.pieces == 2);
+  CHECK(cut.launches == 10);  // Reduce, Prefix and Walk for each, and ScaleGrad
+  CHECK(!choice<Fused>(wanted_of(1100, 4, 2), {1}).fused);
+  auto one = args;
+  one.dk.data = one.dv.data = nullptr;
+  one.dscale_logit = nullptr;
+  const auto alone = choice<Fused>(one, {1});
+  CHECK(!alone.fused);
+  CHECK(alone.launches == 1);
+  CHECK(alone.dq.tiling.chunk > 0);
+  CHECK(fused.dq.tiling == alone.dq.tiling);
+  CHECK(alone.dk.pieces == 0);
+  constexpr cottention::Tiling own{.chunk = 16, .warps = 2, .stages = 1, .columns = 32};
+  const auto given = choice<Fused, own>(args, {1});
+  CHECK(!given.fused);
+  CHECK(given.dk.tiling == own);
+  auto invariant = wanted_of(100, 2, 2);
+  CHECK(choice<Fused>(invariant).fused);
+  invariant.plan = Plan::batch_invariant;
+  CHECK(!choice<Fused>(invariant).fused);
+}
+
+#if __has_include(<emulation.hpp>)
+TEST_CASE("The tiling of the kernel that makes all gradients follows from blocks and shared memory") {
+  using cottention::choice, cottention::tuning::Occupancy;
+  const RestoreOptions restore;
+  const auto args = wanted_of(100, 2, 2);
+  const auto tiling = [](Occupancy occupancy) {
+    return cottention::tuning::fused_backward_tiling<Fused>(occupancy);
+  };
+  CHECK(choice<Fused>(args, {1}).fused_tiling == tiling(Occupancy::low));
+  cottention::emulation::options().shared_bytes_per_block = 99 * 1024;  // room for the smaller one alone
+  CHECK(choice<Fused>(args, {1}).fused_tiling == tiling(Occupancy::high));
+  cottention::emulation::options().shared_bytes_per_block = 68 * 1024;
+  CHECK(!choice<Fused>(args, {1}).fused);
+  cottention::emulation::options().shared_bytes_per_block = 227 * 1024;
+  cottention::emulation::options().multiprocessors = 1;
+  CHECK(choice<Fused>(args, {1}).fused_tiling == tiling(Occupancy::high));
+}
+#endif
