@@ -2,6 +2,7 @@
 // plays, and is read from memory once.
 #pragma once
 
+#include <cottention/kernel/dq_error_bound.cuh>
 #include <cottention/kernel/scale_grad.cuh>
 #include <cottention/sm80/factors.cuh>
 #include <cottention/sm80/norm_backward.cuh>
@@ -89,26 +90,6 @@ struct FusedBackwardRows {
   }
 };
 
-/// What each thread sums over all chunks for the bound on dq: in shared memory, lanes have no room. Squares
-/// of elements of S (the largest sum there was), of dq, and of dq before it goes through the norm; of rows of
-/// weighted g over the lengths of their q, of weighted g, and of weighted v. By query, of terms of the
-/// gradient of m, and of rows of g therein.
-template <int threads>
-struct Squares {
-  float s[threads], dq[threads], unit_dq[threads];
-  float g[threads], unit_g[threads], v[threads];
-  float log[threads], g_log[threads];
-
-  __device__ __forceinline__ void set_to_zero() {
-    for (float* of : {s, dq, unit_dq, g, unit_g, v, log, g_log})
-      device::store_shared(of + device::thread_index(), 0.0f);
-  }
-  static __device__ __forceinline__ void add(float* of, float x) {
-    of += device::thread_index();
-    device::store_shared(of, device::fma(x, x, device::load_shared(of)));
-  }
-};
-
 /// In shared memory.
 template <AnyProblem P, Tiling tiling>
 struct FusedBackwardStorage {
@@ -120,7 +101,7 @@ struct FusedBackwardStorage {
   kernel::CountStorage<A, Part::warps> counts;
   alignas(16) double scale_grad_partials[Part::chunk];  // of each row of all chunks; lanes have no room for
                                                         // them either
-  Squares<Part::threads> squares;
+  kernel::DqErrorBound<P, Part::threads> dq_error;
   static constexpr int row_words = (Part::chunk + device::warp_size - 1) / device::warp_size;
   bool finite[3][row_words];  // rows of q, k and g, 32 at a time
 };
@@ -180,7 +161,7 @@ class FusedBackwardBlock {
       d.load(dfinal + k.state_offset(), tile::StateLayout::as_is, 0);
     else
       d.set_zero();
-    memory.squares.set_to_zero();
+    memory.dq_error.set_zero();
     for (int row = device::thread_index(); row < Part::chunk; row += threads)
       device::store_shared(memory.scale_grad_partials + row, 0.0);
     device::sync_block();  // addresses are written
@@ -275,9 +256,7 @@ class FusedBackwardBlock {
       bool q_is = true, k_is = true, g_is = true;
       if (r < Part::chunk) {
         const A g = weighted_g(r), over_q = device::load_shared(storage.q.slopes + r)[0];
-        Squares<threads>::add(storage.squares.g, g * over_q);
-        Squares<threads>::add(storage.squares.unit_g, g);
-        Squares<threads>::add(storage.squares.v, weighted(storage.factors.dk, storage.factors.v, r));
+        storage.dq_error.observe_row(g, weighted(storage.factors.dk, storage.factors.v, r), over_q);
         // One over a length that is not finite is 0 or NaN, with whatever weight.
         q_is = over_q > A{0};
         k_is = device::load_shared(storage.k.slopes + r)[0] > A{0};
@@ -409,10 +388,8 @@ class FusedBackwardBlock {
         device::store_shared(
             storage.scale_grad_partials + r,
             device::load_shared(storage.scale_grad_partials + r) + static_cast<double>(term));
-        if constexpr (bounds_dq && weighs_queries) {
-          Squares<threads>::add(storage.squares.log, term);
-          Squares<threads>::add(storage.squares.g_log, log * weighted_g(r));
-        }
+        if constexpr (bounds_dq && weighs_queries)
+          storage.dq_error.observe_scale_grad(term, log * weighted_g(r));
       }
     if (view.data == nullptr) return;
     norm_backward.project(x, out);

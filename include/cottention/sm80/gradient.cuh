@@ -120,9 +120,9 @@ struct Gradient {
         attend<forward>(chunk.g, chunk.v, factors.g, factors.key_term, storage.dq_scores, chunk.k, k,
                         block.rows_finite(Block::Rows::k), row, leading.keys, out);
         block.scale_dq(out, key_weight);
-        observe(out, storage.fused.squares.unit_dq);
+        observe(out, [&](auto elements) { storage.fused.dq_error.observe_grad_unit_q(elements); });
         block.store_dq(0, row, chunk.q, out);
-        observe(out, storage.fused.squares.dq);
+        observe(out, [&](auto elements) { storage.fused.dq_error.observe_dq(elements); });
         if constexpr (Part::splits_m) {
           storage.fused.state.publish(block.d);  // all warps were done with S where those of dq met
           device::sync_block();                  // D is written
@@ -149,85 +149,26 @@ struct Gradient {
       }
     }
 
-    // ---- the bound on dq: E, what rounding is taken to have left in S, times g, with the weights and
-    // 1 / ||q|| that dq has, and without 1 / ||q||, which may vary so much that a few rows are all of the
-    // sum. The terms of a chunk are taken out with a relative error of `term_error`, and the sum is rounded
-    // each time; such errors add up like independent ones, but for chunks that come again, whose rounding
-    // adds up as it is. What errors that lean one way have added up to, S itself tells at the end: it should
-    // be the initial state then. Scaled by query, the gradient of m is made of q^ . dq^, and bounded
-    // likewise: 1 / sqrt(dim_qk) of an error falls on q^, and where more does, again and again, S tells.
+    // ---- what the error bound of dq follows from
 
-    static constexpr bool is_half = std::same_as<T, half>;
-    /// Of the split operands, at most: equal terms err alike.
-    static constexpr double split_error = is_half ? 0x1p-20 : 0x1p-15;
-    /// Of the sum of a chunk, which the tensor cores cut off with each of their products, and so always make
-    /// smaller: in a model of those that cut off most, of equal terms at most 2^-18.9 (2^-19.6 in bf16) for
-    /// the forward call's chunks of 64, half of it for 32. What is taken out errs the same way, so what is
-    /// left is at most the greater of both.
-    static constexpr double cut_error = is_half ? 0x1.2p-19 : 0x1p-19;
-    static constexpr double term_error = split_error + cut_error;
-    /// In the mean square, of one addition in fp32 by the forward call and one here: 2^-23 / sqrt(12) of the
-    /// power of two below the sum, twice.
-    static constexpr double sum_error = 0x1.3p-25;
-    /// Of the sum in each chunk, while equal chunks are added: roundings of a binade then lean one way, and
-    /// those of the forward call's longer chunks another. 2^-26.3 in a model of both with 2^20 equal tokens.
-    static constexpr double repeated_sum_error = 0x1p-26;
-    /// Of the length of dq. With what rounding dq to its type costs, 2^-9.2 or 2^-12.2, it stays within the
-    /// accuracy of gradients, 2^-7.4 or 2^-10.
-    static constexpr double allowed_error = is_half ? 0x1p-11 : 0x1p-8;
-
-    __device__ __forceinline__ void observe_state() {
-      const float x = s.squares();
-      float* const largest = storage.fused.squares.s + device::thread_index();
-      if (x > device::load_shared(largest) || !device::is_finite(x)) device::store_shared(largest, x);
-    }
-    static __device__ __forceinline__ void observe(typename Part::Output& out, float* of_threads) {
-      float* const sum = of_threads + device::thread_index();
-      float squares = device::load_shared(sum);
-      sm80::for_each_sum<Part>(out, [&squares](A& x, int, int) { squares = device::fma(x, x, squares); });
-      device::store_shared(sum, squares);
+    __device__ __forceinline__ void observe_state() { storage.fused.dq_error.observe_state(s.squares()); }
+    /// observe(for_each): for_each(f) calls f with each of the lane's elements of `out`.
+    template <class Observe>
+    static __device__ __forceinline__ void observe(typename Part::Output& out, Observe observe) {
+      observe([&out](auto f) { sm80::for_each_sum<Part>(out, [&f](A& x, int, int) { f(x); }); });
     }
 
-    /// Sums of squares outside may have lost to fp32's range what counts. Within they have not, though
-    /// squares vanish from 2^-126 down with fast-math.
-    static constexpr double least_squares = 0x1p-80, most_squares = 0x1p100;
-
-    /// Marks the head unless its bounds are within what is allowed.
+    /// Has the head's dq computed by Walk unless its error is within bounds. Scope: block; 18 barriers
+    /// inside.
     __device__ __forceinline__ void set_redo_flag() {
-      const auto over_block = [&](double x) {
-        device::sync_block();  // readers of the sum before are done
-        return device::sum_over_block<threads>(x, storage.fused.counts.sum);
-      };
-      const auto total = [&](const float* squares) {
-        return over_block(device::load_shared(squares + device::thread_index()));
-      };
-      const Squares<threads>& squares = storage.fused.squares;
       const A* initial = block.params.dq.initial_h;
       if (initial != nullptr) initial += block.queries.state_offset();
-      const double off_total = over_block(s.squared_distance(initial, block.params.dq.layout, 0));
-      const double s_total = total(squares.s), v_total = total(squares.v);
-      const double g_total = total(squares.g), dq_total = total(squares.dq);
-      const double unit_g_total = total(squares.unit_g), unit_dq_total = total(squares.unit_dq);
-      const bool wants_scale_grad = Block::weighs_queries && block.params.dq.scale_grad_partials != nullptr;
-      const double g_log_total = wants_scale_grad ? total(squares.g_log) : 0;
-      const double log_total = wants_scale_grad ? total(squares.log) : 0;
-      if (device::thread_index() != 0) return;
       const int chunks = (device::load_shared(&block.rows.keys.length) + Part::chunk - 1) / Part::chunk;
-      const double repeated_sums = repeated_sum_error * chunks;
-      const double rounded = term_error * term_error * (s_total + v_total) +
-                             (chunks * (sum_error * sum_error) + repeated_sums * repeated_sums) * s_total;
-      const double error = off_total + rounded, error_along_q = off_total + rounded / P::head_dim.qk;
-      const auto within_bound = [](double error_squares, double g, double result) {
-        return g >= least_squares && result <= most_squares &&
-               error_squares * g <= allowed_error * allowed_error * result;
-      };
-      bool all_within_bounds = s_total >= least_squares && s_total <= most_squares;
-      if (block.params.dq.out.data != nullptr)
-        all_within_bounds = all_within_bounds && within_bound(error, g_total, dq_total) &&
-                            within_bound(error, unit_g_total, unit_dq_total);
-      if (wants_scale_grad)
-        all_within_bounds = all_within_bounds && within_bound(error_along_q, g_log_total, log_total);
-      device::store_global(block.params.redo_flags + device::block_x(), all_within_bounds ? 0 : 1);
+      const bool exceeds = storage.fused.dq_error.exceeds(
+          s.squared_distance(initial, block.params.dq.layout, 0), chunks, block.params.dq.out.data != nullptr,
+          Block::weighs_queries && block.params.dq.scale_grad_partials != nullptr, storage.fused.counts.sum);
+      if (device::thread_index() == 0)
+        device::store_global(block.params.redo_flags + device::block_x(), exceeds ? 1 : 0);
     }
   };
 
