@@ -1,19 +1,17 @@
-// The error bound of dq where the causal gradients come from one pass over the chunks.
+// The error bound of dq where one pass over the chunks makes all causal gradients.
 //
-// That pass has S, the sum of k v^T before a chunk, by downdating: it starts from the final state, and each
-// chunk subtracts its own terms. What rounding leaves in S, an error E, enters dq as E g, with the weights
-// and the 1 / ||q|| of dq's rows. The kernel observes S, v, g and dq as it goes; at the end exceeds()
-// compares a bound of E g with the length of dq, summed over all rows of a head. It does so before the
-// division by ||q|| too, since ||q|| may vary so much that a few rows are all of the sum.
+// That pass has S, the sum of k v^T before a chunk, by downdating: from the final state on, each chunk
+// subtracts its own terms. What rounding leaves in S, an error E, enters dq as E g, with the weights and the
+// 1 / ||q|| of dq's rows. The kernel sums squares of S, v, g and dq over a head, and exceeds() compares a
+// bound of E g with dq; without the 1 / ||q|| too, which may vary so much that a few rows are all of the sum.
 //
-// The bound of E adds up independent errors: each chunk's terms are subtracted with a relative error of at
-// most `term_error`, and S is rounded by each subtraction, in the mean square `sum_error`. Chunks that repeat
-// are the exception, since their roundings do not average out: `repeated_sum_error` bounds those. Errors that
-// lean one way leave S off the initial state at the end, and that distance is added as it is.
+// The bound of E adds up independent errors: of the terms of a chunk, relative to S at most `term_error`, and
+// of S as it is rounded each time, in the mean square `sum_error`. Roundings of chunks that repeat do not
+// average out: `repeated_sum_error`. Errors that lean one way leave S off the initial state in the end, and
+// that distance is added.
 //
-// Scaled by query, the gradient of m is a sum of log(n) (q^ . dq^), and is bounded in the same way: 1 /
-// sqrt(dim_qk) of an error falls on q^. Where more does, chunk after chunk, the distance from the initial
-// state shows it.
+// Scaled by query, the gradient of m is a sum of log(n) (q^ . dq^), of which 1 / sqrt(dim_qk) of an error
+// falls on q^. Where more does, chunk after chunk, the distance from the initial state shows it.
 #pragma once
 
 #include <concepts>
@@ -33,13 +31,11 @@ class DqErrorBound {
  public:
   using Scratch = device::BlockSumStorage<double, threads>;
 
-  /// Starts from zero. Scope: block; no barrier inside, each thread reads and writes its own sums.
+  /// Scope: thread, as all observe functions.
   __device__ __forceinline__ void set_zero() {
     for (float* sum : {s_, dq_, grad_unit_q_, g_over_q_, g_, v_, scale_grad_, g_log_})
       device::store_shared(sum + device::thread_index(), 0.0f);
   }
-
-  // ---- what is observed, by each thread of what it holds
 
   /// `squares`: the sum of the squares of the thread's elements of S. The largest one counts.
   __device__ __forceinline__ void observe_state(float squares) {
@@ -53,14 +49,13 @@ class DqErrorBound {
     add(g_, g);
     add(v_, v);
   }
-  /// The gradient with respect to norm(q), and dq. for_each(f) calls f with each of the thread's elements.
-  template <class ForEach>
-  __device__ __forceinline__ void observe_grad_unit_q(ForEach for_each) {
-    add_each(grad_unit_q_, for_each);
-  }
-  template <class ForEach>
+  /// The thread's elements of dq, before or after it goes through the norm: for_each(f) calls f with each.
+  template <bool after_norm, class ForEach>
   __device__ __forceinline__ void observe_dq(ForEach for_each) {
-    add_each(dq_, for_each);
+    float* const sum = (after_norm ? dq_ : grad_unit_q_) + device::thread_index();
+    float squares = device::load_shared(sum);
+    for_each([&squares](float x) { squares = device::fma(x, x, squares); });
+    device::store_shared(sum, squares);
   }
   /// A row's term of the gradient of m, log(n) (q^ . dq^), and log(n) ||g|| with g's weight.
   __device__ __forceinline__ void observe_scale_grad(float term, float g_log) {
@@ -126,13 +121,6 @@ class DqErrorBound {
   static __device__ __forceinline__ void add(float* sums, float x) {
     sums += device::thread_index();
     device::store_shared(sums, device::fma(x, x, device::load_shared(sums)));
-  }
-  template <class ForEach>
-  static __device__ __forceinline__ void add_each(float* sums, ForEach for_each) {
-    float* const sum = sums + device::thread_index();
-    float squares = device::load_shared(sum);
-    for_each([&squares](float x) { squares = device::fma(x, x, squares); });
-    device::store_shared(sum, squares);
   }
 
   float s_[threads], dq_[threads], grad_unit_q_[threads];

@@ -1,10 +1,10 @@
 // All gradients of one head in one pass over its chunks, causal.
 //
-// The walk runs in reverse, as dk and dv have it, with the sum D of terms q g^T behind it. dq wants S, the
-// sum of k v^T ahead of it. Nothing decays, so that is known too: S at the end of the sequence is the final
-// state, and each chunk takes its own terms out of it. What the rounding of all that leaves in dq is bounded
-// at the end, not least by what S is off then; where it could be seen, the head is marked, and Walk does its
-// dq again, which sums S from the start.
+// The walk runs in reverse, as dk and dv need it, with the sum D of terms q g^T behind it. dq needs S, the
+// sum of k v^T ahead of it. S does not decay, so the walk has it by downdating: S starts from the final
+// state, and each chunk subtracts its own terms. kernel/dq_error_bound.cuh bounds what rounding leaves of
+// that in dq; where it could be seen, the head's redo flag is set, and Walk computes its dq again from an S
+// that is summed from the start.
 #pragma once
 
 #include <cottention/sm80/chunk.cuh>
@@ -29,7 +29,7 @@ struct Gradient {
   struct WalkStorage {
     FusedBackwardStorage<P, tiling> fused;
     ChunkTiles chunk[Part::stages];
-    typename Part::ScoreTile dq_scores, dk_scores, dv_scores;
+    typename Part::ScoreTile scores[3];  // (chunk, chunk), of dq, dk and dv
   };
   /// The chunks that few keys come before, and those that few queries come after.
   struct Leading {
@@ -73,89 +73,98 @@ struct Gradient {
     };
     const auto prepare = [&](const auto& at) { block.begin_chunk(at.row); };
     const auto compute = [&](const auto& at) { steps.step(at.row, storage.walk.chunk[at.stage]); };
-    sm80::for_each_step<Part::stages, Part::chunk, reverse>(0, keys.last, 1, copy, prepare, compute);
+    sm80::for_each_step<Part::stages, Part::chunk, tile::Direction::reverse>(0, keys.last, 1, copy, prepare,
+                                                                             compute);
     block.store_d();
     block.store_scale_grad_partials();
     steps.set_redo_flag();
   }
 
  private:
-  static constexpr tile::Direction forward = tile::Direction::forward, reverse = tile::Direction::reverse;
+  using Output = kernel::Output;
+  using Recurrence = typename Block::Roles::Recurrence;
+  template <Output output>
+  using Intra = IntraChunk<kernel::Roles<P, output>, tiling, Block::scales_rows>;
 
   struct Steps {
     Block& block;
-    typename Block::State& s;  // what comes before the chunks that have been walked
+    typename Block::State& s;  // S before the chunks that have been walked
     const Leading& leading;
     WalkStorage& storage;
 
+    /// The step of a chunk: measure, downdate S, output, update D. Scope: block.
     __device__ __forceinline__ void step(int row, ChunkTiles& chunk) {
       block.weights.enter_chunk();
       block.measure_queries(chunk.q, chunk.g);
       block.measure_keys(chunk.k, chunk.v);
-      device::sync_block();  // factors are written, rows of extreme length rescaled
+      device::sync_block();  // factors are written, rows of extreme norm rescaled
       block.observe_rows();
-      const GradientFactors<Part>& factors = storage.fused.factors;
+      const auto& [of_queries, of_keys, of_dv] = storage.fused.factors;
       const int key_exponent = block.key_exponent(), query_exponent = block.query_exponent();
       const A key_weight = block.key_weight(), query_weight = block.query_weight();
       const A over_query_weight = device::div_rn(A{1}, query_weight);
+      const A* const of_k = storage.fused.k.rnorm;
+      const Intra<Output::dq> dq{chunk.g,           chunk.v,      chunk.k,
+                                 of_queries.rows.a, of_keys.term, storage.scores[0]};
+      const Intra<Output::dk> dk{chunk.v,        chunk.g,         chunk.q,
+                                 of_keys.rows.a, of_queries.term, storage.scores[1]};
+      const Intra<Output::dv> dv{chunk.k, chunk.q, chunk.g, of_k, of_queries.term, storage.scores[2]};
+      constexpr int blocks = Part::row_blocks * (Part::row_blocks + 1) / 2;
+      dq.score(0);
+      dk.score(blocks);
+      dv.score(2 * blocks);
 
-      score<forward, score_rows>(chunk.g, chunk.v, factors.g, factors.key_term, storage.dq_scores, 0);
-      score<reverse, score_rows>(chunk.v, chunk.g, factors.v, factors.query_term, storage.dk_scores, 1);
-      score<reverse, score_rows>(chunk.k, chunk.q, storage.fused.k.rnorm, factors.query_term,
-                                 storage.dv_scores, 2);
-      typename Part::Output out;
-      {  // dq
+      SharedState<Recurrence, tiling>& operand = storage.fused.state;
+      typename Part::Output out;  // (chunk, dim)
+      {
         const typename Part::Values k = Block::load(chunk.k);
-        s.absorb(chunk.v, k, factors.key_term, key_exponent, -key_weight);  // taken out
+        s.absorb(chunk.v, k, of_keys.term, key_exponent, -key_weight);
         observe_state();
-        // Where rows are apart, S and D take turns in shared memory; otherwise S serves from registers.
-        storage.fused.state.publish(Part::splits_m ? s : block.d);
+        // Where warps split rows, S and D take turns in shared memory; otherwise S is an operand in
+        // registers.
+        operand.publish(Part::splits_m ? s : block.d);
         device::sync_block();  // scores and state are written
         const A over_key_weight = device::div_rn(A{1}, key_weight);
-        if constexpr (Part::splits_m)
-          storage.fused.state.apply(chunk.g, out, over_key_weight);
-        else
-          s.apply(chunk.g, out, over_key_weight);
-        block.scale_prefix(out, factors.g);
-        attend<forward>(chunk.g, chunk.v, factors.g, factors.key_term, storage.dq_scores, chunk.k, k,
-                        block.rows_finite(Block::Rows::k), row, leading.keys, out);
-        block.scale_dq(out, key_weight);
-        observe(out, [&](auto elements) { storage.fused.dq_error.observe_grad_unit_q(elements); });
-        block.store_dq(0, row, chunk.q, out);
-        observe(out, [&](auto elements) { storage.fused.dq_error.observe_dq(elements); });
         if constexpr (Part::splits_m) {
-          storage.fused.state.publish(block.d);  // all warps were done with S where those of dq met
-          device::sync_block();                  // D is written
+          output<Output::dq>(operand, row, dq, k, chunk.q, key_weight, over_key_weight, out);
+          operand.publish(block.d);  // all warps were done with S at the barrier of dq's epilogue
+          device::sync_block();      // D is written
+        } else {
+          output<Output::dq>(s, row, dq, k, chunk.q, key_weight, over_key_weight, out);
         }
       }
-      {  // dk
-        const typename Part::Values q = Block::load(chunk.q);
-        storage.fused.state.apply_transposed(chunk.v, out, over_query_weight);
-        block.scale_prefix(out, factors.v);
-        attend<reverse>(chunk.v, chunk.g, factors.v, factors.query_term, storage.dk_scores, chunk.q, q,
-                        block.rows_finite(Block::Rows::q), row, leading.queries, out);
-        block.scale_dk(out, query_weight);
-        block.store_dk(row, chunk.k, out);
-      }
-      {  // dv
-        const typename Part::Values g = Block::load(chunk.g);
-        storage.fused.state.apply(chunk.k, out, over_query_weight);
-        block.scale_prefix(out, storage.fused.k.rnorm);
-        attend<reverse>(chunk.k, chunk.q, storage.fused.k.rnorm, factors.query_term, storage.dv_scores,
-                        chunk.g, g, block.rows_finite(Block::Rows::g), row, leading.queries, out);
-        block.scale_dv(out, query_weight);
-        block.store_dv(row, out);
-        block.d.absorb(chunk.q, g, factors.query_term, query_exponent, query_weight);
-      }
+      output<Output::dk>(operand, row, dk, Block::load(chunk.q), chunk.k, query_weight, over_query_weight,
+                         out);
+      const typename Part::Values g = Block::load(chunk.g);
+      output<Output::dv>(operand, row, dv, g, chunk.k, query_weight, over_query_weight, out);
+      block.d.absorb(chunk.q, g, of_queries.term, query_exponent, query_weight);
+    }
+
+    /// Computes and stores one output of the chunk. state: S or D as an operand; c: (chunk, dim); x: q or k.
+    /// Scope: block; barriers inside: 1, none for dv; 2 more in a leading chunk.
+    template <Output output_, class StateOperand>
+    __device__ __forceinline__ void output(const StateOperand& state, int row, const Intra<output_>& intra,
+                                           const typename Part::Values& c, const Tile& x, A weight,
+                                           A over_weight, typename Part::Output& out) {
+      block.template inter_chunk<output_>(state, intra.a, out, over_weight);
+      const auto leading_chunks = [&] {
+        using Chunks = tile::LeadingChunks<Part::chunk, kernel::Roles<P, output_>::direction>;
+        return Chunks{device::load_shared(output_ == Output::dq ? &leading.keys.end : &leading.queries.end)};
+      };
+      intra.attend(c, block.template c_is_finite<output_>(), row, leading_chunks, out);
+      block.template scale<output_>(out, weight);
+      if constexpr (output_ == Output::dq) observe_dq<false>(out);
+      block.template store<output_>(0, row, x, out);
+      if constexpr (output_ == Output::dq) observe_dq<true>(out);
     }
 
     // ---- what the error bound of dq follows from
 
     __device__ __forceinline__ void observe_state() { storage.fused.dq_error.observe_state(s.squares()); }
-    /// observe(for_each): for_each(f) calls f with each of the lane's elements of `out`.
-    template <class Observe>
-    static __device__ __forceinline__ void observe(typename Part::Output& out, Observe observe) {
-      observe([&out](auto f) { sm80::for_each_sum<Part>(out, [&f](A& x, int, int) { f(x); }); });
+    template <bool after_norm>
+    __device__ __forceinline__ void observe_dq(typename Part::Output& out) {
+      storage.fused.dq_error.template observe_dq<after_norm>(
+          [&out](auto f) { sm80::for_each_sum<Part>(out, [&f](A& x, int, int) { f(x); }); });
     }
 
     /// Has the head's dq computed by Walk unless its error is within bounds. Scope: block; 18 barriers
@@ -171,30 +180,6 @@ struct Gradient {
         device::store_global(block.params.redo_flags + device::block_x(), exceeds ? 1 : 0);
     }
   };
-
-  static constexpr auto score_rows =
-      Block::Roles::normalizes_all_operands ? sm80::ScoreRows::scaled : sm80::ScoreRows::unscaled;
-  template <tile::Direction direction, sm80::ScoreRows score_rows>
-  static __device__ __forceinline__ void score(const Tile& a, const Tile& b, const A* row,
-                                               const sm80::TermFactors<T, Part::chunk>& term,
-                                               typename Part::ScoreTile& scores, int turn) {
-    constexpr int blocks = Part::row_blocks * (Part::row_blocks + 1) / 2;
-    sm80::score<typename Block::Roles::Recurrence, tiling, direction, score_rows>(a, b, row, term, scores,
-                                                                                  turn * blocks);
-  }
-  template <tile::Direction direction>
-  static __device__ __forceinline__ void attend(
-      const Tile& a, const Tile& b, const A* row, const sm80::TermFactors<T, Part::chunk>& term,
-      typename Part::ScoreTile& scores, const Tile& tile, const typename Part::Values& values, bool finite,
-      int row_of_chunk, const tile::LeadingChunks<Part::chunk, direction>& leading_shared,
-      typename Part::Output& out) {
-    using Recurrence = typename Block::Roles::Recurrence;
-    sm80::attend<Recurrence, tiling, direction>(scores, tile, values, finite, out);
-    const tile::LeadingChunks<Part::chunk, direction> leading{device::load_shared(&leading_shared.end)};
-    if (leading.contain(row_of_chunk))
-      sm80::attend_rest<Recurrence, tiling, direction, score_rows>(a, b, row, term, scores, tile, values,
-                                                                   finite, leading.are_all(), out);
-  }
 };
 
 }  // namespace cottention::sm80
