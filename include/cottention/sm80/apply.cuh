@@ -62,8 +62,8 @@ struct Apply {
       RowTiles<R, tiling>& rows = storage.rows[at.stage];
       factors.rescale_and_measure_rows(rows.a);
       epilogue.measure(rows);
-      device::sync_block();  // factors are written, rows of extreme length rescaled
-      typename Part::Output out;
+      device::sync_block();       // factors are written, rows of extreme length rescaled
+      typename Part::Output out;  // (chunk, columns)
       storage.operand.apply(state, rows.a, out);
       factors.scale_prefix(out);
       epilogue.store(at.group_head, at.row, rows, factors, out);

@@ -1,8 +1,6 @@
 // From the sums of a recurrence to rows of the output.
 #pragma once
 
-#include <type_traits>
-
 #include <cottention/kernel/scale_grad.cuh>
 #include <cottention/sm80/combine.cuh>
 #include <cottention/sm80/factors.cuh>
@@ -31,13 +29,13 @@ __device__ __forceinline__ void store_through_norm(bool is_wanted, RowSource row
   sm80::store_output<Part>(row_source(), row, 0, dim, valid, out);
 }
 
-template <kernel::AnyRoles R, Tiling tiling>
+template <kernel::AnyRoles R, Tiling tiling, bool = fuses_norm_backward<R, tiling>>
 struct EpilogueStorage {
-  struct None {};
   sm80::PartialOutput<PartOf<R, tiling>> partial;
-  [[no_unique_address]] std::conditional_t<fuses_norm_backward<R, tiling>, NormBackward<PartOf<R, tiling>>,
-                                           None>
-      norm_backward;
+};
+template <kernel::AnyRoles R, Tiling tiling>
+struct EpilogueStorage<R, tiling, true> : EpilogueStorage<R, tiling, false> {
+  NormBackward<PartOf<R, tiling>> norm_backward;
 };
 
 /// The epilogue of a recurrence on its own. Scope of all members: block.

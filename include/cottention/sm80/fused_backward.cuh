@@ -116,7 +116,7 @@ struct FusedBackwardStorage {
   using A = typename Part::A;
   GradientFactors<Part> factors;
   NormBackward<Part> q, k;
-  SharedState<typename FusedBackwardRoles<P, tiling>::Recurrence, tiling> state;  // S and D, in turns
+  SharedState<typename FusedBackwardRoles<P, tiling>::Recurrence, tiling> state;  // (dim, dim): S or D
   kernel::CountStorage<A, Part::warps> counts;
   // (chunk): of each row of all chunks; lanes have no registers for them.
   alignas(16) double scale_grad_partials[Part::chunk];
@@ -153,7 +153,7 @@ class FusedBackwardBlock {
   const Keys& keys;
   const FusedBackwardRows<P, tiling>& rows;
   FusedBackwardStorage<P, tiling>& storage;
-  State d;  // D, the sum of q g^T; operands take it from shared memory
+  State d;  // (dim, dim): D, the sum of q g^T; operands take it from shared memory
   kernel::PositionWeights<P, Roles::Dk::direction, Part::chunk, Part::warps> weights;
 
   /// S^T, the sum of v k^T over the sequence and the initial state. Barriers inside: those of reduce_piece().
@@ -338,8 +338,8 @@ class FusedBackwardBlock {
     return scales_rows ? weight : weight * device::load_shared(of.a + row);
   }
 
-  /// Measures x, q or k, and y, g or v, rows from warp `from` on; write_x(row, norm, rnorm, weight) beside
-  /// the side's factors. For half, a row of both falls to the same thread.
+  /// Measures x, q or k, and y, g or v, (chunk, dim); rows of extreme norm are rescaled. Rows fall to the
+  /// warps from `from` on. write_x(row, norm, rnorm, weight) is called for each row of x.
   template <bool is_weighted, class WriteX>
   __device__ __forceinline__ void measure(Tile& x, Tile& y, int from, SideFactors<Part>& side,
                                           WriteX write_x) {

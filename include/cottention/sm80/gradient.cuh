@@ -1,4 +1,4 @@
-// All gradients of one head in one pass over its chunks, causal.
+// All gradients of one causal head, in one pass over its chunks.
 //
 // The walk runs in reverse, as dk and dv need it, with the sum D of terms q g^T behind it. dq needs S, the
 // sum of k v^T ahead of it. S does not decay, so the walk has it by downdating: S starts from the final
@@ -24,7 +24,7 @@ struct Gradient {
 
   using Params = GradientParams<P>;
   struct ChunkTiles {
-    Tile q, k, v, g;
+    Tile q, k, v, g;  // (chunk, dim)
   };
   struct WalkStorage {
     FusedBackwardStorage<P, tiling> fused;
@@ -36,7 +36,7 @@ struct Gradient {
     tile::LeadingChunks<Part::chunk, tile::Direction::forward> keys;
     tile::LeadingChunks<Part::chunk, tile::Direction::reverse> queries;
 
-    /// By the whole block, before a barrier.
+    /// Scope: block, before a barrier; barriers inside: those of LeadingChunks::find().
     __device__ __forceinline__ void set(const typename Block::Queries& of_queries,
                                         const typename Block::Keys& of_keys) {
       const auto find = [](auto& chunks, const auto& head) {
@@ -88,7 +88,7 @@ struct Gradient {
 
   struct Steps {
     Block& block;
-    typename Block::State& s;  // S before the chunks that have been walked
+    typename Block::State& s;  // (dim, dim): S before the chunks that have been walked
     const Leading& leading;
     WalkStorage& storage;
 

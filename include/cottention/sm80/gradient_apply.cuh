@@ -1,5 +1,5 @@
-// All gradients of one head, bidirectional: dq from S and the sum D of terms q g^T while q and g are read,
-// then dk and dv from D while k and v are.
+// All gradients of one bidirectional head. A first pass over q and g computes dq from S, and sums D, the
+// terms q g^T; a second pass over k and v computes dk and dv from D.
 #pragma once
 
 #include <cottention/sm80/fused_backward.cuh>
@@ -16,7 +16,7 @@ struct GradientApply {
 
   using Params = GradientParams<P>;
   struct SideTiles {
-    Tile x, y;  // q and g, then k and v
+    Tile x, y;  // (chunk, dim): q and g, then k and v
   };
   struct ApplyStorage {
     FusedBackwardStorage<P, tiling> fused;
@@ -84,7 +84,7 @@ struct GradientApply {
   template <Output output_>
   static __device__ __forceinline__ void output(Block& block, ApplyStorage& storage, int group_head, int row,
                                                 const Tile& a, const Tile& x) {
-    typename Part::Output out;
+    typename Part::Output out;  // (chunk, dim)
     block.template inter_chunk<output_>(storage.fused.state, a, out);
     block.template scale<output_>(out);
     block.template store<output_>(group_head, row, x, out);

@@ -1,8 +1,6 @@
 // The tiles that a block has of a chunk, and the state that its walk starts from.
 #pragma once
 
-#include <type_traits>
-
 #include <cottention/kernel/head.cuh>
 #include <cottention/sm80/rows.cuh>
 #include <cottention/sm80/state.cuh>
@@ -49,13 +47,13 @@ template <kernel::AnyRoles R, Tiling tiling>
 inline constexpr bool fuses_norm_backward = R::has_norm_backward&& kernel::v_tiles<R, tiling> == 1;
 
 /// The tiles of rows i: a, and x, whose norm the output goes through.
-template <kernel::AnyRoles R, Tiling tiling>
+template <kernel::AnyRoles R, Tiling tiling, bool = fuses_norm_backward<R, tiling>>
 struct RowTiles {
-  using Part = PartOf<R, tiling>;
-  struct None {};
-  typename Part::TileAB a;  // (chunk, dims.qk)
-  [[no_unique_address]] std::conditional_t<fuses_norm_backward<R, tiling>, typename Part::TileC, None>
-      norm_input;
+  typename PartOf<R, tiling>::TileAB a;  // (chunk, dims.qk)
+};
+template <kernel::AnyRoles R, Tiling tiling>
+struct RowTiles<R, tiling, true> : RowTiles<R, tiling, false> {
+  typename PartOf<R, tiling>::TileC norm_input;  // (chunk, columns)
 };
 /// The tiles of terms j.
 template <kernel::AnyRoles R, Tiling tiling>

@@ -27,7 +27,7 @@ struct Walk {
   struct Storage {
     RowTiles<R, tiling> rows[Part::stages];
     TermTiles<R, tiling> terms[Part::stages];
-    typename Part::ScoreTile scores;
+    typename Part::ScoreTile scores;  // (chunk, chunk)
     sm80::StateOperand<Recurrence, tiling> operand;
     Factors<Part> factors;
     EpilogueStorage<R, tiling> epilogue;
