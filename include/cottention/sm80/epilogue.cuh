@@ -9,22 +9,22 @@
 namespace cottention::sm80 {
 
 /// Takes out, the gradient with respect to norm(x), backward through the norm, and stores it. x: (chunk,
-/// dim); out: rows (chunk, dim), of which the block has all columns. row_source() has the output's address,
-/// from registers or from shared memory. add_scale_grad(r, x^ . d) is called by one thread for each valid
-/// row. Scope: block; barriers inside: 1.
-template <class Part, int dim, class RowSource, class AddScaleGrad>
+/// dim); out: rows (chunk, dim), of which the block has all columns. all_hold_output: the kernel's warps
+/// never split K. row_source() has the output's address, from registers or from shared memory.
+/// add_scale_grad(r, x^ . d) is called by one thread for each valid row. Scope: block; barriers inside: 1.
+template <class Part, int dim, bool all_hold_output, class RowSource, class AddScaleGrad>
 __device__ __forceinline__ void store_through_norm(bool is_wanted, RowSource row_source, int row,
                                                    const tile::ValidRows<Part::chunk>& valid,
                                                    const typename Part::TileC& x,
                                                    NormBackward<Part>& norm_backward, bool wants_scale_grad,
                                                    AddScaleGrad add_scale_grad, typename Part::Output& out) {
-  const bool holds_output = Part::warps_k == 1 || Part::holds_output();
-  if (holds_output) norm_backward.multiply(x, out);
+  const auto holds_output = [] { return all_hold_output || Part::holds_output(); };
+  if (holds_output()) norm_backward.multiply(x, out);
   device::sync_block();  // products of the warps' columns are written
   if (wants_scale_grad)
     for (int r = device::thread_index(); r < Part::chunk; r += Part::threads)
       if (valid.contains(r)) add_scale_grad(r, norm_backward.coefficient(r));
-  if (!is_wanted || !holds_output) return;
+  if (!is_wanted || !holds_output()) return;
   norm_backward.project(x, out);
   sm80::store_output<Part>(row_source(), row, 0, dim, valid, out);
 }
@@ -74,9 +74,9 @@ class Epilogue {
       const auto add = [&](int r, A coefficient) {
         scale_grad_ += static_cast<double>(factors.log_count(r)) * static_cast<double>(coefficient);
       };
-      store_through_norm<Part, R::dims.v>(params.out.data != nullptr, rows, row, valid, tiles.norm_input,
-                                          storage_.norm_backward, params.scale_grad_partials != nullptr, add,
-                                          out);
+      store_through_norm<Part, R::dims.v, false>(params.out.data != nullptr, rows, row, valid,
+                                                 tiles.norm_input, storage_.norm_backward,
+                                                 params.scale_grad_partials != nullptr, add, out);
     } else {
       if ((!R::has_norm_backward && params.out.data == nullptr) || !Part::holds_output()) return;
       factors.scale_output(out);

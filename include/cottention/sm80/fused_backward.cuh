@@ -388,8 +388,8 @@ class FusedBackwardBlock {
       if constexpr (bounds_dq && weighs_queries)
         storage.dq_error.observe_scale_grad(term, log * weighted_norm(storage.factors.queries.rows, r));
     };
-    sm80::store_through_norm<Part, P::head_dim.v>(to.view.data != nullptr, to, row, valid, x, norm_backward,
-                                                  wants_scale_grad, add, out);
+    sm80::store_through_norm<Part, P::head_dim.v, true>(to.view.data != nullptr, to, row, valid, x,
+                                                        norm_backward, wants_scale_grad, add, out);
   }
 };
 
