@@ -8,25 +8,25 @@
 
 namespace cottention::sm80 {
 
-/// Takes out, the gradient with respect to norm(x), backward through the norm, and stores it. x: (chunk,
-/// dim); out: rows (chunk, dim), of which the block has all columns. all_hold_output: the kernel's warps
-/// never split K. row_source() has the output's address, from registers or from shared memory.
+/// Takes out, the gradient with respect to norm(x), backward through the norm, and calls store() where the
+/// output is wanted, which finds its rows' addresses in registers or in shared memory. x: (chunk, dim); out:
+/// rows (chunk, dim), of which the block has all columns. all_hold_output: the kernel's warps never split K.
 /// add_scale_grad(r, x^ . d) is called by one thread for each valid row. Scope: block; barriers inside: 1.
-template <class Part, int dim, bool all_hold_output, class RowSource, class AddScaleGrad>
-__device__ __forceinline__ void store_through_norm(bool is_wanted, RowSource row_source, int row,
-                                                   const tile::ValidRows<Part::chunk>& valid,
+template <class Part, bool all_hold_output, class AddScaleGrad, class Store>
+__device__ __forceinline__ void store_through_norm(const tile::ValidRows<Part::chunk>& valid,
                                                    const typename Part::TileC& x,
                                                    NormBackward<Part>& norm_backward, bool wants_scale_grad,
-                                                   AddScaleGrad add_scale_grad, typename Part::Output& out) {
+                                                   AddScaleGrad add_scale_grad, bool wants_output,
+                                                   Store store, typename Part::Output& out) {
   const auto holds_output = [] { return all_hold_output || Part::holds_output(); };
   if (holds_output()) norm_backward.multiply(x, out);
   device::sync_block();  // products of the warps' columns are written
   if (wants_scale_grad)
     for (int r = device::thread_index(); r < Part::chunk; r += Part::threads)
       if (valid.contains(r)) add_scale_grad(r, norm_backward.coefficient(r));
-  if (!is_wanted || !holds_output()) return;
+  if (!wants_output || !holds_output()) return;
   norm_backward.project(x, out);
-  sm80::store_output<Part>(row_source(), row, 0, dim, valid, out);
+  store();
 }
 
 template <kernel::AnyRoles R, Tiling tiling, bool = fuses_norm_backward<R, tiling>>
@@ -62,11 +62,14 @@ class Epilogue {
                                         const ChunkFactors<R, tiling>& factors, typename Part::Output& out) {
     sm80::combine<Part>(out, storage_.partial);
     const auto valid = tile::ValidRows<Part::chunk>::load(head_.rows.mask, row, head_.rows.length);
-    const auto rows = [&] {
-      if constexpr (R::has_norm_backward && !fuses_norm_backward<R, tiling>)
-        return head_.grad_normalized(group_head);
-      else
-        return head_.out(group_head);
+    const auto store = [&] {
+      const auto rows = [&] {
+        if constexpr (R::has_norm_backward && !fuses_norm_backward<R, tiling>)
+          return head_.grad_normalized(group_head);
+        else
+          return head_.out(group_head);
+      };
+      sm80::store_output<Part>(rows(), row, head_.column, R::dims.v, valid, out);
     };
     const auto& params = head_.params;
     if constexpr (fuses_norm_backward<R, tiling>) {
@@ -74,13 +77,13 @@ class Epilogue {
       const auto add = [&](int r, A coefficient) {
         scale_grad_ += static_cast<double>(factors.log_count(r)) * static_cast<double>(coefficient);
       };
-      store_through_norm<Part, R::dims.v, false>(params.out.data != nullptr, rows, row, valid,
-                                                 tiles.norm_input, storage_.norm_backward,
-                                                 params.scale_grad_partials != nullptr, add, out);
+      store_through_norm<Part, false>(valid, tiles.norm_input, storage_.norm_backward,
+                                      params.scale_grad_partials != nullptr, add, params.out.data != nullptr,
+                                      store, out);
     } else {
       if ((!R::has_norm_backward && params.out.data == nullptr) || !Part::holds_output()) return;
       factors.scale_output(out);
-      sm80::store_output<Part>(rows(), row, head_.column, R::dims.v, valid, out);
+      store();
     }
   }
 

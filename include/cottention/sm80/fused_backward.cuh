@@ -388,8 +388,9 @@ class FusedBackwardBlock {
       if constexpr (bounds_dq && weighs_queries)
         storage.dq_error.observe_scale_grad(term, log * weighted_norm(storage.factors.queries.rows, r));
     };
-    sm80::store_through_norm<Part, P::head_dim.v, true>(to.view.data != nullptr, to, row, valid, x,
-                                                        norm_backward, wants_scale_grad, add, out);
+    const auto store = [&] { sm80::store_output<Part>(to(), row, 0, P::head_dim.v, valid, out); };
+    sm80::store_through_norm<Part, true>(valid, x, norm_backward, wants_scale_grad, add,
+                                         to.view.data != nullptr, store, out);
   }
 };
 
