@@ -11,9 +11,9 @@ namespace cottention::kernel {
 template <AnyRoles R, Tiling tiling>
 inline constexpr int v_tiles = (R::dims.v + tiling.columns - 1) / tiling.columns;
 
-/// The block's part of one key/value head of one sequence, whose group_head is one of the query heads that
-/// share it. `keeps_addresses`: lanes have registers for what follows from the head's index; otherwise it is
-/// computed at each use.
+/// What a block computes of one key/value head of one sequence. `group_head` is one of the query heads that
+/// share the key/value head. `keeps_addresses`: lanes have registers for addresses that follow from the
+/// head's index; otherwise each use computes them.
 template <AnyRoles R, Tiling tiling, bool keeps_addresses>
 struct Head {
   using T = typename R::element;
@@ -21,7 +21,7 @@ struct Head {
 
   const RecurrenceParams<T>& params;
   std::int64_t batch;
-  int kv_head, group, column;
+  int kv_head, group, column;  // column: the first of the block's columns of c and the output
   tile::Side rows, terms;
   tile::Pieces pieces;  // of the sequence of terms
   int order;            // of this block's piece, in the order of the walk
@@ -40,21 +40,23 @@ struct Head {
         first(pieces.first(piece())),
         last(pieces.last(piece(), walked())) {}
 
-  /// Of the head among states; found anew at either end of its way, so that lanes need not keep it.
+  /// The head's first element in an array of states, (batch, heads_kv, dims.qk, dims.v). Opaque: each use
+  /// computes it.
   __device__ __forceinline__ std::int64_t state_offset() const {
     return std::int64_t{device::opaque(device::block_x())} * R::dims.qk * R::dims.v;
   }
 
-  /// Whether it is the last piece, in the order of the walk.
+  /// Whether the block's piece is the last one in the order of the walk.
   __device__ __forceinline__ bool is_last() const {
     return device::opaque(device::block_y()) == pieces.count - 1;
   }
 
-  /// By its place in the sequence.
+  /// The index of the block's piece in the sequence.
   __device__ __forceinline__ int piece() const {
     return R::direction == tile::Direction::forward ? order : pieces.count - 1 - order;
   }
 
+  // The rows of a tensor, (seq, dim).
   __device__ __forceinline__ tile::RowView<const T> a(int group_head) const {
     return on_rows(params.a, group_head);
   }
@@ -74,10 +76,10 @@ struct Head {
     return on_terms(params.c, group_head);
   }
 
-  /// The side that counts and weights follow from.
+  /// The keys of the sequence, from which counts and weights follow.
   __device__ __forceinline__ const tile::Side& keys() const { return R::rows_are_queries ? terms : rows; }
 
-  /// The state of the piece of this rank in this sequence, of this block's columns.
+  /// The partial state of the piece that is `of_order` in the walk, of the block's columns.
   __device__ __forceinline__ A* partial_state(int of_order) const {
     return partial_state_of(params, device::block_z(), of_order);
   }

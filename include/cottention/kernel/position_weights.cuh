@@ -6,28 +6,28 @@
 
 namespace cottention::kernel {
 
-/// In shared memory.
+/// What PositionWeights keeps in shared memory.
 template <class A, int warps>
 struct CountStorage {
   tile::ChunkTable<A> table;
-  union {  // in turns
+  union {  // one is used at a time
     tile::ValidCountStorage<warps * device::warp_size> valid;
     device::BlockSumStorage<double, warps * device::warp_size> sum;
   };
-  // By lane, since registers have no room:
+  // (warp_size): a copy for each lane, which has no registers for them.
   double exponent[device::warp_size];
-  std::int64_t anchor[device::warp_size];  // unmasked keys up to the next 32 chunks; warp 0 keeps it up
+  std::int64_t anchor[device::warp_size];  // unmasked keys before the next 32 chunks; warp 0 updates it
 };
 
-/// Of a head that walks the rows first, ..., last - 1 of its sequence in `direction`; `scaled` tells whether
-/// the Problem has weights. Bidirectional, all positions have that of the whole sequence.
+/// The weights of a head whose block walks the rows first, ..., last - 1 of its sequence in `direction`. In a
+/// bidirectional Problem all positions have the weight of the whole sequence.
 template <AnyProblem P, tile::Direction direction, int chunk, int warps>
 class PositionWeights {
  public:
   using A = typename P::accumulate;
   static constexpr bool causal = P::mask == Mask::causal;
 
-  /// By the whole block.
+  /// Counts the keys before the walk. Scope: block; barriers inside: 2 where keys are masked.
   __device__ __forceinline__ PositionWeights(const RecurrenceParams<typename P::element>& params,
                                              std::int64_t batch, int kv_head, const tile::Side& keys,
                                              int first, int last, CountStorage<A, warps>& storage)
@@ -51,7 +51,8 @@ class PositionWeights {
     }
   }
 
-  /// Before the barrier that starts a chunk at `row`, of the keys' mask and length.
+  /// Prepares the chunk at `row`, from the keys' mask and length. Scope: block, before the barrier that
+  /// starts the chunk; no barrier inside.
   __device__ __forceinline__ void begin_chunk(int row, const std::uint8_t* mask, int length) {
     if (!scaled_ || !causal) return;
     const int index = (row - first_) / chunk;
@@ -65,7 +66,7 @@ class PositionWeights {
     }
     valid_ = tile::ValidRows<chunk>::load(mask, row, length);
   }
-  /// After it.
+  /// Loads what the chunk's weights follow from. Scope: thread, after that barrier.
   __device__ __forceinline__ void enter_chunk() {
     if (!scaled_ || !causal) return;
     before_ = device::load_shared(storage_.table.before + entry_);
@@ -73,10 +74,11 @@ class PositionWeights {
     log_ = device::load_shared(storage_.table.logarithm + entry_);
   }
 
+  /// Whether positions have weights: the call may have no scale_logit.
   __device__ __forceinline__ bool scaled() const { return scaled_; }
-  /// At the chunk's first row.
+  /// The weight at the chunk's first row.
   __device__ __forceinline__ A weight() const { return weight_; }
-  /// At a row of the chunk, over weight().
+  /// The weight at a row of the chunk, over weight().
   __device__ __forceinline__ A relative(int row) const {
     if (!scaled_ || !causal) return A{1};
     if constexpr (rough)
@@ -84,8 +86,6 @@ class PositionWeights {
     else
       return tile::relative_weight<A>(before_ + 1, valid_.up_to(row) - 1, exponent());
   }
-  /// At a row of the chunk.
-  __device__ __forceinline__ A at(int row) const { return weight_ * relative(row); }
   /// ln(max(n, 1)) at a row of the chunk.
   __device__ __forceinline__ A log_count(int row) const {
     if constexpr (!causal)
@@ -100,7 +100,7 @@ class PositionWeights {
   static constexpr bool rough = sizeof(typename P::element) == 2;
   static constexpr bool reverse = causal && direction == tile::Direction::reverse;
 
-  /// In reverse: where the 32 chunks end that hold the last of the piece.
+  /// Where the table of 32 chunks ends that holds the last row of the piece, for walks in reverse.
   __device__ __forceinline__ int end_of_table(int last, int length) const {
     constexpr int rows = chunk * device::warp_size;
     if (last <= first_) return first_;

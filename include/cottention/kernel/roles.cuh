@@ -1,5 +1,6 @@
-// Who plays a, b and c. With norms and weights folded into its operands, every output of attention and of its
-// gradient is one recurrence over rows i and terms j, where g is the gradient with respect to o:
+// The role table: which tensors are a, b and c. With norms and weights folded into its operands, every output
+// of attention and of its gradient is one recurrence over rows i and terms j, where g is the gradient with
+// respect to o:
 //
 //     out_i = a_i H + sum over visible j of (a_i . b_j) c_j          H = sum of b_j c_j^T
 //
@@ -9,8 +10,8 @@
 //     dk       v   g   q   keys      reverse        through the norm of k
 //     dv       k   q   g   keys      reverse
 //
-// q and k are normalised wherever they play; scaled by key, v has the weight of its position and dv is
-// multiplied by it; scaled by query, g has it and o is multiplied by it.
+// q and k are normalised in every role. Scaled by key, v has the weight of its position, and dv is multiplied
+// by it; scaled by query, g has the weight, and o is multiplied by it.
 #pragma once
 
 #include <concepts>
@@ -24,7 +25,7 @@ enum class Output { o, dq, dk, dv };
 
 /// Whether an output has a row for each query, and sums over keys; otherwise the other way round.
 constexpr bool rows_are_queries(Output output) { return output == Output::o || output == Output::dq; }
-/// Whether it goes through the norm of q or k.
+/// Whether the output goes backward through the norm of q or k.
 constexpr bool has_norm_backward(Output output) { return output == Output::dq || output == Output::dk; }
 
 /// Which side of a recurrence has the weights of positions.
@@ -44,10 +45,11 @@ struct Roles {
   static constexpr Weighted weighted = P::scale == Scale::none                           ? Weighted::nothing
                                        : (P::scale == Scale::by_key) == rows_are_queries ? Weighted::terms
                                                                                          : Weighted::rows;
-  /// Half's range is narrow: rows of g and v, which no norm tames, get factors that do.
+  /// Whether g and v get factors that bring their rows to norm 1, too: half's range is narrow.
   static constexpr bool normalizes_all_operands = has_norm_backward && std::same_as<element, half>;
 
-  /// Columns of a and b, and of c and the output: what H and its tiles follow from, whoever plays.
+  /// Columns of a and b, and of c and the output, which shape H, (dims.qk, dims.v), and the tiles of every
+  /// role.
   static constexpr HeadDim dims = has_norm_backward ? HeadDim{P::head_dim.v, P::head_dim.qk} : P::head_dim;
   using Recurrence = Problem<element, dims, mask, Scale::none>;
 };

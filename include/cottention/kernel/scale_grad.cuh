@@ -9,7 +9,8 @@
 
 namespace cottention::kernel {
 
-/// Leaves what a block has summed at position y of head x.
+/// Writes the sum over a block of what its threads have summed, as partial y of head x. Scope: block;
+/// barriers inside: 2.
 template <int threads>
 __device__ __forceinline__ void store_scale_grad(double* scale_grad_partials, int partials_per_head,
                                                  double own,
@@ -21,7 +22,7 @@ __device__ __forceinline__ void store_scale_grad(double* scale_grad_partials, in
         scale_grad_partials + std::int64_t{device::block_x()} * partials_per_head + device::block_y(), sum);
 }
 
-/// Adds them up. Blocks: x = key/value head.
+/// Adds up the partials of a head and writes its gradient. Blocks: x = key/value head.
 template <Element T>
 struct ScaleGrad {
   static constexpr int threads = 128;

@@ -1,4 +1,4 @@
-// The bidirectional recurrence of one head: out_i = a_i H with H the sum over the whole sequence.
+// The bidirectional recurrence of one head: out_i = a_i H, where H is the sum over the whole sequence.
 #pragma once
 
 #include <cottention/sm80/epilogue.cuh>
@@ -7,9 +7,9 @@
 
 namespace cottention::sm80 {
 
-/// The state comes from the partial states that Reduce and Prefix left, or without such from the block
-/// itself, which then has the sequence to itself. Blocks: y = M block (rows of the output that a block
-/// takes), x and z as in kernel::RecurrenceParams.
+/// H comes from the partial states of Reduce and Prefix; in a call without partial states the block sums it.
+/// Blocks: y = M block (the rows of the output that a thread block takes), x and z as in
+/// kernel::RecurrenceParams.
 template <kernel::AnyRoles R, Tiling tiling>
 struct Apply {
   using Part = PartOf<R, tiling>;
@@ -62,8 +62,8 @@ struct Apply {
       RowTiles<R, tiling>& rows = storage.rows[at.stage];
       factors.rescale_and_measure_rows(rows.a);
       epilogue.measure(rows);
-      device::sync_block();  // factors are written, rows of extreme length rescaled
-      typename Part::Output out;
+      device::sync_block();       // factors are written, rows of extreme length rescaled
+      typename Part::Output out;  // (chunk, columns)
       storage.operand.apply(state, rows.a, out);
       factors.scale_prefix(out);
       epilogue.store(at.group_head, at.row, rows, factors, out);

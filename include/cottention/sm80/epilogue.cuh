@@ -8,17 +8,37 @@
 
 namespace cottention::sm80 {
 
+/// Takes out, the gradient with respect to norm(x), backward through the norm, and calls store() where the
+/// output is wanted, which finds its rows' addresses in registers or in shared memory. x: (chunk, dim); out:
+/// rows (chunk, dim), of which the block has all columns. all_hold_output: the kernel's warps never split K.
+/// add_scale_grad(r, x^ . d) is called by one thread for each valid row. Scope: block; barriers inside: 1.
+template <class Part, bool all_hold_output, class AddScaleGrad, class Store>
+__device__ __forceinline__ void store_through_norm(const tile::ValidRows<Part::chunk>& valid,
+                                                   const typename Part::TileC& x,
+                                                   NormBackward<Part>& norm_backward, bool wants_scale_grad,
+                                                   AddScaleGrad add_scale_grad, bool wants_output,
+                                                   Store store, typename Part::Output& out) {
+  const auto holds_output = [] { return all_hold_output || Part::holds_output(); };
+  if (holds_output()) norm_backward.multiply(x, out);
+  device::sync_block();  // products of the warps' columns are written
+  if (wants_scale_grad)
+    for (int r = device::thread_index(); r < Part::chunk; r += Part::threads)
+      if (valid.contains(r)) add_scale_grad(r, norm_backward.coefficient(r));
+  if (!wants_output || !holds_output()) return;
+  norm_backward.project(x, out);
+  store();
+}
+
 template <kernel::AnyRoles R, Tiling tiling, bool = fuses_norm_backward<R, tiling>>
 struct EpilogueStorage {
   sm80::PartialOutput<PartOf<R, tiling>> partial;
 };
 template <kernel::AnyRoles R, Tiling tiling>
-struct EpilogueStorage<R, tiling, true> {
-  sm80::PartialOutput<PartOf<R, tiling>> partial;
-  sm80::NormBackward<PartOf<R, tiling>> norm_backward;
+struct EpilogueStorage<R, tiling, true> : EpilogueStorage<R, tiling, false> {
+  NormBackward<PartOf<R, tiling>> norm_backward;
 };
 
-/// By the whole block.
+/// The epilogue of a recurrence on its own. Scope of all members: block.
 template <kernel::AnyRoles R, Tiling tiling>
 class Epilogue {
  public:
@@ -34,7 +54,7 @@ class Epilogue {
     if constexpr (fuses_norm_backward<R, tiling>)
       sm80::rescale_and_measure_rows<Part::threads>(
           tiles.norm_input, Part::warps / 2,
-          [this](int r, const tile::RowNorm<A>& norm) { storage_.norm_backward.set(r, norm); });
+          [this](int r, const tile::RowNorm<A>& norm) { storage_.norm_backward.set(r, norm, norm.rnorm()); });
   }
 
   /// Writes rows row, ... of a query head from `out`, in which each warp has its part of the sums.
@@ -42,26 +62,28 @@ class Epilogue {
                                         const ChunkFactors<R, tiling>& factors, typename Part::Output& out) {
     sm80::combine<Part>(out, storage_.partial);
     const auto valid = tile::ValidRows<Part::chunk>::load(head_.rows.mask, row, head_.rows.length);
+    const auto store = [&] {
+      const auto rows = [&] {
+        if constexpr (R::has_norm_backward && !fuses_norm_backward<R, tiling>)
+          return head_.grad_normalized(group_head);
+        else
+          return head_.out(group_head);
+      };
+      sm80::store_output<Part>(rows(), row, head_.column, R::dims.v, valid, out);
+    };
+    const auto& params = head_.params;
     if constexpr (fuses_norm_backward<R, tiling>) {
       factors.scale_output(out);
-      if (Part::holds_output()) storage_.norm_backward.multiply(tiles.norm_input, out);
-      device::sync_block();  // products of the warps' columns are written
-      if (head_.params.scale_grad_partials != nullptr)
-        for (int r = device::thread_index(); r < Part::chunk; r += Part::threads)
-          if (valid.contains(r))
-            scale_grad_ += static_cast<double>(factors.log_count(r)) *
-                           static_cast<double>(storage_.norm_backward.coefficient(r));
-      if (head_.params.out.data == nullptr || !Part::holds_output()) return;
-      storage_.norm_backward.project(tiles.norm_input, out);
-      write(head_.out(group_head), row, valid, out);
-    } else if constexpr (R::has_norm_backward) {
-      if (!Part::holds_output()) return;
-      factors.scale_output(out);
-      write(head_.grad_normalized(group_head), row, valid, out);
+      const auto add = [&](int r, A coefficient) {
+        scale_grad_ += static_cast<double>(factors.log_count(r)) * static_cast<double>(coefficient);
+      };
+      store_through_norm<Part, false>(valid, tiles.norm_input, storage_.norm_backward,
+                                      params.scale_grad_partials != nullptr, add, params.out.data != nullptr,
+                                      store, out);
     } else {
-      if (head_.params.out.data == nullptr || !Part::holds_output()) return;
+      if ((!R::has_norm_backward && params.out.data == nullptr) || !Part::holds_output()) return;
       factors.scale_output(out);
-      write(head_.out(group_head), row, valid, out);
+      store();
     }
   }
 
@@ -75,13 +97,6 @@ class Epilogue {
   }
 
  private:
-  template <class E>
-  __device__ __forceinline__ void write(const tile::RowView<E>& rows, int row,
-                                        const tile::ValidRows<Part::chunk>& valid,
-                                        const typename Part::Output& out) const {
-    sm80::store_output<Part>(rows, row, head_.column, R::dims.v, valid, out);
-  }
-
   const Head<R, tiling>& head_;
   EpilogueStorage<R, tiling>& storage_;
   double scale_grad_ = 0;  // of the rows that this thread adds up

@@ -9,7 +9,7 @@
 
 namespace cottention::sm80 {
 
-/// The exponent of a chunk's largest factor; 0 where that is 0 or not finite. The same in all lanes.
+/// The exponent of a chunk's largest factor; 0 where that is 0 or not finite. Scope: warp; no barrier inside.
 template <int chunk, class A>
 __device__ __forceinline__ int exponent_of_factors(const A* factors_shared) {
   A largest{};
@@ -21,20 +21,47 @@ __device__ __forceinline__ int exponent_of_factors(const A* factors_shared) {
   return largest > A{0} && device::is_finite(largest) ? device::exponent_of(largest) : 0;
 }
 
-/// Whether terms have their whole weight. In half's narrow range they have it relative to that of their
-/// chunk.
+/// Whether terms have their weights in full; in half's narrow range they have them over their chunk's weight.
 template <Element T>
 inline constexpr bool weights_in_terms = !std::same_as<T, half>;
 
-/// In shared memory.
+/// Factors of the rows that are a in a recurrence, in shared memory.
 template <class Part>
-struct Factors {
+struct RowFactors {
   using A = typename Part::A;
-  sm80::TermFactors<typename Part::T, Part::chunk> term;  // of b_j c_j^T
-  alignas(16) A row[Part::chunk];     // of a_i, where scores have to be kept in half's range
-  alignas(16) A output[Part::chunk];  // of out_i
-  kernel::CountStorage<A, Part::warps> counts;
+  alignas(16) A a[Part::chunk];       // (chunk): of a_i, where scores have to be kept in half's range
+  alignas(16) A output[Part::chunk];  // (chunk): of out_i
 };
+
+/// Factors of a side, queries or keys, whose tensors are x, which is normalised (q or k), and y, which is not
+/// (g or v).
+template <class Part>
+struct SideFactors {
+  TermFactors<typename Part::T, Part::chunk> term;  // (chunk): of x y^T, where these rows are terms
+  RowFactors<Part> rows;
+};
+
+/// The same of the rows of one recurrence and of its terms, and what the weights of positions need.
+template <class Part>
+struct Factors : SideFactors<Part> {
+  kernel::CountStorage<typename Part::A, Part::warps> counts;
+};
+
+/// The weight of a row: over that of the chunk's first row, and in full.
+template <class A>
+struct RowWeight {
+  A relative, full;
+};
+template <bool is_weighted, class Weights, class A = typename Weights::A>
+__device__ __forceinline__ RowWeight<A> row_weight(const Weights& weights, int row) {
+  const A relative = is_weighted ? weights.relative(row) : A{1};
+  return {relative, is_weighted ? weights.weight() * relative : A{1}};
+}
+/// w of ChunkFactors, for terms that may have weights.
+template <Element T, bool is_weighted, class Weights, class A = typename Weights::A>
+__device__ __forceinline__ A state_weight(const Weights& weights) {
+  return !weights_in_terms<T> && is_weighted && weights.scaled() ? weights.weight() : A{1};
+}
 
 /// Factors of the current chunk, with a, b and c as their tiles hold them:
 ///
@@ -51,7 +78,7 @@ class ChunkFactors {
   using T = typename R::element;
   using A = typename Part::A;
 
-  /// By the whole block.
+  /// Scope: block; barriers inside: those of PositionWeights.
   __device__ __forceinline__ ChunkFactors(const Head<R, tiling>& head, Factors<Part>& factors)
       : factors_(factors),
         weights_(head.params, head.batch, head.kv_head, head.keys(), head.first, head.last, factors.counts) {}
@@ -65,11 +92,13 @@ class ChunkFactors {
 
   __device__ __forceinline__ void enter_chunk() { weights_.enter_chunk(); }
 
-  /// Once for each chunk and query head that brings terms.
+  /// Measures b and c once for each chunk and query head that brings terms. Scope: block; barriers inside: 1
+  /// where half meets several v tiles.
   __device__ __forceinline__ void measure_terms(const Head<R, tiling>& head, int group_head, int row,
                                                 TermTiles<R, tiling>& tiles) {
     const auto write = [this](int r, const tile::RowNorm<A>& norm) {
-      factors_.term.set(r, norm.rnorm() * term_weight(r));
+      const RowWeight<A> weight = sm80::row_weight<weighs_terms>(weights_, r);
+      factors_.term.set(r, norm.rnorm() * (weights_in_terms<T> ? weight.full : weight.relative));
     };
     if constexpr (!R::has_norm_backward) {
       sm80::rescale_and_measure_rows<Part::threads>(tiles.b, 0, write);
@@ -95,47 +124,44 @@ class ChunkFactors {
     }
   }
 
-  /// Likewise for rows.
+  /// Measures the rows a once for each chunk and query head that brings rows.
+  /// Scope: block; no barrier inside. a: (chunk, dim_a), rows of extreme norm are rescaled.
   __device__ __forceinline__ void rescale_and_measure_rows(typename Part::TileAB& a) {
     if constexpr (R::normalizes_all_operands) {
       sm80::measure_rows<Part::threads>(a, Part::warps / 2, [this](int r, const tile::RowNorm<A>& norm) {
-        device::store_shared(factors_.row + r, norm.rnorm());
-        device::store_shared(factors_.output + r, norm.norm() * row_weight(r));
+        device::store_shared(factors_.rows.a + r, norm.rnorm());
+        device::store_shared(factors_.rows.output + r, norm.norm() * row_weight(r));
       });
     } else if constexpr (!R::has_norm_backward) {
       sm80::rescale_and_measure_rows<Part::threads>(
           a, Part::warps / 2, [this](int r, const tile::RowNorm<A>& norm) {
-            device::store_shared(factors_.output + r, norm.rnorm() * row_weight(r));
+            device::store_shared(factors_.rows.output + r, norm.rnorm() * row_weight(r));
           });
     } else if (weighs_rows()) {
       for (int r = device::thread_index(); r < Part::chunk; r += Part::threads)
-        device::store_shared(factors_.output + r, row_weight(r));
+        device::store_shared(factors_.rows.output + r, row_weight(r));
     }
   }
 
   // ---- after that barrier
 
-  /// A power of two that bounds the terms' factors, for half. By whole warps.
+  /// A power of two that bounds the terms' factors, for half. Scope: warp; no barrier inside.
   __device__ __forceinline__ int term_exponent() const {
     return R::normalizes_all_operands ? exponent_of_factors<Part::chunk>(factors_.term.full) : 0;
   }
 
   /// w
-  __device__ __forceinline__ A of_state() const {
-    return !weights_in_terms<T> && R::weighted == kernel::Weighted::terms && weights_.scaled()
-               ? weights_.weight()
-               : A{1};
-  }
+  __device__ __forceinline__ A of_state() const { return state_weight<T, weighs_terms>(weights_); }
 
   /// 1 / w
   __device__ __forceinline__ A over_state() const { return device::div_rn(A{1}, of_state()); }
 
   /// out from a (H / w) to row_i a_i (H / w).
   __device__ __forceinline__ void scale_prefix(typename Part::Output& out) const {
-    if constexpr (R::normalizes_all_operands) sm80::scale_rows<Part>(out, factors_.row, A{1});
+    if constexpr (R::normalizes_all_operands) sm80::scale_rows<Part>(out, factors_.rows.a, A{1});
   }
 
-  /// In the end.
+  /// out (chunk, dim_c) from sums to outputs, or to the gradient that goes through the norm.
   __device__ __forceinline__ void scale_output(typename Part::Output& out) const {
     A all{1};
     if constexpr (!causal && R::weighted == kernel::Weighted::rows)
@@ -143,7 +169,7 @@ class ChunkFactors {
     else if constexpr (causal)
       all = of_state();
     if (R::normalizes_all_operands || !R::has_norm_backward || weighs_rows())
-      sm80::scale_rows<Part>(out, factors_.output, all);
+      sm80::scale_rows<Part>(out, factors_.rows.output, all);
     else if constexpr (R::weighted != kernel::Weighted::nothing)
       sm80::scale_all<Part>(out, all);
   }
@@ -153,15 +179,14 @@ class ChunkFactors {
 
  private:
   static constexpr bool causal = R::mask == Mask::causal;
+  static constexpr bool weighs_terms = R::weighted == kernel::Weighted::terms;
 
-  /// Row by row, that is.
+  /// Whether each row of the output has a weight of its own.
   __device__ __forceinline__ bool weighs_rows() const {
     return R::weighted == kernel::Weighted::rows && causal && weights_.scaled();
   }
-  __device__ __forceinline__ A row_weight(int row) const { return weighs_rows() ? weights_.at(row) : A{1}; }
-  __device__ __forceinline__ A term_weight(int row) const {
-    if constexpr (R::weighted != kernel::Weighted::terms) return A{1};
-    return weights_in_terms<T> ? weights_.at(row) : weights_.relative(row);
+  __device__ __forceinline__ A row_weight(int row) const {
+    return weighs_rows() ? weights_.weight() * weights_.relative(row) : A{1};
   }
 
   Factors<Part>& factors_;

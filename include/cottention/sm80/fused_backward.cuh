@@ -1,16 +1,18 @@
-// What the kernels that make dq, dk and dv together share. One tile serves each of q, k, v and g whoever
-// plays, and is read from memory once.
+// What the kernels that compute dq, dk and dv together share. A tile of each of q, k, v and g serves all
+// three roles, and is read from memory once.
 #pragma once
 
-#include <cottention/kernel/scale_grad.cuh>
-#include <cottention/sm80/factors.cuh>
-#include <cottention/sm80/norm_backward.cuh>
+#include <type_traits>
+
+#include <cottention/kernel/dq_error_bound.cuh>
+#include <cottention/sm80/epilogue.cuh>
+#include <cottention/sm80/intra_chunk.cuh>
 #include <cottention/sm80/reduce.cuh>
 #include <cottention/sm80/shared_state.cuh>
 
 namespace cottention::sm80 {
 
-/// Whether there are kernels that make all gradients together: two states have to be held.
+/// Whether there are kernels that compute all gradients together, which hold two states.
 template <AnyProblem P>
 inline constexpr bool has_fused_backward =
     sizeof(typename P::element) == 2 && P::head_dim == HeadDim{P::head_dim.qk, P::head_dim.qk} &&
@@ -25,7 +27,7 @@ struct GradientParams {
   int* redo_flags = nullptr;               // [batch head], causal: whether dq is to be done again
 };
 
-/// Roles of all gradients at a time. All tiles have the same columns, so that one serves whoever plays.
+/// The three roles. All tiles have the same columns, so that one serves in each role.
 template <AnyProblem P, Tiling tiling>
 struct FusedBackwardRoles {
   using Dq = kernel::Roles<P, kernel::Output::dq>;
@@ -40,39 +42,58 @@ struct FusedBackwardRoles {
           std::same_as<Tile, typename Part::TileC>,
       "cottention: fused gradients hold all columns in a block. Remedy: a Tiling with columns = dim_qk "
       "rounded up to 16.");
-  /// Half's range is narrow, so factors bring rows of g and v to length 1 too.
+  /// Half's range is narrow, so factors bring rows of g and v to norm 1 too.
   static constexpr bool normalizes_all_operands = Dq::normalizes_all_operands;
 };
 
-/// What a chunk's rows are multiplied by, in shared memory. Rows of q and k also have their Projection.
+/// The factors of a chunk, in shared memory, beside the NormBackward of q and of k.
 template <class Part>
 struct GradientFactors {
-  using A = typename Part::A;
-  alignas(16) A g[Part::chunk], v[Part::chunk];  // to length 1, for half; others: lengths
-  sm80::TermFactors<typename Part::T, Part::chunk> query_term, key_term;  // of q g^T and of k v^T
-  alignas(16) A dq[Part::chunk], dk[Part::chunk], dv[Part::chunk];        // of the outputs
+  /// rows: of g, and of dq, where g is a; of v, and of dk, where v is a. Types other than half have norms for
+  /// `a`.
+  SideFactors<Part> queries, keys;
+  alignas(16) typename Part::A dv[Part::chunk];  // (chunk): of the output where k is a
 };
 
-/// Of the queries or the keys.
-struct FusedBackwardSide {
+/// The queries or the keys of a sequence, in shared memory.
+struct SharedSide {
   const std::uint8_t* mask;
   int length;
 
+  /// Scope: one thread, before a barrier.
   __device__ __forceinline__ void set(const tile::Side& side) {
     device::store_shared(&mask, side.mask);
     device::store_shared(&length, side.length);
   }
+  template <int chunk>
+  __device__ __forceinline__ tile::ValidRows<chunk> valid(int row) const {
+    return tile::ValidRows<chunk>::load(device::load_shared(&mask), row, device::load_shared(&length));
+  }
 };
 
-/// The rows of a head: lanes have no room to keep them.
+/// The rows of a query head of the group, of one tensor, whose address is in shared memory.
+template <class E>
+struct SharedRows {
+  const SharedSide& side;
+  E* const& data_shared;  // row 0 of the group's first head
+  const tile::View<E>& view;
+  int group_head;
+
+  __device__ __forceinline__ tile::RowView<E> operator()() const {
+    return {device::load_shared(&data_shared) + group_head * view.head, view.seq,
+            device::load_shared(&side.length), device::load_shared(&side.mask)};
+  }
+};
+
+/// Row 0 of each tensor, of the group's first query head, in shared memory.
 template <AnyProblem P, Tiling tiling>
 struct FusedBackwardRows {
   using T = typename P::element;
-  const T *q, *k, *v, *g;  // row 0 of each, of the first query head
+  const T *q, *k, *v, *g;
   T *dq, *dk, *dv;
-  FusedBackwardSide queries, keys;
+  SharedSide queries, keys;
 
-  /// By one thread, before a barrier.
+  /// Scope: one thread, before a barrier.
   __device__ __forceinline__ void set(
       const GradientParams<P>& params,
       const Head<typename FusedBackwardRoles<P, tiling>::Dq, tiling>& of_queries,
@@ -89,43 +110,24 @@ struct FusedBackwardRows {
   }
 };
 
-/// What each thread sums over all chunks for the bound on dq: in shared memory, lanes have no room. Squares
-/// of elements of S (the largest sum there was), of dq, and of dq before it goes through the norm; of rows of
-/// weighted g over the lengths of their q, of weighted g, and of weighted v. By query, of terms of the
-/// gradient of m, and of rows of g therein.
-template <int threads>
-struct Squares {
-  float s[threads], dq[threads], unit_dq[threads];
-  float g[threads], unit_g[threads], v[threads];
-  float log[threads], g_log[threads];
-
-  __device__ __forceinline__ void set_to_zero() {
-    for (float* of : {s, dq, unit_dq, g, unit_g, v, log, g_log})
-      device::store_shared(of + device::thread_index(), 0.0f);
-  }
-  static __device__ __forceinline__ void add(float* of, float x) {
-    of += device::thread_index();
-    device::store_shared(of, device::fma(x, x, device::load_shared(of)));
-  }
-};
-
-/// In shared memory.
 template <AnyProblem P, Tiling tiling>
 struct FusedBackwardStorage {
   using Part = typename FusedBackwardRoles<P, tiling>::Part;
   using A = typename Part::A;
   GradientFactors<Part> factors;
-  sm80::NormBackward<Part> q, k;
-  sm80::SharedState<typename FusedBackwardRoles<P, tiling>::Recurrence, tiling> state;  // S and D, in turns
+  NormBackward<Part> q, k;
+  SharedState<typename FusedBackwardRoles<P, tiling>::Recurrence, tiling> state;  // (dim, dim): S or D
   kernel::CountStorage<A, Part::warps> counts;
-  alignas(16) double scale_grad_partials[Part::chunk];  // of each row of all chunks; lanes have no room for
-                                                        // them either
-  Squares<Part::threads> squares;
+  // (chunk): of each row of all chunks; lanes have no registers for them.
+  alignas(16) double scale_grad_partials[Part::chunk];
+  struct None {};
+  std::conditional_t<P::mask == Mask::causal, kernel::DqErrorBound<P, Part::threads>, None> dq_error;
   static constexpr int row_words = (Part::chunk + device::warp_size - 1) / device::warp_size;
-  bool finite[3][row_words];  // rows of q, k and g, 32 at a time
+  bool finite[3][row_words];  // by role: whether rows of c are finite, 32 at a time
 };
 
-/// The sums of terms, and what becomes of a chunk's rows.
+/// The states, and the parts that a chunk's outputs are computed in. Scope of all members, unless they say
+/// otherwise: block.
 template <AnyProblem P, Tiling tiling>
 class FusedBackwardBlock {
  public:
@@ -135,23 +137,26 @@ class FusedBackwardBlock {
   using Tile = typename Roles::Tile;
   using T = typename Part::T;
   using A = typename Part::A;
+  using Out = typename Part::Output;
+  using Output = kernel::Output;
   using Queries = Head<typename Roles::Dq, tiling>;
   using Keys = Head<typename Roles::Dk, tiling>;
   static constexpr int threads = Part::threads;
   static constexpr int row_words = FusedBackwardStorage<P, tiling>::row_words;
-  /// Causal, S is taken apart (sm80/gradient.cuh).
+  /// Causal, S is downdated (sm80/gradient.cuh).
   static constexpr bool bounds_dq = P::mask == Mask::causal;
   static constexpr bool weighs_keys = P::scale == Scale::by_key, weighs_queries = P::scale == Scale::by_query;
+  static constexpr bool scales_rows = Roles::normalizes_all_operands;
 
   const GradientParams<P>& params;
   const Queries& queries;
   const Keys& keys;
   const FusedBackwardRows<P, tiling>& rows;
   FusedBackwardStorage<P, tiling>& storage;
-  State d;  // the sum of q g^T; what is multiplied by it takes it from shared memory
+  State d;  // (dim, dim): D, the sum of q g^T; operands take it from shared memory
   kernel::PositionWeights<P, Roles::Dk::direction, Part::chunk, Part::warps> weights;
 
-  /// S, (dim_v, dim_qk): all of it.
+  /// S^T, the sum of v k^T over the sequence and the initial state. Barriers inside: those of reduce_piece().
   static __device__ __forceinline__ void load_state(const GradientParams<P>& params, const Queries& queries,
                                                     State& s,
                                                     ReduceStorage<typename Roles::Dq, tiling>& storage) {
@@ -165,7 +170,7 @@ class FusedBackwardBlock {
     }
   }
 
-  /// By the whole block, like all that follows.
+  /// Barriers inside: 1, and those of PositionWeights.
   __device__ __forceinline__ FusedBackwardBlock(const GradientParams<P>& p, const Queries& q, const Keys& k,
                                                 const FusedBackwardRows<P, tiling>& addresses,
                                                 FusedBackwardStorage<P, tiling>& memory)
@@ -180,7 +185,7 @@ class FusedBackwardBlock {
       d.load(dfinal + k.state_offset(), tile::StateLayout::as_is, 0);
     else
       d.set_zero();
-    memory.squares.set_to_zero();
+    if constexpr (bounds_dq) memory.dq_error.set_zero();
     for (int row = device::thread_index(); row < Part::chunk; row += threads)
       device::store_shared(memory.scale_grad_partials + row, 0.0);
     device::sync_block();  // addresses are written
@@ -191,7 +196,7 @@ class FusedBackwardBlock {
     weights.begin_chunk(row, device::load_shared(&rows.keys.mask), device::load_shared(&rows.keys.length));
   }
 
-  // ---- rows in and out; group_head: a query head of the group
+  // ---- rows in, (chunk, dim) each; group_head: a query head of the group
 
   __device__ __forceinline__ void copy_queries(int group_head, int row, Tile& q, Tile& g) const {
     copy(rows.queries, rows.q, params.dq.norm_input, rows.g, params.dq.a, group_head, row, q, g);
@@ -200,134 +205,120 @@ class FusedBackwardBlock {
     copy(rows.keys, rows.k, params.dk.norm_input, rows.v, params.dk.a, 0, row, k, v);
   }
 
-  /// dq of rows row, ... from the gradient with respect to their norm(q).
-  __device__ __forceinline__ void store_dq(int group_head, int row, const Tile& q,
-                                           typename Part::Output& out) {
-    project(rows.queries, rows.dq, params.dq.out, group_head, row, q, storage.q,
-            weighs_queries && params.dq.scale_grad_partials != nullptr, out);
-  }
-  __device__ __forceinline__ void store_dk(int row, const Tile& k, typename Part::Output& out) {
-    project(rows.keys, rows.dk, params.dk.out, 0, row, k, storage.k,
-            weighs_keys && params.dk.scale_grad_partials != nullptr, out);
-  }
-  __device__ __forceinline__ void store_dv(int row, const typename Part::Output& out) const {
-    if (params.dv.out.data == nullptr) return;
-    const auto valid = valid_rows(rows.keys, row);
-    store(rows.keys, rows.dv, params.dv.out, 0, row, valid, out);
-  }
-  /// Once D is whole.
-  __device__ __forceinline__ void store_d() {
-    if (params.dv.final_h != nullptr)
-      d.store(params.dv.final_h + keys.state_offset(), tile::StateLayout::as_is, 0);
-  }
-  /// At the end of a head.
-  __device__ __forceinline__ void store_scale_grad_partials() {
-    double* const scale_grad_partials =
-        weighs_keys ? params.dk.scale_grad_partials : params.dq.scale_grad_partials;
-    if (scale_grad_partials == nullptr) return;
-    double sum = 0;  // a row has had the same thread all along
-    for (int r = device::thread_index(); r < Part::chunk; r += threads)
-      sum += device::load_shared(storage.scale_grad_partials + r);
-    kernel::store_scale_grad(scale_grad_partials, 1, sum, storage.counts.sum);
-  }
-
-  // ---- norms and weights; what is written is there for all after the next barrier. For half, a row of q and
-  // g falls to the same thread, and so does one of k and v.
+  // ---- measure: norms and weights, written for all after the next barrier; no barrier inside
 
   __device__ __forceinline__ void measure_queries(Tile& q, Tile& g) {
-    GradientFactors<Part>& factors = storage.factors;
-    const auto write_q = [&](int r, const tile::RowNorm<A>& of_q) {
-      const A relative = weighs_queries ? weights.relative(r) : A{1},
-              weight = whole(relative, weighs_queries);
-      storage.q.set(r, of_q);
-      factors.query_term.set(r, of_q.rnorm() * (weights_in_terms<T> ? weight : relative));
-      device::store_shared(factors.dq + r, weight);
-    };
-    const auto write_g = [&](int r, const tile::RowNorm<A>& of_g) {
-      device::store_shared(factors.g + r, Roles::normalizes_all_operands ? of_g.rnorm() : of_g.norm());
-      if constexpr (Roles::normalizes_all_operands)
-        device::store_shared(factors.dq + r, device::load_shared(factors.dq + r) * of_g.norm());
-    };
-    measure(g, q, 0, write_g, write_q);
+    measure<weighs_queries>(
+        q, g, 0, storage.factors.queries,
+        [&](int r, const tile::RowNorm<A>& of_q, A rnorm, A) { storage.q.set(r, of_q, rnorm); });
   }
   __device__ __forceinline__ void measure_keys(Tile& k, Tile& v) {
-    GradientFactors<Part>& factors = storage.factors;
-    const auto write_k = [&](int r, const tile::RowNorm<A>& of_k) {
-      const A relative = weighs_keys ? weights.relative(r) : A{1}, weight = whole(relative, weighs_keys);
-      storage.k.set(r, of_k, Roles::normalizes_all_operands ? A{1} : weight);
-      factors.key_term.set(r, of_k.rnorm() * (weights_in_terms<T> ? weight : relative));
-      device::store_shared(factors.dk + r, weight);
-      device::store_shared(factors.dv + r, Roles::normalizes_all_operands ? weight : weight * of_k.rnorm());
-    };
-    const auto write_v = [&](int r, const tile::RowNorm<A>& of_v) {
-      device::store_shared(factors.v + r, Roles::normalizes_all_operands ? of_v.rnorm() : of_v.norm());
-      if constexpr (Roles::normalizes_all_operands)
-        device::store_shared(factors.dk + r, device::load_shared(factors.dk + r) * of_v.norm());
-    };
-    measure(v, k, Part::warps / 2, write_v, write_k);
+    measure<weighs_keys>(k, v, Part::warps / 2, storage.factors.keys,
+                         [&](int r, const tile::RowNorm<A>& of_k, A rnorm, A weight) {
+                           storage.k.set(r, of_k, rnorm, scales_rows ? A{1} : weight);
+                           device::store_shared(storage.factors.dv + r,
+                                                scales_rows ? weight : weight * rnorm);
+                         });
   }
 
-  /// After that barrier, and before the one that rows_finite() follows: the squares of the chunk's rows, and
-  /// whether rows of q, k and g are finite.
+  /// After the barrier that follows measuring, and before the one that c_is_finite() follows: what the error
+  /// bound of dq takes of rows, and whether rows of q, k and g are finite.
   __device__ __forceinline__ void observe_rows() {
     for (int w = Part::warps - 1 - device::warp_index(); w < row_words; w += Part::warps) {
       const int r = device::warp_size * w + device::lane_index();
       bool q_is = true, k_is = true, g_is = true;
       if (r < Part::chunk) {
-        const A g = weighted_g(r), over_q = device::load_shared(storage.q.slopes + r)[0];
-        Squares<threads>::add(storage.squares.g, g * over_q);
-        Squares<threads>::add(storage.squares.unit_g, g);
-        Squares<threads>::add(storage.squares.v, weighted(storage.factors.dk, storage.factors.v, r));
-        // One over a length that is not finite is 0 or NaN, with whatever weight.
+        const A g = weighted_norm(storage.factors.queries.rows, r), over_q = storage.q.scale(r);
+        storage.dq_error.observe_row(g, weighted_norm(storage.factors.keys.rows, r), over_q);
+        // One over a norm that is not finite is 0 or NaN, with whatever weight.
         q_is = over_q > A{0};
-        k_is = device::load_shared(storage.k.slopes + r)[0] > A{0};
+        k_is = storage.k.scale(r) > A{0};
         g_is = device::is_finite(g);
       }
-      const bool finite[] = {!device::any_lane(!q_is), !device::any_lane(!k_is), !device::any_lane(!g_is)};
-      if (device::lane_index() == 0)
-#pragma unroll
-        for (int x = 0; x < 3; ++x) device::store_shared(&storage.finite[x][w], finite[x]);
+      const bool k_all = !device::any_lane(!k_is), q_all = !device::any_lane(!q_is),
+                 g_all = !device::any_lane(!g_is);
+      if (device::lane_index() == 0) {
+        device::store_shared(&storage.finite[index<Output::dq>][w], k_all);
+        device::store_shared(&storage.finite[index<Output::dk>][w], q_all);
+        device::store_shared(&storage.finite[index<Output::dv>][w], g_all);
+      }
     }
   }
-  enum class Rows { q, k, g };
-  __device__ __forceinline__ bool rows_finite(Rows of) const {
+  template <Output output>
+  __device__ __forceinline__ bool c_is_finite() const {
     bool all = true;
 #pragma unroll
-    for (int w = 0; w < row_words; ++w)
-      all = device::load_shared(&storage.finite[static_cast<int>(of)][w]) && all;
+    for (int w = 0; w < row_words; ++w) all = device::load_shared(&storage.finite[index<output>][w]) && all;
     return all;
   }
 
-  // ---- from sums to gradients with respect to norm(q), norm(k) and v; `weight` is w of ChunkFactors
+  // ---- output: the parts of a role's output between its sums
 
-  __device__ __forceinline__ void scale_dq(typename Part::Output& out, A weight) const {
-    if constexpr (Roles::normalizes_all_operands || weighs_queries)
-      sm80::scale_rows<Part>(out, storage.factors.dq, weight);
+  /// Factors of a's rows: of g, v and k.
+  template <Output output>
+  __device__ __forceinline__ const A* row_factors() const {
+    if constexpr (output == Output::dv) return storage.k.rnorm;
+    return (output == Output::dq ? storage.factors.queries : storage.factors.keys).rows.a;
   }
-  /// But for the weights of rows, which NormBackward has unless T is half.
-  __device__ __forceinline__ void scale_dk(typename Part::Output& out, A weight) const {
-    if constexpr (Roles::normalizes_all_operands) sm80::scale_rows<Part>(out, storage.factors.dk, weight);
+  /// out = a H, or a H^T for dk, with row factors; `state`: H as an operand; over_weight: 1 / w of
+  /// ChunkFactors. a, out: (chunk, dim). Scope: warp; no barrier inside.
+  template <Output output, class StateOperand>
+  __device__ __forceinline__ void inter_chunk(const StateOperand& state, const Tile& a, Out& out,
+                                              A over_weight = A{1}) const {
+    if constexpr (output == Output::dk)
+      state.apply_transposed(a, out, over_weight);
+    else
+      state.apply(a, out, over_weight);
+    if constexpr (scales_rows) sm80::scale_rows<Part>(out, row_factors<output>(), A{1});
   }
-  __device__ __forceinline__ void scale_dv(typename Part::Output& out, A weight) const {
-    sm80::scale_rows<Part>(out, storage.factors.dv, weight);
+  /// From sums to the gradient with respect to norm(q), norm(k) or v; `weight`: w. The weights of dk's rows
+  /// are in NormBackward unless T is half. Scope: warp; no barrier inside.
+  template <Output output>
+  __device__ __forceinline__ void scale(Out& out, A weight = A{1}) const {
+    if constexpr (output == Output::dv)
+      sm80::scale_rows<Part>(out, storage.factors.dv, weight);
+    else if constexpr (scales_rows || (output == Output::dq && weighs_queries))
+      sm80::scale_rows<Part>(
+          out, (output == Output::dq ? storage.factors.queries : storage.factors.keys).rows.output, weight);
   }
+  /// Epilogue: rows row, ... of the output from scale()'s. x: (chunk, dim), q or k. Barriers inside: 1, none
+  /// for dv.
+  template <Output output>
+  __device__ __forceinline__ void store(int group_head, int row, const Tile& x, Out& out) {
+    if constexpr (output == Output::dq)
+      store_through_norm(SharedRows<T>{rows.queries, rows.dq, params.dq.out, group_head}, row, x, storage.q,
+                         weighs_queries && params.dq.scale_grad_partials != nullptr, out);
+    else if constexpr (output == Output::dk)
+      store_through_norm(SharedRows<T>{rows.keys, rows.dk, params.dk.out, 0}, row, x, storage.k,
+                         weighs_keys && params.dk.scale_grad_partials != nullptr, out);
+    else if (params.dv.out.data != nullptr)
+      sm80::store_output<Part>(SharedRows<T>{rows.keys, rows.dv, params.dv.out, 0}(), row, 0, P::head_dim.v,
+                               rows.keys.template valid<Part::chunk>(row), out);
+  }
+
+  // ---- update
 
   /// What sums of terms are multiplied by: w of ChunkFactors.
-  __device__ __forceinline__ A key_weight() const { return weighs_keys ? of_terms() : A{1}; }
-  __device__ __forceinline__ A query_weight() const { return weighs_queries ? of_terms() : A{1}; }
-  /// out from a (H / w) to row_i a_i (H / w).
-  __device__ __forceinline__ void scale_prefix(typename Part::Output& out,
-                                               [[maybe_unused]] const A* row_shared) const {
-    if constexpr (Roles::normalizes_all_operands) sm80::scale_rows<Part>(out, row_shared, A{1});
+  __device__ __forceinline__ A key_weight() const { return state_weight<T, weighs_keys>(weights); }
+  __device__ __forceinline__ A query_weight() const { return state_weight<T, weighs_queries>(weights); }
+  /// Powers of two that bound the factors of k v^T and of q g^T, for half.
+  __device__ __forceinline__ int key_exponent() const { return exponent(storage.factors.keys); }
+  __device__ __forceinline__ int query_exponent() const { return exponent(storage.factors.queries); }
+
+  /// Once D is complete. No barrier inside.
+  __device__ __forceinline__ void store_d() {
+    if (params.dv.final_h != nullptr)
+      d.store(params.dv.final_h + keys.state_offset(), tile::StateLayout::as_is, 0);
   }
-  /// Powers of two that bound the terms' factors, for half.
-  __device__ __forceinline__ int key_exponent() const {
-    return Roles::normalizes_all_operands ? exponent_of_factors<Part::chunk>(storage.factors.key_term.full)
-                                          : 0;
-  }
-  __device__ __forceinline__ int query_exponent() const {
-    return Roles::normalizes_all_operands ? exponent_of_factors<Part::chunk>(storage.factors.query_term.full)
-                                          : 0;
+  /// At the end of a head. Barriers inside: 2.
+  __device__ __forceinline__ void store_scale_grad_partials() {
+    double* const scale_grad_partials =
+        weighs_keys ? params.dk.scale_grad_partials : params.dq.scale_grad_partials;
+    if (scale_grad_partials == nullptr) return;
+    double sum = 0;  // each row has the same thread in all chunks
+    for (int r = device::thread_index(); r < Part::chunk; r += threads)
+      sum += device::load_shared(storage.scale_grad_partials + r);
+    kernel::store_scale_grad(scale_grad_partials, 1, sum, storage.counts.sum);
   }
 
   static __device__ __forceinline__ typename Part::Values load(const Tile& tile) {
@@ -335,88 +326,71 @@ class FusedBackwardBlock {
   }
 
  private:
-  /// The weight of a row from that relative to the chunk's.
-  __device__ __forceinline__ A whole(A relative, bool weighs) const {
-    return weighs ? weights.weight() * relative : A{1};
+  template <Output output>
+  static constexpr int index = static_cast<int>(output) - 1;
+
+  static __device__ __forceinline__ int exponent(const SideFactors<Part>& side) {
+    return scales_rows ? exponent_of_factors<Part::chunk>(side.term.full) : 0;
   }
-  /// The length of a row of g times its weight.
-  __device__ __forceinline__ A weighted_g(int row) const {
-    return weighted(storage.factors.dq, storage.factors.g, row);
-  }
-  static __device__ __forceinline__ A weighted(const A* weights_shared, const A* lengths_shared, int row) {
-    const A weight = device::load_shared(weights_shared + row);  // of half, with the length
-    return Roles::normalizes_all_operands ? weight : weight * device::load_shared(lengths_shared + row);
-  }
-  __device__ __forceinline__ A of_terms() const {
-    return !weights_in_terms<T> && weights.scaled() ? weights.weight() : A{1};
+  /// The norm of a row of g or v times its weight.
+  static __device__ __forceinline__ A weighted_norm(const RowFactors<Part>& of, int row) {
+    const A weight = device::load_shared(of.output + row);  // of half, with the norm
+    return scales_rows ? weight : weight * device::load_shared(of.a + row);
   }
 
-  /// The lengths of y as it is, or bounds, and of x, after it has been scaled where that is called for.
-  template <class WriteY, class WriteX>
-  static __device__ __forceinline__ void measure(Tile& y, Tile& x, int from, WriteY write_y, WriteX write_x) {
-    if constexpr (Roles::normalizes_all_operands) {
+  /// Measures x, q or k, and y, g or v, (chunk, dim); rows of extreme norm are rescaled. Rows fall to the
+  /// warps from `from` on. write_x(row, norm, rnorm, weight) is called for each row of x.
+  template <bool is_weighted, class WriteX>
+  __device__ __forceinline__ void measure(Tile& x, Tile& y, int from, SideFactors<Part>& side,
+                                          WriteX write_x) {
+    const auto write = [&](int r, const tile::RowNorm<A>& of_x) {
+      const RowWeight<A> weight = row_weight<is_weighted>(weights, r);
+      const A rnorm = of_x.rnorm();
+      write_x(r, of_x, rnorm, weight.full);
+      side.term.set(r, rnorm * (weights_in_terms<T> ? weight.full : weight.relative));
+      if constexpr (!scales_rows) device::store_shared(side.rows.output + r, weight.full);
+      return weight.full;
+    };
+    if constexpr (scales_rows) {
       sm80::rescale_and_measure_pairs<threads>(
           y, x, from, [&](int r, const tile::RowNorm<A>& of_y, const tile::RowNorm<A>& of_x) {
-            write_x(r, of_x);
-            write_y(r, of_y);
+            const A weight = write(r, of_x);
+            device::store_shared(side.rows.a + r, of_y.rnorm());
+            device::store_shared(side.rows.output + r, weight * of_y.norm());
           });
     } else {
-      sm80::rescale_and_measure_rows<threads>(x, from, write_x);
-      sm80::bound_norms<threads>(y, from + (Part::warps + 2) / 4, write_y);
+      sm80::rescale_and_measure_rows<threads>(x, from, write);
+      if constexpr (bounds_dq)
+        sm80::bound_norms<threads>(y, from + (Part::warps + 2) / 4, [&](int r, const tile::RowNorm<A>& of_y) {
+          device::store_shared(side.rows.a + r, of_y.norm());
+        });
     }
   }
 
-  static __device__ __forceinline__ tile::ValidRows<Part::chunk> valid_rows(const FusedBackwardSide& side,
-                                                                            int row) {
-    return tile::ValidRows<Part::chunk>::load(device::load_shared(&side.mask), row,
-                                              device::load_shared(&side.length));
-  }
-  template <class E>
-  static __device__ __forceinline__ tile::RowView<E> rows_of(const FusedBackwardSide& side,
-                                                             E* const& data_shared, const tile::View<E>& view,
-                                                             int group_head) {
-    return {device::load_shared(&data_shared) + group_head * view.head, view.seq,
-            device::load_shared(&side.length), device::load_shared(&side.mask)};
-  }
-
-  static __device__ __forceinline__ void copy(const FusedBackwardSide& side, const T* const& x_shared,
+  static __device__ __forceinline__ void copy(const SharedSide& side, const T* const& x_shared,
                                               const tile::View<const T>& x_view, const T* const& y_shared,
                                               const tile::View<const T>& y_view, int group_head, int row,
                                               Tile& x, Tile& y) {
-    const tile::RowView<const T> from[] = {rows_of(side, x_shared, x_view, group_head),
-                                           rows_of(side, y_shared, y_view, group_head)};
+    const tile::RowView<const T> from[] = {SharedRows<const T>{side, x_shared, x_view, group_head}(),
+                                           SharedRows<const T>{side, y_shared, y_view, group_head}()};
     Tile* const to[] = {&x, &y};
     sm80::copy_rows_async<threads>(from, row, 0, P::head_dim.v, to);
   }
-  static __device__ __forceinline__ void store(const FusedBackwardSide& side, T* const& data_shared,
-                                               const tile::View<T>& view, int group_head, int row,
-                                               const tile::ValidRows<Part::chunk>& valid,
-                                               const typename Part::Output& out) {
-    sm80::store_output<Part>(rows_of(side, data_shared, view, group_head), row, 0, P::head_dim.v, valid, out);
-  }
 
-  __device__ __forceinline__ void project(const FusedBackwardSide& side, T* const& data_shared,
-                                          const tile::View<T>& view, int group_head, int row, const Tile& x,
-                                          sm80::NormBackward<Part>& norm_backward, bool wants_scale_grad,
-                                          typename Part::Output& out) {
-    const auto valid = valid_rows(side, row);
-    norm_backward.multiply(x, out);
-    device::sync_block();  // products of the warps' columns are written
-    if (wants_scale_grad)
-      for (int r = device::thread_index(); r < Part::chunk; r += threads) {
-        if (!valid.contains(r)) continue;
-        const A log = weights.log_count(r), term = log * norm_backward.coefficient(r);
-        device::store_shared(
-            storage.scale_grad_partials + r,
-            device::load_shared(storage.scale_grad_partials + r) + static_cast<double>(term));
-        if constexpr (bounds_dq && weighs_queries) {
-          Squares<threads>::add(storage.squares.log, term);
-          Squares<threads>::add(storage.squares.g_log, log * weighted_g(r));
-        }
-      }
-    if (view.data == nullptr) return;
-    norm_backward.project(x, out);
-    store(side, data_shared, view, group_head, row, valid, out);
+  __device__ __forceinline__ void store_through_norm(const SharedRows<T>& to, int row, const Tile& x,
+                                                     NormBackward<Part>& norm_backward, bool wants_scale_grad,
+                                                     Out& out) {
+    const auto valid = to.side.template valid<Part::chunk>(row);
+    const auto add = [&](int r, A coefficient) {
+      const A log = weights.log_count(r), term = log * coefficient;
+      double* const sum = storage.scale_grad_partials + r;
+      device::store_shared(sum, device::load_shared(sum) + static_cast<double>(term));
+      if constexpr (bounds_dq && weighs_queries)
+        storage.dq_error.observe_scale_grad(term, log * weighted_norm(storage.factors.queries.rows, r));
+    };
+    const auto store = [&] { sm80::store_output<Part>(to(), row, 0, P::head_dim.v, valid, out); };
+    sm80::store_through_norm<Part, true>(valid, x, norm_backward, wants_scale_grad, add,
+                                         to.view.data != nullptr, store, out);
   }
 };
 

@@ -1,5 +1,5 @@
-// All gradients of one head, bidirectional: dq from S and the sum D of terms q g^T while q and g are read,
-// then dk and dv from D while k and v are.
+// All gradients of one bidirectional head. A first pass over q and g computes dq from S, and sums D, the
+// terms q g^T; a second pass over k and v computes dk and dv from D.
 #pragma once
 
 #include <cottention/sm80/fused_backward.cuh>
@@ -11,13 +11,12 @@ struct GradientApply {
   using Block = FusedBackwardBlock<P, tiling>;
   using Part = typename Block::Part;
   using Tile = typename Block::Tile;
-  using A = typename Part::A;
   static constexpr int threads = Part::threads;
   static constexpr int min_blocks_per_sm = tiling.min_blocks_per_sm;
 
   using Params = GradientParams<P>;
   struct SideTiles {
-    Tile x, y;  // q and g, then k and v
+    Tile x, y;  // (chunk, dim): q and g, then k and v
   };
   struct ApplyStorage {
     FusedBackwardStorage<P, tiling> fused;
@@ -48,6 +47,8 @@ struct GradientApply {
   }
 
  private:
+  using Output = kernel::Output;
+
   static __device__ __forceinline__ void walk_queries(Block& block, ApplyStorage& storage) {
     const auto copy = [&](const auto& at) {
       SideTiles& to = storage.side[at.stage];
@@ -55,16 +56,11 @@ struct GradientApply {
     };
     const auto compute = [&](const auto& at) {
       Tile &q = storage.side[at.stage].x, &g = storage.side[at.stage].y;
-      const GradientFactors<Part>& factors = storage.fused.factors;
       block.measure_queries(q, g);
-      device::sync_block();  // factors are written, rows of extreme length rescaled
-      typename Part::Output out;
-      storage.fused.state.apply(g, out);
-      block.scale_prefix(out, factors.g);
-      block.scale_dq(out, A{1});
-      block.store_dq(at.group_head, at.row, q, out);
+      device::sync_block();  // factors are written, rows of extreme norm rescaled
+      output<Output::dq>(block, storage, at.group_head, at.row, g, q);
       const int exponent = block.query_exponent();
-      block.d.absorb(q, Block::load(g), factors.query_term, exponent, block.query_weight());
+      block.d.absorb(q, Block::load(g), storage.fused.factors.queries.term, exponent, block.query_weight());
     };
     for_each_chunk(block.queries.rows.length, block.queries.group, copy, compute);
   }
@@ -76,20 +72,22 @@ struct GradientApply {
     };
     const auto compute = [&](const auto& at) {
       Tile &k = storage.side[at.stage].x, &v = storage.side[at.stage].y;
-      const GradientFactors<Part>& factors = storage.fused.factors;
       block.measure_keys(k, v);
-      device::sync_block();  // factors are written, rows of extreme length rescaled
-      typename Part::Output out;
-      storage.fused.state.apply_transposed(v, out);
-      block.scale_prefix(out, factors.v);
-      block.scale_dk(out, A{1});
-      block.store_dk(at.row, k, out);
-      storage.fused.state.apply(k, out);
-      block.scale_prefix(out, storage.fused.k.rnorm);
-      block.scale_dv(out, A{1});
-      block.store_dv(at.row, out);
+      device::sync_block();  // factors are written, rows of extreme norm rescaled
+      output<Output::dk>(block, storage, 0, at.row, v, k);
+      output<Output::dv>(block, storage, 0, at.row, k, k);
     };
     for_each_chunk(block.keys.rows.length, 1, copy, compute);
+  }
+
+  /// One output of a chunk. a: (chunk, dim); x: q or k. Scope: block; barriers inside: 1, none for dv.
+  template <Output output_>
+  static __device__ __forceinline__ void output(Block& block, ApplyStorage& storage, int group_head, int row,
+                                                const Tile& a, const Tile& x) {
+    typename Part::Output out;  // (chunk, dim)
+    block.template inter_chunk<output_>(storage.fused.state, a, out);
+    block.template scale<output_>(out);
+    block.template store<output_>(group_head, row, x, out);
   }
 
   template <class Copy, class Compute>

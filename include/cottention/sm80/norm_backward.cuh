@@ -1,44 +1,35 @@
-// Through the norm: the gradient with respect to x from d, that with respect to norm(x),
-//
-//     dx = (d - x^ (x^ . d)) / max(||x||, eps)          x^ = norm(x)
-//
-// where the part along x^ stays if ||x|| <= eps, since norm(x) is linear there.
+// Backward through the norm of a chunk's rows (tile/norm_backward.cuh has the formula).
 #pragma once
 
 #include <cottention/device/barrier.cuh>
 #include <cottention/sm80/measure.cuh>
 #include <cottention/sm80/partition.cuh>
+#include <cottention/tile/norm_backward.cuh>
 
 namespace cottention::sm80 {
 
-/// For the rows of a chunk, in shared memory. The block's columns are all there are. With x as its tile has
-/// it,
-///
-///     dx = inverse (d - (x . d) slope x)          slope = unit^2, or 0 where ||x|| <= eps
-///
-/// A row of d may lack a factor, which then is in inverse.
+/// What the rows x of a chunk take, in shared memory. A block has all of their columns.
 template <class Part>
 struct NormBackward {
   using T = typename Part::T;
   using A = typename Part::A;
-  using Slopes = device::Vector<A, 2>;
-  using Together = device::Vector<A, 16 / static_cast<int>(sizeof(A))>;
-  static constexpr int at_once = 16 / static_cast<int>(sizeof(A));
-  static constexpr int pitch = round_up(Part::warps_n, at_once);
+  using Row = tile::NormBackward<A>;
+  static constexpr int vec_size = 16 / static_cast<int>(sizeof(A));
+  static constexpr int pitch = round_up(Part::warps_n, vec_size);
 
-  alignas(16) Slopes slopes[Part::chunk];      // inverse = 1 / max(||x||, eps), and slope
-  alignas(16) A rnorm[Part::chunk];            // x^ = unit x, with the factor
-  alignas(16) A products[Part::chunk][pitch];  // x . d of each warp's columns
+  alignas(16) Row rows[Part::chunk];           // (chunk)
+  alignas(16) A rnorm[Part::chunk];            // (chunk): of x, times the factor that d lacks
+  alignas(16) A products[Part::chunk][pitch];  // (chunk, warps_n): x . d over each warp's columns
 
-  /// What measuring x has found, row by row, and the factor that d lacks.
-  __device__ __forceinline__ void set(int row, const tile::RowNorm<A>& norm, A factor = A{1}) {
-    const A of_rnorm = norm.rnorm(), inverse = norm.inverse();
-    device::store_shared(rnorm + row, of_rnorm * factor);
-    device::store_shared(slopes + row,
-                         Slopes{{inverse * factor, norm.clamped() ? A{0} : of_rnorm * of_rnorm}});
+  /// Sets a row's factors from its norm. `factor`: what its d lacks.
+  __device__ __forceinline__ void set(int row, const tile::RowNorm<A>& norm, A rnorm_of_x, A factor = A{1}) {
+    device::store_shared(rnorm + row, rnorm_of_x * factor);
+    device::store_shared(rows + row, Row::of(norm, rnorm_of_x, factor));
   }
+  __device__ __forceinline__ A scale(int row) const { return device::load_shared(rows + row).scale; }
 
-  /// After a barrier; by the warps that hold d.
+  /// Sums x . d over the warp's columns. x: (chunk, columns); d: rows of the output. Scope: warps that hold
+  /// d, after a barrier that follows set(); no barrier inside.
   __device__ __forceinline__ void multiply(const typename Part::TileC& x, const typename Part::Output& d) {
     const Lane lane = Lane::opaque();
     const int depth = Part::warp_k(), column = Part::warp_column();
@@ -62,48 +53,52 @@ struct NormBackward {
     }
   }
 
-  /// x^ . d of a row, after another barrier.
+  /// x^ . d of a row, after a barrier that follows multiply().
   __device__ __forceinline__ A coefficient(int row) const {
     return product(row) * device::load_shared(rnorm + row);
   }
 
-  /// d becomes dx; by the warps that hold it.
+  /// d becomes dx. Scope: warps that hold d, after a barrier that follows multiply(); no barrier inside.
   __device__ __forceinline__ void project(const typename Part::TileC& x, typename Part::Output& d) const {
     const Lane lane = Lane::opaque();
     const int depth = Part::warp_k(), column = Part::warp_column();
 #pragma unroll
     for (int i = 0; i < Part::warp_row_blocks; ++i) {
       const int top = 16 * Part::row_block(i, depth);
-      Slopes of_rows[2];
+      Row of_rows[2];
+      A along[2];
 #pragma unroll
       for (int lower = 0; lower < Part::block_rows / 8; ++lower) {
         const int row = top + lane.g() + 8 * lower;
-        of_rows[lower] = device::load_shared(slopes + row);
-        of_rows[lower][1] *= product(row) * of_rows[lower][0];
+        of_rows[lower] = device::load_shared(rows + row);
+        along[lower] = of_rows[lower].along(product(row));
       }
       for_each_pair(x, top, column, lane, [&](int m, int n, int lower, A x0, A x1) {
         A* sums = d.sums[i][m][n].values + 2 * lower;
-        sums[0] = device::fma(-of_rows[lower][1], x0, sums[0] * of_rows[lower][0]);
-        sums[1] = device::fma(-of_rows[lower][1], x1, sums[1] * of_rows[lower][0]);
+        sums[0] = of_rows[lower](sums[0], x0, along[lower]);
+        sums[1] = of_rows[lower](sums[1], x1, along[lower]);
       });
     }
   }
 
  private:
+  using Vec = device::Vector<A, vec_size>;
+
   /// x . d of a row.
   __device__ __forceinline__ A product(int row) const {
     A sum{};
 #pragma unroll
-    for (int w = 0; w < Part::warps_n; w += at_once) {
-      const auto parts = device::load_shared(reinterpret_cast<const Together*>(products[row] + w));
+    for (int w = 0; w < Part::warps_n; w += vec_size) {
+      const auto parts = device::load_shared(reinterpret_cast<const Vec*>(products[row] + w));
 #pragma unroll
-      for (int e = 0; e < at_once; ++e)
+      for (int e = 0; e < vec_size; ++e)
         if (w + e < Part::warps_n) sum += parts[e];
     }
     return sum;
   }
 
-  /// f(m, n, lower, x0, x1): the elements of rows top, ... of x where a lane's sums are.
+  /// Calls f(m, n, lower, x0, x1) with the elements of rows top, ... of x that belong to a lane's sums of
+  /// block m.
   template <class F>
   static __device__ __forceinline__ void for_each_pair(const typename Part::TileC& x, int top,
                                                        int first_column, Lane lane, F f) {

@@ -4,6 +4,7 @@
 
 #include <cottention/kernel/scale_grad.cuh>
 #include <cottention/sm80/factors.cuh>
+#include <cottention/tile/norm_backward.cuh>
 
 namespace cottention::sm80 {
 
@@ -54,44 +55,43 @@ struct Project {
   }
 
  private:
-  /// Returns x^ . d. By a warp.
+  /// Writes dx of a row and returns x^ . d. Scope: warp; no barrier inside.
   static __device__ __forceinline__ A project_row(const Head<R, tiling>& head, int group_head, int row) {
-    using Vec = device::Vector<T, 16 / static_cast<int>(sizeof(T))>;
-    constexpr int vec_size = 16 / static_cast<int>(sizeof(T));
-    constexpr int width = R::dims.v;
+    using Vec = tile::Vec<T>;
+    constexpr int vec_size = 16 / static_cast<int>(sizeof(T)), width = R::dims.v;
     const tile::RowView<const T> x = head.norm_input(group_head);
     const tile::RowView<A> d = head.grad_normalized(group_head);
     const bool valid = x.contains(row);
     tile::RowNorm<A> norm{};
-    A coefficient{};
+    A product{};  // x . d, with x as its norm has it
+    const auto x_of = [&norm](const T& element) {
+      return device::times_power_of_two(device::widen<T>(element), -norm.exponent);
+    };
     if (valid) {
       norm = tile::measure_global_row(x.row(row), width);
       tile::for_each_vec<Vec>(x.row(row), width, [&](const Vec& values, int c) {
 #pragma unroll
         for (int e = 0; e < vec_size; ++e)
-          coefficient =
-              device::fma(scaled(values[e], norm), device::load_global(d.row(row) + c + e), coefficient);
+          product = device::fma(x_of(values[e]), device::load_global(d.row(row) + c + e), product);
       });
-      coefficient = tile::sum_over_warp(coefficient) * norm.rnorm();
+      product = tile::sum_over_warp(product);
     }
+    const A rnorm = norm.rnorm(), coefficient = product * rnorm;
     if (head.params.out.data == nullptr) return coefficient;
-    const A share = norm.clamped() ? A{0} : coefficient * norm.rnorm();
+    const auto backward = tile::NormBackward<A>::of(norm, rnorm);
+    const A along = backward.along(product);
     T* to = head.out(group_head).row(row);
     tile::for_each_vec<Vec>(x.row(row), width, [&](const Vec& values, int c) {
       Vec dx{};
       if (valid) {
 #pragma unroll
         for (int e = 0; e < vec_size; ++e)
-          dx[e] = device::narrow<T>(
-              device::fma(-share, scaled(values[e], norm), device::load_global(d.row(row) + c + e)) *
-              norm.inverse());
+          dx[e] =
+              device::narrow<T>(backward(device::load_global(d.row(row) + c + e), x_of(values[e]), along));
       }
       device::store_global(reinterpret_cast<Vec*>(to + c), dx);
     });
     return coefficient;
-  }
-  static __device__ __forceinline__ A scaled(const T& x, const tile::RowNorm<A>& norm) {
-    return device::times_power_of_two(device::widen<T>(x), -norm.exponent);
   }
 };
 

@@ -1,4 +1,4 @@
-// The sum of a piece of a sequence, H = sum of b_j c_j^T, with nothing read but b and c.
+// The sum over a piece of a sequence, H = sum of b_j c_j^T, which reads b and c alone.
 #pragma once
 
 #include <cottention/sm80/chunk.cuh>
@@ -13,7 +13,8 @@ struct ReduceStorage {
   Factors<PartOf<R, tiling>> factors;
 };
 
-/// Adds the block's piece to `state`. Ends with no copy in flight.
+/// Adds the block's piece to `state`, H (dims.qk, columns). No copy is in flight after it.
+/// Scope: block; barriers inside: 2 or 3 for each chunk.
 template <kernel::AnyRoles R, Tiling tiling>
 __device__ __forceinline__ void reduce_piece(const Head<R, tiling>& head, ChunkFactors<R, tiling>& factors,
                                              StateOf<R, tiling>& state, ReduceStorage<R, tiling>& storage) {
@@ -36,9 +37,10 @@ __device__ __forceinline__ void reduce_piece(const Head<R, tiling>& head, ChunkF
                                                                prepare, compute);
 }
 
-/// Sums each piece apart, into its image. Causal: but for the last in order, whose sum nobody needs. Its
-/// image gets a copy of the caller's initial state, for the first of Walk: there the last writes the final
-/// state, maybe to the same memory, and blocks run in any order.
+/// Writes the partial state of each piece. In a causal call no block needs the sum of the piece that is last
+/// in the order of the walk. Its partial state is a copy of the caller's initial state instead, which Walk's
+/// first block reads: Walk's last block writes the final state, maybe to the memory of the initial one, and
+/// blocks run in any order.
 template <kernel::AnyRoles R, Tiling tiling>
 struct Reduce {
   static constexpr int threads = PartOf<R, tiling>::threads;

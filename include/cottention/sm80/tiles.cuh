@@ -1,4 +1,4 @@
-// What a block holds of a chunk, and the state that it starts from.
+// The tiles that a block has of a chunk, and the state that its walk starts from.
 #pragma once
 
 #include <cottention/kernel/head.cuh>
@@ -12,18 +12,19 @@ using PartOf = Partition<typename R::Recurrence, tiling>;
 template <kernel::AnyRoles R, Tiling tiling>
 using StateOf = State<typename R::Recurrence, tiling>;
 
-/// Where the state takes half of a lane's registers, there are none to keep addresses in.
+/// Lanes keep addresses unless the state takes half of their registers.
 template <kernel::AnyRoles R, Tiling tiling>
 using Head = kernel::Head<R, tiling, sizeof(typename R::element) == 4 || PartOf<R, tiling>::warp_depth <= 64>;
 
-/// The parts of a bidirectional head's rows that blocks share.
+/// The M blocks of a bidirectional head: the rows that each of its thread blocks takes.
 template <kernel::AnyRoles R, Tiling tiling>
 __device__ __forceinline__ tile::Pieces m_blocks_of(const Head<R, tiling>& head) {
   const int parts = head.params.m_blocks;
   return {head.rows.length, {.wanted = parts, .min_rows = 1, .max_pieces = parts}, tiling.chunk};
 }
 
-/// The first in the order of the walk starts from the caller's initial state, the others from zero.
+/// Sets the state before a piece: the caller's initial state before the first one in the order of the walk,
+/// zero before the others. Scope: thread.
 template <kernel::AnyRoles R, Tiling tiling>
 __device__ __forceinline__ void start_state(const Head<R, tiling>& head, StateOf<R, tiling>& state) {
   if (head.order == 0 && head.params.initial_h != nullptr)
@@ -31,6 +32,7 @@ __device__ __forceinline__ void start_state(const Head<R, tiling>& head, StateOf
   else
     state.set_zero();
 }
+/// Writes the state (dims.qk, dims.v) where the caller wants it. Scope: thread.
 template <kernel::AnyRoles R, Tiling tiling>
 __device__ __forceinline__ void store_final_state(const Head<R, tiling>& head, StateOf<R, tiling>& state) {
   if (head.params.final_h != nullptr)
@@ -39,27 +41,28 @@ __device__ __forceinline__ void store_final_state(const Head<R, tiling>& head, S
 
 // ---- tiles of a chunk
 
-/// Whether a block holds the rows whole that it projects. Otherwise Project does that afterwards.
+/// Whether a block has all columns of the rows that go backward through the norm. Otherwise Project does that
+/// afterwards.
 template <kernel::AnyRoles R, Tiling tiling>
 inline constexpr bool fuses_norm_backward = R::has_norm_backward&& kernel::v_tiles<R, tiling> == 1;
 
-/// a, and the rows x whose norm the output goes through.
+/// The tiles of rows i: a, and x, whose norm the output goes through.
 template <kernel::AnyRoles R, Tiling tiling, bool = fuses_norm_backward<R, tiling>>
 struct RowTiles {
-  typename PartOf<R, tiling>::TileAB a;
+  typename PartOf<R, tiling>::TileAB a;  // (chunk, dims.qk)
 };
 template <kernel::AnyRoles R, Tiling tiling>
-struct RowTiles<R, tiling, true> {
-  typename PartOf<R, tiling>::TileAB a;
-  typename PartOf<R, tiling>::TileC norm_input;
+struct RowTiles<R, tiling, true> : RowTiles<R, tiling, false> {
+  typename PartOf<R, tiling>::TileC norm_input;  // (chunk, columns)
 };
-/// b and c.
+/// The tiles of terms j.
 template <kernel::AnyRoles R, Tiling tiling>
 struct TermTiles {
-  typename PartOf<R, tiling>::TileAB b;
-  typename PartOf<R, tiling>::TileC c;
+  typename PartOf<R, tiling>::TileAB b;  // (chunk, dims.qk)
+  typename PartOf<R, tiling>::TileC c;   // (chunk, columns)
 };
 
+/// Start the copies of rows row, ... Scope: block; no barrier inside.
 template <kernel::AnyRoles R, Tiling tiling>
 __device__ __forceinline__ void copy_rows(const Head<R, tiling>& head, int group_head, int row,
                                           RowTiles<R, tiling>& tiles) {
