@@ -105,17 +105,14 @@ RETIRED = [
 # Type names that several folders define, each with the reason.
 SHARED_NAMES = {
     "Cursor": "cpu: the next piece of a thread; tile: a position in the order of chunks. Neither is seen by the other backend",
-    "Direction": "the same enum in cpu/ and tile/, since backends do not know each other",
     "Gradient": "reference: the result of a gradient; sm80: the kernel that computes it",
     "Layout": "vocabulary: how a tensor lies in memory; cpu: how a state does",
     "Operand": "vocabulary: a tensor of a call in messages; sm80: a or b of a product, the word of PTX",
-    "Output": "cpu and kernel: which tensor a recurrence gives; reference: the results of a call",
+    "Output": "recurrence: which tensor a recurrence gives; reference: the results of a call; sm80: rows of out in a warp",
     "Pieces": "the pieces of a sequence on either backend, whose rules differ",
     "Roles": "which tensor is a, b or c: cpu resolves it at run time, kernel at compile time",
     "RowView": "the rows of a head on either backend",
-    "Side": "cpu: queries or keys as an enum; tile: the rows of one of them",
     "State": "vocabulary: the state of a call; sm80: its accumulators in a block",
-    "StateLayout": "how a state lies in memory, on either backend",
     "Walk": "the walk of either backend",
 }
 

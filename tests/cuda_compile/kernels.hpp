@@ -49,7 +49,7 @@ void for_each_row(F f) {
   }
 }
 
-template <AnyProblem P, kernel::Output output>
+template <AnyProblem P, recurrence::Output output>
 void list_recurrence() {
   using R = kernel::Roles<P, output>;
   for_each_row<host::RecurrenceRows<R>>([&]<Tiling t>() { list_recurrence_tiling<R, t>(); });
@@ -68,7 +68,7 @@ void list_forward() {
   compile<Call>(&forward<P>);
   list_kernel<kernel::Count>("all", "");
   list_kernel<kernel::Trailing<typename P::element, 1>>("all", "");
-  list_recurrence<P, kernel::Output::o>();
+  list_recurrence<P, recurrence::Output::o>();
 }
 
 template <AnyProblem P>
@@ -79,9 +79,9 @@ void list_backward() {
   list_kernel<kernel::Trailing<typename P::element, 3>>("all", "");
   using Fused = host::FusedBackwardRows<P>;
   for_each_row<Fused>([&]<Tiling t>() { list_kernel<P, t, typename Fused::template Kernel<t>>(); });
-  list_recurrence<P, kernel::Output::dq>();
-  list_recurrence<P, kernel::Output::dk>();
-  list_recurrence<P, kernel::Output::dv>();
+  list_recurrence<P, recurrence::Output::dq>();
+  list_recurrence<P, recurrence::Output::dk>();
+  list_recurrence<P, recurrence::Output::dv>();
 }
 
 template <AnyProblem P>

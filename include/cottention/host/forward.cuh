@@ -11,7 +11,7 @@
 namespace cottention::host {
 
 template <AnyProblem P>
-using ForwardRoles = kernel::Roles<P, kernel::Output::o>;
+using ForwardRoles = kernel::Roles<P, recurrence::Output::o>;
 template <AnyProblem P, Tiling... given>
 using ForwardRows = RecurrenceRows<ForwardRoles<P>, given...>;
 
@@ -63,9 +63,10 @@ class ForwardCall {
   kernel::RecurrenceParams<T> params(void* workspace) const {
     const Shape& s = args_.shape;
     auto p = recurrence_params<R>(args_, splits_);
-    p.a = tile::view(args_.q, s.seq_q, s.heads_q, s.dim_qk);
-    p.b = tile::view(args_.k, s.seq_k, s.heads_kv, s.dim_qk);
-    p.c = tile::view(args_.v, s.seq_k, s.heads_kv, s.dim_v);
+    set_operands<R>(p, {tile::view(args_.q, s.seq_q, s.heads_q, s.dim_qk),
+                        tile::view(args_.k, s.seq_k, s.heads_kv, s.dim_qk),
+                        tile::view(args_.v, s.seq_k, s.heads_kv, s.dim_v),
+                        {}});
     p.out = tile::view(args_.o, s.seq_q, s.heads_q, s.dim_v);
     p.initial_h = args_.initial_state.h;
     p.final_h = args_.final_state.h;

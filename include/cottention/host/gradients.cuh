@@ -58,7 +58,7 @@ class BackwardCall {
  public:
   using T = typename P::element;
   using A = Accumulate<T>;
-  using Output = kernel::Output;
+  using Output = recurrence::Output;
   using Carver = cottention::detail::Carver;
 
   BackwardCall(const BackwardArguments<T>& args, Split split, const device::Properties& device)
@@ -264,30 +264,18 @@ class BackwardCall {
   kernel::RecurrenceParams<T> params(const SplitPlan& splits, const GradientWorkspace<A>& workspace) const {
     using tile::view;
     const Shape& s = args_.shape;
-    const auto q = view(args_.q, s.seq_q, s.heads_q, s.dim_qk);
-    const auto k = view(args_.k, s.seq_k, s.heads_kv, s.dim_qk);
-    const auto v = view(args_.v, s.seq_k, s.heads_kv, s.dim_v);
-    const auto g = view(args_.dout, s.seq_q, s.heads_q, s.dim_v);
     kernel::RecurrenceParams<T> p = recurrence_params<R>(args_, splits);
-    if constexpr (R::has_norm_backward) p.layout = tile::StateLayout::transposed;
+    set_operands<R>(
+        p, {view(args_.q, s.seq_q, s.heads_q, s.dim_qk), view(args_.k, s.seq_k, s.heads_kv, s.dim_qk),
+            view(args_.v, s.seq_k, s.heads_kv, s.dim_v), view(args_.dout, s.seq_q, s.heads_q, s.dim_v)});
+    p.layout = recurrence::state_layout(R::output);
     if constexpr (R::output == Output::dq) {
-      p.a = g;
-      p.b = v;
-      p.c = k;
-      p.norm_input = q;
       p.out = view(args_.dq, s.seq_q, s.heads_q, s.dim_qk);
       p.initial_h = args_.initial_state.h;
     } else if constexpr (R::output == Output::dk) {
-      p.a = v;
-      p.b = g;
-      p.c = q;
-      p.norm_input = k;
       p.out = view(args_.dk, s.seq_k, s.heads_kv, s.dim_qk);
       p.initial_h = args_.dfinal_state;
     } else {
-      p.a = k;
-      p.b = q;
-      p.c = g;
       p.out = view(args_.dv, s.seq_k, s.heads_kv, s.dim_v);
       p.initial_h = args_.dfinal_state;
       p.final_h = args_.dinitial_state;

@@ -1,7 +1,9 @@
 // One recurrence of a call: its tilings and splits, its kernels, and what they are given.
 #pragma once
 
+#include <array>
 #include <concepts>
+#include <cstddef>
 #include <cstdint>
 
 #include <cottention/device/launch.cuh>
@@ -108,6 +110,21 @@ kernel::RecurrenceParams<typename R::element> recurrence_params(const Arguments&
   p.v_tiles = plan.v_tiles;
   p.partial_elements = plan.partial_elements;
   return p;
+}
+
+/// The tensors of a call in the order of recurrence::Input; g is null in a forward call.
+template <Element T>
+using Inputs = std::array<tile::View<const T>, 4>;
+
+/// a, b and c by the role table, and the rows whose norm the output goes through.
+template <kernel::AnyRoles R>
+void set_operands(kernel::RecurrenceParams<typename R::element>& p,
+                  const Inputs<typename R::element>& inputs) {
+  const auto view = [&inputs](recurrence::Input input) { return inputs[static_cast<std::size_t>(input)]; };
+  p.a = view(R::roles.a);
+  p.b = view(R::roles.b);
+  p.c = view(R::roles.c);
+  if constexpr (R::has_norm_backward) p.norm_input = view(recurrence::norm_input(R::output));
 }
 
 /// The rows of an output that kernel::Trailing sees to: none unless the batch is packed.

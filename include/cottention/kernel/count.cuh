@@ -26,7 +26,7 @@ struct Count {
 
   static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     const std::int64_t batch = device::block_x();
-    const tile::Side keys(params.offsets, params.mask, batch, params.seq);
+    const tile::SequenceSide keys(params.offsets, params.mask, batch, params.seq);
     const std::int64_t valid = tile::count_valid(keys.mask, 0, keys.length, storage.sum);
     if (device::thread_index() != 0) return;
     const std::int64_t before = params.initial != nullptr ? device::load_global(params.initial + batch) : 0;

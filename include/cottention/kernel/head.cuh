@@ -22,7 +22,7 @@ struct Head {
   const RecurrenceParams<T>& params;
   std::int64_t batch;
   int kv_head, group, column;  // column: the first of the block's columns of c and the output
-  tile::Side rows, terms;
+  tile::SequenceSide rows, terms;
   tile::Pieces pieces;  // of the sequence of terms
   int order;            // of this block's piece, in the order of the walk
   int first, last;      // positions of the piece
@@ -53,7 +53,7 @@ struct Head {
 
   /// The index of the block's piece in the sequence.
   __device__ __forceinline__ int piece() const {
-    return R::direction == tile::Direction::forward ? order : pieces.count - 1 - order;
+    return R::direction == recurrence::Direction::forward ? order : pieces.count - 1 - order;
   }
 
   // The rows of a tensor, (seq, dim).
@@ -77,7 +77,9 @@ struct Head {
   }
 
   /// The keys of the sequence, from which counts and weights follow.
-  __device__ __forceinline__ const tile::Side& keys() const { return R::rows_are_queries ? terms : rows; }
+  __device__ __forceinline__ const tile::SequenceSide& keys() const {
+    return R::rows_are_queries ? terms : rows;
+  }
 
   /// The partial state of the piece that is `of_order` in the walk, of the block's columns.
   __device__ __forceinline__ A* partial_state(int of_order) const {

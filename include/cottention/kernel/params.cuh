@@ -6,8 +6,8 @@
 #include <cottention/arguments.hpp>
 #include <cottention/device/thread.cuh>
 #include <cottention/problem.hpp>
+#include <cottention/recurrence.hpp>
 #include <cottention/tile/splits.cuh>
-#include <cottention/tile/state_layout.cuh>
 
 namespace cottention::kernel {
 
@@ -26,7 +26,7 @@ struct RecurrenceParams {
   const A* initial_h = nullptr;
   const std::int64_t* initial_count = nullptr;
   A* final_h = nullptr;
-  tile::StateLayout layout = tile::StateLayout::as_is;  // of initial_h and final_h
+  recurrence::StateLayout layout = recurrence::StateLayout::as_is;  // of initial_h and final_h
   A* partial_states = nullptr;  // (batch * heads_kv, v_tiles, max_pieces, partial_elements); null: sequences
                                 // are not split
   tile::View<A> grad_normalized;  // gradients of normalised rows for Project; null: blocks hold whole rows

@@ -21,7 +21,7 @@ struct CountStorage {
 
 /// The weights of a head whose block walks the rows first, ..., last - 1 of its sequence in `direction`. In a
 /// bidirectional Problem all positions have the weight of the whole sequence.
-template <AnyProblem P, tile::Direction direction, int chunk, int warps>
+template <AnyProblem P, recurrence::Direction direction, int chunk, int warps>
 class PositionWeights {
  public:
   using A = typename P::accumulate;
@@ -29,7 +29,7 @@ class PositionWeights {
 
   /// Counts the keys before the walk. Scope: block; barriers inside: 2 where keys are masked.
   __device__ __forceinline__ PositionWeights(const RecurrenceParams<typename P::element>& params,
-                                             std::int64_t batch, int kv_head, const tile::Side& keys,
+                                             std::int64_t batch, int kv_head, const tile::SequenceSide& keys,
                                              int first, int last, CountStorage<A, warps>& storage)
       : storage_(storage), first_(first) {
     scaled_ = P::scale != Scale::none && tile::given(params.scale_logit);
@@ -98,7 +98,7 @@ class PositionWeights {
 
  private:
   static constexpr bool rough = sizeof(typename P::element) == 2;
-  static constexpr bool reverse = causal && direction == tile::Direction::reverse;
+  static constexpr bool reverse = causal && direction == recurrence::Direction::reverse;
 
   /// Where the table of 32 chunks ends that holds the last row of the piece, for walks in reverse.
   __device__ __forceinline__ int end_of_table(int last, int length) const {

@@ -34,8 +34,8 @@ struct Prefix {
         (std::int64_t{device::block_y()} * threads + device::thread_index()) * lane_elements;
     if (element >= params.partial_elements) return;
     const std::int64_t batch = device::block_x() / params.heads_kv;
-    const tile::Side rows(params.row_offsets, nullptr, batch, params.seq_rows);
-    const tile::Side terms(params.term_offsets, nullptr, batch, params.seq_terms);
+    const tile::SequenceSide rows(params.row_offsets, nullptr, batch, params.seq_rows);
+    const tile::SequenceSide terms(params.term_offsets, nullptr, batch, params.seq_terms);
     const tile::Pieces pieces(tile::walk_length<mask>(rows, terms), params.split_rule, params.chunk);
     const int count = pieces.count - (mask == Mask::causal ? 1 : 0);
     const auto slot = [&](int piece) {

@@ -1,47 +1,29 @@
-// The role table: which tensors are a, b and c. With norms and weights folded into its operands, every output
-// of attention and of its gradient is one recurrence over rows i and terms j, where g is the gradient with
-// respect to o:
-//
-//     out_i = a_i H + sum over visible j of (a_i . b_j) c_j          H = sum of b_j c_j^T
-//
-//     output   a   b   c   rows      causal order   then
-//     o        q   k   v   queries   forward
-//     dq       g   v   k   queries   forward        through the norm of q
-//     dk       v   g   q   keys      reverse        through the norm of k
-//     dv       k   q   g   keys      reverse
-//
-// q and k are normalised in every role. Scaled by key, v has the weight of its position, and dv is multiplied
-// by it; scaled by query, g has the weight, and o is multiplied by it.
+// The role table of recurrence.hpp as template values: a kernel over heads computes one output of one
+// Problem.
 #pragma once
 
 #include <concepts>
 
 #include <cottention/problem.hpp>
-#include <cottention/tile/cursor.cuh>
+#include <cottention/recurrence.hpp>
 
 namespace cottention::kernel {
-
-enum class Output { o, dq, dk, dv };
-
-/// Whether an output has a row for each query, and sums over keys; otherwise the other way round.
-constexpr bool rows_are_queries(Output output) { return output == Output::o || output == Output::dq; }
-/// Whether the output goes backward through the norm of q or k.
-constexpr bool has_norm_backward(Output output) { return output == Output::dq || output == Output::dk; }
 
 /// Which side of a recurrence has the weights of positions.
 enum class Weighted { nothing, rows, terms };
 
-template <AnyProblem P, Output output_>
+template <AnyProblem P, recurrence::Output output_>
 struct Roles {
   using problem = P;
   using element = typename P::element;
-  static constexpr Output output = output_;
+  static constexpr recurrence::Output output = output_;
   static constexpr Mask mask = P::mask;
 
-  static constexpr bool rows_are_queries = kernel::rows_are_queries(output);
-  static constexpr bool has_norm_backward = kernel::has_norm_backward(output);
-  static constexpr tile::Direction direction =
-      mask == Mask::causal && !rows_are_queries ? tile::Direction::reverse : tile::Direction::forward;
+  static constexpr recurrence::Roles roles = recurrence::roles_of(output);
+  /// Whether the output has a row for each query, and sums over keys; otherwise the other way round.
+  static constexpr bool rows_are_queries = roles.rows == recurrence::Side::queries;
+  static constexpr bool has_norm_backward = roles.norm_backward;
+  static constexpr recurrence::Direction direction = recurrence::direction_of(output, mask);
   static constexpr Weighted weighted = P::scale == Scale::none                           ? Weighted::nothing
                                        : (P::scale == Scale::by_key) == rows_are_queries ? Weighted::terms
                                                                                          : Weighted::rows;
@@ -56,7 +38,7 @@ struct Roles {
 
 template <class R>
 inline constexpr bool is_roles = false;
-template <AnyProblem P, Output output>
+template <AnyProblem P, recurrence::Output output>
 inline constexpr bool is_roles<Roles<P, output>> = true;
 
 template <class R>

@@ -31,7 +31,7 @@ struct Trailing {
     const Rows& x = params.rows[device::block_y()];
     if (x.view.data == nullptr) return;
     const std::int64_t first = x.offsets[x.batch];
-    if (first < 0 || first > x.seq) return;  // offsets that lead out of the tensor, as in tile::Side
+    if (first < 0 || first > x.seq) return;  // offsets that lead out of the tensor, as in tile::SequenceSide
     using Vec = device::Vector<T, 16 / static_cast<int>(sizeof(T))>;
     constexpr int vec_size = 16 / static_cast<int>(sizeof(T));
     const std::int64_t vecs = x.dim / vec_size, total = (x.seq - first) * x.heads * vecs;

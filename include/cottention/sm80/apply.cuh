@@ -69,7 +69,7 @@ struct Apply {
       epilogue.store(at.group_head, at.row, rows, factors, out);
     };
     const int group_heads = R::rows_are_queries ? head.group : 1;
-    sm80::for_each_step<Part::stages, Part::chunk, tile::Direction::forward>(
+    sm80::for_each_step<Part::stages, Part::chunk, recurrence::Direction::forward>(
         first, last, group_heads, copy, [](const auto&) {}, compute);
   }
 };

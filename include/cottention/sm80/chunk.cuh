@@ -29,9 +29,9 @@ __device__ __forceinline__ typename Part::Values load_values(const typename Part
 
 /// The causal mask: a row sees the terms at its own position and earlier ones, in reverse its own and later
 /// ones.
-template <tile::Direction direction>
+template <recurrence::Direction direction>
 __device__ __forceinline__ bool is_visible(int row, int term) {
-  return direction == tile::Direction::forward ? term <= row : term >= row;
+  return direction == recurrence::Direction::forward ? term <= row : term >= row;
 }
 
 /// Whether scores are multiplied by the factor of their row besides that of their term.
@@ -117,7 +117,7 @@ __device__ __forceinline__ void dots_of_rows(const Rows& a, const Rows& b, Lane 
 /// `exact_diagonal` the rest has the errors of the sums a_i . b_i too: where a row sees few terms, a score
 /// far below its products is all of the output. Scope: block; barriers inside: 0. A barrier must be between
 /// earlier reads of `scores` and it, and between it and attend().
-template <AnyProblem P, Tiling tiling, tile::Direction direction, ScoreRows score_rows,
+template <AnyProblem P, Tiling tiling, recurrence::Direction direction, ScoreRows score_rows,
           ScorePart part = ScorePart::rounded, class Part = Partition<P, tiling>>
 __device__ __forceinline__ void score(const typename Part::TileAB& a, const typename Part::TileAB& b,
                                       const typename Part::A* row_factor_shared,
@@ -131,8 +131,8 @@ __device__ __forceinline__ void score(const typename Part::TileAB& a, const type
   int tri_row = 0, tri_column = device::opaque(rotated_warp);  // of the lower triangle of fragments
   for (int block = tri_column; block < blocks; block += Part::warps, tri_column += Part::warps) {
     while (tri_column > tri_row) tri_column -= ++tri_row;  // row i of the triangle has i + 1 fragments
-    const int i = direction == tile::Direction::forward ? tri_row : tri_column;
-    const int j = direction == tile::Direction::forward ? tri_column : tri_row;
+    const int i = direction == recurrence::Direction::forward ? tri_row : tri_column;
+    const int j = direction == recurrence::Direction::forward ? tri_column : tri_row;
     const Lane lane = Lane::opaque();
     const int g = lane.g(), t = lane.t();
     const auto &a_rows = a.below(16 * i), &b_rows = b.below(16 * j);
@@ -207,7 +207,7 @@ __device__ __forceinline__ F select_by_warp_k(const F* blocks, int count, int wa
 /// out (16, 16) += scores c for the rows and terms `top`, ..., top + 15 and columns `column`, ..., term by
 /// term: 0, the score of a masked term, must not be multiplied by an infinity or a NaN. Scope: warp; barriers
 /// inside: 0.
-template <AnyProblem P, Tiling tiling, tile::Direction direction, class Part = Partition<P, tiling>>
+template <AnyProblem P, Tiling tiling, recurrence::Direction direction, class Part = Partition<P, tiling>>
 __device__ __forceinline__ void attend_diagonal(const typename Part::ScoreTile& scores,
                                                 const typename Part::TileC& values, int top, int column,
                                                 Accumulator<typename Part::A> (&out)[2]) {
@@ -245,7 +245,7 @@ __device__ __forceinline__ bool all_finite(const typename Part::Values& values) 
 /// out += scores c, (chunk, chunk) x (chunk, warp_columns) -> (chunk, warp_columns); `finite` as all_finite()
 /// has it. With split-M a warp computes its own rows; with split-K, warp_k computes every warps_k-th fragment
 /// of terms, beginning with its warp_k-th, for all rows. Scope: warp; barriers inside: 0.
-template <AnyProblem P, Tiling tiling, tile::Direction direction, class Part = Partition<P, tiling>>
+template <AnyProblem P, Tiling tiling, recurrence::Direction direction, class Part = Partition<P, tiling>>
 __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
                                        const typename Part::TileC& tile, const typename Part::Values& values,
                                        bool finite, typename Part::Output& out) {
@@ -255,7 +255,7 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
 #pragma unroll
   for (int i = 0; i < Part::warp_row_blocks; ++i) {
     constexpr int k_split = Part::splits_m ? 1 : Part::warps_k;
-    constexpr bool forward = direction == tile::Direction::forward;
+    constexpr bool forward = direction == recurrence::Direction::forward;
     const int top = 16 * Part::row_block(i, warp_k);
     // Fragments of terms `begin`, ..., end - 1 have terms that the rows see: forward the first ones, in
     // reverse the last ones. With split-M rows depend on the warp, and `edge` replaces these constants.
@@ -305,7 +305,7 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
 
 /// out += (rest of the scores) c, with the arguments of the score() and attend() before it, for 16-bit
 /// elements. It overwrites `scores`. Scope: block; barriers inside: 2.
-template <AnyProblem P, Tiling tiling, tile::Direction direction, ScoreRows score_rows,
+template <AnyProblem P, Tiling tiling, recurrence::Direction direction, ScoreRows score_rows,
           class Part = Partition<P, tiling>>
 __device__ __forceinline__ void attend_rest(const typename Part::TileAB& a, const typename Part::TileAB& b,
                                             const typename Part::A* row_factor_shared,

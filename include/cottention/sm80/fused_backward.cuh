@@ -30,9 +30,9 @@ struct GradientParams {
 /// The three roles. All tiles have the same columns, so that one serves in each role.
 template <AnyProblem P, Tiling tiling>
 struct FusedBackwardRoles {
-  using Dq = kernel::Roles<P, kernel::Output::dq>;
-  using Dk = kernel::Roles<P, kernel::Output::dk>;
-  using Dv = kernel::Roles<P, kernel::Output::dv>;
+  using Dq = kernel::Roles<P, recurrence::Output::dq>;
+  using Dk = kernel::Roles<P, recurrence::Output::dk>;
+  using Dv = kernel::Roles<P, recurrence::Output::dv>;
   using Recurrence = typename Dq::Recurrence;
   using Part = sm80::Partition<Recurrence, tiling>;
   using State = sm80::State<Recurrence, tiling>;
@@ -61,7 +61,7 @@ struct SharedSide {
   int length;
 
   /// Scope: one thread, before a barrier.
-  __device__ __forceinline__ void set(const tile::Side& side) {
+  __device__ __forceinline__ void set(const tile::SequenceSide& side) {
     device::store_shared(&mask, side.mask);
     device::store_shared(&length, side.length);
   }
@@ -138,7 +138,7 @@ class FusedBackwardBlock {
   using T = typename Part::T;
   using A = typename Part::A;
   using Out = typename Part::Output;
-  using Output = kernel::Output;
+  using Output = recurrence::Output;
   using Queries = Head<typename Roles::Dq, tiling>;
   using Keys = Head<typename Roles::Dk, tiling>;
   static constexpr int threads = Part::threads;
@@ -182,7 +182,7 @@ class FusedBackwardBlock {
         weights(p.dk, k.batch, k.kv_head, k.keys(), 0, k.last, memory.counts) {
     const A* dfinal = p.dk.initial_h;
     if (dfinal != nullptr)
-      d.load(dfinal + k.state_offset(), tile::StateLayout::as_is, 0);
+      d.load(dfinal + k.state_offset(), recurrence::StateLayout::as_is, 0);
     else
       d.set_zero();
     if constexpr (bounds_dq) memory.dq_error.set_zero();
@@ -308,7 +308,7 @@ class FusedBackwardBlock {
   /// Once D is complete. No barrier inside.
   __device__ __forceinline__ void store_d() {
     if (params.dv.final_h != nullptr)
-      d.store(params.dv.final_h + keys.state_offset(), tile::StateLayout::as_is, 0);
+      d.store(params.dv.final_h + keys.state_offset(), recurrence::StateLayout::as_is, 0);
   }
   /// At the end of a head. Barriers inside: 2.
   __device__ __forceinline__ void store_scale_grad_partials() {

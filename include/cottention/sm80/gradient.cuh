@@ -33,8 +33,8 @@ struct Gradient {
   };
   /// The chunks that few keys come before, and those that few queries come after.
   struct Leading {
-    tile::LeadingChunks<Part::chunk, tile::Direction::forward> keys;
-    tile::LeadingChunks<Part::chunk, tile::Direction::reverse> queries;
+    tile::LeadingChunks<Part::chunk, recurrence::Direction::forward> keys;
+    tile::LeadingChunks<Part::chunk, recurrence::Direction::reverse> queries;
 
     /// Scope: block, before a barrier; barriers inside: those of LeadingChunks::find().
     __device__ __forceinline__ void set(const typename Block::Queries& of_queries,
@@ -73,15 +73,15 @@ struct Gradient {
     };
     const auto prepare = [&](const auto& at) { block.begin_chunk(at.row); };
     const auto compute = [&](const auto& at) { steps.step(at.row, storage.walk.chunk[at.stage]); };
-    sm80::for_each_step<Part::stages, Part::chunk, tile::Direction::reverse>(0, keys.last, 1, copy, prepare,
-                                                                             compute);
+    sm80::for_each_step<Part::stages, Part::chunk, recurrence::Direction::reverse>(0, keys.last, 1, copy,
+                                                                                   prepare, compute);
     block.store_d();
     block.store_scale_grad_partials();
     steps.set_redo_flag();
   }
 
  private:
-  using Output = kernel::Output;
+  using Output = recurrence::Output;
   using Recurrence = typename Block::Roles::Recurrence;
   template <Output output>
   using Intra = IntraChunk<kernel::Roles<P, output>, tiling, Block::scales_rows>;

@@ -47,7 +47,7 @@ struct GradientApply {
   }
 
  private:
-  using Output = kernel::Output;
+  using Output = recurrence::Output;
 
   static __device__ __forceinline__ void walk_queries(Block& block, ApplyStorage& storage) {
     const auto copy = [&](const auto& at) {
@@ -93,7 +93,7 @@ struct GradientApply {
   template <class Copy, class Compute>
   static __device__ __forceinline__ void for_each_chunk(int length, int group_heads, Copy copy,
                                                         Compute compute) {
-    sm80::for_each_step<Part::stages, Part::chunk, tile::Direction::forward>(
+    sm80::for_each_step<Part::stages, Part::chunk, recurrence::Direction::forward>(
         0, length, group_heads, copy, [](const auto&) {}, compute);
   }
 };

@@ -13,7 +13,7 @@ namespace cottention::sm80 {
 /// prepare() wrote; prepare() may not read the tiles. No barrier is between compute() of a step and prepare()
 /// of the next one. No copy is in flight at the end. Scope: block; barriers inside: 1 for each step, 2 with
 /// one stage. A barrier must be between the last step and other writes to the tiles.
-template <int stages, int chunk, tile::Direction direction, class Copy, class Prepare, class Compute>
+template <int stages, int chunk, recurrence::Direction direction, class Copy, class Prepare, class Compute>
 __device__ __forceinline__ void for_each_step(int first, int last, int group, Copy copy, Prepare prepare,
                                               Compute compute) {
   using Position = tile::Cursor<stages, chunk, direction>;

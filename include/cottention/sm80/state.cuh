@@ -9,11 +9,11 @@
 
 #include <cottention/device/barrier.cuh>
 #include <cottention/device/warp.cuh>
+#include <cottention/recurrence.hpp>
 #include <cottention/sm80/measure.cuh>
 #include <cottention/sm80/partition.cuh>
 #include <cottention/sm80/pending.cuh>
 #include <cottention/tile/over_warp.cuh>
-#include <cottention/tile/state_layout.cuh>
 
 namespace cottention::sm80 {
 
@@ -38,12 +38,12 @@ class State {
 
   // ---- H (dim_qk, dim_v) in global memory, of which the block has columns `column`, ...
 
-  __device__ __forceinline__ void load(const A* h, tile::StateLayout layout, int column) {
+  __device__ __forceinline__ void load(const A* h, recurrence::StateLayout layout, int column) {
     for_each_element(layout, column, [h](A& x, std::int64_t offset, bool exists) {
       x = exists ? device::load_global(h + offset) : A{0};
     });
   }
-  __device__ __forceinline__ void store(A* h, tile::StateLayout layout, int column) {
+  __device__ __forceinline__ void store(A* h, recurrence::StateLayout layout, int column) {
     for_each_element(layout, column, [h](A& x, std::int64_t offset, bool exists) {
       if (exists) device::store_global(h + offset, x);
     });
@@ -190,7 +190,7 @@ class State {
   }
 
   /// The sum over this lane's elements of (H - h)^2, h in global memory; null: of H^2.
-  __device__ __forceinline__ A squared_distance(const A* h, tile::StateLayout layout, int column) {
+  __device__ __forceinline__ A squared_distance(const A* h, recurrence::StateLayout layout, int column) {
     A sum{};
     for_each_element(layout, column, [h, &sum](A& x, std::int64_t offset, bool exists) {
       const A difference = x - (exists && h != nullptr ? device::load_global(h + offset) : A{0});
@@ -235,10 +235,10 @@ class State {
   /// f(element, offset, exists) for each element of the lane, `offset` being where it is in H in global
   /// memory.
   template <class F>
-  __device__ __forceinline__ void for_each_element(tile::StateLayout layout, int column, F f) {
+  __device__ __forceinline__ void for_each_element(recurrence::StateLayout layout, int column, F f) {
     constexpr int rows = P::head_dim.qk, columns = P::head_dim.v;
-    const std::int64_t row_stride = layout == tile::StateLayout::as_is ? columns : 1;
-    const std::int64_t column_stride = layout == tile::StateLayout::as_is ? 1 : rows;
+    const std::int64_t row_stride = layout == recurrence::StateLayout::as_is ? columns : 1;
+    const std::int64_t column_stride = layout == recurrence::StateLayout::as_is ? 1 : rows;
     const Lane lane = Lane::opaque();
     const int first_row = Part::warp_row() + 2 * lane.t(),
               first_column = column + Part::warp_column() + lane.g();

@@ -54,7 +54,7 @@ struct Walk {
 
   static __device__ __forceinline__ void walk(const Head<R, tiling>& head, Epilogue<R, tiling>& epilogue,
                                               Storage& storage) {
-    constexpr tile::Direction direction = R::direction;
+    constexpr recurrence::Direction direction = R::direction;
     ChunkFactors<R, tiling> factors(head, storage.factors);
     StateOf<R, tiling> state;
     load_state(head, state);

@@ -111,10 +111,10 @@ struct ValidRows {
 
 /// The chunks at the start of a walk that fewer than `min_terms` terms come before. Their outputs are sums of
 /// few terms, whose rounding errors do not average out.
-template <int chunk, Direction direction>
+template <int chunk, recurrence::Direction direction>
 struct LeadingChunks {
   static constexpr int min_terms = 16;  // docs/tuning.md, "Numbers near the edge"
-  static constexpr int no_row = direction == Direction::forward ? 0x7fffffff : -0x7fffffff;
+  static constexpr int no_row = direction == recurrence::Direction::forward ? 0x7fffffff : -0x7fffffff;
   int end;  // first row of the first chunk that is not one; no_row if the walk has fewer than min_terms terms
 
   /// The leading chunks of a walk through rows first, ..., last - 1 of a sequence. Scope: warp; barriers
@@ -130,7 +130,7 @@ struct LeadingChunks {
   }
   /// Whether the chunk of row `row` is one of them.
   __device__ __forceinline__ bool contain(int row) const {
-    return direction == Direction::forward ? row < end : row > end;
+    return direction == recurrence::Direction::forward ? row < end : row > end;
   }
   __device__ __forceinline__ bool are_all() const { return end == no_row; }
 };
@@ -147,7 +147,7 @@ struct ChunkTable {
   /// row `first` or, in reverse, before the end of the 32 chunks. Returns the anchor for the 32 chunks that
   /// are next in `direction`. Scope: warp; barriers inside: 0. A barrier must be between fill() and reads by
   /// other warps, and between such reads and the next fill().
-  template <Direction direction>
+  template <recurrence::Direction direction>
   __device__ __forceinline__ std::int64_t fill(const std::uint8_t* mask, int first, int length, int chunk,
                                                std::int64_t anchor, double exponent) {
     const int lane = device::lane_index();
@@ -157,13 +157,13 @@ struct ChunkTable {
     if (mask != nullptr)
       for (int r = 0; r < rows; ++r) own -= device::load_global(mask + begin + r) == 0 ? 1 : 0;
     const device::WarpPrefix chunks = device::prefix_over_warp(own);
-    const std::int64_t start = direction == Direction::reverse ? anchor - chunks.total : anchor;
+    const std::int64_t start = direction == recurrence::Direction::reverse ? anchor - chunks.total : anchor;
     const std::int64_t n = start + chunks.before;
     const double log = log_count(n + 1);
     device::store_shared(before + lane, n);
     device::store_shared(weight + lane, static_cast<A>(weight_of(log, exponent)));
     device::store_shared(logarithm + lane, static_cast<A>(log));
-    return direction == Direction::reverse ? start : anchor + chunks.total;
+    return direction == recurrence::Direction::reverse ? start : anchor + chunks.total;
   }
 };
 

@@ -3,14 +3,13 @@
 
 #include <cuda_runtime.h>
 
-namespace cottention::tile {
+#include <cottention/recurrence.hpp>
 
-/// The order in which a walk takes the chunks of a sequence.
-enum class Direction { forward, reverse };
+namespace cottention::tile {
 
 /// A position in the order of work: chunk by chunk, and in each chunk one query head of the group after the
 /// other.
-template <int stages, int chunk, Direction direction>
+template <int stages, int chunk, recurrence::Direction direction>
 struct Cursor {
   int row;               // first of the chunk
   int group_head = 0;    // query head of the group
@@ -20,12 +19,12 @@ struct Cursor {
   /// The first position of a walk through rows first, ..., last - 1. Chunks start at row `first`, so that the
   /// last one may be short.
   static __device__ __forceinline__ Cursor start(int first, int last) {
-    if (direction == Direction::forward) return {first};
+    if (direction == recurrence::Direction::forward) return {first};
     return {last <= first ? first - 1 : first + (last - 1 - first) / chunk * chunk};
   }
   /// Whether the walk through rows first, ..., last - 1 has not ended.
   __device__ __forceinline__ bool within(int first, int last) const {
-    return direction == Direction::forward ? row < last : row >= first;
+    return direction == recurrence::Direction::forward ? row < last : row >= first;
   }
 
   /// Moves to the next query head of `group`, or to the next chunk's first one.
@@ -33,7 +32,7 @@ struct Cursor {
     stage = next(stage);
     if (++group_head < group) return;
     group_head = 0;
-    row += direction == Direction::forward ? chunk : -chunk;
+    row += direction == recurrence::Direction::forward ? chunk : -chunk;
     shared_stage = next(shared_stage);
   }
 

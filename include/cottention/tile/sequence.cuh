@@ -51,14 +51,14 @@ inline OffsetsView view(const Offsets& offsets) { return {offsets.int32(), offse
 
 /// The queries or the keys of one sequence. Validation on the host ensures that 32 bits count the rows;
 /// addresses take 64.
-struct Side {
+struct SequenceSide {
   std::int64_t start = 0;
   int length = 0;
   const std::uint8_t* mask = nullptr;  // of the sequence's first position
   bool packed = false;
 
-  __device__ __forceinline__ Side(const OffsetsView& offsets, const std::uint8_t* masks, std::int64_t batch,
-                                  std::int64_t seq) {
+  __device__ __forceinline__ SequenceSide(const OffsetsView& offsets, const std::uint8_t* masks,
+                                          std::int64_t batch, std::int64_t seq) {
     packed = offsets.given();
     start = packed ? offsets[batch] : 0;
     const std::int64_t end = packed ? offsets[batch + 1] : seq;

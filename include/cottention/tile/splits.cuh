@@ -36,7 +36,7 @@ struct Pieces {
 /// The number of positions that a walk goes through: that of the terms. Without query heads, the queries of a
 /// call have length 0; where they are the terms of a causal walk, it goes through the rows.
 template <Mask mask>
-__device__ __forceinline__ int walk_length(const Side& rows, const Side& terms) {
+__device__ __forceinline__ int walk_length(const SequenceSide& rows, const SequenceSide& terms) {
   return mask == Mask::causal && terms.length == 0 ? rows.length : terms.length;
 }
 

@@ -81,7 +81,7 @@ constexpr Tiling longest_chunk() {
   t.warps = t.columns / 16 * warps_k;
   // 168 or 255 registers a lane, as shared memory has room for. Unmeasured.
   if (sizeof(T) == 2 && dim.qk <= 64 && t.warps <= 4)
-    t.min_blocks_per_sm = R::output == kernel::Output::o ? 3 : 2;
+    t.min_blocks_per_sm = R::output == recurrence::Output::o ? 3 : 2;
   return t;
 }
 
@@ -122,7 +122,7 @@ template <kernel::AnyRoles R>
 inline constexpr Tiling low_occupancy_recurrence = [] {
   Tiling t = tuned_recurrence<R>;
   const int warps_n = t.columns / 16;
-  if (sizeof(typename R::element) == 2 && R::output == kernel::Output::o && R::dims.qk <= 64 &&
+  if (sizeof(typename R::element) == 2 && R::output == recurrence::Output::o && R::dims.qk <= 64 &&
       t.warps == warps_n && warps_n <= 4 && sm80::round_up(R::dims.qk, 16) % 32 == 0) {
     t.warps *= 2;
     t.min_blocks_per_sm = std::same_as<typename R::element, half> ? 1 : 2;  // 255 or 128 registers
@@ -144,9 +144,10 @@ inline constexpr TilingTable recurrence_tilings = [] {
 }();
 
 template <AnyProblem P>
-inline constexpr Tiling tuned_forward = tuned_recurrence<kernel::Roles<P, kernel::Output::o>>;
+inline constexpr Tiling tuned_forward = tuned_recurrence<kernel::Roles<P, recurrence::Output::o>>;
 template <AnyProblem P>
-inline constexpr Tiling low_occupancy_forward = low_occupancy_recurrence<kernel::Roles<P, kernel::Output::o>>;
+inline constexpr Tiling low_occupancy_forward =
+    low_occupancy_recurrence<kernel::Roles<P, recurrence::Output::o>>;
 
 // ---- The kernels that make all gradients together: Gradient and GradientApply
 
