@@ -6,7 +6,7 @@ usage: layer_check.py INCLUDE_DIR | --self-test
 Every header belongs to a layer and includes only its own layer and those listed for it, always as
 <cottention/...>; no includes form a cycle; no macro is left defined but the version. Headers named .hpp are plain C++ and
 include none named .cuh. Headers outside of folders include requirements.hpp first. The hardware's words stay in device/, and
-so do CUB and libcu++. Long files are listed, not refused.
+so do CUB and libcu++. No file is longer than 400 lines.
 """
 import pathlib
 import re
@@ -85,7 +85,7 @@ def check(include_dir):
         if len(path.parts) == 1 and path.stem not in ("requirements", "host_only") and first and first.group(1) != REQUIREMENTS:
             problems.append(f"{path}: includes {first.group(1)} before {REQUIREMENTS}")
         if len(lines) > LONG:
-            notes.append(f"{path}: {len(lines)} lines, more than {LONG}")
+            problems.append(f"{path}: {len(lines)} lines, more than {LONG}")
         for number, line in enumerate(lines, 1):
             where = f"{path}:{number}"
             if re.match(r'\s*#\s*include\s*"', line):
@@ -175,6 +175,7 @@ def self_test():
         "tensor.hpp: includes <vector> before": {"tensor.hpp": f"#pragma once\n#include <vector>\n#include {REQUIREMENTS}\n"},
         "leaves macro LEFT defined": {"problem.hpp": "#pragma once\n#define LEFT\n"},
         "leaves macro VERSION defined": {"version.hpp": "#pragma once\n#define VERSION 1\n"},
+        "problem.hpp: 401 lines": {"problem.hpp": "#pragma once\n" + 400 * "\n"},
         "problem.hpp: leaves macro COTTENTION_VERSION": {"problem.hpp": "#pragma once\n#define COTTENTION_VERSION 1\n"},
     }
     missed = []

@@ -77,7 +77,7 @@ void list_backward() {
   compile<Call>(&backward<P>);
   list_kernel<kernel::ScaleGrad<typename P::element>>("all", "");
   list_kernel<kernel::Trailing<typename P::element, 3>>("all", "");
-  using Fused = host::FusedBackwardRows<P>;
+  using Fused = host::FusedBackwardTilings<P>;
   for_each_row<Fused>([&]<Tiling t>() { list_kernel<P, t, typename Fused::template Kernel<t>>(); });
   list_recurrence<P, recurrence::Output::dq>();
   list_recurrence<P, recurrence::Output::dk>();
