@@ -178,8 +178,9 @@ __device__ __forceinline__ void for_each_row(Tile<T, tile_rows, tile_columns>& t
     using Reader = RowReader<device::warp_size, 16, Tile<T, tile_rows, tile_columns>>;
     constexpr int warps = threads / device::warp_size;
     const int warp = device::warp_index();
-    // Half keeps the most numbers in registers: for wide rows the warp's index is opaque.
-    constexpr bool recomputes_warp = std::same_as<T, half> && tile_columns > 64;
+    // For wide rows the warp's index is opaque: addresses that follow from it would otherwise be kept for all
+    // chunks. For bf16 at dim 128 that is 2 to 7 registers, and a spill of the fused backward.
+    constexpr bool recomputes_warp = tile_columns > 64;
     const auto rotated_warp =
         static_cast<unsigned>((recomputes_warp ? device::opaque(warp) : warp) + warps - first_warp);
     for (int i = static_cast<int>(rotated_warp % warps); i < tile_rows / 16; i += warps)
