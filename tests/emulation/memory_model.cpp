@@ -166,7 +166,7 @@ TEST_CASE("A kernel is prepared in each context, however many there are") {
   const auto queries = [] { return emulation::runtime_calls().function_attributes; };
   const auto launches = [&] { return device::launch<MuchShared>({}, {out.data()}, nullptr); };
   for (int round = 0; round < 2; ++round)
-    for (std::uint64_t context = 100; context < 100 + 2 * device::Prepared<MuchShared>::slots; ++context) {
+    for (std::uint64_t context = 100; context < 100 + 2 * device::Prepared<MuchShared>::entries; ++context) {
       emulation::options().context = context;
       if (round == 0) CHECK(launches() == cudaErrorInvalidValue);
       CHECK(device::prepare<MuchShared>() == cudaSuccess);

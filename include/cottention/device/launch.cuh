@@ -21,16 +21,16 @@ namespace cottention::device {
 /// the program may be linked with another runtime.
 template <class Kernel>
 struct [[gnu::visibility("hidden")]] Prepared {
-  static constexpr std::size_t slots = 16;
+  static constexpr std::size_t entries = 16;
   decltype(&device::entry<Kernel>) entry;
-  /// The slot of a context is its number modulo `slots`; two contexts of one slot replace each other there,
-  /// and the kernel is prepared again, which costs time alone.
-  std::atomic<std::uint64_t> contexts[slots] = {};
+  /// The entry of a context is its number modulo `entries`; two contexts of one entry replace each other
+  /// there, and the kernel is prepared again, which costs time alone.
+  std::atomic<std::uint64_t> contexts[entries] = {};
 
   bool in(std::uint64_t context) const {
-    return context != no_context && contexts[context % slots].load(std::memory_order_acquire) == context;
+    return context != no_context && contexts[context % entries].load(std::memory_order_acquire) == context;
   }
-  void add(std::uint64_t context) { contexts[context % slots].store(context, std::memory_order_release); }
+  void add(std::uint64_t context) { contexts[context % entries].store(context, std::memory_order_release); }
 
   static Prepared instance;
 };

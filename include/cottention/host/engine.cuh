@@ -1,4 +1,4 @@
-// The kernels of a Tiling's engine. Nothing else on the host names one.
+// The kernels of a Tiling's engine. Elsewhere the host names kernels by these aliases.
 //
 // An engine is a set of kernels with Params, Storage, threads, min_blocks_per_sm and run. What a kernel
 // leaves in memory for another of the same call, a partial state, is its engine's own, so all kernels over

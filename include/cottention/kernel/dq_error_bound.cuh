@@ -24,14 +24,15 @@
 
 namespace cottention::kernel {
 
-/// Sums of squares over all chunks of a head, one for each thread, in shared memory: lanes have no registers
-/// for them.
+/// Sums of squares over all chunks of a head, of S the largest one, a sum for each thread, in shared memory:
+/// lanes have no registers for them.
 template <AnyProblem P, int threads>
 class DqErrorBound {
  public:
   using Scratch = device::BlockSumStorage<double, threads>;
 
-  /// Scope: thread, as all observe functions.
+  // ---- scope of these: thread
+
   __device__ __forceinline__ void set_zero() {
     for (float* sum : {s_, dq_, grad_unit_q_, g_over_q_, g_, v_, scale_grad_, g_log_})
       device::store_shared(sum + device::thread_index(), 0.0f);
@@ -65,7 +66,7 @@ class DqErrorBound {
 
   /// Whether the error may be more than is allowed, as thread 0 is told. `off`: the sum of the squared
   /// distances of the thread's elements of S, with all chunks subtracted, from the initial state. Scope:
-  /// block; 2 barriers or more inside for each sum.
+  /// block; barriers inside: 14, or 18 with wants_scale_grad.
   __device__ __forceinline__ bool exceeds(double off, int chunks, bool wants_dq, bool wants_scale_grad,
                                           Scratch& scratch) const {
     const auto over_block = [&scratch](double x) {

@@ -7,7 +7,7 @@
 
 namespace cottention::kernel {
 
-/// Blocks that share the columns of c and the output.
+/// The number of V tiles: blocks that divide the columns of c and of the output.
 template <AnyRoles R, Tiling tiling>
 inline constexpr int v_tiles = (R::dims.v + tiling.columns - 1) / tiling.columns;
 

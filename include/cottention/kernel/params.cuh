@@ -40,15 +40,16 @@ struct RecurrenceParams {
   int chunk = 0;     // of the Tiling: pieces are whole chunks, but for the last
   int m_blocks = 1;  // blocks that share the rows of a bidirectional head
   int v_tiles = 1;
-  std::int64_t partial_elements = 0;  // of the state of one piece and block of columns
+  std::int64_t partial_elements = 0;  // of the state of one piece and V tile
 };
 
-/// The partial state (partial_elements) of a piece and a block of columns, of the head of block x.
+/// The partial state (partial_elements) of a piece, by its order in the walk, and a V tile, of the head of
+/// block x.
 template <Element T>
-__device__ __forceinline__ Accumulate<T>* partial_state_of(const RecurrenceParams<T>& params,
-                                                           int column_block, int piece) {
-  const std::int64_t head_tile = std::int64_t{device::block_x()} * params.v_tiles + column_block;
-  return params.partial_states + (head_tile * params.split_rule.max_pieces + piece) * params.partial_elements;
+__device__ __forceinline__ Accumulate<T>* partial_state_of(const RecurrenceParams<T>& params, int v_tile,
+                                                           int order) {
+  const std::int64_t head_tile = std::int64_t{device::block_x()} * params.v_tiles + v_tile;
+  return params.partial_states + (head_tile * params.split_rule.max_pieces + order) * params.partial_elements;
 }
 
 }  // namespace cottention::kernel

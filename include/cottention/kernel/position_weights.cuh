@@ -16,7 +16,8 @@ struct CountStorage {
   };
   // (warp_size): a copy for each lane, which has no registers for them.
   double exponent[device::warp_size];
-  std::int64_t anchor[device::warp_size];  // unmasked keys before the next 32 chunks; warp 0 updates it
+  std::int64_t anchor[device::warp_size];  // keys before the next 32 chunks (in reverse, before their end);
+                                           // warp 0 updates it
 };
 
 /// The weights of a head whose block walks the rows first, ..., last - 1 of its sequence in `direction`. In a
@@ -27,7 +28,8 @@ class PositionWeights {
   using A = typename P::accumulate;
   static constexpr bool causal = P::mask == Mask::causal;
 
-  /// Counts the keys before the walk. Scope: block; barriers inside: 2 where keys are masked.
+  /// Counts the keys before the walk. Scope: block; barriers inside: 2 where
+  /// there are weights and keys are masked, else 0.
   __device__ __forceinline__ PositionWeights(const RecurrenceParams<typename P::element>& params,
                                              std::int64_t batch, int kv_head, const tile::SequenceSide& keys,
                                              int first, int last, CountStorage<A, warps>& storage)
@@ -66,7 +68,8 @@ class PositionWeights {
     }
     valid_ = tile::ValidRows<chunk>::load(mask, row, length);
   }
-  /// Loads what the chunk's weights follow from. Scope: thread, after that barrier.
+  /// Loads what the chunk's weights follow from. Scope: thread, after the barrier that
+  /// follows begin_chunk().
   __device__ __forceinline__ void enter_chunk() {
     if (!scaled_ || !causal) return;
     before_ = device::load_shared(storage_.table.before + entry_);

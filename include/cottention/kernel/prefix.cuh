@@ -22,33 +22,33 @@ struct Prefix {
   struct Storage {};
 
   using A = Accumulate<T>;
-  static constexpr int lane_elements = 16 / static_cast<int>(sizeof(A));
-  using Lane = device::Vector<A, lane_elements>;
+  static constexpr int vec_size = 16 / static_cast<int>(sizeof(A));
+  using Vec = device::Vector<A, vec_size>;
   /// The number of blocks in y.
   static constexpr std::int64_t parts(std::int64_t partial_elements) {
-    return (partial_elements + threads * lane_elements - 1) / (threads * lane_elements);
+    return (partial_elements + threads * vec_size - 1) / (threads * vec_size);
   }
 
   static __device__ __forceinline__ void run(const Params& params, Storage&) {
     const std::int64_t element =
-        (std::int64_t{device::block_y()} * threads + device::thread_index()) * lane_elements;
+        (std::int64_t{device::block_y()} * threads + device::thread_index()) * vec_size;
     if (element >= params.partial_elements) return;
     const std::int64_t batch = device::block_x() / params.heads_kv;
     const tile::SequenceSide rows(params.row_offsets, nullptr, batch, params.seq_rows);
     const tile::SequenceSide terms(params.term_offsets, nullptr, batch, params.seq_terms);
     const tile::Pieces pieces(tile::walk_length<mask>(rows, terms), params.split_rule, params.chunk);
     const int count = pieces.count - (mask == Mask::causal ? 1 : 0);
-    const auto slot = [&](int piece) {
-      return reinterpret_cast<Lane*>(partial_state_of(params, device::block_z(), piece) + element);
+    const auto at = [&](int piece) {
+      return reinterpret_cast<Vec*>(partial_state_of(params, device::block_z(), piece) + element);
     };
     if (count <= 1) return;
-    Lane total = device::load_global(slot(0));
+    Vec total = device::load_global(at(0));
 #pragma unroll 4
     for (int piece = 1; piece < count; ++piece) {
-      const Lane own = device::load_global(slot(piece));
+      const Vec own = device::load_global(at(piece));
 #pragma unroll
-      for (int e = 0; e < lane_elements; ++e) total[e] = device::add_rn(total[e], own[e]);
-      if (mask == Mask::causal || piece == count - 1) device::store_global(slot(piece), total);
+      for (int e = 0; e < vec_size; ++e) total[e] = device::add_rn(total[e], own[e]);
+      if (mask == Mask::causal || piece == count - 1) device::store_global(at(piece), total);
     }
   }
 };

@@ -60,12 +60,12 @@ struct Apply {
     const auto copy = [&](const auto& at) { copy_rows(head, at.group_head, at.row, storage.rows[at.stage]); };
     const auto compute = [&](const auto& at) {
       RowTiles<R, tiling>& rows = storage.rows[at.stage];
-      factors.rescale_and_measure_rows(rows.a);
+      factors.prepare_rows(rows.a);
       epilogue.measure(rows);
-      device::sync_block();       // factors are written, rows of extreme length rescaled
+      device::sync_block();       // factors are written, rows of extreme norm rescaled
       typename Part::Output out;  // (chunk, columns)
       storage.operand.apply(state, rows.a, out);
-      factors.scale_prefix(out);
+      factors.scale_inter_chunk(out);
       epilogue.store(at.group_head, at.row, rows, factors, out);
     };
     const int group_heads = R::rows_are_queries ? head.group : 1;

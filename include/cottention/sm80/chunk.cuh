@@ -42,7 +42,8 @@ enum class ScoreRows { unscaled, scaled };
 /// out.
 enum class ScorePart { rounded, rest };
 
-/// The rounding error of a half, 2^-11 of it, may be below half's range.
+/// What the rest of a score is multiplied by: the rounding error of a half, 2^-11 of it, may be below half's
+/// range.
 template <Element T>
 inline constexpr Accumulate<T> rest_scale{std::same_as<T, half> ? 0x1p11 : 1};
 

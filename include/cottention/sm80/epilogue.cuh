@@ -49,7 +49,7 @@ class Epilogue {
   __device__ __forceinline__ Epilogue(const Head<R, tiling>& head, EpilogueStorage<R, tiling>& storage)
       : head_(head), storage_(storage) {}
 
-  /// Before a barrier that precedes store().
+  /// Measures x of the norm backward. No barrier inside; one must be between it and store().
   __device__ __forceinline__ void measure(RowTiles<R, tiling>& tiles) {
     if constexpr (fuses_norm_backward<R, tiling>)
       sm80::rescale_and_measure_rows<Part::threads>(

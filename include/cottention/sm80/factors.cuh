@@ -41,7 +41,7 @@ struct SideFactors {
   RowFactors<Part> rows;
 };
 
-/// The same of the rows of one recurrence and of its terms, and what the weights of positions need.
+/// The SideFactors of the rows and terms of one recurrence, and the storage that counts and weights need.
 template <class Part>
 struct Factors : SideFactors<Part> {
   kernel::CountStorage<typename Part::A, Part::warps> counts;
@@ -57,7 +57,7 @@ __device__ __forceinline__ RowWeight<A> row_weight(const Weights& weights, int r
   const A relative = is_weighted ? weights.relative(row) : A{1};
   return {relative, is_weighted ? weights.weight() * relative : A{1}};
 }
-/// w of ChunkFactors, for terms that may have weights.
+/// The w that ChunkFactors multiplies states by, for terms that may have weights.
 template <Element T, bool is_weighted, class Weights, class A = typename Weights::A>
 __device__ __forceinline__ A state_weight(const Weights& weights) {
   return !weights_in_terms<T> && is_weighted && weights.scaled() ? weights.weight() : A{1};
@@ -83,17 +83,17 @@ class ChunkFactors {
       : factors_(factors),
         weights_(head.params, head.batch, head.kv_head, head.keys(), head.first, head.last, factors.counts) {}
 
-  /// Before the barrier that starts a chunk at `row`.
+  /// Prepares the weights of the chunk at `row`; call it before the barrier of for_each_step().
   __device__ __forceinline__ void begin_chunk(const Head<R, tiling>& head, int row) {
     weights_.begin_chunk(row, head.keys().mask, head.keys().length);
   }
 
-  // ---- after it; what is written is there for all after the next barrier
+  // ---- after the barrier of for_each_step(); what these write can be read after the next barrier
 
   __device__ __forceinline__ void enter_chunk() { weights_.enter_chunk(); }
 
   /// Measures b and c once for each chunk and query head that brings terms. Scope: block; barriers inside: 1
-  /// where half meets several v tiles.
+  /// for dq and dk in half where several V tiles share c, else 0.
   __device__ __forceinline__ void measure_terms(const Head<R, tiling>& head, int group_head, int row,
                                                 TermTiles<R, tiling>& tiles) {
     const auto write = [this](int r, const tile::RowNorm<A>& norm) {
@@ -124,9 +124,10 @@ class ChunkFactors {
     }
   }
 
-  /// Measures the rows a once for each chunk and query head that brings rows.
-  /// Scope: block; no barrier inside. a: (chunk, dim_a), rows of extreme norm are rescaled.
-  __device__ __forceinline__ void rescale_and_measure_rows(typename Part::TileAB& a) {
+  /// Writes the factors of rows once for each chunk and query head that brings rows. For o and dv it measures
+  /// a, (chunk, depth), and rescales rows of extreme norm; for dq and dk it measures a in half, and otherwise
+  /// has only weights to write. Scope: block; no barrier inside.
+  __device__ __forceinline__ void prepare_rows(typename Part::TileAB& a) {
     if constexpr (R::normalizes_all_operands) {
       sm80::measure_rows<Part::threads>(a, Part::warps / 2, [this](int r, const tile::RowNorm<A>& norm) {
         device::store_shared(factors_.rows.a + r, norm.rnorm());
@@ -143,25 +144,25 @@ class ChunkFactors {
     }
   }
 
-  // ---- after that barrier
+  // ---- after the barrier that follows measuring
 
   /// A power of two that bounds the terms' factors, for half. Scope: warp; no barrier inside.
   __device__ __forceinline__ int term_exponent() const {
     return R::normalizes_all_operands ? exponent_of_factors<Part::chunk>(factors_.term.full) : 0;
   }
 
-  /// w
+  /// The w that the state is multiplied by.
   __device__ __forceinline__ A of_state() const { return state_weight<T, weighs_terms>(weights_); }
 
-  /// 1 / w
+  /// 1 over it.
   __device__ __forceinline__ A over_state() const { return device::div_rn(A{1}, of_state()); }
 
   /// out from a (H / w) to row_i a_i (H / w).
-  __device__ __forceinline__ void scale_prefix(typename Part::Output& out) const {
+  __device__ __forceinline__ void scale_inter_chunk(typename Part::Output& out) const {
     if constexpr (R::normalizes_all_operands) sm80::scale_rows<Part>(out, factors_.rows.a, A{1});
   }
 
-  /// out (chunk, dim_c) from sums to outputs, or to the gradient that goes through the norm.
+  /// out (chunk, columns) from sums to outputs, or to the gradient that goes through the norm.
   __device__ __forceinline__ void scale_output(typename Part::Output& out) const {
     A all{1};
     if constexpr (!causal && R::weighted == kernel::Weighted::rows)

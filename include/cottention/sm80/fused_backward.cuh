@@ -120,8 +120,8 @@ struct FusedBackwardStorage {
   kernel::CountStorage<A, Part::warps> counts;
   // (chunk): of each row of all chunks; lanes have no registers for them.
   alignas(16) double scale_grad_partials[Part::chunk];
-  struct None {};
-  std::conditional_t<P::mask == Mask::causal, kernel::DqErrorBound<P, Part::threads>, None> dq_error;
+  struct Nothing {};
+  std::conditional_t<P::mask == Mask::causal, kernel::DqErrorBound<P, Part::threads>, Nothing> dq_error;
   static constexpr int row_words = (Part::chunk + device::warp_size - 1) / device::warp_size;
   bool finite[3][row_words];  // by role: whether rows of c are finite, 32 at a time
 };

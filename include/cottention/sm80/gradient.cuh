@@ -36,7 +36,7 @@ struct Gradient {
     tile::LeadingChunks<Part::chunk, recurrence::Direction::forward> keys;
     tile::LeadingChunks<Part::chunk, recurrence::Direction::reverse> queries;
 
-    /// Scope: block, before a barrier; barriers inside: those of LeadingChunks::find().
+    /// Scope: block, before a barrier; barriers inside: 0.
     __device__ __forceinline__ void set(const typename Block::Queries& of_queries,
                                         const typename Block::Keys& of_keys) {
       const auto find = [](auto& chunks, const auto& head) {
@@ -92,7 +92,8 @@ struct Gradient {
     const Leading& leading;
     WalkStorage& storage;
 
-    /// The step of a chunk: measure, downdate S, output, update D. Scope: block.
+    /// The step of a chunk: measure, downdate S, output, update D. Scope: block; barriers inside: 4, 5 where
+    /// warps split rows, and 2 for each output of a leading chunk.
     __device__ __forceinline__ void step(int row, ChunkTiles& chunk) {
       block.weights.enter_chunk();
       block.measure_queries(chunk.q, chunk.g);
@@ -167,8 +168,8 @@ struct Gradient {
           [&out](auto f) { sm80::for_each_sum<Part>(out, [&f](A& x, int, int) { f(x); }); });
     }
 
-    /// Has the head's dq computed by Walk unless its error is within bounds. Scope: block; 18 barriers
-    /// inside.
+    /// Has the head's dq computed by Walk unless its error is within bounds. Scope: block; barriers
+    /// inside: 14, or 18 with the gradient of m by query.
     __device__ __forceinline__ void set_redo_flag() {
       const A* initial = block.params.dq.initial_h;
       if (initial != nullptr) initial += block.queries.state_offset();

@@ -1,4 +1,4 @@
-// The chunk's own part of one output: out += tril(a b^T) c, or triu in reverse.
+// The intra-chunk part of one output by role: the operands of score(), attend() and attend_rest().
 #pragma once
 
 #include <cottention/sm80/chunk.cuh>
@@ -6,8 +6,8 @@
 
 namespace cottention::sm80 {
 
-/// A role's operands in shared memory. Rows have factors in half alone; `scales_rows` as the role table has
-/// it, unless a kernel differs.
+/// A role's operands in shared memory. scales_rows: whether the rows of a have factors, as those of dq and dk
+/// have in half; in the fused backward those of dv have them there too.
 template <kernel::AnyRoles R, Tiling tiling, bool scales_rows = R::normalizes_all_operands>
 struct IntraChunk {
   using Recurrence = typename R::Recurrence;

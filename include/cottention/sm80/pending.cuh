@@ -49,7 +49,7 @@ __device__ __forceinline__ void multiply(Accumulator<Accumulate<T>> (&d)[2], Pen
                                          const Right& b) {
   multiply<T>(d, a, b);
 }
-/// The fp32 one of these. low times low is below the last bit and left out.
+/// multiply() of fp32, into `pending`. low times low is below the last bit and left out.
 template <Element T>
 __device__ __forceinline__ void multiply(Accumulator<float> (&)[2], Pending<float>& pending,
                                          const SplitFragment<float, Operand::a>& a,

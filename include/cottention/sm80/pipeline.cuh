@@ -10,9 +10,10 @@ namespace cottention::sm80 {
 /// For each step of a walk through rows first, ..., last - 1, a chunk and a query head of `group`:
 /// `prepare(cursor)`, a barrier, `compute(cursor)`. `copy(cursor)`, which starts the copies of a step to the
 /// stage of its cursor, is called `stages` - 1 steps ahead. compute() may read the step's tiles and what
-/// prepare() wrote; prepare() may not read the tiles. No barrier is between compute() of a step and prepare()
-/// of the next one. No copy is in flight at the end. Scope: block; barriers inside: 1 for each step, 2 with
-/// one stage. A barrier must be between the last step and other writes to the tiles.
+/// prepare() wrote; prepare() may not read the tiles. With more than one stage no barrier is between
+/// compute() of a step and prepare() of the next one. No copy is in flight at the end. Scope: block; barriers
+/// inside: 1 for each step, 2 with one stage, and those of prepare() and compute(). A barrier must be between
+/// the last step and other writes to the tiles.
 template <int stages, int chunk, recurrence::Direction direction, class Copy, class Prepare, class Compute>
 __device__ __forceinline__ void for_each_step(int first, int last, int group, Copy copy, Prepare prepare,
                                               Compute compute) {

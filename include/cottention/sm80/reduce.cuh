@@ -14,7 +14,8 @@ struct ReduceStorage {
 };
 
 /// Adds the block's piece to `state`, H (dims.qk, columns). No copy is in flight after it.
-/// Scope: block; barriers inside: 2 or 3 for each chunk.
+/// Scope: block; barriers inside: 2, or 3 with one stage, and those of measure_terms(), for each chunk and
+/// query head that brings terms.
 template <kernel::AnyRoles R, Tiling tiling>
 __device__ __forceinline__ void reduce_piece(const Head<R, tiling>& head, ChunkFactors<R, tiling>& factors,
                                              StateOf<R, tiling>& state, ReduceStorage<R, tiling>& storage) {
@@ -28,7 +29,7 @@ __device__ __forceinline__ void reduce_piece(const Head<R, tiling>& head, ChunkF
     TermTiles<R, tiling>& terms = storage.terms[at.stage];
     factors.enter_chunk();
     factors.measure_terms(head, at.group_head, at.row, terms);
-    device::sync_block();  // factors are written, rows of extreme length rescaled
+    device::sync_block();  // factors are written, rows of extreme norm rescaled
     state.absorb(terms.b, sm80::load_values<Recurrence, tiling>(terms.c), storage.factors.term,
                  factors.term_exponent(), factors.of_state());
   };

@@ -20,7 +20,7 @@ struct SharedState {
   float largest[Part::warps];  // (warps) for half: the largest finite element of each warp's part
   int exponent[Part::warps];   // (warps) for half: e of the 2^e that all elements are divided by
 
-  /// Stages the state to shared memory. Scope: block; barriers inside: 1 for half, else 0. A barrier must be
+  /// Writes the state to shared memory. Scope: block; barriers inside: 1 for half, else 0. A barrier must be
   /// between the last apply() and it, and between it and the next apply().
   __device__ __forceinline__ void publish(const State<P, tiling>& state) {
     if constexpr (std::same_as<T, half>) {

@@ -281,7 +281,8 @@ class State {
       return 0;
   }
 
-  /// operand_exponent() for c: the low parts of small values would be below half's range.
+  /// The exponent of the power of two that c is divided by: the low parts of small values would be below
+  /// half's range.
   static __device__ __forceinline__ int values_exponent([[maybe_unused]] const typename Part::Values& c) {
     if constexpr (!std::same_as<T, half>) {
       return 0;

@@ -12,7 +12,8 @@ using PartOf = Partition<typename R::Recurrence, tiling>;
 template <kernel::AnyRoles R, Tiling tiling>
 using StateOf = State<typename R::Recurrence, tiling>;
 
-/// Lanes keep addresses unless the state takes half of their registers.
+/// Lanes keep addresses in fp32, and where a warp has at most 64 of dim_qk of the state; beyond that
+/// registers are short.
 template <kernel::AnyRoles R, Tiling tiling>
 using Head = kernel::Head<R, tiling, sizeof(typename R::element) == 4 || PartOf<R, tiling>::warp_depth <= 64>;
 

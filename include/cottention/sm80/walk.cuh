@@ -86,7 +86,7 @@ struct Walk {
       factors.enter_chunk();
       if (!queries_are_rows || first_head) factors.measure_terms(head, at.group_head, at.row, terms);
       if (new_rows) {
-        factors.rescale_and_measure_rows(rows.a);
+        factors.prepare_rows(rows.a);
         epilogue.measure(rows);
       }
       device::sync_block();  // factors and state are written, rows of extreme norm rescaled
@@ -96,7 +96,7 @@ struct Walk {
       intra.score();
       if (new_rows) {
         storage.operand.apply(state, rows.a, out, factors.over_state());
-        factors.scale_prefix(out);
+        factors.scale_inter_chunk(out);
       }
       const typename Part::Values c = sm80::load_values<Recurrence, tiling>(terms.c);
       device::sync_block();  // scores are written

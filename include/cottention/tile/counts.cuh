@@ -21,7 +21,7 @@ struct ValidCountStorage {
 };
 
 /// The number of unmasked rows among first, ..., last - 1 of a sequence, in thread 0; unspecified elsewhere.
-/// Scope: block; barriers inside: those of device::sum_over_block(), without a mask 0. Barriers around other
+/// Scope: block; barriers inside: 1, without a mask 0. Barriers around other
 /// uses of the storage as for device::sum_over_block().
 template <int threads>
 __device__ __forceinline__ int count_valid(const std::uint8_t* mask, int first, int last,
@@ -34,7 +34,7 @@ __device__ __forceinline__ int count_valid(const std::uint8_t* mask, int first, 
 }
 
 /// The number of unmasked rows among first, ..., last - 1 of a sequence, in every thread. Scope: block;
-/// barriers inside: one more than in device::sum_over_block(), without a mask 0. Barriers around other uses
+/// barriers inside: 2, without a mask 0. Barriers around other uses
 /// of the storage as for device::sum_over_block().
 template <int threads>
 __device__ __forceinline__ int count_valid(const std::uint8_t* mask, int first, int last,
@@ -109,8 +109,9 @@ struct ValidRows {
   }
 };
 
-/// The chunks at the start of a walk that fewer than `min_terms` terms come before. Their outputs are sums of
-/// few terms, whose rounding errors do not average out.
+/// The chunks at the start of a walk through a piece that fewer than `min_terms` terms of the same piece come
+/// before; the state before the piece does not count. Their outputs may be sums of few terms, whose rounding
+/// errors do not average out.
 template <int chunk, recurrence::Direction direction>
 struct LeadingChunks {
   static constexpr int min_terms = 16;  // docs/tuning.md, "Numbers near the edge"
@@ -143,10 +144,10 @@ struct ChunkTable {
   A weight[device::warp_size];             // (32) w at the chunk's first key
   A logarithm[device::warp_size];          // (32) ln of the count at the chunk's first key
 
-  /// Fills the table for the 32 chunks from row `first` on. `anchor` is the number of unmasked keys before
-  /// row `first` or, in reverse, before the end of the 32 chunks. Returns the anchor for the 32 chunks that
-  /// are next in `direction`. Scope: warp; barriers inside: 0. A barrier must be between fill() and reads by
-  /// other warps, and between such reads and the next fill().
+  /// Fills the table for the 32 chunks from row `first` on. `anchor` is the number of unmasked keys, the
+  /// initial state's included, before row `first` or, in reverse, before the end of the 32 chunks. Returns
+  /// the anchor for the 32 chunks that are next in `direction`. Scope: warp; barriers inside: 0. A barrier
+  /// must be between fill() and reads by other warps, and between such reads and the next fill().
   template <recurrence::Direction direction>
   __device__ __forceinline__ std::int64_t fill(const std::uint8_t* mask, int first, int length, int chunk,
                                                std::int64_t anchor, double exponent) {

@@ -10,8 +10,8 @@ namespace cottention::tile {
 
 /// The pieces of one sequence, `rows` rows each but for the last: as many as are wanted, more where they
 /// would be longer than max_rows, fewer where they would be shorter than min_rows. max_pieces follows from
-/// the length of the whole batch, and is never less than a sequence of that batch has room for; so the bits
-/// of a sequence's results do not depend on the other sequences of its batch.
+/// the length of the whole batch. Under Plan::batch_invariant it is never less than a sequence of that batch
+/// has room for, so that the bits of a sequence's results do not depend on the other sequences.
 struct Pieces {
   int rows = 0;
   int count = 1;  // at least 1: an empty sequence has one empty piece

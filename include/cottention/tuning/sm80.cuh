@@ -1,10 +1,10 @@
 // Which Tiling the kernels of the mma.sync engine get: those of forward, and of each gradient.
 //
 // Registers come first: a warp's 16 columns of the state take dim_qk / 2 of a lane's, twice that for fp64,
-// and nothing may spill (cmake/spill_check.py holds the rows to that). Then shared memory: the longest chunk,
-// and two stages where they fit. No row has been timed on a GPU: "unmeasured" stands where nothing is counted
-// either. Registers are those of the causal walk for sm_90a, instructions those of PTX for a chunk against
-// the clocks that memory leaves for it; docs/tuning.md has both, and bench/results the files.
+// and nothing may spill (tests/checks/spill_check.py holds the rows to that). Then shared memory: the longest
+// chunk, and two stages where they fit. No row has been timed on a GPU: "unmeasured" stands where nothing is
+// counted either. Registers are those of the causal walk for sm_90a, instructions those of PTX for a chunk
+// against the clocks that memory leaves for it; docs/tuning.md has both, and bench/results the files.
 #pragma once
 
 #include <array>
