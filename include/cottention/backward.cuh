@@ -48,7 +48,7 @@ template <AnyProblem P, Tiling... tiling>
   if (CallStatus status = device::current_device(device); !status) return status;
   return host::describe(host::BackwardCall<P, tiling...>(args, split, device), device, chosen);
 }
-/// The same as a value, as if nothing ran where the call would be refused.
+/// The same as a value, as if nothing ran where the form above is not ok.
 template <AnyProblem P, Tiling... tiling>
 BackwardChoice choice(const BackwardArguments<typename P::element>& args, Split split = {}) {
   BackwardChoice chosen;

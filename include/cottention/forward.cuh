@@ -57,7 +57,7 @@ template <AnyProblem P, Tiling... tiling>
     return host::describe(host::ForwardCall<P, taken>(args, split, device), device, chosen);
   });
 }
-/// The same as a value, as if nothing ran where the call would be refused.
+/// The same as a value, as if nothing ran where the form above is not ok.
 template <AnyProblem P, Tiling... tiling>
 ForwardChoice choice(const ForwardArguments<typename P::element>& args, Split split = {}) {
   ForwardChoice chosen;

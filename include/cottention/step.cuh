@@ -44,7 +44,7 @@ template <AnyProblem P, Tiling... tiling>
     return status ? host::describe(call, device, chosen) : status;
   });
 }
-/// The same as a value, as if nothing ran where the call would be refused.
+/// The same as a value, as if nothing ran where the form above is not ok.
 template <AnyProblem P, Tiling... tiling>
 StepChoice choice(const StepArguments<typename P::element>& args) {
   StepChoice chosen;

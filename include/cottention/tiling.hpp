@@ -5,9 +5,10 @@
 
 namespace cottention {
 
-/// Which kernels run, by the instructions that they multiply matrices with.
+/// Which kernels run, by the instructions that they multiply matrices with; as a number, the compute
+/// capability from which on they do.
 enum class Engine {
-  mma_sync,  ///< mma.sync and cp.async: compute capability 8.0 and above, every element type
+  mma_sync = 80,  ///< mma.sync and cp.async: every element type
 };
 
 /// How a kernel cuts its work up. Structural, so that it is legal as a template value. The CPU backend uses

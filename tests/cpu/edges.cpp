@@ -215,6 +215,17 @@ TEST_CASE("workspace_bytes tells what needs nothing from what is refused") {
   check(StepArguments<float>{.shape = empty});
 }
 
+TEST_CASE("Step of lanes that have no heads looks at slots within its workspace alone") {
+  const std::int32_t slot[] = {0, 1};
+  std::int64_t count[] = {0, 0};
+  StepArguments<float> args{.shape = Extents{2, 1, 1, 0, 0, 8, 8}, .pool_slots = 2};
+  args.slot = slot;
+  args.pool.count = count;
+  CHECK(cpu::step<Causal>(args, {}).code == StatusCode::bad_workspace);
+  Scratch scratch(cpu::workspace_bytes<Causal>(args));
+  CHECK(std::string(cpu::step<Causal>(args, scratch).reason) == "");
+}
+
 TEST_CASE("Calls with a workspace that grows give what they give with one of the caller's") {
   SmallCalls expected, got;
   Scratch scratch(std::size_t{1} << 20);

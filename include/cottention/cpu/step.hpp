@@ -64,11 +64,11 @@ StepWorkspace take_step_workspace(Carver& carver, const Shape& s, int threads) {
       static_cast<double>(tasks) * state_bytes * static_cast<double>(s.seq_q) / bytes_per_thread;
   w.threads = static_cast<int>(
       std::clamp((std::min)(worth, static_cast<double>(tasks)), 1.0, static_cast<double>(threads)));
+  w.slots_seen = carver.take<std::int32_t>(s.batch);
   if (tasks == 0) return w;
   Carver scratch;
   StepScratch<Accumulate<T>>::take(scratch, s);
   w.scratch_bytes = scratch.extent();
-  w.slots_seen = carver.take<std::int32_t>(s.batch);
   w.scratch = carver.take<std::byte>(threads, w.scratch_bytes);
   return w;
 }

@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
+#include <limits>
 #include <type_traits>
 
 #include <cottention/choice.hpp>
@@ -84,7 +85,7 @@ class BackwardCall {
   std::size_t workspace_bytes() const {
     Carver carver(nullptr, device_workspace_alignment);
     (void)place(carver);
-    return carver.bytes();
+    return carver.fits() ? carver.bytes() : (std::numeric_limits<std::size_t>::max)();
   }
   std::size_t used_bytes() const {
     return wanted(Output::dq) || wanted(Output::dk) || wanted(Output::dv) ? workspace_bytes() : 0;

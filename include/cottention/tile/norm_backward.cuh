@@ -4,7 +4,7 @@
 //
 // where the part along x^ stays if ||x|| <= eps, since norm(x) is linear there. With x as memory has it,
 //
-//     dx = scale d - scale slope (x . d) x
+//     dx = scale (d - slope (x . d) x)
 #pragma once
 
 #include <cottention/device/math.cuh>
@@ -23,10 +23,10 @@ struct alignas(2 * sizeof(A)) NormBackward {
     return {norm.inverse() * factor, norm.clamped() ? A{0} : rnorm * rnorm};
   }
   /// What x is multiplied by in dx. `product`: x . d.
-  __device__ __forceinline__ A along(A product) const { return slope * (product * scale); }
+  __device__ __forceinline__ A along(A product) const { return slope == A{0} ? A{0} : slope * product; }
   /// An element of dx from those of d and x.
   __device__ __forceinline__ A operator()(A d, A x, A along) const {
-    return device::fma(-along, x, d * scale);
+    return device::fma(-along, x, d) * scale;
   }
 };
 
