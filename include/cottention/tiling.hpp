@@ -14,7 +14,7 @@ enum class Engine {
 /// How a kernel cuts its work up. Structural, so that it is legal as a template value. The CPU backend uses
 /// `chunk` alone.
 struct Tiling {
-  int chunk;        ///< tokens handled together: scores are computed within a chunk, the state between chunks
+  int chunk = 0;    ///< tokens handled together: scores are computed within a chunk, the state between chunks
   int warps = 0;    ///< warps of a thread block
   int stages = 0;   ///< chunks in flight between memory and compute, the one computed on included
   int columns = 0;  ///< columns of v and o that one thread block handles; the grid covers the rest
