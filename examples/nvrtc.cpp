@@ -24,7 +24,7 @@ using namespace cottention;
 using P = Problem<bfloat16, HeadDim{DIM_QK, DIM_V}, Mask::causal, Scale::by_key>;
 using Kernel = kernel::Step<P, tuning::step_tilings<P>.list[0]>;
 extern "C" __constant__ int threads = Kernel::threads, shared_bytes = sizeof(Kernel::Storage);
-extern "C" __constant__ int param_bytes = sizeof(Kernel::Params), column_blocks = Kernel::column_blocks;
+extern "C" __constant__ int param_bytes = sizeof(Kernel::Params), v_tiles = Kernel::v_tiles;
 )";
 using Attention = Problem<bfloat16, any_head_dim, Mask::causal, Scale::by_key>;  // for the reference
 
@@ -145,7 +145,7 @@ double launch(const Driver& driver, const Kernel& kernel, std::int64_t dim_qk, s
     args.k = token_of(device_k + t * heads_kv * dim_qk, heads_kv * dim_qk);
     args.v = token_of(device_v + t * heads_kv * dim_v, heads_kv * dim_v);
     args.o = token_of(device_o + t * heads_q * dim_v, heads_q * dim_v);
-    driver.launch(function, lanes * heads_kv * kernel.numbers.at("column_blocks"), threads, shared_bytes,
+    driver.launch(function, lanes * heads_kv * kernel.numbers.at("v_tiles"), threads, shared_bytes,
                   kernel::step_params(args));
   }
   driver.download(o, device_o);
@@ -175,7 +175,7 @@ int run(int argc, char** argv) {
   const bool has_gpu = driver.load();
   Source source{.text = text,
                 .entry = "&cottention::device::entry<Kernel>",
-                .numbers = {"threads", "shared_bytes", "param_bytes", "column_blocks"},
+                .numbers = {"threads", "shared_bytes", "param_bytes", "v_tiles"},
                 .options = {"-std=c++20", "-default-device", "-I" + (include / "cottention/rtc").string(),
                             "-I" + include.string(), "-I" + (cuda / "include/cccl").string(),
                             "-DDIM_QK=" + std::to_string(dim_qk), "-DDIM_V=" + std::to_string(dim_v)},
