@@ -19,7 +19,7 @@ AUTHORS = "2026-11-23-amd-epyc-authors.json"
 # The files that these wrote, once there are any: ./run gpu, ./run gpu bench peers --preset sweep, and --preset authors
 GPU = GPU_SWEEP = GPU_AUTHORS = None
 # build/nvcc/tests/ptx/test_ptx_instructions
-INSTRUCTIONS = "2026-11-29-ptx-instructions.txt"
+INSTRUCTIONS = "2026-11-30-ptx-instructions.txt"
 
 
 def load(name):

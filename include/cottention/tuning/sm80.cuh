@@ -46,16 +46,16 @@ template <Element T>
 constexpr auto chunk_rows() {
   if constexpr (std::same_as<T, bfloat16>)
     return std::array{
-        ChunkRow{64, 64, 64},     // 159 registers; 1,650 instructions in 2,530 clocks
-        ChunkRow{128, 64, 32},    // 242 registers; 1,806 instructions in 5,061 clocks
+        ChunkRow{64, 64, 64},     // 159 registers; 1,630 instructions in 2,530 clocks
+        ChunkRow{128, 64, 32},    // 236 registers; 1,812 instructions in 5,061 clocks
         ChunkRow{1024, 32, 32}};  // 232 registers at dim 256, 230 at 512; instructions unmeasured
   else if constexpr (std::same_as<T, half>)
     return std::array{
-        ChunkRow{64, 64, 64},     // 2,358 instructions in 2,530 clocks
+        ChunkRow{64, 64, 64},     // 2,278 instructions in 2,530 clocks
         ChunkRow{128, 48, 32},    // 254 registers, of which the state's power of two takes some; unmeasured
         ChunkRow{1024, 32, 32}};  // unmeasured
   else if constexpr (std::same_as<T, float>)
-    return std::array{ChunkRow{64, 32, 32},   // 184 registers; 3,302 instructions in 2,530 clocks
+    return std::array{ChunkRow{64, 32, 32},   // 184 registers; 3,294 instructions in 2,530 clocks
                       ChunkRow{256, 16, 16},  // 244 registers at dim 128, 246 at 256; instructions unmeasured
                       ChunkRow{1024, 8, 8}};  // 224 registers; instructions unmeasured
   else
@@ -116,8 +116,8 @@ template <kernel::AnyRoles R>
 inline constexpr Tiling compact_recurrence = fitting_tiling<R, shared_bytes_of_all_devices>();
 
 /// The row for few blocks, where it is another: twice the warps, which take rows of the output apart. They
-/// execute more instructions together, but each fewer: 1,201 for a chunk of bf16 at dim 64 in place of 1,650,
-/// 1,823 of fp16 in place of 2,358. Other dims are unmeasured.
+/// execute more instructions together, but each fewer: 1,201 for a chunk of bf16 at dim 64 in place of 1,630,
+/// 1,757 of fp16 in place of 2,278. Other dims are unmeasured.
 template <kernel::AnyRoles R>
 inline constexpr Tiling low_occupancy_recurrence = [] {
   Tiling t = tuned_recurrence<R>;
@@ -161,22 +161,22 @@ struct FusedBackwardRow {
 };
 
 inline constexpr std::array fused_causal_rows{
-    FusedBackwardRow{64, 32, 1, 3},    // bf16 166, fp16 162 registers; 2,690 and 4,109 instructions in 2,214
+    FusedBackwardRow{64, 32, 1, 3},    // bf16 166, fp16 160 registers; 2,683 and 3,935 instructions in 2,214
     FusedBackwardRow{96, 32, 1, 1},    // unmeasured
     FusedBackwardRow{112, 16, 1, 1},   // seven warps share rows out by divisions, whose results take the
                                        // registers of a longer chunk; instructions unmeasured
-    FusedBackwardRow{128, 32, 1, 1}};  // 255 registers; bf16 3,308 instructions in 4,428
+    FusedBackwardRow{128, 32, 1, 1}};  // 255 registers; bf16 3,321 instructions in 4,428
 inline constexpr std::array fused_bidirectional_rows{
-    FusedBackwardRow{64, 64, 1, 2},    // bf16 164 registers; instructions unmeasured
+    FusedBackwardRow{64, 64, 1, 2},    // bf16 151 registers; instructions unmeasured
     FusedBackwardRow{128, 32, 1, 1}};  // 216 registers; instructions unmeasured
 /// For few blocks, causal and bidirectional; only for the columns named.
 inline constexpr std::array fused_low_occupancy_rows_bf16{
     FusedBackwardRow{32, 32, 2, 1},   // unmeasured
-    FusedBackwardRow{64, 64, 4, 1}};  // 128 registers; causal 1,876 instructions in 4,428
+    FusedBackwardRow{64, 64, 4, 1}};  // 124 registers; causal 1,872 instructions in 4,428
 /// Half has more to hold: at dim 64 half the warps.
 inline constexpr std::array fused_low_occupancy_rows_fp16{
     FusedBackwardRow{32, 32, 2, 1},   // unmeasured
-    FusedBackwardRow{64, 64, 2, 1}};  // 174 registers; causal 4,697 instructions in 4,428
+    FusedBackwardRow{64, 64, 2, 1}};  // 176 registers; causal 4,521 instructions in 4,428
 
 template <AnyProblem P>
 constexpr Tiling fused_backward_tiling(Occupancy occupancy) {
