@@ -8,6 +8,7 @@
 #include <cottention/sm80/partition.cuh>
 #include <cottention/sm80/pending.cuh>
 #include <cottention/sm80/pipeline.cuh>
+#include <cottention/tile/scores.cuh>
 
 namespace cottention::sm80 {
 
@@ -15,7 +16,7 @@ namespace cottention::sm80 {
 /// Scope: warp; barriers inside: 0.
 template <AnyProblem P, Tiling tiling, class Part = Partition<P, tiling>>
 __device__ __forceinline__ typename Part::Values load_values(const typename Part::TileC& tile) {
-  const Lane lane = Lane::opaque();
+  const tile::Lane lane = tile::Lane::opaque();
   const int column = Part::warp_column();
   typename Part::Values values;
 #pragma unroll
@@ -27,42 +28,22 @@ __device__ __forceinline__ typename Part::Values load_values(const typename Part
   return values;
 }
 
-/// The causal mask: a row sees the terms at its own position and earlier ones, in reverse its own and later
-/// ones.
-template <recurrence::Direction direction>
-__device__ __forceinline__ bool is_visible(int row, int term) {
-  return direction == recurrence::Direction::forward ? term <= row : term >= row;
-}
-
 /// Whether scores are multiplied by the factor of their row besides that of their term.
 enum class ScoreRows { unscaled, scaled };
 
 /// Which part of the scores score() stores: rounded to T, or the rest, which is the rounding error times
-/// rest_scale<T>. LeadingChunks (tile/counts.cuh) need both: the rounding errors of few scores do not average
-/// out.
+/// tile::rest_scale<T>. LeadingChunks (tile/counts.cuh) need both: the rounding errors of few scores do not
+/// average out.
 enum class ScorePart { rounded, rest };
 
-/// What the rest of a score is multiplied by: the rounding error of a half, 2^-11 of it, may be below half's
-/// range.
-template <Element T>
-inline constexpr Accumulate<T> rest_scale{std::same_as<T, half> ? 0x1p11 : 1};
-
 namespace detail {
-
-/// sum += x, and off += the rounding error of that sum. Knuth's two-sum.
-__device__ __forceinline__ void add_exactly(float x, float& sum, float& off) {
-  const float before = sum;
-  sum += x;
-  const float added = sum - before;
-  off += (before - (sum - added)) + (x - added);
-}
 
 /// Multiplies accumulators (16, 16) of rows 16 i, ... and terms 16 j, ... by the factors (chunk) of terms and
 /// rows.
 template <class Part, ScoreRows score_rows>
 __device__ __forceinline__ void multiply_by_factors(
     Accumulator<typename Part::A> (&sums)[2], int i, int j, const typename Part::A* row_factor_shared,
-    const TermFactors<typename Part::T, Part::chunk>& term_factors, Lane lane) {
+    const tile::TermFactors<typename Part::T, Part::chunk>& term_factors, tile::Lane lane) {
   using A = typename Part::A;
   using Factors = device::Vector<A, 2>;
 #pragma unroll
@@ -82,34 +63,6 @@ __device__ __forceinline__ void multiply_by_factors(
     }
 }
 
-/// dots = a_r . b_r for the rows r = g and g + 8 of tiles (16, depth) of 16-bit elements, whose products fp32
-/// holds: as if rounded once. Scope: warp; barriers inside: 0.
-template <class Rows>
-__device__ __forceinline__ void dots_of_rows(const Rows& a, const Rows& b, Lane lane, float (&dots)[2]) {
-  using T = typename Rows::Element;
-  const auto load = [](const T* from) {
-    return device::load_shared(reinterpret_cast<const tile::Vec<T>*>(from));
-  };
-#pragma unroll
-  for (int lower = 0; lower < 2; ++lower) {
-    const int row = lane.g() + 8 * lower;
-    float sum = 0, off = 0;
-#pragma unroll 1
-    for (int c = lane.t() * Rows::vec_size; c < Rows::columns; c += 4 * Rows::vec_size) {
-      const tile::Vec<T> x = load(a.at(row, c)), y = load(b.at(row, c));
-#pragma unroll
-      for (int e = 0; e < Rows::vec_size; ++e)
-        add_exactly(tile::element<T>(x, e) * tile::element<T>(y, e), sum, off);
-    }
-#pragma unroll
-    for (int distance = 1; distance < 4; distance *= 2) {
-      off += device::shuffle_xor(off, distance);
-      add_exactly(device::shuffle_xor(sum, distance), sum, off);
-    }
-    dots[lower] = sum + off;
-  }
-}
-
 }  // namespace detail
 
 /// scores(i, j) = (a_i . b_j) term_factor_j, times row_factor_i where rows are scaled, if row i sees term j,
@@ -122,7 +75,7 @@ template <AnyProblem P, Tiling tiling, recurrence::Direction direction, ScoreRow
           ScorePart part = ScorePart::rounded, class Part = Partition<P, tiling>>
 __device__ __forceinline__ void score(const typename Part::TileAB& a, const typename Part::TileAB& b,
                                       const typename Part::A* row_factor_shared,
-                                      const TermFactors<typename Part::T, Part::chunk>& term_factors,
+                                      const tile::TermFactors<typename Part::T, Part::chunk>& term_factors,
                                       typename Part::ScoreTile& scores, int first_warp = 0,
                                       [[maybe_unused]] bool exact_diagonal = false) {
   using T = typename Part::T;
@@ -134,7 +87,7 @@ __device__ __forceinline__ void score(const typename Part::TileAB& a, const type
     while (tri_column > tri_row) tri_column -= ++tri_row;  // row i of the triangle has i + 1 fragments
     const int i = direction == recurrence::Direction::forward ? tri_row : tri_column;
     const int j = direction == recurrence::Direction::forward ? tri_column : tri_row;
-    const Lane lane = Lane::opaque();
+    const tile::Lane lane = tile::Lane::opaque();
     const int g = lane.g(), t = lane.t();
     const auto &a_rows = a.below(16 * i), &b_rows = b.below(16 * j);
     Accumulator<A> sums[2];
@@ -160,7 +113,7 @@ __device__ __forceinline__ void score(const typename Part::TileAB& a, const type
       set_to_zero(lost[1]);
       if (exact_diagonal && i == j) {
         A dots[2];
-        detail::dots_of_rows(a_rows, b_rows, lane, dots);
+        tile::dots_of_rows(a_rows, b_rows, lane, dots);
 #pragma unroll
         for (int e = 0; e < 8; ++e)
           if (row_of(e) == term_of(e))
@@ -175,12 +128,12 @@ __device__ __forceinline__ void score(const typename Part::TileAB& a, const type
         A& sum = sums[e / 4].values[e % 4];
         const A rounded = device::widen<T>(device::narrow<T>(sum));
         const bool finite = rounded - rounded == A{0};  // a score that overflows T has no rest
-        sum = finite ? (sum - rounded + lost[e / 4].values[e % 4]) * rest_scale<T> : A{0};
+        sum = finite ? (sum - rounded + lost[e / 4].values[e % 4]) * tile::rest_scale<T> : A{0};
       }
     if (i == j)
 #pragma unroll
       for (int e = 0; e < 8; ++e)
-        if (!is_visible<direction>(row_of(e), term_of(e))) sums[e / 4].values[e % 4] = A{0};
+        if (!tile::is_visible<direction>(row_of(e), term_of(e))) sums[e / 4].values[e % 4] = A{0};
 #pragma unroll
     for (int m = 0; m < Part::block_rows / 8; ++m)  // a chunk of 8 has 8 rows and 8 terms
 #pragma unroll
@@ -214,7 +167,7 @@ __device__ __forceinline__ void attend_diagonal(const typename Part::ScoreTile& 
                                                 Accumulator<typename Part::A> (&out)[2]) {
   using T = typename Part::T;
   using A = typename Part::A;
-  const Lane lane = Lane::opaque();
+  const tile::Lane lane = tile::Lane::opaque();
   const int g = lane.g(), t = lane.t();
 #pragma unroll 1
   for (int j = top; j < top + 16 && j < Part::chunk; ++j) {
@@ -222,7 +175,7 @@ __device__ __forceinline__ void attend_diagonal(const typename Part::ScoreTile& 
     for (int e = 0; e < 8; ++e) {
       const int row = top + g + e / 2 % 2 * 8, c = column + e / 4 * 8 + 2 * t + e % 2;
       A& sum = out[e / 4].values[e % 4];
-      if (is_visible<direction>(row, j))
+      if (tile::is_visible<direction>(row, j))
         sum = device::fma(device::widen<T>(device::load_shared(scores.at(row, j))),
                           device::widen<T>(device::load_shared(values.at(j, c))), sum);
     }
@@ -251,7 +204,7 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
                                        const typename Part::TileC& tile, const typename Part::Values& values,
                                        bool finite, typename Part::Output& out) {
   using T = typename Part::T;
-  const Lane lane = Lane::opaque();
+  const tile::Lane lane = tile::Lane::opaque();
   const int warp_k = Part::warp_k();
 #pragma unroll
   for (int i = 0; i < Part::warp_row_blocks; ++i) {
@@ -308,14 +261,12 @@ __device__ __forceinline__ void attend(const typename Part::ScoreTile& scores,
 /// elements. It overwrites `scores`. Scope: block; barriers inside: 2.
 template <AnyProblem P, Tiling tiling, recurrence::Direction direction, ScoreRows score_rows,
           class Part = Partition<P, tiling>>
-__device__ __forceinline__ void attend_rest(const typename Part::TileAB& a, const typename Part::TileAB& b,
-                                            const typename Part::A* row_factor_shared,
-                                            const TermFactors<typename Part::T, Part::chunk>& term_factors,
-                                            typename Part::ScoreTile& scores,
-                                            const typename Part::TileC& tile,
-                                            const typename Part::Values& values, bool finite,
-                                            bool exact_diagonal, typename Part::Output& out) {
-  constexpr auto scale = rest_scale<typename Part::T>;
+__device__ __forceinline__ void attend_rest(
+    const typename Part::TileAB& a, const typename Part::TileAB& b, const typename Part::A* row_factor_shared,
+    const tile::TermFactors<typename Part::T, Part::chunk>& term_factors, typename Part::ScoreTile& scores,
+    const typename Part::TileC& tile, const typename Part::Values& values, bool finite, bool exact_diagonal,
+    typename Part::Output& out) {
+  constexpr auto scale = tile::rest_scale<typename Part::T>;
   device::sync_block();  // scores are read
   score<P, tiling, direction, score_rows, ScorePart::rest>(a, b, row_factor_shared, term_factors, scores, 0,
                                                            exact_diagonal);

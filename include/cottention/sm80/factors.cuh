@@ -6,20 +6,9 @@
 #include <cottention/sm80/measure_global.cuh>
 #include <cottention/sm80/output.cuh>
 #include <cottention/sm80/tiles.cuh>
+#include <cottention/tile/exponents.cuh>
 
 namespace cottention::sm80 {
-
-/// The exponent of a chunk's largest factor; 0 where that is 0 or not finite. Scope: warp; no barrier inside.
-template <int chunk, class A>
-__device__ __forceinline__ int exponent_of_factors(const A* factors_shared) {
-  A largest{};
-  for (int r = device::lane_index(); r < chunk; r += device::warp_size) {
-    const A x = device::magnitude(device::load_shared(factors_shared + r));
-    largest = x > largest ? x : largest;
-  }
-  largest = tile::max_over_warp(largest);
-  return largest > A{0} && device::is_finite(largest) ? device::exponent_of(largest) : 0;
-}
 
 /// Whether terms have their weights in full; in half's narrow range they have them over their chunk's weight.
 template <Element T>
@@ -37,7 +26,7 @@ struct RowFactors {
 /// (g or v).
 template <class Part>
 struct SideFactors {
-  TermFactors<typename Part::T, Part::chunk> term;  // (chunk): of x y^T, where these rows are terms
+  tile::TermFactors<typename Part::T, Part::chunk> term;  // (chunk): of x y^T, where these rows are terms
   RowFactors<Part> rows;
 };
 
@@ -148,7 +137,7 @@ class ChunkFactors {
 
   /// A power of two that bounds the terms' factors, for half. Scope: warp; no barrier inside.
   __device__ __forceinline__ int term_exponent() const {
-    return R::normalizes_all_operands ? exponent_of_factors<Part::chunk>(factors_.term.full) : 0;
+    return R::normalizes_all_operands ? tile::exponent_of_factors<Part::chunk>(factors_.term.full) : 0;
   }
 
   /// The w that the state is multiplied by.

@@ -13,20 +13,10 @@
 #include <cottention/device/convert.cuh>
 #include <cottention/device/matrix.cuh>
 #include <cottention/device/memory.cuh>
-#include <cottention/device/thread.cuh>
 #include <cottention/sm80/layout.cuh>
+#include <cottention/tile/lane.cuh>
 
 namespace cottention::sm80 {
-
-/// The index of a lane. Functions that compute addresses in tiles from it take it from opaque()
-/// (device/thread.cuh).
-struct Lane {
-  int index;
-  static __device__ __forceinline__ Lane opaque() { return {device::opaque(device::lane_index())}; }
-  __device__ __forceinline__ unsigned number() const { return static_cast<unsigned>(index); }
-  __device__ __forceinline__ int g() const { return static_cast<int>(number() / 4); }
-  __device__ __forceinline__ int t() const { return static_cast<int>(number() % 4); }
-};
 
 /// An accumulator (16, 8). A lane's values are (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
 template <class A>
@@ -77,7 +67,7 @@ struct SplitFragment {
 /// multiple of 16 and `column` of mma_k<T>. Scope: warp; barriers inside: 0.
 template <Operand side, Element T, int rows, int columns>
 __device__ __forceinline__ Fragment<T, side> load_rows(const Tile<T, rows, columns>& tile, int row,
-                                                       int column, Lane at) {
+                                                       int column, tile::Lane at) {
   const unsigned lane = at.number();
   Fragment<T, side> block;
   if constexpr (sizeof(T) == 2) {
@@ -103,7 +93,7 @@ __device__ __forceinline__ Fragment<T, side> load_rows(const Tile<T, rows, colum
 /// multiple of mma_k<T> and `column` of 16. Scope: warp; barriers inside: 0.
 template <Operand side, Element T, int rows, int columns>
 __device__ __forceinline__ Fragment<T, side> load_columns(const Tile<T, rows, columns>& tile, int row,
-                                                          int column, Lane at) {
+                                                          int column, tile::Lane at) {
   const unsigned lane = at.number();
   Fragment<T, side> block;
   if constexpr (sizeof(T) == 2) {

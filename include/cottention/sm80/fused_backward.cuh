@@ -330,7 +330,7 @@ class FusedBackwardBlock {
   static constexpr int index = static_cast<int>(output) - 1;
 
   static __device__ __forceinline__ int exponent(const SideFactors<Part>& side) {
-    return scales_rows ? exponent_of_factors<Part::chunk>(side.term.full) : 0;
+    return scales_rows ? tile::exponent_of_factors<Part::chunk>(side.term.full) : 0;
   }
   /// The norm of a row of g or v times its weight.
   static __device__ __forceinline__ A weighted_norm(const RowFactors<Part>& of, int row) {

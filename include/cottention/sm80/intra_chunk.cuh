@@ -15,11 +15,11 @@ struct IntraChunk {
   using T = typename Part::T;
   static constexpr auto score_rows = scales_rows ? ScoreRows::scaled : ScoreRows::unscaled;
 
-  const typename Part::TileAB &a, &b;               // (chunk, dims.qk)
-  const typename Part::TileC& c;                    // (chunk, columns)
-  const typename Part::A* row_factors;              // (chunk)
-  const TermFactors<T, Part::chunk>& term_factors;  // (chunk)
-  typename Part::ScoreTile& scores;                 // (chunk, chunk)
+  const typename Part::TileAB &a, &b;                     // (chunk, dims.qk)
+  const typename Part::TileC& c;                          // (chunk, columns)
+  const typename Part::A* row_factors;                    // (chunk)
+  const tile::TermFactors<T, Part::chunk>& term_factors;  // (chunk)
+  typename Part::ScoreTile& scores;                       // (chunk, chunk)
 
   /// Writes the scores, blocks of which go round the warps beginning with warp `from`. Scope: block; no
   /// barrier inside.

@@ -31,7 +31,7 @@ struct NormBackward {
   /// Sums x . d over the warp's columns. x: (chunk, columns); d: rows of the output. Scope: warps that hold
   /// d, after a barrier that follows set(); no barrier inside.
   __device__ __forceinline__ void multiply(const typename Part::TileC& x, const typename Part::Output& d) {
-    const Lane lane = Lane::opaque();
+    const tile::Lane lane = tile::Lane::opaque();
     const int depth = Part::warp_k(), column = Part::warp_column();
 #pragma unroll
     for (int i = 0; i < Part::warp_row_blocks; ++i) {
@@ -60,7 +60,7 @@ struct NormBackward {
 
   /// d becomes dx. Scope: warps that hold d, after a barrier that follows multiply(); no barrier inside.
   __device__ __forceinline__ void project(const typename Part::TileC& x, typename Part::Output& d) const {
-    const Lane lane = Lane::opaque();
+    const tile::Lane lane = tile::Lane::opaque();
     const int depth = Part::warp_k(), column = Part::warp_column();
 #pragma unroll
     for (int i = 0; i < Part::warp_row_blocks; ++i) {
@@ -101,7 +101,7 @@ struct NormBackward {
   /// block m.
   template <class F>
   static __device__ __forceinline__ void for_each_pair(const typename Part::TileC& x, int top,
-                                                       int first_column, Lane lane, F f) {
+                                                       int first_column, tile::Lane lane, F f) {
 #pragma unroll
     for (int m = 0; m < Part::warp_column_blocks; ++m) {
       const int column = first_column + 16 * m;

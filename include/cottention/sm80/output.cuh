@@ -59,7 +59,7 @@ template <class Part, class E>
 __device__ __forceinline__ void store_output(const tile::RowView<E>& rows, int row, int column, int dim,
                                              const tile::ValidRows<Part::chunk>& valid,
                                              const typename Part::Output& out) {
-  const Lane lane = Lane::opaque();
+  const tile::Lane lane = tile::Lane::opaque();
   const int g = lane.g(), left = column + Part::warp_column(), warp_k = Part::warp_k();
   E* to = rows.row(row + 16 * Part::row_block(0, warp_k) + g) + left + first_column<E>(lane);
   const std::int64_t step = 8 * rows.stride;

@@ -80,7 +80,7 @@ __device__ __forceinline__ void copy_rows_async(const tile::RowView<const T>& ro
 /// The first of the 16 columns of a row that a lane stores: of four neighbours for 16-bit elements, of which
 /// lanes exchange halves in store_row(), and of the pairs 2t and 2t + 8 otherwise.
 template <Element T>
-__device__ __forceinline__ int first_column(Lane lane) {
+__device__ __forceinline__ int first_column(tile::Lane lane) {
   const int t = lane.t();
   return sizeof(T) == 2 ? t % 2 * 8 + t / 2 * 4 : 2 * t;
 }
@@ -90,7 +90,7 @@ __device__ __forceinline__ int first_column(Lane lane) {
 /// row. Scope: warp; barriers inside: 0.
 template <Element T>
 __device__ __forceinline__ void store_row(T* to, int columns, const Accumulator<Accumulate<T>> (&sums)[2],
-                                          int lower, bool keep, bool exists, Lane lane) {
+                                          int lower, bool keep, bool exists, tile::Lane lane) {
   const Accumulate<T>* const left = sums[0].values + 2 * lower;
   const Accumulate<T>* const right = sums[1].values + 2 * lower;
   const int c = first_column<T>(lane);

@@ -5,6 +5,7 @@
 
 #include <cottention/sm80/output.cuh>
 #include <cottention/sm80/state.cuh>
+#include <cottention/tile/exponents.cuh>
 
 namespace cottention::sm80 {
 
@@ -28,15 +29,15 @@ struct SharedState {
       if (device::lane_index() == 0) device::store_shared(largest + device::warp_index(), of_warp);
       device::sync_block();  // the largest elements of the warps' parts are written
     }
-    const Lane lane = Lane::opaque();
+    const tile::Lane lane = tile::Lane::opaque();
     const int column = Part::warp_column(), row = Part::warp_row();
     const A scale = device::times_power_of_two(A{1}, -choose_exponent());
     state.for_each_pair([&](A x0, A x1, int m, int lower, int n) {
       std::uint32_t high_bits, low_bits;
       if constexpr (std::same_as<T, half>)
-        detail::split<T>(x0 * scale, x1 * scale, high_bits, low_bits);
+        tile::split<T>(x0 * scale, x1 * scale, high_bits, low_bits);
       else
-        detail::split<T>(x0, x1, high_bits, low_bits);
+        tile::split<T>(x0, x1, high_bits, low_bits);
       const auto at = [&](auto& part) {
         return reinterpret_cast<std::uint32_t*>(
             part.at(column + 16 * m + 8 * lower, row + 8 * n, lane.number() / 4, lane.number() % 4 * 2));
@@ -50,7 +51,7 @@ struct SharedState {
   /// and columns; for half, times `factor`. Scope: warp; barriers inside: 0.
   __device__ __forceinline__ void apply(const typename Part::TileAB& a, typename Part::Output& out,
                                         A factor = A{1}) const {
-    multiply_rows(a, out, factor, [](const auto& part, int k, int column, Lane lane) {
+    multiply_rows(a, out, factor, [](const auto& part, int k, int column, tile::Lane lane) {
       return load_rows<Operand::b>(part.below(column), 0, k, lane);
     });
   }
@@ -59,7 +60,7 @@ struct SharedState {
   __device__ __forceinline__ void apply_transposed(const typename Part::TileC& a, typename Part::Output& out,
                                                    A factor = A{1}) const {
     static_assert(Part::depth == Part::columns);
-    multiply_rows(a, out, factor, [](const auto& part, int k, int column, Lane lane) {
+    multiply_rows(a, out, factor, [](const auto& part, int k, int column, tile::Lane lane) {
       return load_columns<Operand::b>(part, k, column, lane);
     });
   }
@@ -70,7 +71,7 @@ struct SharedState {
   template <class Load>
   __device__ __forceinline__ void multiply_rows(const typename Part::TileAB& a, typename Part::Output& out,
                                                 [[maybe_unused]] A factor, Load load) const {
-    const Lane lane = Lane::opaque();
+    const tile::Lane lane = tile::Lane::opaque();
     const int column = Part::warp_column(), warp_k = Part::warp_k();
     for_each_sum<Part>(out, [](A& sum, int, int) { sum = A{0}; });
 #pragma unroll
@@ -104,7 +105,7 @@ struct SharedState {
         const float of_warp = device::load_shared(largest + w);
         of_block = of_warp > of_block ? of_warp : of_block;
       }
-      const int chosen = exponent_for_half(of_block);
+      const int chosen = tile::exponent_for_half(of_block);
       if (device::lane_index() == 0) device::store_shared(exponent + device::warp_index(), chosen);
       return chosen;
     }

@@ -7,17 +7,12 @@
 #include <cottention/device/convert.cuh>
 #include <cottention/device/memory.cuh>
 #include <cottention/sm80/fragment.cuh>
+#include <cottention/tile/split.cuh>
 
 namespace cottention::sm80 {
 
 namespace detail {
 
-/// high + low = x, to the precision of two numbers of 16 bits, for a pair x0, x1.
-template <Element T>
-__device__ __forceinline__ void split(float x0, float x1, std::uint32_t& high, std::uint32_t& low) {
-  high = device::pack<T>(x0, x1);
-  low = device::pack<T>(x0 - device::unpack_low<T>(high), x1 - device::unpack_high<T>(high));
-}
 /// high + low = x, to the precision of two tf32 numbers.
 __device__ __forceinline__ void split_tf32(float x, std::uint32_t& high, std::uint32_t& low) {
   high = device::round_to_tf32(x);
@@ -39,26 +34,6 @@ __device__ __forceinline__ auto to_operand(const Fragment<T, side>& block) {
   }
 }
 
-/// Factors of a chunk's terms, in shared memory. For bfloat16 they are split too, so that scaled_a() needs no
-/// fp32: of each pair of neighbouring terms the two high parts, then the two low ones.
-template <Element T, int chunk>
-struct TermFactors {
-  using A = Accumulate<T>;
-  static constexpr bool split = std::same_as<T, bfloat16>;
-  alignas(16) A full[chunk];                   // (chunk)
-  alignas(16) T hi_lo[split ? 2 * chunk : 1];  // (chunk / 2, high or low, 2)
-
-  __device__ __forceinline__ void set(int term, A x) {
-    device::store_shared(full + term, x);
-    if constexpr (split) {
-      const T high = device::narrow<T>(x);
-      T* const at = hi_lo + term / 2 * 4 + term % 2;
-      device::store_shared(at, high);
-      device::store_shared(at + 2, device::narrow<T>(x - device::widen<T>(high)));
-    }
-  }
-};
-
 /// The factors of the terms that a lane's fragment holds, of its first k and of its second k.
 template <Element T>
 struct LaneFactors {
@@ -70,14 +45,14 @@ struct LaneFactors<bfloat16> {
 };
 /// The factors of terms first, ..., first + mma_k<T> - 1 that the lane holds.
 template <Element T, int chunk>
-__device__ __forceinline__ LaneFactors<T> load_factors(const TermFactors<T, chunk>& shared, int first,
-                                                       Lane lane) {
+__device__ __forceinline__ LaneFactors<T> load_factors(const tile::TermFactors<T, chunk>& shared, int first,
+                                                       tile::Lane lane) {
   constexpr int pairs = mma_k<T> / 8;
   LaneFactors<T> factors;
 #pragma unroll
   for (int p = 0; p < pairs; ++p) {
     const int at = first + 8 * p + 2 * lane.t();
-    if constexpr (TermFactors<T, chunk>::split) {
+    if constexpr (tile::TermFactors<T, chunk>::split) {
       const auto pair = device::load_shared(
           reinterpret_cast<const device::Vector<std::uint32_t, 2>*>(shared.hi_lo + 2 * at));
       factors.high[p] = pair[0];
@@ -105,16 +80,10 @@ __device__ __forceinline__ auto scaled_a(const Fragment<T, side>& block, const L
         const std::uint32_t pair = block.r[register_of(side, lower, second)];
         const int to = register_of(Operand::a, lower, second);
         if constexpr (std::same_as<T, bfloat16>) {
-          constexpr std::uint32_t minus_zero = 0x80008000, signs = minus_zero;
-          const std::uint32_t high = device::fma_pair<T>(pair, factors.high[second], minus_zero);
-          // The rounding error of `high` is a bfloat16, so this is exact.
-          const std::uint32_t rest = device::fma_pair<T>(pair, factors.high[second], high ^ signs);
-          split.high[to] = high;
-          split.low[to] = device::fma_pair<T>(pair, factors.low[second], rest);
+          tile::split_product(pair, factors.high[second], factors.low[second], split.high[to], split.low[to]);
         } else {
-          detail::split<T>(device::unpack_low<T>(pair) * factors.f[second][0],
-                           device::unpack_high<T>(pair) * factors.f[second][1], split.high[to],
-                           split.low[to]);
+          tile::split<T>(device::unpack_low<T>(pair) * factors.f[second][0],
+                         device::unpack_high<T>(pair) * factors.f[second][1], split.high[to], split.low[to]);
         }
       }
     return split;
@@ -144,9 +113,9 @@ __device__ __forceinline__ auto b_operand(const Accumulator<Accumulate<T>>* sums
         const float* pair = sums[second].values + 2 * lower;
         const int to = register_of(Operand::b, lower, second);
         if constexpr (std::same_as<T, half>)
-          detail::split<T>(pair[0] * scale, pair[1] * scale, split.high[to], split.low[to]);
+          tile::split<T>(pair[0] * scale, pair[1] * scale, split.high[to], split.low[to]);
         else
-          detail::split<T>(pair[0], pair[1], split.high[to], split.low[to]);
+          tile::split<T>(pair[0], pair[1], split.high[to], split.low[to]);
       }
     return split;
   } else {

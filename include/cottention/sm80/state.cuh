@@ -13,16 +13,10 @@
 #include <cottention/sm80/measure.cuh>
 #include <cottention/sm80/partition.cuh>
 #include <cottention/sm80/pending.cuh>
+#include <cottention/tile/exponents.cuh>
 #include <cottention/tile/over_warp.cuh>
 
 namespace cottention::sm80 {
-
-/// The e for which 2^-e times `largest` is in [2^14, 2^15), near the end of half's range, 65,504; 0
-/// where `largest` is below 2^-100 or not finite.
-__device__ __forceinline__ int exponent_for_half(float largest) {
-  if (!device::is_finite(largest) || largest < 0x1p-100f) return 0;
-  return device::exponent_of(largest) - 14;
-}
 
 /// Each warp of the block has (warp_columns, warp_depth) of H^T, those of Partition.
 template <AnyProblem P, Tiling tiling>
@@ -73,7 +67,7 @@ class State {
   __device__ __forceinline__ void apply(const typename Part::TileAB& a, typename Part::Output& out,
                                         [[maybe_unused]] A factor = A{1}) const {
     static_assert(!Part::splits_m);
-    const Lane lane = Lane::opaque();
+    const tile::Lane lane = tile::Lane::opaque();
     const int row = Part::warp_row(), exponent = operand_exponent();
     const A scale = device::times_power_of_two(A{1}, -exponent);
     Pending<T> pending[Part::row_blocks][Part::warp_column_blocks];
@@ -113,9 +107,9 @@ class State {
   /// over the chunk starts from zero and is added to H with rounding: tensor cores truncate, so a running sum
   /// would drift. For half, factors are at most 2^factor_exponent. Scope: warp; barriers inside: 0.
   __device__ __forceinline__ void absorb(const typename Part::TileAB& b, const typename Part::Values& c,
-                                         const TermFactors<T, Part::chunk>& term_factors,
+                                         const tile::TermFactors<T, Part::chunk>& term_factors,
                                          [[maybe_unused]] int factor_exponent, A weight) {
-    const Lane lane = Lane::opaque();
+    const tile::Lane lane = tile::Lane::opaque();
     const int row = Part::warp_row();
     using Scaled = decltype(scaled_a(c.blocks[0][0], LaneFactors<T>{}));
     Scaled left[Part::warp_column_blocks][Part::term_blocks];
@@ -239,7 +233,7 @@ class State {
     constexpr int rows = P::head_dim.qk, columns = P::head_dim.v;
     const std::int64_t row_stride = layout == recurrence::StateLayout::as_is ? columns : 1;
     const std::int64_t column_stride = layout == recurrence::StateLayout::as_is ? 1 : rows;
-    const Lane lane = Lane::opaque();
+    const tile::Lane lane = tile::Lane::opaque();
     const int first_row = Part::warp_row() + 2 * lane.t(),
               first_column = column + Part::warp_column() + lane.g();
     std::int64_t at = first_row * row_stride + first_column * column_stride;
@@ -276,7 +270,7 @@ class State {
   /// 2^15).
   __device__ __forceinline__ int operand_exponent() const {
     if constexpr (std::same_as<T, half>)
-      return exponent_for_half(largest());
+      return tile::exponent_for_half(largest());
     else
       return 0;
   }
@@ -299,7 +293,7 @@ class State {
             largest = low > largest ? low : largest;
             largest = high > largest ? high : largest;
           }
-      return exponent_for_half(tile::max_over_warp(largest));
+      return tile::exponent_for_half(tile::max_over_warp(largest));
     }
   }
 
