@@ -1,6 +1,8 @@
 // The weights of the positions of a chunk, w = max(n, 1)^-sigmoid(m), and what counts they follow from.
 #pragma once
 
+#include <concepts>
+
 #include <cottention/kernel/params.cuh>
 #include <cottention/tile/counts.cuh>
 
@@ -123,5 +125,25 @@ class PositionWeights {
   A weight_{1}, log_{0};
   tile::ValidRows<chunk> valid_{};
 };
+
+/// Whether terms have their weights in full; in half's narrow range they have them over their chunk's weight.
+template <Element T>
+inline constexpr bool weights_in_terms = !std::same_as<T, half>;
+
+/// The weight of a row: over that of the chunk's first row, and in full.
+template <class A>
+struct RowWeight {
+  A relative, full;
+};
+template <bool is_weighted, class Weights, class A = typename Weights::A>
+__device__ __forceinline__ RowWeight<A> row_weight(const Weights& weights, int row) {
+  const A relative = is_weighted ? weights.relative(row) : A{1};
+  return {relative, is_weighted ? weights.weight() * relative : A{1}};
+}
+/// The w that ChunkFactors multiplies states by, for terms that may have weights.
+template <Element T, bool is_weighted, class Weights, class A = typename Weights::A>
+__device__ __forceinline__ A state_weight(const Weights& weights) {
+  return !weights_in_terms<T> && is_weighted && weights.scaled() ? weights.weight() : A{1};
+}
 
 }  // namespace cottention::kernel

@@ -10,10 +10,6 @@
 
 namespace cottention::sm80 {
 
-/// Whether terms have their weights in full; in half's narrow range they have them over their chunk's weight.
-template <Element T>
-inline constexpr bool weights_in_terms = !std::same_as<T, half>;
-
 /// Factors of the rows that are a in a recurrence, in shared memory.
 template <class Part>
 struct RowFactors {
@@ -35,22 +31,6 @@ template <class Part>
 struct Factors : SideFactors<Part> {
   kernel::CountStorage<typename Part::A, Part::warps> counts;
 };
-
-/// The weight of a row: over that of the chunk's first row, and in full.
-template <class A>
-struct RowWeight {
-  A relative, full;
-};
-template <bool is_weighted, class Weights, class A = typename Weights::A>
-__device__ __forceinline__ RowWeight<A> row_weight(const Weights& weights, int row) {
-  const A relative = is_weighted ? weights.relative(row) : A{1};
-  return {relative, is_weighted ? weights.weight() * relative : A{1}};
-}
-/// The w that ChunkFactors multiplies states by, for terms that may have weights.
-template <Element T, bool is_weighted, class Weights, class A = typename Weights::A>
-__device__ __forceinline__ A state_weight(const Weights& weights) {
-  return !weights_in_terms<T> && is_weighted && weights.scaled() ? weights.weight() : A{1};
-}
 
 /// Factors of the current chunk, with a, b and c as their tiles hold them:
 ///
@@ -86,8 +66,8 @@ class ChunkFactors {
   __device__ __forceinline__ void measure_terms(const Head<R, tiling>& head, int group_head, int row,
                                                 TermTiles<R, tiling>& tiles) {
     const auto write = [this](int r, const tile::RowNorm<A>& norm) {
-      const RowWeight<A> weight = sm80::row_weight<weighs_terms>(weights_, r);
-      factors_.term.set(r, norm.rnorm() * (weights_in_terms<T> ? weight.full : weight.relative));
+      const kernel::RowWeight<A> weight = kernel::row_weight<weighs_terms>(weights_, r);
+      factors_.term.set(r, norm.rnorm() * (kernel::weights_in_terms<T> ? weight.full : weight.relative));
     };
     if constexpr (!R::has_norm_backward) {
       sm80::rescale_and_measure_rows<Part::threads>(tiles.b, 0, write);
@@ -141,7 +121,7 @@ class ChunkFactors {
   }
 
   /// The w that the state is multiplied by.
-  __device__ __forceinline__ A of_state() const { return state_weight<T, weighs_terms>(weights_); }
+  __device__ __forceinline__ A of_state() const { return kernel::state_weight<T, weighs_terms>(weights_); }
 
   /// 1 over it.
   __device__ __forceinline__ A over_state() const { return device::div_rn(A{1}, of_state()); }

@@ -299,8 +299,10 @@ class FusedBackwardBlock {
   // ---- update
 
   /// What sums of terms are multiplied by: w of ChunkFactors.
-  __device__ __forceinline__ A key_weight() const { return state_weight<T, weighs_keys>(weights); }
-  __device__ __forceinline__ A query_weight() const { return state_weight<T, weighs_queries>(weights); }
+  __device__ __forceinline__ A key_weight() const { return kernel::state_weight<T, weighs_keys>(weights); }
+  __device__ __forceinline__ A query_weight() const {
+    return kernel::state_weight<T, weighs_queries>(weights);
+  }
   /// Powers of two that bound the factors of k v^T and of q g^T, for half.
   __device__ __forceinline__ int key_exponent() const { return exponent(storage.factors.keys); }
   __device__ __forceinline__ int query_exponent() const { return exponent(storage.factors.queries); }
@@ -344,10 +346,10 @@ class FusedBackwardBlock {
   __device__ __forceinline__ void measure(Tile& x, Tile& y, int from, SideFactors<Part>& side,
                                           WriteX write_x) {
     const auto write = [&](int r, const tile::RowNorm<A>& of_x) {
-      const RowWeight<A> weight = row_weight<is_weighted>(weights, r);
+      const kernel::RowWeight<A> weight = kernel::row_weight<is_weighted>(weights, r);
       const A rnorm = of_x.rnorm();
       write_x(r, of_x, rnorm, weight.full);
-      side.term.set(r, rnorm * (weights_in_terms<T> ? weight.full : weight.relative));
+      side.term.set(r, rnorm * (kernel::weights_in_terms<T> ? weight.full : weight.relative));
       if constexpr (!scales_rows) device::store_shared(side.rows.output + r, weight.full);
       return weight.full;
     };

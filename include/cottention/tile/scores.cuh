@@ -36,15 +36,16 @@ __device__ __forceinline__ void add_exactly(float x, float& sum, float& off) {
 
 }  // namespace detail
 
-/// dots = a_r . b_r for the rows r = g and g + 8 of tiles (16, depth) of 16-bit elements, whose products fp32
-/// holds: as if rounded once. Scope: warp; barriers inside: 0.
+/// dots = a_r . b_r for the rows r = top + g and top + g + 8 of tiles (16, depth) of 16-bit elements, whose
+/// products fp32 holds: as if rounded once. Scope: warp; barriers inside: 0.
 template <class Rows>
-__device__ __forceinline__ void dots_of_rows(const Rows& a, const Rows& b, Lane lane, float (&dots)[2]) {
+__device__ __forceinline__ void dots_of_rows(const Rows& a, const Rows& b, Lane lane, float (&dots)[2],
+                                             int top = 0) {
   using T = typename Rows::Element;
   const auto load = [](const T* from) { return device::load_shared(reinterpret_cast<const Vec<T>*>(from)); };
 #pragma unroll
   for (int lower = 0; lower < 2; ++lower) {
-    const int row = lane.g() + 8 * lower;
+    const int row = top + lane.g() + 8 * lower;
     float sum = 0, off = 0;
 #pragma unroll 1
     for (int c = lane.t() * Rows::vec_size; c < Rows::columns; c += 4 * Rows::vec_size) {

@@ -1,0 +1,96 @@
+// From the sums of a warpgroup's 64 rows to rows of the output.
+#pragma once
+
+#include <cottention/kernel/scale_grad.cuh>
+#include <cottention/sm90/factors.cuh>
+
+namespace cottention::sm90 {
+
+/// Takes out, the gradient with respect to norm(x), backward through the norm. Returns x^ . out of the lane's
+/// own row. Scope: warp; barriers inside: 0.
+template <kernel::AnyRoles R, Tiling tiling>
+__device__ __forceinline__ float through_norm(Sums<R::dims.v>& out, Tile<typename R::element, R::dims.v>& x,
+                                              const ChunkFactors<R, tiling>& factors) {
+  RowFragments<typename R::element, R::dims.v> rows;
+  rows.load(x);
+  float products[2] = {};
+  rows.for_each([&](float element, int h, int c, int e) {
+    products[h] = device::fma(element, out.of_panel[c / 64][c % 64 / 2 + 2 * h + e], products[h]);
+  });
+  sum_over_quad(products);
+  const tile::NormBackward<float> backward[2] = {factors.norm_backward(0), factors.norm_backward(1)};
+  const float along[2] = {backward[0].along(products[0]), backward[1].along(products[1])};
+  rows.for_each([&](float element, int h, int c, int e) {
+    float& sum = out.of_panel[c / 64][c % 64 / 2 + 2 * h + e];
+    sum = backward[h](sum, element, along[h]);
+  });
+  return (device::lane_index() % 2 != 0 ? products[1] : products[0]) * factors.own_rnorm();
+}
+
+/// The epilogue of a recurrence. Scope of all members but store_scale_grad(): the first warpgroup.
+template <kernel::AnyRoles R, Tiling tiling>
+class Epilogue {
+ public:
+  using T = typename R::element;
+  using Params = RecurrenceParams<T>;
+  using Valid = tile::ValidRows<chunk_rows>;
+
+  __device__ __forceinline__ Epilogue(const Params& params, const Head<R, tiling>& head)
+      : params_(params), head_(head) {}
+
+  /// Writes the output of a chunk's rows to its buffer; they leave for memory in store(), after a barrier.
+  __device__ __forceinline__ void stage(const ChunkFactors<R, tiling>& factors, const Valid& valid,
+                                        RowBuffer<R>& rows, Sums<R::dims.v>& out) {
+    factors.scale_output(out);
+    if constexpr (R::has_norm_backward) {
+      const float coefficient = through_norm<R, tiling>(out, rows.norm_input, factors);
+      if (params_.scale_grad_partials != nullptr && writes_own_row() && valid.contains(own_row()))
+        scale_grad_ += static_cast<double>(factors.own_log_count()) * static_cast<double>(coefficient);
+    }
+    if (params_.out.data == nullptr) return;
+    if (!valid.all()) {
+      const int row = 16 * warp_in_group() + device::lane_index() / 4;
+      const bool keep[2] = {valid.contains(row), valid.contains(row + 8)};
+      out.for_each([&](float& sum, int h, int, int) { sum = keep[h] ? sum : 0.0f; });
+    }
+    store_rows(rows.output(), out);
+    device::fence_proxy_async();
+  }
+  /// Starts the stores of rows row, ... of a query head, by TMA where all 64 rows are of the sequence.
+  __device__ __forceinline__ void store(int group_head, int row, RowBuffer<R>& rows) const {
+    if (params_.out.data == nullptr) return;
+    if (row + chunk_rows <= head_.rows.length) {
+      if (device::thread_index() == 0)
+        store_tile(rows.output(), params_.out_map,
+                   coordinates<R, tiling>(head_, R::rows_are_queries, group_head, row));
+      return;
+    }
+    using Vec = device::Vector<std::uint32_t, 4>;
+    const tile::RowView<T> to = head_.out(group_head);
+    constexpr int vecs = R::dims.v / 8;
+#pragma unroll 1
+    for (int i = device::lane_index(); i < 16 * vecs; i += device::warp_size) {
+      const int r = 16 * warp_in_group() + i / vecs, c = i % vecs * 8;
+      if (row + r < head_.rows.length)
+        device::store_global(reinterpret_cast<Vec*>(to.row(row + r) + c),
+                             device::load_shared(reinterpret_cast<const Vec*>(rows.output().at(r, c))));
+    }
+  }
+
+  /// Leaves what the block has summed for the gradient of scale_logit, at position y of its head. Scope:
+  /// block; barriers inside: 2.
+  __device__ __forceinline__ void store_scale_grad(
+      int partials_per_head,
+      device::BlockSumStorage<double, tiling.warps * device::warp_size>& storage_shared) const {
+    if constexpr (R::has_norm_backward)
+      if (params_.scale_grad_partials != nullptr)
+        kernel::store_scale_grad(params_.scale_grad_partials, partials_per_head, scale_grad_, storage_shared);
+  }
+
+ private:
+  const Params& params_;
+  const Head<R, tiling>& head_;
+  double scale_grad_ = 0;  // of the lane's own rows
+};
+
+}  // namespace cottention::sm90

@@ -1,0 +1,223 @@
+// What the rows and terms of a chunk are multiplied by: norms, and the weights of positions. The first
+// warpgroup measures the tiles; all warpgroups read the factors of terms in shared memory.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+
+#include <cottention/device/barrier.cuh>
+#include <cottention/kernel/position_weights.cuh>
+#include <cottention/sm90/measure.cuh>
+#include <cottention/sm90/pipeline.cuh>
+#include <cottention/tile/norm_backward.cuh>
+
+namespace cottention::sm90 {
+
+/// Waits for the 128 threads of the first warpgroup. Scope: warpgroup.
+__device__ __forceinline__ void sync_first_group() { device::bar_sync(1, 128); }
+
+template <kernel::AnyRoles R, Tiling tiling>
+struct FactorsStorage {
+  using T = typename R::element;
+  ChunkTerms<T> terms[2];
+  Ring<2> barriers;
+  device::Vector<std::uint32_t, 4> findings[2];  // (warps)
+  kernel::CountStorage<float, tiling.warps> counts;
+};
+
+/// Factors of the current chunk, with a, b and c as their tiles hold them:
+///
+///     out_i = w (row_i a_i (H / w) + sum over j of (row_i a_i . b_j) term_j c_j) output_i
+///     H    += w sum of b_j (term_j c_j)^T
+///
+/// w is 1 and weights are in the terms, but for half: there w is the weight at the chunk's first key, and
+/// terms have theirs relative to it. row_i is 1 as well, unless neither a nor b is normalised and their type
+/// is half.
+///
+/// Scope of all members but the constructor: the first warpgroup.
+template <kernel::AnyRoles R, Tiling tiling>
+class ChunkFactors {
+ public:
+  using T = typename R::element;
+  using Storage = FactorsStorage<R, tiling>;
+  using A = RowFragments<T, R::dims.qk>;
+  static constexpr bool scales_rows = R::normalizes_all_operands;
+
+  /// Scope: block; barriers inside: those of PositionWeights.
+  __device__ __forceinline__ ChunkFactors(const Head<R, tiling>& head, Storage& storage)
+      : head_(head),
+        storage_(storage),
+        weights_(head.params, head.batch, head.kv_head, head.keys(), head.first, head.last, storage.counts) {}
+
+  /// Prepares the weights of the chunk at `row`. A barrier must be between it and enter_chunk(), and between
+  /// the enter_chunk() before and it.
+  __device__ __forceinline__ void begin_chunk(int row) {
+    weights_.begin_chunk(row, head_.keys().mask, head_.keys().length);
+  }
+  __device__ __forceinline__ void enter_chunk() { weights_.enter_chunk(); }
+
+  /// Measures a position's new rows and new terms; null: there are none. a: the fragments of the rows. Rows
+  /// of extreme norm are rescaled: then abandon() is called before and restart() after it, which has to load
+  /// a again. Barriers inside: 1, or 3 then.
+  template <class Abandon, class Restart>
+  __device__ __forceinline__ void measure(RowBuffer<R>* rows, const A& a, TermBuffer<R>* terms,
+                                          Abandon abandon, Restart restart) {
+    if (terms != nullptr) storage_.barriers.wait_empty(place_);
+    const std::uint32_t found = measure_own<false>(rows, a, terms);
+    if (device::lane_index() == 0) device::store_shared(&storage_.findings[turn_][warp_in_group()], found);
+    sync_first_group();  // factors and findings are written
+    const auto all = device::load_shared(&storage_.findings[turn_]);
+    const std::uint32_t any = all[0] | all[1] | all[2] | all[3];
+    if ((any & extreme) != 0) {
+      abandon();
+      sync_first_group();  // no product reads the tiles
+      (void)measure_own<true>(rows, a, terms);
+      device::fence_proxy_async();
+      sync_first_group();  // rows are rescaled
+      restart();
+    }
+    if (terms != nullptr) {
+      finite_ = (any & not_finite) == 0;
+      if (device::thread_index() == 0) device::mbarrier_arrive(storage_.barriers.full + place_.index);
+    }
+    turn_ ^= 1;
+  }
+  /// The chunk's terms in shared memory, after measure().
+  __device__ __forceinline__ const ChunkTerms<T>& terms() const { return storage_.terms[place_.index]; }
+  /// Once the warp needs terms() no more. Scope: warp.
+  __device__ __forceinline__ void release_terms() {
+    storage_.barriers.arrive_empty(place_);
+    place_.advance();
+  }
+  /// Goes on to the next terms where the first warpgroup does not read them.
+  __device__ __forceinline__ void skip_terms() { place_.advance(); }
+
+  /// Whether c is finite in all rows of the chunk.
+  __device__ __forceinline__ bool terms_are_finite() const { return finite_; }
+
+  /// row_i of rows g and g + 8.
+  __device__ __forceinline__ const float (&row_factors() const)[2] { return row_; }
+  /// What states are multiplied by: 1 / w.
+  __device__ __forceinline__ float over_state() const { return device::div_rn(1.0f, of_state()); }
+
+  /// From sums to outputs, or to the gradient that goes through the norm.
+  __device__ __forceinline__ void scale_output(Sums<R::dims.v>& out) const {
+    float all = 1;
+    if constexpr (!causal && R::weighted == kernel::Weighted::rows)
+      all = weights_.weight();
+    else if constexpr (causal)
+      all = of_state();
+    if (scales_rows || !R::has_norm_backward || weighs_rows()) {
+      const float factors[2] = {output_[0] * all, output_[1] * all};
+      out.scale_rows(factors);
+    } else if constexpr (R::weighted != kernel::Weighted::nothing) {
+      out.scale_all(all);
+    }
+  }
+
+  // ---- for the norm backward: of rows g and g + 8
+
+  __device__ __forceinline__ tile::NormBackward<float> norm_backward(int h) const {
+    return {scale_[h], slope_[h]};
+  }
+  /// 1 / ||x|| of the lane's own row, and ln(max(n, 1)).
+  __device__ __forceinline__ float own_rnorm() const { return rnorm_; }
+  __device__ __forceinline__ float own_log_count() const {
+    return weights_.log_count(own_row() % chunk_rows);
+  }
+
+ private:
+  static constexpr bool causal = R::mask == Mask::causal;
+  static constexpr bool weighs_terms = R::weighted == kernel::Weighted::terms;
+  static constexpr std::uint32_t extreme = 1, not_finite = 2;
+
+  __device__ __forceinline__ float of_state() const {
+    return kernel::state_weight<T, weighs_terms>(weights_);
+  }
+  __device__ __forceinline__ bool weighs_rows() const {
+    return R::weighted == kernel::Weighted::rows && causal && weights_.scaled();
+  }
+
+  template <bool rescales, int columns>
+  static __device__ __forceinline__ tile::RowNorm<float> norm_of(Tile<T, columns>& tile, float squares,
+                                                                 int shift, bool& extreme) {
+    if constexpr (rescales) {
+      return rescale_own_row(tile, squares, shift);
+    } else {
+      extreme = extreme || is_extreme<T>(squares, shift);
+      return {squares, 0};
+    }
+  }
+
+  /// Writes the factors of the lane's own row among the terms, and keeps those of its rows. Returns what it
+  /// found.
+  template <bool rescales>
+  __device__ __forceinline__ std::uint32_t measure_own(RowBuffer<R>* rows, const A& a, TermBuffer<R>* terms) {
+    bool is_extreme = false, is_finite = true;
+    if (terms != nullptr) measure_terms<rescales>(*terms, is_extreme, is_finite);
+    if (rows != nullptr) measure_rows<rescales>(*rows, a, is_extreme);
+    return (device::any_lane(is_extreme) ? extreme : 0) | (device::any_lane(!is_finite) ? not_finite : 0);
+  }
+
+  template <bool rescales>
+  __device__ __forceinline__ void measure_terms(TermBuffer<R>& terms, bool& is_extreme, bool& is_finite) {
+    tile::RowNorm<float> norm;
+    RowFragments<T, R::dims.v> c;
+    c.load(terms.c);
+    if constexpr (R::has_norm_backward) {
+      const float squares = squares_of_own_row(c);
+      is_finite = device::is_finite(squares) || c.are_finite();
+      int shift = 0;
+      if constexpr (scales_rows) shift = tile::half_exponent({squares_of<R::dims.qk>(terms.b), 0});
+      norm = norm_of<rescales>(terms.c, squares, shift, is_extreme);
+    } else {
+      is_finite = c.are_finite();
+      norm = norm_of<rescales>(terms.b, squares_of<R::dims.qk>(terms.b), 0, is_extreme);
+    }
+    const kernel::RowWeight<float> weight = kernel::row_weight<weighs_terms>(weights_, own_row());
+    ChunkTerms<T>& to = storage_.terms[place_.index];
+    if (writes_own_row())
+      to.factors.set(own_row(), norm.rnorm() * (kernel::weights_in_terms<T> ? weight.full : weight.relative));
+    if (device::thread_index() == 0) device::store_shared(&to.weight, of_state());
+  }
+
+  template <bool rescales>
+  __device__ __forceinline__ void measure_rows(RowBuffer<R>& rows, const A& a, bool& is_extreme) {
+    const float weight = weighs_rows() ? weights_.weight() * weights_.relative(own_row()) : 1.0f;
+    if constexpr (R::has_norm_backward) {
+      const tile::RowNorm<float> norm =
+          norm_of<rescales>(rows.norm_input, squares_of<R::dims.v>(rows.norm_input), 0, is_extreme);
+      rnorm_ = norm.rnorm();
+      const auto backward = tile::NormBackward<float>::of(norm, rnorm_);
+      to_both_rows(backward.scale, scale_);
+      to_both_rows(backward.slope, slope_);
+      if constexpr (scales_rows) {
+        const tile::RowNorm<float> of_a{squares_of_own_row(a), 0};
+        to_both_rows(of_a.rnorm(), row_);
+        to_both_rows(of_a.norm() * weight, output_);
+      } else {
+        to_both_rows(weight, output_);
+      }
+    } else {
+      to_both_rows(norm_of<rescales>(rows.a(), squares_of_own_row(a), 0, is_extreme).rnorm() * weight,
+                   output_);
+    }
+  }
+
+  template <int columns>
+  static __device__ __forceinline__ float squares_of(Tile<T, columns>& tile) {
+    RowFragments<T, columns> x;
+    x.load(tile);
+    return squares_of_own_row(x);
+  }
+
+  const Head<R, tiling>& head_;
+  Storage& storage_;
+  kernel::PositionWeights<typename R::problem, R::direction, chunk_rows, tiling.warps> weights_;
+  RingPlace<2> place_;
+  int turn_ = 0;
+  bool finite_ = true;
+  float row_[2] = {1, 1}, output_[2] = {1, 1}, scale_[2] = {}, slope_[2] = {}, rnorm_ = 0;
+};
+
+}  // namespace cottention::sm90

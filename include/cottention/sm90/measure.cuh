@@ -1,0 +1,67 @@
+// Norms of the rows that a warp has of a tile.
+#pragma once
+
+#include <concepts>
+
+#include <cottention/device/warp.cuh>
+#include <cottention/sm90/tiles.cuh>
+#include <cottention/tile/row_norm.cuh>
+#include <cottention/tile/row_reader.cuh>
+
+namespace cottention::sm90 {
+
+/// The row of the warp's 16 whose norm a lane has: g, or g + 8 where t is odd. Each row has two such lanes,
+/// of which one writes.
+__device__ __forceinline__ int own_row() {
+  const int lane = device::lane_index();
+  return 16 * warp_in_group() + lane / 4 + lane % 2 * 8;
+}
+__device__ __forceinline__ bool writes_own_row() { return device::lane_index() % 4 < 2; }
+
+/// What the lanes have of their own rows, for rows g and g + 8 of each lane. Scope: warp; barriers inside: 0.
+__device__ __forceinline__ void to_both_rows(float own, float (&both)[2]) {
+  const float other = device::shuffle_xor(own, 1);
+  const bool odd = device::lane_index() % 2 != 0;
+  both[0] = odd ? other : own;
+  both[1] = odd ? own : other;
+}
+
+/// The sum of squares of the lane's own row. Scope: warp; barriers inside: 0.
+template <Element T, int columns>
+__device__ __forceinline__ float squares_of_own_row(const RowFragments<T, columns>& x) {
+  float squares[2] = {};
+  x.add_squares(squares);
+  sum_over_quad(squares);
+  return device::lane_index() % 2 != 0 ? squares[1] : squares[0];
+}
+
+/// Whether a row cannot be an operand as it is: fp32 could not square it, or half's range not hold its
+/// products. `shift`: the exponent that its norm is to have for half.
+template <Element T>
+__device__ __forceinline__ bool is_extreme(float squares, int shift = 0) {
+  if (std::same_as<T, half>)
+    return squares != 0 && !tile::in_range<T>(device::times_power_of_two(squares, -2 * shift));
+  return !tile::in_range<T>(squares);
+}
+
+/// The norm of the lane's own row, which is scaled in place by a power of two, exact but for elements 2^-14
+/// of the largest (half) or smaller still, where it is extreme. Rows of zeros and rows that are not finite
+/// stay. Scope: warp; barriers inside: 0. A fence_proxy_async() and a barrier must be between it and products
+/// that read the tile.
+template <Element T, int columns>
+__device__ __forceinline__ tile::RowNorm<float> rescale_own_row(Tile<T, columns>& tile, float squares,
+                                                                int shift = 0) {
+  using Reader = tile::RowReader<device::warp_size, 16, Tile<T, columns>>;
+  static_assert(Reader::lanes_per_row == 2);
+  // Lanes 2 r and 2 r + 1 read row r, whose squares lanes 4 g and 4 g + 1 have.
+  const int lane = device::lane_index(), r = lane / 2, from = r % 8 * 4 + r / 8;
+  const float of_row = device::shuffle(squares, from);
+  const int shift_of_row = device::shuffle(shift, from);
+  const Reader reader{tile, 16 * warp_in_group() + r};
+  const tile::RowNorm<float> norm =
+      tile::rescale_row(reader, of_row, is_extreme<T>(of_row, shift_of_row), shift_of_row);
+  const int back = 2 * (lane / 4 + lane % 2 * 8);
+  return {device::shuffle(norm.sum_sq, back), device::shuffle(norm.exponent, back)};
+}
+
+}  // namespace cottention::sm90

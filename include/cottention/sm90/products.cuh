@@ -1,0 +1,170 @@
+// The products of a warpgroup's 64 rows: scores, scores c, and a H.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+
+#include <cottention/sm90/pipeline.cuh>
+#include <cottention/tile/scores.cuh>
+
+namespace cottention::sm90 {
+
+/// Scores (64, 64) of a chunk, in fp32: a_i . b_j, before or after factors.
+using Scores = Sums<chunk_rows>;
+
+/// Starts scores = a b^T. Scope: warpgroup.
+template <Element T, int columns>
+__device__ __forceinline__ void start_scores(Scores& scores, const RowFragments<T, columns>& a,
+                                             const Tile<T, columns>& b) {
+  device::wgmma_fence();
+#pragma unroll
+  for (int k = 0; k < columns / 16; ++k)
+    device::wgmma_m64k16<T, chunk_rows, device::Major::k>(scores.of_panel[0], a.r[k],
+                                                          b.panel[k / 4].rows_as_mn(k % 4),
+                                                          k == 0 ? device::Sum::start : device::Sum::add);
+  device::wgmma_commit();
+}
+/// Waits for all of the warpgroup's products, after which `sums` may be read. Scope: warpgroup.
+template <int columns>
+__device__ __forceinline__ void finish(Sums<columns>& sums) {
+  device::wgmma_wait<0>();
+  sums.pin();
+}
+
+/// Multiplies scores by the factors of terms and, where rows have some, of rows g and g + 8; those that the
+/// causal mask hides become 0. Scope: warp; barriers inside: 0.
+template <recurrence::Direction direction, bool scales_rows>
+__device__ __forceinline__ void scale_and_mask(Scores& scores, const float* term_factors_shared,
+                                               const float (&row_factors)[2]) {
+  const int lane = device::lane_index(), row = 16 * warp_in_group() + lane / 4, term = 2 * (lane % 4);
+#pragma unroll
+  for (int c = 0; c < chunk_rows; c += 8) {
+    const auto f = device::load_shared(
+        reinterpret_cast<const device::Vector<float, 2>*>(term_factors_shared + c + term));
+#pragma unroll
+    for (int h = 0; h < 2; ++h)
+#pragma unroll
+      for (int e = 0; e < 2; ++e) {
+        float& score = scores.of_panel[0][c / 2 + 2 * h + e];
+        score *= f[e];
+        if constexpr (scales_rows) score *= row_factors[h];
+        if (!tile::is_visible<direction>(row + 8 * h, term + c + e)) score = 0;
+      }
+  }
+}
+
+/// Scores as operand a of wgmma: rounded, or what rounding took away, times rest_scale. Scope: warp; barriers
+/// inside: 0.
+template <Element T, bool rest>
+__device__ __forceinline__ void to_operand(const Scores& scores, std::uint32_t (&p)[4][4]) {
+#pragma unroll
+  for (int k = 0; k < 4; ++k)
+#pragma unroll
+    for (int i = 0; i < 4; ++i) {
+      const float* const x = scores.of_panel[0] + 8 * k + 2 * i;
+      p[k][i] = device::pack<T>(x[0], x[1]);
+      if constexpr (rest) {
+        const auto rest_of = [](float score, float rounded) {
+          // A score that overflows T has no rest.
+          return rounded - rounded == 0 ? (score - rounded) * tile::rest_scale<T> : 0.0f;
+        };
+        p[k][i] = device::pack<T>(rest_of(x[0], device::unpack_low<T>(p[k][i])),
+                                  rest_of(x[1], device::unpack_high<T>(p[k][i])));
+      }
+    }
+}
+
+/// Starts out += p c. Scope: warpgroup.
+template <Element T, int columns>
+__device__ __forceinline__ void start_attend(Sums<columns>& out, const std::uint32_t (&p)[4][4],
+                                             const Tile<T, columns>& c) {
+  device::wgmma_fence();
+  for_each_panel<Sums<columns>::panels>([&]<int x>() {
+    constexpr int n = columns_of_panel(columns, x);
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+      device::wgmma_m64k16<T, n, device::Major::mn>(out.template panel<x>(), p[k],
+                                                    c.panel[x].columns_as_mn(k), device::Sum::add);
+  });
+  device::wgmma_commit();
+}
+
+/// out += scores c term by term, without the masked ones, whose c may be an infinity or a NaN. Scope: warp;
+/// barriers inside: 0.
+template <recurrence::Direction direction, Element T, int columns>
+__device__ __forceinline__ void attend_by_term(Sums<columns>& out, const Scores& scores,
+                                               const Tile<T, columns>& c) {
+  const int lane = device::lane_index(), row = 16 * warp_in_group() + lane / 4;
+#pragma unroll 1
+  for (int t = 0; t < 4; ++t)
+#pragma unroll
+    for (int i = 0; i < 16; ++i) {
+      const int term = i / 2 * 8 + 2 * t + i % 2;
+      float p[2];
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
+        p[h] = device::shuffle(scores.of_panel[0][i / 2 * 4 + 2 * h + i % 2], lane / 4 * 4 + t);
+      const bool visible[2] = {tile::is_visible<direction>(row, term),
+                               tile::is_visible<direction>(row + 8, term)};
+#pragma unroll
+      for (int x = 0; x < columns; x += 8) {
+        const std::uint32_t pair =
+            device::load_shared(reinterpret_cast<const std::uint32_t*>(c.at(term, x) + 2 * (lane % 4)));
+        const float element[2] = {device::unpack_low<T>(pair), device::unpack_high<T>(pair)};
+#pragma unroll
+        for (int h = 0; h < 2; ++h)
+#pragma unroll
+          for (int e = 0; e < 2; ++e) {
+            float& sum = out.of_panel[x / 64][x % 64 / 2 + 2 * h + e];
+            if (visible[h]) sum = device::fma(p[h], element[e], sum);
+          }
+      }
+    }
+}
+
+/// Replaces the scores a_i . b_i by sums of their products that are as if rounded once. Scope: warp; barriers
+/// inside: 0.
+template <Element T, int columns>
+__device__ __forceinline__ void replace_diagonal(Scores& scores, const Tile<T, columns>& a,
+                                                 const Tile<T, columns>& b) {
+  const tile::Lane lane = tile::Lane::opaque();
+  float dots[2];
+  tile::dots_of_rows(a, b, lane, dots, 16 * warp_in_group());
+  const int row = 16 * warp_in_group() + lane.g();
+  scores.for_each([&](float& score, int h, int c, int e) {
+    if (row + 8 * h == c + 2 * lane.t() + e) score = dots[h];
+  });
+}
+
+/// Starts out = a H. Scope: warpgroup.
+template <Element T, int columns, int b_columns>
+__device__ __forceinline__ void start_inter_chunk(Sums<columns>& out, const RowFragments<T, b_columns>& a,
+                                                  const StateTile<T, columns, b_columns>& h) {
+  device::wgmma_fence();
+  for_each_panel<Sums<columns>::panels>([&]<int x>() {
+    constexpr int n = columns_of_panel(columns, x);
+#pragma unroll
+    for (int k = 0; k < b_columns / 16; ++k) {
+      device::wgmma_m64k16<T, n, device::Major::k>(out.template panel<x>(), a.r[k],
+                                                   h.low[x][k / 4].rows_as_mn(k % 4),
+                                                   k == 0 ? device::Sum::start : device::Sum::add);
+      device::wgmma_m64k16<T, n, device::Major::k>(out.template panel<x>(), a.r[k],
+                                                   h.high[x][k / 4].rows_as_mn(k % 4), device::Sum::add);
+    }
+  });
+  device::wgmma_commit();
+}
+/// What a H is divided by in half: out's columns times the powers of two of the state's rows, and all times
+/// factors of rows g and g + 8. Scope: warp; barriers inside: 0.
+template <Element T, int columns>
+__device__ __forceinline__ void undo_scales(Sums<columns>& out, const StateExponents<T, columns>& exponents,
+                                            const float (&row_factors)[2]) {
+#pragma unroll
+  for (int c = 0; c < columns; c += 16) {
+    const float scale = device::load_shared(exponents.scale + c / 16);
+#pragma unroll
+    for (int i = 0; i < 8; ++i) out.of_panel[c / 64][c % 64 / 2 + i] *= scale * row_factors[i / 2 % 2];
+  }
+}
+
+}  // namespace cottention::sm90

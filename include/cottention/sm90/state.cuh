@@ -1,0 +1,247 @@
+// The state of a recurrence, H = sum of b_j c_j^T, in the accumulators of warpgroups, transposed: H^T
+// (columns of c, columns of b) in fp32, 64 rows in each. Another warpgroup reads it in shared memory, as
+// publish() leaves it.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+
+#include <cottention/device/tma.cuh>
+#include <cottention/recurrence.hpp>
+#include <cottention/sm90/tiles.cuh>
+#include <cottention/tile/exponents.cuh>
+#include <cottention/tile/split.cuh>
+
+namespace cottention::sm90 {
+
+/// H^T as an operand, high + low, (columns of c, columns of b). For half each warp has divided its 16 rows by
+/// a power of two.
+template <Element T, int c_columns, int b_columns>
+struct StateTile {
+  static constexpr int c_panels = Tile<T, c_columns>::panels, b_panels = Tile<T, b_columns>::panels;
+  Panel<T> high[c_panels][b_panels], low[c_panels][b_panels];
+};
+template <Element T, int c_columns>
+struct StateExponents {
+  static constexpr int count = std::same_as<T, half> ? 4 * Tile<T, c_columns>::panels : 1;
+  float scale[count];  // (rows / 16): what those rows were divided by
+};
+
+/// What the terms of a chunk are multiplied by, in shared memory.
+template <Element T>
+struct ChunkTerms {
+  tile::TermFactors<T, chunk_rows> factors;  // (64)
+  float weight;                              // of the sum over the chunk; 1 but for half
+};
+
+/// The rows of H^T that one warpgroup has.
+template <Element T, HeadDim dims>
+class State {
+ public:
+  static constexpr int groups = Tile<T, dims.v>::panels;  // warpgroups that have all of it
+
+  /// group: the warpgroup's index among them.
+  explicit __device__ __forceinline__ State(int group) : group_(group) {}
+
+  __device__ __forceinline__ void set_zero() {
+    h_.for_each([](float& x, int, int, int) { x = 0; });
+  }
+
+  // ---- H (dims.qk, dims.v) in global memory; scope: thread
+
+  __device__ __forceinline__ void load(const float* h, recurrence::StateLayout layout) {
+    for_each_element(layout, [h](float& x, int offset, bool exists) {
+      x = exists ? device::load_global(h + offset) : 0.0f;
+    });
+  }
+  __device__ __forceinline__ void store(float* h, recurrence::StateLayout layout) {
+    for_each_element(layout, [h](float& x, int offset, bool exists) {
+      if (exists) device::store_global(h + offset, x);
+    });
+  }
+
+  // ---- partial states (partial_elements): register by register
+
+  static constexpr int group_elements = chunk_rows * dims.qk;
+  static constexpr std::int64_t partial_elements = std::int64_t{groups} * group_elements;
+
+  __device__ __forceinline__ void load_partial(const float* partial) {
+    for_each_vector([partial](Vec& vec, int offset) {
+      vec = device::load_global(reinterpret_cast<const Vec*>(partial + offset));
+    });
+  }
+  __device__ __forceinline__ void store_partial(float* partial) {
+    for_each_vector([partial](Vec& vec, int offset) {
+      device::store_global(reinterpret_cast<Vec*>(partial + offset), vec);
+    });
+  }
+
+  // ---- arithmetic
+
+  /// Writes the warpgroup's rows to shared memory as operands. Scope: warpgroup; a fence_proxy_async() and an
+  /// mbarrier must be between it and products that read the tile.
+  __device__ __forceinline__ void publish(StateTile<T, dims.v, dims.qk>& tile,
+                                          StateExponents<T, dims.v>& exponents) {
+    [[maybe_unused]] float scale = 1;
+    if constexpr (std::same_as<T, half>) {
+      const int exponent = tile::exponent_for_half(largest());
+      scale = device::times_power_of_two(1.0f, -exponent);
+      if (device::lane_index() == 0)
+        device::store_shared(exponents.scale + 4 * group_ + warp_in_group(),
+                             device::times_power_of_two(1.0f, exponent));
+    }
+    const int lane = device::lane_index(), row = 16 * warp_in_group() + lane % 16;
+#pragma unroll
+    for (int c = 0; c < dims.qk; c += 16) {
+      std::uint32_t high[4], low[4];
+      const float* const x = &h_.of_panel[c / 64][c % 64 / 2];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) {
+        if constexpr (std::same_as<T, half>)
+          tile::split<T>(x[2 * i] * scale, x[2 * i + 1] * scale, high[i], low[i]);
+        else
+          tile::split<T>(x[2 * i], x[2 * i + 1], high[i], low[i]);
+      }
+      device::stmatrix_x4(tile.high[group_][c / 64].at(row, c % 64 + lane / 16 * 8), high);
+      device::stmatrix_x4(tile.low[group_][c / 64].at(row, c % 64 + lane / 16 * 8), low);
+    }
+  }
+
+  /// H += weight times the sum over the chunk of b_j (factor_j c_j)^T. b: (64, dims.qk), c: (64, dims.v). The
+  /// sum over the chunk starts from zero and is added with rounding: tensor cores truncate, so a running sum
+  /// would drift. bounded: no factor is far above 1. Scope: warpgroup. No product is in flight afterwards.
+  template <bool bounded>
+  __device__ __forceinline__ void absorb(const Tile<T, dims.qk>& b, Tile<T, dims.v>& c,
+                                         const ChunkTerms<T>& terms) {
+    std::uint32_t high[4][4], low[4][4];
+    const float weight = load_scaled<bounded>(c.panel[group_], terms, high, low);
+    for_each_panel<Sums<dims.qk>::panels>([&]<int p>() {
+      constexpr int n = columns_of_panel(dims.qk, p);
+      float added[n / 2];
+      device::wgmma_fence();
+#pragma unroll
+      for (int k = 0; k < 4; ++k) {
+        const device::MatrixDescriptor right = b.panel[p].columns_as_mn(k);
+        device::wgmma_m64k16<T, n, device::Major::mn>(added, low[k], right,
+                                                      k == 0 ? device::Sum::start : device::Sum::add);
+        device::wgmma_m64k16<T, n, device::Major::mn>(added, high[k], right, device::Sum::add);
+      }
+      device::wgmma_commit();
+      device::wgmma_wait<0>();
+      device::pin_registers(added);
+#pragma unroll
+      for (int i = 0; i < n / 2; ++i) {
+        if constexpr (std::same_as<T, half>)
+          h_.of_panel[p][i] = device::fma(weight, added[i], h_.of_panel[p][i]);
+        else
+          h_.of_panel[p][i] += added[i];
+      }
+    });
+  }
+
+ private:
+  using Vec = device::Vector<float, 4>;
+
+  /// The warp's 16 columns of c, transposed, times the factors of their terms, split: four steps of 16 terms.
+  /// Returns what their products are to be multiplied by. Scope: warp; barriers inside: 0.
+  template <bool bounded>
+  static __device__ __forceinline__ float load_scaled(Panel<T>& c, const ChunkTerms<T>& terms,
+                                                      std::uint32_t (&high)[4][4],
+                                                      std::uint32_t (&low)[4][4]) {
+    const int lane = device::lane_index(), t = lane % 4;
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+      device::ldmatrix_x4_trans(
+          high[k], c.at(16 * k + lane % 8 + lane / 16 * 8, 16 * warp_in_group() + lane / 8 % 2 * 8));
+    [[maybe_unused]] int exponent = 0;
+    [[maybe_unused]] float up = 1;
+    if constexpr (std::same_as<T, half>) {
+      exponent = exponent_of(high);
+      if constexpr (!bounded) exponent += tile::exponent_of_factors<chunk_rows>(terms.factors.full);
+      up = device::times_power_of_two(1.0f, -exponent);
+    }
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+#pragma unroll
+      for (int second = 0; second < 2; ++second) {
+        const int term = 16 * k + 8 * second + 2 * t;
+        if constexpr (std::same_as<T, bfloat16>) {
+          const auto f = device::load_shared(
+              reinterpret_cast<const device::Vector<std::uint32_t, 2>*>(terms.factors.hi_lo + 2 * term));
+#pragma unroll
+          for (int i = 2 * second; i < 2 * second + 2; ++i)
+            tile::split_product(high[k][i], f[0], f[1], high[k][i], low[k][i]);
+        } else {
+          auto f = device::load_shared(
+              reinterpret_cast<const device::Vector<float, 2>*>(terms.factors.full + term));
+#pragma unroll
+          for (int i = 2 * second; i < 2 * second + 2; ++i)
+            tile::split<T>(device::unpack_low<T>(high[k][i]) * (f[0] * up),
+                           device::unpack_high<T>(high[k][i]) * (f[1] * up), high[k][i], low[k][i]);
+        }
+      }
+    if constexpr (std::same_as<T, half>)
+      return device::times_power_of_two(device::load_shared(&terms.weight), exponent);
+    else
+      return 1;
+  }
+
+  /// The exponent of the power of two that the elements are divided by: low parts of small ones would be
+  /// below half's range. Scope: warp; barriers inside: 0.
+  static __device__ __forceinline__ int exponent_of(const std::uint32_t (&x)[4][4]) {
+    float largest = 0;
+#pragma unroll
+    for (int k = 0; k < 4; ++k)
+#pragma unroll
+      for (int i = 0; i < 4; ++i)
+        for (const float element : {device::unpack_low<T>(x[k][i]), device::unpack_high<T>(x[k][i])}) {
+          const float magnitude = device::magnitude(element);
+          largest = magnitude > largest ? magnitude : largest;
+        }
+    return tile::exponent_for_half(tile::max_over_warp(largest));
+  }
+
+  /// The largest magnitude among the finite elements of the warp's rows, in all lanes. Scope: warp; barriers
+  /// inside: 0.
+  __device__ __forceinline__ float largest() {
+    float largest = 0;
+    h_.for_each([&largest](float& x, int, int, int) {
+      const float magnitude = device::magnitude(x);
+      largest = device::is_finite(x) && magnitude > largest ? magnitude : largest;
+    });
+    return tile::max_over_warp(largest);
+  }
+
+  /// f(element, offset in H, exists) for each element of the lane.
+  template <class F>
+  __device__ __forceinline__ void for_each_element(recurrence::StateLayout layout, F f) {
+    const int lane = device::lane_index();
+    const int b_stride = layout == recurrence::StateLayout::as_is ? dims.v : 1;
+    const int c_stride = layout == recurrence::StateLayout::as_is ? 1 : dims.qk;
+    const int c = chunk_rows * group_ + 16 * warp_in_group() + lane / 4, b = 2 * (lane % 4);
+    h_.for_each([&](float& x, int h, int column, int e) {
+      f(x, (b + column + e) * b_stride + (c + 8 * h) * c_stride, c + 8 * h < dims.v);
+    });
+  }
+
+  /// f(four accumulators, their offset in a partial state).
+  template <class F>
+  __device__ __forceinline__ void for_each_vector(F f) {
+    const int first = group_ * group_elements + device::thread_index() % 128 * 4;
+#pragma unroll
+    for (int c = 0; c < dims.qk; c += 8) {
+      Vec vec;
+      float* const x = &h_.of_panel[c / 64][c % 64 / 2];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) vec[i] = x[i];
+      f(vec, first + c / 8 * 512);
+#pragma unroll
+      for (int i = 0; i < 4; ++i) x[i] = vec[i];
+    }
+  }
+
+  int group_;
+  Sums<dims.qk> h_;
+};
+
+}  // namespace cottention::sm90

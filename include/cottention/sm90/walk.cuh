@@ -1,0 +1,238 @@
+// The causal recurrence of one head, chunk by chunk (sm80/walk.cuh has the formula), by warpgroups with a
+// part each:
+//
+//     first     loads, measures, and makes the output: scores, scores c, a H, epilogue
+//     others    64 rows of H^T each: publish H before the chunk, add the chunk
+//
+// A block walks one piece of a sequence, from the state before it.
+#pragma once
+
+#include <cottention/sm90/epilogue.cuh>
+#include <cottention/sm90/products.cuh>
+#include <cottention/sm90/reduce.cuh>
+
+namespace cottention::sm90 {
+
+/// H as it is published, in as many buffers as have room: with two, a chunk is published while the one before
+/// is read.
+template <kernel::AnyRoles R>
+struct StateRing {
+  using T = typename R::element;
+  using Tile = StateTile<T, R::dims.v, R::dims.qk>;
+  static constexpr int size = sizeof(Tile) <= 2 * 64 * 64 * sizeof(T) ? 2 : 1;
+  Tile tiles[size];
+  StateExponents<T, R::dims.v> exponents[size];
+  Ring<size> barriers;
+};
+
+template <kernel::AnyRoles R, Tiling tiling>
+struct Walk {
+  using T = typename R::element;
+  using State = StateOf<R>;
+  static constexpr int threads = 32 * tiling.warps;
+  static constexpr int min_blocks_per_sm = tiling.min_blocks_per_sm;
+  static constexpr recurrence::Direction direction = R::direction;
+
+  using Params = RecurrenceParams<T>;
+  struct Storage {
+    RowRing<R, tiling> rows;
+    TermRing<R, tiling> terms;
+    StateRing<R> state;
+    FactorsStorage<R, tiling> factors;
+  };
+
+  static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
+    if (params.redo_flags != nullptr && device::load_global(params.redo_flags + device::block_x()) == 0)
+      return;
+    const Head<R, tiling> head(params);
+    init(storage);
+    ChunkFactors<R, tiling> factors(head, storage.factors);
+    device::sync_block();  // barriers are initialised
+    Epilogue<R, tiling> epilogue(params, head);
+    if (head.order < head.pieces.count) {
+      if (group_index() == 0)
+        Outputs{params, head, factors, epilogue, storage}.walk();
+      else
+        walk_state(head, storage, State(group_index() - 1));
+    }
+    epilogue.store_scale_grad(params.split_rule.max_pieces, storage.factors.counts.sum);
+  }
+
+ private:
+  static __device__ __forceinline__ void init(Storage& storage) {
+    if (device::thread_index() != 0) return;
+    constexpr int state_warps = 4 * State::groups;
+    storage.rows.barriers.init(1, 1);
+    storage.terms.barriers.init(1, 4 + state_warps);
+    storage.factors.barriers.init(1, 4 + state_warps);
+    storage.state.barriers.init(state_warps, 4);
+    device::fence_mbarrier_init();
+  }
+
+  static __device__ __forceinline__ void walk_state(const Head<R, tiling>& head, Storage& storage,
+                                                    State state) {
+    start_walk(head, state);
+    RingPlace<tiling.stages> term_place;
+    RingPlace<2> factor_place;
+    RingPlace<StateRing<R>::size> state_place;
+    const int members = R::rows_are_queries ? 1 : head.group;
+#pragma unroll 1
+    for (auto at = Cursor::start(head.first, head.last); at.within(head.first, head.last);
+         at.advance(members)) {
+      if (at.group_head == 0) {
+        storage.state.barriers.wait_empty(state_place);
+        state.publish(storage.state.tiles[state_place.index], storage.state.exponents[state_place.index]);
+        device::fence_proxy_async();
+        storage.state.barriers.arrive_full(state_place);
+        state_place.advance();
+      }
+      absorb_next<R, tiling>(state, storage.terms, storage.factors, term_place, factor_place);
+    }
+    if (head.is_last()) store_final_state(head, state);
+  }
+
+  using Cursor = tile::Cursor<tiling.stages, chunk_rows, direction>;
+
+  /// The first warpgroup's part.
+  struct Outputs {
+    const Params& params;
+    const Head<R, tiling>& head;
+    ChunkFactors<R, tiling>& factors;
+    Epilogue<R, tiling>& epilogue;
+    Storage& storage;
+    RingPlace<tiling.stages> row_place{}, term_place{};
+    RingPlace<StateRing<R>::size> state_place{};
+    RowFragments<T, R::dims.qk> a{};
+    Scores scores{};
+    Sums<R::dims.v> out{};
+
+    __device__ __forceinline__ void walk() {
+      Loader<R, tiling, direction, true, true> loader(params, head, head.first, head.last, head.group);
+      const bool loads = device::thread_index() == 0;
+      if (loads)
+        for (int i = 1; i < tiling.stages; ++i) loader.next(&storage.rows, &storage.terms);
+      const auto leading = tile::LeadingChunks<chunk_rows, direction>::find(head.terms.mask, head.first,
+                                                                            head.last, head.terms.length);
+      auto at = Cursor::start(head.first, head.last);
+      if (at.within(head.first, head.last)) factors.begin_chunk(at.row);
+      sync_first_group();  // the first weights are written
+#pragma unroll 1
+      for (; at.within(head.first, head.last); at.advance(head.group)) {
+        constexpr bool of_queries = R::rows_are_queries;
+        const bool first_head = at.group_head == 0, last_head = at.group_head == head.group - 1;
+        const bool new_rows = of_queries || first_head, new_terms = !of_queries || first_head;
+        const auto valid = Valid::load(head.rows.mask, at.row, head.rows.length);
+        RowBuffer<R>& rows = storage.rows.buffers[row_place.index];
+        TermBuffer<R>& terms = storage.terms.buffers[term_place.index];
+        receive(at.row, valid, new_rows ? &rows : nullptr, new_terms ? &terms : nullptr);
+        a.load(rows.a());
+        start_scores(scores, a, terms.b);
+        if (first_head) factors.enter_chunk();
+        factors.measure(
+            new_rows ? &rows : nullptr, a, new_terms ? &terms : nullptr, [] { device::wgmma_wait<0>(); },
+            [&] {
+              a.load(rows.a());
+              start_scores(scores, a, terms.b);
+            });
+        if (loads) loader.next(&storage.rows, &storage.terms);
+        device::sync_warp();
+        if (new_rows)
+          start_out(of_queries ? last_head : first_head);
+        else
+          finish(scores);
+        attend(rows, terms, leading, at.row);
+        if (!of_queries || last_head) release_terms();
+        if (of_queries || last_head) {
+          epilogue.stage(factors, valid, rows, out);
+          if (last_head) begin_next_chunk(at);
+          sync_first_group();  // the output is in its buffer, and the next chunk's weights are written
+          epilogue.store(of_queries ? at.group_head : 0, at.row, rows);
+          row_place.advance();
+        }
+      }
+      if (loads) device::cp_async_bulk_wait<0>();
+    }
+
+   private:
+    using Valid = tile::ValidRows<chunk_rows>;
+
+    /// Waits for new tiles, and makes rows and terms that do not exist or are masked zeros.
+    __device__ __forceinline__ void receive(int row, const Valid& valid, RowBuffer<R>* rows,
+                                            TermBuffer<R>* terms) {
+      if (rows != nullptr) storage.rows.barriers.wait_full(row_place);
+      if (terms != nullptr) storage.terms.barriers.wait_full(term_place);
+      const auto valid_terms = Valid::load(head.terms.mask, row, head.terms.length);
+      if (valid.all() && valid_terms.all()) return;
+      if (rows != nullptr) {
+        clear_rows(rows->a(), valid);
+        if constexpr (R::has_norm_backward) clear_rows(rows->norm_input, valid);
+      }
+      if (terms != nullptr) {
+        clear_rows(terms->b, valid_terms);
+        clear_rows(terms->c, valid_terms);
+      }
+      device::fence_proxy_async();
+      sync_first_group();  // rows are cleared
+    }
+
+    /// out = a H, whose buffer is released at its last use.
+    __device__ __forceinline__ void start_out(bool is_last_use) {
+      storage.state.barriers.wait_full(state_place);
+      const int index = state_place.index;
+      start_inter_chunk<T>(out, a, storage.state.tiles[index]);
+      finish(out);
+      scores.pin();
+      if constexpr (std::same_as<T, half>) {
+        float factors_of_rows[2];
+        for (int h = 0; h < 2; ++h) factors_of_rows[h] = factors.row_factors()[h] * factors.over_state();
+        undo_scales<T>(out, storage.state.exponents[index], factors_of_rows);
+      }
+      if (!is_last_use) return;
+      storage.state.barriers.arrive_empty(state_place);
+      state_place.advance();
+    }
+
+    /// out += scores c.
+    template <class Leading>
+    __device__ __forceinline__ void attend(RowBuffer<R>& rows, TermBuffer<R>& terms, const Leading& leading,
+                                           int row) {
+      constexpr bool scales_rows = R::normalizes_all_operands;
+      const auto scale = [&] {
+        if (leading.are_all()) replace_diagonal(scores, rows.a(), terms.b);
+        scale_and_mask<direction, scales_rows>(scores, factors.terms().factors.full, factors.row_factors());
+      };
+      scale();
+      if (!factors.terms_are_finite()) {
+        attend_by_term<direction>(out, scores, terms.c);
+        return;
+      }
+      std::uint32_t p[4][4];
+      to_operand<T, false>(scores, p);
+      start_attend<T>(out, p, terms.c);
+      finish(out);
+      if (!leading.contain(row)) return;
+      start_scores(scores, a, terms.b);
+      finish(scores);
+      scale();
+      to_operand<T, true>(scores, p);
+      constexpr float rest = tile::rest_scale<T>;
+      out.scale_all(rest);
+      start_attend<T>(out, p, terms.c);
+      finish(out);
+      out.scale_all(1 / rest);
+    }
+
+    __device__ __forceinline__ void release_terms() {
+      storage.terms.barriers.arrive_empty(term_place);
+      term_place.advance();
+      factors.release_terms();
+    }
+
+    __device__ __forceinline__ void begin_next_chunk(Cursor at) {
+      at.advance(head.group);
+      if (at.within(head.first, head.last)) factors.begin_chunk(at.row);
+    }
+  };
+};
+
+}  // namespace cottention::sm90
