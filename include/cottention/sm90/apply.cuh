@@ -16,37 +16,31 @@ struct Apply {
   static constexpr int min_blocks_per_sm = tiling.min_blocks_per_sm;
 
   using Params = RecurrenceParams<T>;
-  struct RowStorage {
+  struct Storage {
+    ReduceStorage<R, tiling> reduce;
     RowRing<R, tiling> rows;
     StateTile<T, R::dims.v, R::dims.qk> state;
     StateExponents<T, R::dims.v> exponents;
-    FactorsStorage<R, tiling> factors;
-  };
-  union Storage {
-    ReduceStorage<R, tiling> reduce;
-    RowStorage apply;
   };
 
   static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     const Head<R, tiling> head(params);
     const int m_block = device::block_y();
-    StateOf<R> state(group_index() - 1);
-    if (params.partial_states != nullptr) {
-      if (group_index() > 0) state.load_partial(head.partial_state(head.pieces.count - 1));
-    } else {
-      sum(params, head, state, storage.reduce);
-    }
     if (device::thread_index() == 0) {
-      storage.apply.rows.barriers.init(1, 1);
-      storage.apply.factors.barriers.init(1, 1);
-      device::fence_mbarrier_init();
+      storage.rows.barriers.init(1, 1);
+      storage.reduce.init();
     }
+    StateOf<R> state(group_index() - 1);
+    if (params.partial_states == nullptr)
+      sum(params, head, state, storage.reduce);
+    else if (group_index() > 0)
+      state.load_partial(head.partial_state(head.pieces.count - 1));
     if (group_index() > 0) {
       if (m_block == 0) store_final_state(head, state);
-      state.publish(storage.apply.state, storage.apply.exponents);
+      state.publish(storage.state, storage.exponents);
       device::fence_proxy_async();
     }
-    ChunkFactors<R, tiling> factors(head, storage.apply.factors);
+    ChunkFactors<R, tiling> factors(head, storage.reduce.factors);
     device::sync_block();  // barriers are initialised, the state is published
     Epilogue<R, tiling> epilogue(params, head);
     const int parts = params.m_blocks;
@@ -54,14 +48,13 @@ struct Apply {
                                 chunk_rows);
     if (m_block < m_blocks.count && group_index() == 0)
       answer(params, head, factors, epilogue, m_blocks.first(m_block),
-             m_blocks.last(m_block, head.rows.length), storage.apply);
-    epilogue.store_scale_grad(parts, storage.apply.factors.counts.sum);
+             m_blocks.last(m_block, head.rows.length), storage);
+    epilogue.store_scale_grad(parts, storage.reduce.factors.counts.sum);
   }
 
  private:
   static __device__ __forceinline__ void sum(const Params& params, const Head<R, tiling>& head,
                                              StateOf<R>& state, ReduceStorage<R, tiling>& storage) {
-    if (device::thread_index() == 0) storage.init();
     ChunkFactors<R, tiling> factors(head, storage.factors);
     device::sync_block();  // barriers are initialised
     if (group_index() == 0) {
@@ -69,16 +62,15 @@ struct Apply {
     } else {
       start_state(head, state);
       sum_piece(head, state, storage);
-      device::fence_proxy_async();
     }
-    device::sync_block();  // tiles of terms are read; their memory is used again
+    device::sync_block();  // what counts and factors need is used again
   }
 
   /// Scope: the first warpgroup.
   static __device__ __forceinline__ void answer(const Params& params, const Head<R, tiling>& head,
                                                 ChunkFactors<R, tiling>& factors,
                                                 Epilogue<R, tiling>& epilogue, int first, int last,
-                                                RowStorage& storage) {
+                                                Storage& storage) {
     constexpr auto forward = recurrence::Direction::forward;
     const int members = R::rows_are_queries ? head.group : 1;
     Loader<R, tiling, forward, true, false> loader(params, head, first, last, members);
