@@ -56,20 +56,21 @@ class ChunkFactors {
   }
   __device__ __forceinline__ void enter_chunk() { weights_.enter_chunk(); }
 
-  /// Measures a position's new rows and new terms; null: there are none. a: the fragments of the rows. Rows
-  /// of extreme norm are rescaled: then abandon() is called before and restart() after it, which has to load
-  /// a again. Barriers inside: 1, or 3 then.
-  template <class Abandon, class Restart>
-  __device__ __forceinline__ void measure(RowBuffer<R>* rows, const A& a, TermBuffer<R>* terms,
-                                          Abandon abandon, Restart restart) {
+  /// Measures a position's new rows and new terms; null: there are none. a: the fragments of the rows.
+  /// finish() is called once all warps have measured: then products of the tiles must be finished. Rows of
+  /// extreme norm are rescaled after it, and restart() is called, which has to load a again. Barriers inside:
+  /// 1, or 3 with rows of extreme norm.
+  template <class Finish, class Restart>
+  __device__ __forceinline__ void measure(RowBuffer<R>* rows, const A& a, TermBuffer<R>* terms, Finish finish,
+                                          Restart restart) {
     if (terms != nullptr) storage_.barriers.wait_empty(place_);
     const std::uint32_t found = measure_own<false>(rows, a, terms);
     if (device::lane_index() == 0) device::store_shared(&storage_.findings[turn_][warp_in_group()], found);
     sync_first_group();  // factors and findings are written
     const auto all = device::load_shared(&storage_.findings[turn_]);
     const std::uint32_t any = all[0] | all[1] | all[2] | all[3];
+    finish();
     if ((any & extreme) != 0) {
-      abandon();
       sync_first_group();  // no product reads the tiles
       (void)measure_own<true>(rows, a, terms);
       device::fence_proxy_async();

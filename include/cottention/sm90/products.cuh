@@ -80,7 +80,7 @@ __device__ __forceinline__ void start_attend(Sums<columns>& out, const std::uint
                                              const Tile<T, columns>& c) {
   device::wgmma_fence();
   for_each_panel<Sums<columns>::panels>([&]<int x>() {
-    constexpr int n = columns_of_panel(columns, x);
+    constexpr int n = panel_width<columns, x>;
 #pragma unroll
     for (int k = 0; k < 4; ++k)
       device::wgmma_m64k16<T, n, device::Major::mn>(out.template panel<x>(), p[k],
@@ -142,7 +142,7 @@ __device__ __forceinline__ void start_inter_chunk(Sums<columns>& out, const RowF
                                                   const StateTile<T, columns, b_columns>& h) {
   device::wgmma_fence();
   for_each_panel<Sums<columns>::panels>([&]<int x>() {
-    constexpr int n = columns_of_panel(columns, x);
+    constexpr int n = panel_width<columns, x>;
 #pragma unroll
     for (int k = 0; k < b_columns / 16; ++k) {
       device::wgmma_m64k16<T, n, device::Major::k>(out.template panel<x>(), a.r[k],

@@ -116,7 +116,7 @@ class State {
     std::uint32_t high[4][4], low[4][4];
     const float weight = load_scaled<bounded>(c.panel[group_], terms, high, low);
     for_each_panel<Sums<dims.qk>::panels>([&]<int p>() {
-      constexpr int n = columns_of_panel(dims.qk, p);
+      constexpr int n = panel_width<dims.qk, p>;
       float added[n / 2];
       device::wgmma_fence();
 #pragma unroll

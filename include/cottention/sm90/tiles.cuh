@@ -63,10 +63,10 @@ struct Tile {
   }
 };
 
-/// The columns of panel `panel` of a tile with `columns`.
-constexpr int columns_of_panel(int columns, int panel) {
-  return columns - panel * panel_columns < panel_columns ? columns - panel * panel_columns : panel_columns;
-}
+/// The columns of panel p of a tile with `columns`.
+template <int columns, int p>
+inline constexpr int panel_width =
+    columns - p* panel_columns < panel_columns ? columns - p* panel_columns : panel_columns;
 
 /// Accumulators (64, columns) of a warpgroup, by panels: a lane's sums[p][4 j + 2 h + e] is element (16 w + g
 /// + 8 h, 64 p + 8 j + 2 t + e), w the warp's index in its warpgroup.
@@ -78,7 +78,7 @@ struct Sums {
   /// Those of panel p that exist, as wgmma takes them.
   template <int p>
   __device__ __forceinline__ auto& panel() {
-    constexpr int count = columns_of_panel(columns, p) / 2;
+    constexpr int count = panel_width<columns, p> / 2;
     return *reinterpret_cast<float(*)[count]>(&of_panel[p]);
   }
   /// f(sum, h, column, e) for each: column is 64 p + 8 j.

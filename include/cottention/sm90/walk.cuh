@@ -10,6 +10,7 @@
 #include <cottention/sm90/epilogue.cuh>
 #include <cottention/sm90/products.cuh>
 #include <cottention/sm90/reduce.cuh>
+#include <cottention/sm90/registers.cuh>
 
 namespace cottention::sm90 {
 
@@ -33,6 +34,10 @@ struct Walk {
   static constexpr int min_blocks_per_sm = tiling.min_blocks_per_sm;
   static constexpr recurrence::Direction direction = R::direction;
 
+  /// Registers of the states and of the operands that are made of terms.
+  static constexpr int state_registers = R::dims.qk <= 64 ? 104 : 144;
+  using Shares = RegisterShares<threads, min_blocks_per_sm, state_registers>;
+
   using Params = RecurrenceParams<T>;
   struct Storage {
     RowRing<R, tiling> rows;
@@ -50,10 +55,13 @@ struct Walk {
     device::sync_block();  // barriers are initialised
     Epilogue<R, tiling> epilogue(params, head);
     if (head.order < head.pieces.count) {
-      if (group_index() == 0)
+      if (group_index() == 0) {
+        set_registers<Shares::first, Shares::average>();
         Outputs{params, head, factors, epilogue, storage}.walk();
-      else
+      } else {
+        set_registers<Shares::others, Shares::average>();
         walk_state(head, storage, State(group_index() - 1));
+      }
     }
     epilogue.store_scale_grad(params.split_rule.max_pieces, storage.factors.counts.sum);
   }
@@ -129,18 +137,30 @@ struct Walk {
         start_scores(scores, a, terms.b);
         if (first_head) factors.enter_chunk();
         factors.measure(
-            new_rows ? &rows : nullptr, a, new_terms ? &terms : nullptr, [] { device::wgmma_wait<0>(); },
+            new_rows ? &rows : nullptr, a, new_terms ? &terms : nullptr, [this] { finish(scores); },
             [&] {
               a.load(rows.a());
               start_scores(scores, a, terms.b);
+              finish(scores);
             });
         if (loads) loader.next(&storage.rows, &storage.terms);
         device::sync_warp();
-        if (new_rows)
-          start_out(of_queries ? last_head : first_head);
-        else
-          finish(scores);
-        attend(rows, terms, leading, at.row);
+        std::uint32_t p[4][4];
+        scale_scores(rows, terms, leading);
+        to_operand<T, false>(scores, p);
+        const bool releases_state = of_queries ? last_head : first_head;
+        if (factors.terms_are_finite()) {
+          if (new_rows) start_out();
+          start_attend<T>(out, p, terms.c);
+          if (releases_state) release_state();
+          finish(out);
+          if (leading.contain(at.row)) attend_rest(rows, terms, leading);
+        } else {
+          if (new_rows) start_out();
+          finish(out);
+          if (releases_state) release_state();
+          attend_by_terms(rows, terms, leading);
+        }
         if (!of_queries || last_head) release_terms();
         if (of_queries || last_head) {
           epilogue.stage(factors, valid, rows, out);
@@ -175,47 +195,52 @@ struct Walk {
       sync_first_group();  // rows are cleared
     }
 
-    /// out = a H, whose buffer is released at its last use.
-    __device__ __forceinline__ void start_out(bool is_last_use) {
+    /// Scores a_i . b_i are exact sums where a piece has few terms in all.
+    template <class Leading>
+    __device__ __forceinline__ void scale_scores(RowBuffer<R>& rows, TermBuffer<R>& terms,
+                                                 const Leading& leading) {
+      if (leading.are_all()) replace_diagonal(scores, rows.a(), terms.b);
+      scale_and_mask<direction, R::normalizes_all_operands>(scores, factors.terms().factors.full,
+                                                            factors.row_factors());
+    }
+
+    /// Starts out = a H. It is finished, too, for half, since its columns have to be scaled, and where only
+    /// some of a group's members start it: products in flight must not depend on conditions.
+    __device__ __forceinline__ void start_out() {
       storage.state.barriers.wait_full(state_place);
-      const int index = state_place.index;
-      start_inter_chunk<T>(out, a, storage.state.tiles[index]);
-      finish(out);
-      scores.pin();
+      start_inter_chunk<T>(out, a, storage.state.tiles[state_place.index]);
+      if constexpr (std::same_as<T, half> || !R::rows_are_queries) finish(out);
       if constexpr (std::same_as<T, half>) {
-        float factors_of_rows[2];
-        for (int h = 0; h < 2; ++h) factors_of_rows[h] = factors.row_factors()[h] * factors.over_state();
-        undo_scales<T>(out, storage.state.exponents[index], factors_of_rows);
+        const float over = factors.over_state();
+        const float of_rows[2] = {factors.row_factors()[0] * over, factors.row_factors()[1] * over};
+        undo_scales<T>(out, storage.state.exponents[state_place.index], of_rows);
       }
-      if (!is_last_use) return;
+    }
+    /// Once the group of products before the latest one has read H.
+    __device__ __forceinline__ void release_state() {
+      device::wgmma_wait<1>();
       storage.state.barriers.arrive_empty(state_place);
       state_place.advance();
     }
 
-    /// out += scores c.
     template <class Leading>
-    __device__ __forceinline__ void attend(RowBuffer<R>& rows, TermBuffer<R>& terms, const Leading& leading,
-                                           int row) {
-      constexpr bool scales_rows = R::normalizes_all_operands;
-      const auto scale = [&] {
-        if (leading.are_all()) replace_diagonal(scores, rows.a(), terms.b);
-        scale_and_mask<direction, scales_rows>(scores, factors.terms().factors.full, factors.row_factors());
-      };
-      scale();
-      if (!factors.terms_are_finite()) {
-        attend_by_term<direction>(out, scores, terms.c);
-        return;
-      }
-      std::uint32_t p[4][4];
-      to_operand<T, false>(scores, p);
-      start_attend<T>(out, p, terms.c);
-      finish(out);
-      if (!leading.contain(row)) return;
+    __device__ __forceinline__ void attend_by_terms(RowBuffer<R>& rows, TermBuffer<R>& terms,
+                                                    const Leading& leading) {
       start_scores(scores, a, terms.b);
       finish(scores);
-      scale();
-      to_operand<T, true>(scores, p);
+      scale_scores(rows, terms, leading);
+      attend_by_term<direction>(out, scores, terms.c);
+    }
+    /// out += (what rounding took from the scores) c.
+    template <class Leading>
+    __device__ __forceinline__ void attend_rest(RowBuffer<R>& rows, TermBuffer<R>& terms,
+                                                const Leading& leading) {
       constexpr float rest = tile::rest_scale<T>;
+      std::uint32_t p[4][4];
+      start_scores(scores, a, terms.b);
+      finish(scores);
+      scale_scores(rows, terms, leading);
+      to_operand<T, true>(scores, p);
       out.scale_all(rest);
       start_attend<T>(out, p, terms.c);
       finish(out);
