@@ -28,7 +28,7 @@ template <AnyProblem P, Tiling... tiling>
   if (CallStatus status = host::validate_extents<P>(args, split); !status) return status;
   device::Properties device;
   if (CallStatus status = device::current_device(device); !status) return status;
-  const host::Workload load{args.shape, args.plan, split};
+  const host::Workload load = host::workload(args, split);
   bytes = host::select<host::ForwardRows<P, tiling...>>(load, device, [&]<Tiling taken>() {
     return host::ForwardCall<P, taken>(args, split, device).workspace_bytes();
   });
@@ -52,7 +52,7 @@ template <AnyProblem P, Tiling... tiling>
   if (CallStatus status = host::validate_extents<P>(args, split); !status) return status;
   device::Properties device;
   if (CallStatus status = device::current_device(device); !status) return status;
-  const host::Workload load{args.shape, args.plan, split};
+  const host::Workload load = host::workload(args, split);
   return host::select<host::ForwardRows<P, tiling...>>(load, device, [&]<Tiling taken>() {
     return host::describe(host::ForwardCall<P, taken>(args, split, device), device, chosen);
   });
@@ -84,7 +84,7 @@ template <AnyProblem P, Tiling... tiling>
   if (CallStatus status = host::validate_call<P>(args, split); !status) return status;
   device::Properties device;
   if (CallStatus status = device::current_device(device); !status) return status;
-  const host::Workload load{args.shape, args.plan, split};
+  const host::Workload load = host::workload(args, split);
   return host::select<host::ForwardRows<P, tiling...>>(load, device, [&]<Tiling taken>() {
     return host::run(host::ForwardCall<P, taken>(args, split, device), device, workspace, stream);
   });

@@ -9,6 +9,7 @@ namespace cottention {
 /// capability from which on they do.
 enum class Engine {
   mma_sync = 80,  ///< mma.sync and cp.async: every element type
+  wgmma = 90,     ///< wgmma and TMA, of code for sm_90a alone: 16-bit elements (docs/tuning.md says which calls)
 };
 
 /// How a kernel cuts its work up. Structural, so that it is legal as a template value. The CPU backend uses

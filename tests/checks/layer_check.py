@@ -19,9 +19,10 @@ CUDA_CALLS = {"forward", "backward", "step", "cottention"}
 OPTIONAL = {"owned_workspace"}  # included by no other layer: what allocates
 # What each layer may include besides itself.
 BELOW = {"vocabulary": set(), "rtc": set(), "reference": {"vocabulary"}, "cpu": {"vocabulary"}}
-CUDA_LAYERS = ["device", "tile", "kernel", "sm80"]
+CUDA_LAYERS = ["device", "tile", "kernel", "sm80", "sm90"]
 for i, layer in enumerate(CUDA_LAYERS):
     BELOW[layer] = {"vocabulary", *CUDA_LAYERS[:i]}
+BELOW["sm90"] -= {"sm80"}  # engines know nothing of each other
 BELOW["tuning"] = {"vocabulary", *CUDA_LAYERS}
 BELOW["host"] = BELOW["tuning"] | {"tuning"}
 BELOW["calls"] = {"vocabulary", *CUDA_LAYERS, "tuning", "host"}

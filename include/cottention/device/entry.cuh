@@ -5,6 +5,7 @@
 //       struct Storage;                                    // its shared memory, uninitialised
 //       static constexpr int threads;                      // of a block, a multiple of 32
 //       static constexpr int min_blocks_per_sm;            // for which registers are to leave room
+//       static constexpr bool needs_sm90a = true;             // if it is written for sm_90a alone
 //       __device__ static void run(const Params&, Storage&);  // scope: block
 //     };
 #pragma once
@@ -48,16 +49,35 @@ inline constexpr int resident_blocks = [] {
   return static_cast<int>(fit >= asked ? asked : fit > 0 ? fit : 1);
 }();
 
+/// Whether a kernel is of instructions that only code for sm_90a has.
+template <class Kernel>
+inline constexpr bool needs_sm90a = requires {
+  requires Kernel::needs_sm90a;
+};
+
+#if !defined(__CUDA_ARCH__) || defined(__CUDA_ARCH_FEAT_SM90_ALL)
+inline constexpr bool is_sm90a = true;
+#else
+inline constexpr bool is_sm90a = false;
+#endif
+
 /// The one entry of every kernel. Shared memory starts at a multiple of 1,024 bytes, the repeat of TMA's
 /// widest swizzle (swizzle.cuh). Compiled for less than sm_80, which lacks the kernels' instructions, the
 /// entry is empty, so that a build that includes such an architecture compiles; prepare() (launch.cuh)
-/// refuses it.
+/// refuses it. Kernels of sm_90a are empty elsewhere, too, and have static shared memory there, by which
+/// prepare() knows them.
 template <class Kernel>
 __global__ void __launch_bounds__(Kernel::threads, resident_blocks<Kernel>)
     entry(const __grid_constant__ typename Kernel::Params params) {
 #if !defined(__CUDA_ARCH__) || __CUDA_ARCH__ >= 800
-  extern __shared__ __align__(1024) unsigned char shared_memory[];
-  Kernel::run(params, *reinterpret_cast<typename Kernel::Storage*>(shared_memory));
+  if constexpr (is_sm90a || !needs_sm90a<Kernel>) {
+    extern __shared__ __align__(1024) unsigned char shared_memory[];
+    Kernel::run(params, *reinterpret_cast<typename Kernel::Storage*>(shared_memory));
+  } else {
+    __shared__ int mark;
+    asm volatile("st.shared.u32 [%0], %1;" ::"r"(static_cast<unsigned>(__cvta_generic_to_shared(&mark))),
+                 "r"(0));
+  }
 #endif
 }
 

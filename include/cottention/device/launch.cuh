@@ -23,16 +23,24 @@ template <class Kernel>
 struct [[gnu::visibility("hidden")]] Prepared {
   static constexpr std::size_t entries = 16;
   decltype(&device::entry<Kernel>) entry;
+  std::atomic<std::uint64_t> lacking[entries] = {};  // likewise of contexts that have no code for it
   /// The entry of a context is its number modulo `entries`; two contexts of one entry replace each other
   /// there, and the kernel is prepared again, which costs time alone.
   std::atomic<std::uint64_t> contexts[entries] = {};
 
-  bool in(std::uint64_t context) const {
-    return context != no_context && contexts[context % entries].load(std::memory_order_acquire) == context;
-  }
+  bool in(std::uint64_t context) const { return holds(contexts, context); }
   void add(std::uint64_t context) { contexts[context % entries].store(context, std::memory_order_release); }
+  bool lacks(std::uint64_t context) const { return holds(lacking, context); }
+  void add_lacking(std::uint64_t context) {
+    lacking[context % entries].store(context, std::memory_order_release);
+  }
 
   static Prepared instance;
+
+ private:
+  static bool holds(const std::atomic<std::uint64_t>(&of)[entries], std::uint64_t context) {
+    return context != no_context && of[context % entries].load(std::memory_order_acquire) == context;
+  }
 };
 template <class Kernel>
 constinit inline Prepared<Kernel> Prepared<Kernel>::instance{&device::entry<Kernel>};
@@ -40,7 +48,7 @@ constinit inline Prepared<Kernel> Prepared<Kernel>::instance{&device::entry<Kern
 /// Finds the kernel's code for the current device and raises the kernel's limit of shared memory. It launches
 /// nothing, so every kernel of a call can be prepared before the first is launched. The runtime is asked once
 /// for each context; a device that has been reset has a new context. cudaErrorNoKernelImageForDevice where
-/// the code that would run is the empty one of less than sm_80.
+/// the code that would run is the empty one of less than sm_80 or, for a kernel of sm_90a, of other code.
 template <class Kernel>
 cudaError_t prepare() {
   static_assert(std::is_trivially_copyable_v<typename Kernel::Params>);
@@ -52,7 +60,8 @@ cudaError_t prepare() {
   cudaFuncAttributes attributes{};
   cudaError_t error = cudaFuncGetAttributes(&attributes, function);
   if (error == cudaSuccess &&
-      (attributes.ptxVersion < min_compute_capability || attributes.binaryVersion < min_compute_capability))
+      (attributes.ptxVersion < min_compute_capability || attributes.binaryVersion < min_compute_capability ||
+       (needs_sm90a<Kernel> && attributes.sharedSizeBytes > 0)))
     return cudaErrorNoKernelImageForDevice;
   if (error == cudaSuccess && bytes > default_shared_bytes)
     error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
@@ -61,6 +70,16 @@ cudaError_t prepare() {
   else
     Prepared<Kernel>::instance.add(current_context());  // asked again: the calls above may have made it
   return error;
+}
+
+/// Whether the current context has code for a kernel of sm_90a. The runtime is asked once for each context.
+template <class Kernel>
+bool has_code() {
+  Prepared<Kernel>& prepared = Prepared<Kernel>::instance;
+  if (prepared.lacks(current_context())) return false;
+  if (prepare<Kernel>() == cudaSuccess) return true;
+  prepared.add_lacking(current_context());
+  return false;
 }
 
 /// Launches a prepared kernel.

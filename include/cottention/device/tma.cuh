@@ -40,16 +40,17 @@ struct TensorTiles {
 template <Element T, int rank>
 cudaError_t encode_map(TensorMap& map, const TensorTiles<rank>& tiles) {
   using Encode = decltype(&cuTensorMapEncodeTiled);
-  void* function = nullptr;
-  cudaDriverEntryPointQueryResult found{};
-  constexpr unsigned first_version = 12000;
-  const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function,
-                                                             first_version, cudaEnableDefault, &found);
-  if (error != cudaSuccess) {
-    (void)cudaGetLastError();
-    return error;
-  }
-  if (found != cudaDriverEntryPointSuccess) return cudaErrorNotSupported;
+  static const Encode encode = [] {
+    constexpr unsigned first_version = 12000;
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult found{};
+    const cudaError_t error = cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function,
+                                                               first_version, cudaEnableDefault, &found);
+    if (error != cudaSuccess) (void)cudaGetLastError();
+    return error == cudaSuccess && found == cudaDriverEntryPointSuccess ? reinterpret_cast<Encode>(function)
+                                                                        : nullptr;
+  }();
+  if (encode == nullptr) return cudaErrorNotSupported;
   constexpr CUtensorMapDataType type = std::same_as<T, double>  ? CU_TENSOR_MAP_DATA_TYPE_FLOAT64
                                        : std::same_as<T, float> ? CU_TENSOR_MAP_DATA_TYPE_FLOAT32
                                        : std::same_as<T, half>  ? CU_TENSOR_MAP_DATA_TYPE_FLOAT16
@@ -64,10 +65,10 @@ cudaError_t encode_map(TensorMap& map, const TensorTiles<rank>& tiles) {
     every[i] = 1;
   }
   for (int i = 0; i < rank - 1; ++i) strides[i] = static_cast<cuuint64_t>(tiles.strides[i]);
-  const CUresult result = reinterpret_cast<Encode>(function)(
-      &map, type, rank, const_cast<void*>(tiles.data), extents, strides, tile, every,
-      CU_TENSOR_MAP_INTERLEAVE_NONE, swizzles[static_cast<int>(tiles.swizzle)],
-      CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
+  const CUresult result =
+      encode(&map, type, rank, const_cast<void*>(tiles.data), extents, strides, tile, every,
+             CU_TENSOR_MAP_INTERLEAVE_NONE, swizzles[static_cast<int>(tiles.swizzle)],
+             CU_TENSOR_MAP_L2_PROMOTION_L2_256B, CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE);
   return result == CUDA_SUCCESS ? cudaSuccess : cudaErrorInvalidValue;
 }
 

@@ -15,6 +15,9 @@
 #include <cottention/sm80/project.cuh>
 #include <cottention/sm80/reduce.cuh>
 #include <cottention/sm80/walk.cuh>
+#include <cottention/sm90/apply.cuh>
+#include <cottention/sm90/reduce.cuh>
+#include <cottention/sm90/walk.cuh>
 #include <cottention/tiling.hpp>
 
 namespace cottention::host {
@@ -44,6 +47,22 @@ struct EngineKernels<Engine::mma_sync> {
   /// Whether the kernel that makes dq or dk takes it through the norm itself; otherwise Project does.
   template <kernel::AnyRoles R, Tiling tiling>
   static constexpr bool fuses_norm_backward = sm80::fuses_norm_backward<R, tiling>;
+};
+
+/// Its kernels have all columns of a head, and no kernel makes all gradients.
+template <>
+struct EngineKernels<Engine::wgmma> {
+  template <kernel::AnyRoles R, Tiling tiling>
+  using Reduce = sm90::Reduce<R, tiling>;
+  template <kernel::AnyRoles R, Tiling tiling>
+  using Walk = sm90::Walk<R, tiling>;
+  template <kernel::AnyRoles R, Tiling tiling>
+  using Apply = sm90::Apply<R, tiling>;
+
+  template <kernel::AnyRoles R, Tiling tiling>
+  static constexpr std::int64_t partial_elements = sm90::StateOf<R>::partial_elements;
+  template <kernel::AnyRoles R, Tiling tiling>
+  static constexpr bool fuses_norm_backward = true;
 };
 
 template <kernel::AnyRoles R, Tiling tiling>

@@ -64,7 +64,7 @@ class BackwardCall {
 
   BackwardCall(const BackwardArguments<T>& args, Split split, const device::Properties& device)
       : args_(args) {
-    const Workload load{args.shape, args.plan, split};
+    const Workload load = workload(args, split);
     const auto plan = [&]<Output output>() {
       using Rows = RowsOf<output>;
       Recurrence& r = recurrences_[place_of(output)];

@@ -8,11 +8,13 @@
 //     choice()                   what they are, all but their number
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 
 #include <cottention/arguments.hpp>
 #include <cottention/device/launch.cuh>
 #include <cottention/device/runtime.cuh>
+#include <cottention/host/tensor_maps.cuh>
 #include <cottention/host/validation.hpp>
 #include <cottention/status.hpp>
 
@@ -52,15 +54,28 @@ class Launches {
                     : device::status_of(error, "kernel preparation");
   }
 
-  template <class Kernel>
-  void launch(device::Grid grid, const typename Kernel::Params& params) {
-    if (status_)
-      status_ = device::status_of(device::launch<Kernel>(grid, params, stream_), "cudaLaunchKernelEx");
+  template <class Kernel, class Params>
+  void launch(device::Grid grid, const Params& params) {
+    if constexpr (std::same_as<Params, typename Kernel::Params>) {
+      enqueue<Kernel>(grid, params);
+    } else {
+      typename Kernel::Params completed;
+      if (status_)
+        status_ = device::status_of(complete<Kernel>(completed, params, grid.x / params.heads_kv),
+                                    "cuTensorMapEncodeTiled");
+      enqueue<Kernel>(grid, completed);
+    }
   }
 
   const CallStatus& status() const { return status_; }
 
  private:
+  template <class Kernel>
+  void enqueue(device::Grid grid, const typename Kernel::Params& params) {
+    if (status_)
+      status_ = device::status_of(device::launch<Kernel>(grid, params, stream_), "cudaLaunchKernelEx");
+  }
+
   const device::Properties& device_;
   cudaStream_t stream_;
   CallStatus status_;

@@ -5,15 +5,18 @@
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include <cottention/device/launch.cuh>
 #include <cottention/device/runtime.cuh>
 #include <cottention/host/engine.cuh>
 #include <cottention/host/select.cuh>
 #include <cottention/host/split_plan.hpp>
+#include <cottention/host/tensor_maps.cuh>
 #include <cottention/kernel/prefix.cuh>
 #include <cottention/kernel/trailing.cuh>
 #include <cottention/tuning/sm80.cuh>
+#include <cottention/tuning/sm90.cuh>
 
 namespace cottention::host {
 
@@ -22,7 +25,12 @@ struct Workload {
   const Shape& shape;
   Plan plan;
   Split split;
+  TensorsForTma tma;
 };
+template <class Arguments>
+Workload workload(const Arguments& args, Split split) {
+  return {args.shape, args.plan, split, tensors_for_tma(args)};
+}
 
 template <kernel::AnyRoles R, Tiling tiling>
 SplitPlan plan_splits(const Workload& call, int multiprocessors) {
@@ -42,12 +50,33 @@ SplitPlan plan_splits(const Workload& call, int multiprocessors) {
   return plan_splits(extent, call.plan, call.split, block, multiprocessors);
 }
 
+/// Whether a call takes the kernels of the wgmma engine: they are written for the recurrence, code for the
+/// device is compiled in, and TMA takes the tensors. The rest of a batch does not count.
+template <kernel::AnyRoles R>
+bool takes_wgmma(const Workload& call, const device::Properties& device) {
+  if constexpr (sm90::has_kernels<R>) {
+    using Kernel = std::conditional_t<R::mask == Mask::causal, Walk<R, tuning::wgmma_recurrence<R>>,
+                                      Apply<R, tuning::wgmma_recurrence<R>>>;
+    return device.compute_capability == 90 &&
+           sizeof(typename Kernel::Storage) <= static_cast<std::size_t>(device.shared_bytes_per_block) &&
+           call.tma.serve(R::roles, R::output) && device::has_code<Kernel>();
+  } else {
+    return false;
+  }
+}
+
 /// Rows of the kernels over the heads of an output.
 template <kernel::AnyRoles R, Tiling... given>
 struct RecurrenceRows {
-  static constexpr tuning::TilingTable table = tuning::recurrence_tilings<R>;
+  static constexpr tuning::TilingTable table = [] {
+    tuning::TilingTable rows = tuning::recurrence_tilings<R>;
+    if constexpr (sm90::has_kernels<R>) rows.add(tuning::wgmma_recurrence<R>);
+    return rows;
+  }();
 
   static std::size_t choose(const Workload& call, const device::Properties& device) {
+    if constexpr (sm90::has_kernels<R>)
+      if (takes_wgmma<R>(call, device)) return table.row_of(tuning::wgmma_recurrence<R>);
     constexpr Tiling large = tuning::tuned_recurrence<R>;
     if constexpr (tuning::low_occupancy_recurrence<R> != large) {
       // In the batch-invariant plan the rest of the batch must not count.

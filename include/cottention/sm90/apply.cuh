@@ -12,6 +12,8 @@ namespace cottention::sm90 {
 template <kernel::AnyRoles R, Tiling tiling>
 struct Apply {
   using T = typename R::element;
+  using Roles = R;
+  static constexpr bool needs_sm90a = true;
   static constexpr int threads = 32 * tiling.warps;
   static constexpr int min_blocks_per_sm = tiling.min_blocks_per_sm;
 

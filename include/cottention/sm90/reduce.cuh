@@ -119,6 +119,8 @@ __device__ __forceinline__ void sum_piece(const Head<R, tiling>& head, StateOf<R
 template <kernel::AnyRoles R, Tiling tiling>
 struct Reduce {
   using T = typename R::element;
+  using Roles = R;
+  static constexpr bool needs_sm90a = true;
   static constexpr int threads = 32 * tiling.warps;
   static constexpr int min_blocks_per_sm = tiling.min_blocks_per_sm;
 

@@ -71,11 +71,12 @@ int code_version() {
   return options().compiled_for != 0 ? options().compiled_for : options().compute_capability;
 }
 // A program compiled for something else is another process, whose contexts are others.
-using ContextValues = std::array<std::uint64_t, 3>;
+using ContextValues = std::array<std::uint64_t, 4>;
 std::vector<ContextValues> contexts;
 std::uint64_t current_context() {
   return 1 + place_of(contexts, {static_cast<std::uint64_t>(current_device()), options().context,
-                                 static_cast<std::uint64_t>(code_version())});
+                                 static_cast<std::uint64_t>(code_version()),
+                                 static_cast<std::uint64_t>(options().compiled_for_sm90a)});
 }
 
 cottention::emulation::RuntimeCalls calls;
@@ -241,7 +242,8 @@ cudaError_t cudaFuncGetAttributes(cudaFuncAttributes* attributes, const void* fu
   if (options().context == 0) options().context = 1;
   *attributes = {.ptxVersion = code_version(),
                  .binaryVersion = options().compute_capability,
-                 .maxDynamicSharedSizeBytes = most_shared_bytes(function)};
+                 .maxDynamicSharedSizeBytes = most_shared_bytes(function),
+                 .sharedSizeBytes = options().compiled_for_sm90a && code_version() == 90 ? 0u : 4u};
   return cudaSuccess;
 }
 

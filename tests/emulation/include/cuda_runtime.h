@@ -51,6 +51,7 @@ enum cudaFuncAttribute { cudaFuncAttributeMaxDynamicSharedMemorySize = 8 };
 struct cudaFuncAttributes {
   int ptxVersion, binaryVersion;  // 10 major + minor
   int maxDynamicSharedSizeBytes;
+  std::size_t sharedSizeBytes;
 };
 
 enum cudaDriverEntryPointQueryResult {

@@ -42,6 +42,7 @@ struct Options {
   std::size_t shared_bytes_per_block = 227 * 1024;  ///< the most that a block may ask for
   /// What kernels are compiled for, 10 major + minor, as if by `nvcc -arch`; 0: the device's own.
   int compiled_for = 0;
+  bool compiled_for_sm90a = true;  ///< where kernels are compiled for 9.0 at all
   /// Which of the device's contexts is current; 0: none yet, and the first call that needs one makes it 1.
   std::uint64_t context = 1;
   TensorCores tensor_cores = tensor_cores_from_environment();

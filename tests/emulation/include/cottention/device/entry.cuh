@@ -15,6 +15,9 @@ struct Grid {
   std::int64_t x = 1, y = 1, z = 1;
 };
 
+template <class Kernel>
+inline constexpr bool needs_sm90a = requires { requires Kernel::needs_sm90a; };
+
 /// For its address alone, by which the runtime knows the kernel.
 template <class Kernel>
 void entry() {}

@@ -1,0 +1,110 @@
+// Tensors as TMA takes them: the rule which ones it does, and the maps of a call.
+#pragma once
+
+#include <array>
+#include <cstdint>
+
+#include <cottention/arguments.hpp>
+#include <cottention/device/runtime.cuh>
+#include <cottention/device/tma.cuh>
+#include <cottention/recurrence.hpp>
+#include <cottention/sm90/params.cuh>
+
+namespace cottention::host {
+
+/// Which tensors of a call TMA takes, by recurrence::Input and by recurrence::Output. Absent ones count as
+/// taken.
+struct TensorsForTma {
+  std::array<bool, 4> inputs{}, outputs{};
+
+  constexpr bool serve(const recurrence::Roles& roles, recurrence::Output output) const {
+    const auto takes = [this](recurrence::Input input) { return inputs[static_cast<std::size_t>(input)]; };
+    return takes(roles.a) && takes(roles.b) && takes(roles.c) &&
+           (!roles.norm_backward || takes(recurrence::norm_input(output))) &&
+           outputs[static_cast<std::size_t>(output)];
+  }
+};
+
+/// Whether TMA takes a tensor: aligned to 16 bytes, with positions and heads, and strides of axes with more
+/// than one index positive multiples of 16 bytes below 2^40. CUDA driver API, cuTensorMapEncodeTiled.
+template <class T>
+bool tma_takes(const Tensor<T>& x, std::int64_t batch, std::int64_t seq, std::int64_t heads,
+               std::int64_t dim) {
+  if (reinterpret_cast<std::uintptr_t>(x.data) % 16 != 0) return false;
+  const Strides s = resolve(x.strides, seq, heads, dim);
+  const auto fits = [](std::int64_t extent, std::int64_t stride) {
+    constexpr std::int64_t elements = 16 / static_cast<std::int64_t>(sizeof(T)),
+                           limit = std::int64_t{1} << 40;
+    if (extent < 1 || extent >= std::int64_t{1} << 31) return false;
+    return extent == 1 ||
+           (stride > 0 && stride % elements == 0 && stride < limit / static_cast<int>(sizeof(T)));
+  };
+  return fits(batch, s.batch) && fits(seq, s.seq) && fits(heads, s.head);
+}
+
+template <Element T>
+TensorsForTma tensors_for_tma(const ForwardArguments<T>& args) {
+  const Shape& s = args.shape;
+  const std::int64_t batch = args.cu_seqlens_q.given() ? 1 : s.batch;
+  TensorsForTma taken;
+  taken.inputs = {tma_takes(args.q, batch, s.seq_q, s.heads_q, s.dim_qk),
+                  tma_takes(args.k, batch, s.seq_k, s.heads_kv, s.dim_qk),
+                  tma_takes(args.v, batch, s.seq_k, s.heads_kv, s.dim_v), false};
+  taken.outputs[0] = tma_takes(args.o, batch, s.seq_q, s.heads_q, s.dim_v);
+  return taken;
+}
+template <Element T>
+TensorsForTma tensors_for_tma(const BackwardArguments<T>& args) {
+  const Shape& s = args.shape;
+  const std::int64_t batch = args.cu_seqlens_q.given() ? 1 : s.batch;
+  TensorsForTma taken;
+  taken.inputs = {tma_takes(args.q, batch, s.seq_q, s.heads_q, s.dim_qk),
+                  tma_takes(args.k, batch, s.seq_k, s.heads_kv, s.dim_qk),
+                  tma_takes(args.v, batch, s.seq_k, s.heads_kv, s.dim_v),
+                  tma_takes(args.dout, batch, s.seq_q, s.heads_q, s.dim_v)};
+  taken.outputs = {false, tma_takes(args.dq, batch, s.seq_q, s.heads_q, s.dim_qk),
+                   tma_takes(args.dk, batch, s.seq_k, s.heads_kv, s.dim_qk),
+                   tma_takes(args.dv, batch, s.seq_k, s.heads_kv, s.dim_v)};
+  return taken;
+}
+
+/// The map of a tensor (batch, seq, heads, dim), of which tma_takes() holds; null: a map that is not used.
+template <class T>
+cudaError_t encode(device::TensorMap& map, const tile::View<T>& x, std::int64_t batch, std::int64_t seq,
+                   std::int64_t heads, std::int64_t dim) {
+  map = {};
+  if (x.data == nullptr) return cudaSuccess;
+  const auto bytes = [](std::int64_t extent, std::int64_t stride) {
+    return extent > 1 ? stride * static_cast<std::int64_t>(sizeof(T)) : 16;
+  };
+  const device::TensorTiles<4> tiles{
+      .data = x.data,
+      .extents = {dim, seq, heads, batch},
+      .strides = {bytes(seq, x.seq), bytes(heads, x.head), bytes(batch, x.batch)},
+      .tile = {sm90::panel_columns, sm90::chunk_rows, 1, 1},
+      .swizzle = device::Swizzle::bytes_128};
+  return device::encode_map<std::remove_const_t<T>>(map, tiles);
+}
+
+/// What the kernels of an engine are given, from what all engines are. `batch`: sequences.
+template <class Kernel, Element T>
+cudaError_t complete(sm90::RecurrenceParams<T>& params, const kernel::RecurrenceParams<T>& common,
+                     std::int64_t batch) {
+  using R = typename Kernel::Roles;
+  static_cast<kernel::RecurrenceParams<T>&>(params) = common;
+  const std::int64_t heads_of_rows = std::int64_t{common.heads_kv} * common.row_group;
+  const std::int64_t heads_of_terms = std::int64_t{common.heads_kv} * common.term_group;
+  if (common.row_offsets.given()) batch = 1;
+  cudaError_t error = cudaSuccess;
+  const auto add = [&](device::TensorMap& map, const auto& x, std::int64_t seq, std::int64_t heads, int dim) {
+    if (error == cudaSuccess) error = encode(map, x, batch, seq, heads, dim);
+  };
+  add(params.a_map, common.a, common.seq_rows, heads_of_rows, R::dims.qk);
+  add(params.b_map, common.b, common.seq_terms, heads_of_terms, R::dims.qk);
+  add(params.c_map, common.c, common.seq_terms, heads_of_terms, R::dims.v);
+  add(params.norm_input_map, common.norm_input, common.seq_rows, heads_of_rows, R::dims.v);
+  add(params.out_map, common.out, common.seq_rows, heads_of_rows, R::dims.v);
+  return error;
+}
+
+}  // namespace cottention::host
