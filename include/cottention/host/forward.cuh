@@ -23,7 +23,7 @@ class ForwardCall {
 
   ForwardCall(const ForwardArguments<T>& args, Split split, const device::Properties& device)
       : args_(args),
-        splits_(plan_splits<R, tiling>({args.shape, args.plan, split}, device.multiprocessors)) {}
+        splits_(plan_splits<R, tiling>({args.shape, args.plan, split, {}}, device.multiprocessors)) {}
 
   std::size_t workspace_bytes() const { return splits_.partial_bytes; }
   std::size_t used_bytes() const { return workspace_bytes(); }

@@ -50,19 +50,23 @@ SplitPlan plan_splits(const Workload& call, int multiprocessors) {
   return plan_splits(extent, call.plan, call.split, block, multiprocessors);
 }
 
-/// Whether a call takes the kernels of the wgmma engine: they are written for the recurrence, code for the
-/// device is compiled in, and TMA takes the tensors. The rest of a batch does not count.
+/// Whether the device has room and code for the kernels of a Tiling that makes a recurrence's output.
+template <kernel::AnyRoles R, Tiling tiling>
+bool has_kernels_of(const device::Properties& device) {
+  using Kernel = std::conditional_t<R::mask == Mask::causal, Walk<R, tiling>, Apply<R, tiling>>;
+  return sizeof(typename Kernel::Storage) <= static_cast<std::size_t>(device.shared_bytes_per_block) &&
+         device::has_code<Kernel>();
+}
+
+/// Whether a call takes the kernels of the wgmma engine: they are written for the recurrence, TMA takes the
+/// tensors, and code for the device is compiled in. The rest of a batch does not count.
 template <kernel::AnyRoles R>
 bool takes_wgmma(const Workload& call, const device::Properties& device) {
-  if constexpr (sm90::has_kernels<R>) {
-    using Kernel = std::conditional_t<R::mask == Mask::causal, Walk<R, tuning::wgmma_recurrence<R>>,
-                                      Apply<R, tuning::wgmma_recurrence<R>>>;
-    return device.compute_capability == 90 &&
-           sizeof(typename Kernel::Storage) <= static_cast<std::size_t>(device.shared_bytes_per_block) &&
-           call.tma.serve(R::roles, R::output) && device::has_code<Kernel>();
-  } else {
+  if constexpr (sm90::has_kernels<R>)
+    return device.compute_capability == 90 && call.tma.serve(R::roles, R::output) &&
+           has_kernels_of<R, tuning::wgmma_recurrence<R>>(device);
+  else
     return false;
-  }
 }
 
 /// Rows of the kernels over the heads of an output.
