@@ -12,7 +12,9 @@ import re
 LABEL = re.compile(r"^(\.\w+|\$\S+|[\w.$]+):\s*$")
 LINE = re.compile(r'//## File ".*", line (\d+)')
 INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;")
-# What has one instruction of SASS for each of PTX, which stays where it is.
+# Of executions, how many may differ between an instruction of SASS and its line of PTX: what ptxas moved.
+MOST_DIFFERENCES = 0.05
+# What has one instruction of SASS for each of PTX, in the block that it came from.
 ANCHORS = {"mma.sync": "HMMA", "wgmma.mma_async": "HGMMA", "ldmatrix": "LDSM"}
 
 
@@ -58,7 +60,7 @@ def number_lines(text, entry):
 
 class Block:
     def __init__(self):
-        self.instructions, self.next, self.closed = [], [], False  # (opcode, line of PTX or None); numbers of blocks; by a CALL
+        self.instructions, self.next, self.closed = [], [], False  # (opcode, line of PTX or None, whether under a predicate); numbers of blocks; by a CALL
 
 
 def function_of(listing, entry):
@@ -96,7 +98,7 @@ def blocks_of(listing, entry):
         block, number = blocks[-1], len(blocks) - 1
         guard, rest = re.match(r"(@!?U?P\w+\s+)?(.*)", text).groups()
         opcode, *operands = rest.split(None, 1)
-        block.instructions.append((opcode, line))
+        block.instructions.append((opcode, line, guard is not None))
         name = opcode.split(".")[0]
         operands = operands[0] if operands else ""
         if name in ("BRX", "BRXU", "JMX", "JMXU", "JMP"):
@@ -205,7 +207,7 @@ def executions(blocks, counts):
     for number, block in enumerate(blocks):
         into, out = 2 * number, 2 * number + 1
         own = []
-        values = sorted(counts.get(line, 0) for _, line in block.instructions if line is not None)
+        values = sorted(counts.get(line, 0) for _, line, _ in block.instructions if line is not None)
         if not block.closed:
             steps = sorted({0, *values, most})
             for low, high in zip(steps, steps[1:]):
@@ -233,21 +235,35 @@ def reachable(blocks):
 # ---- A kernel
 
 
+class Count:
+    """Of a kernel, or of some of its warps: executions of each opcode, those of ANCHORS whose predicate held, and by how many
+    executions SASS and PTX differ where no predicate explains it."""
+
+    def __init__(self):
+        self.issued, self.anchors, self.differences = collections.Counter(), collections.Counter(), 0
+
+    def add(self, opcode, line, guarded, times, counts):
+        self.issued[opcode] += times
+        if line is not None and not (guarded and times > counts.get(line, 0)):
+            self.differences += abs(times - counts.get(line, 0))
+        if opcode.split(".")[0] in ANCHORS.values():
+            self.anchors[opcode] += min(times, counts.get(line, 0)) if guarded else times
+
+
 def count(listing, entry, opcodes, counts):
-    """{opcode of SASS: executions}, and of how many of these PTX says the same. COUNTS is {line: times}."""
+    """The Count of an entry in what `nvdisasm -c -g` printed. OPCODES is {line of PTX: opcode}, COUNTS {line: times}."""
     blocks = blocks_of(listing, entry)
     times = executions(blocks, counts)
-    executed, agree, disagree = collections.Counter(), 0, 0
+    result = Count()
     for number in reachable(blocks):
-        for opcode, line in blocks[number].instructions:
-            executed[opcode] += times[number]
-            if line is not None:
-                difference = abs(times[number] - counts.get(line, 0))
-                disagree += difference
-                agree += max(0, times[number] - difference)
+        for opcode, line, guarded in blocks[number].instructions:
+            result.add(opcode, line, guarded, times[number], counts)
     for ptx, sass in ANCHORS.items():
         wanted = sum(counts.get(line, 0) for line, opcode in opcodes.items() if opcode.startswith(ptx))
-        found = sum(n for opcode, n in executed.items() if opcode.split(".")[0] == sass)
+        found = sum(n for opcode, n in result.anchors.items() if opcode.split(".")[0] == sass)
         if wanted != found:
-            raise Fault(f"{entry}: {found} executions of {sass} attributed, but {wanted} of {ptx} counted")
-    return executed, disagree / max(1, sum(executed.values()))
+            raise Fault(f"{entry}: {found} executions of {sass} were attributed, but {wanted} of {ptx} counted")
+    total = sum(result.issued.values())
+    if result.differences > MOST_DIFFERENCES * total:
+        raise Fault(f"{entry}: SASS and PTX differ in {result.differences} of {total} executions")
+    return result
