@@ -123,7 +123,7 @@ def compare(rows, result):
     print(f"shares of the floor, {' / '.join(budget.COPY_BYTES_PER_SECOND)}:")
     for row in rows:
         print(text_of(row))
-    faults = faults_of(rows, result["rows"])
+    faults = faults_of(rows, result["budget"])
     for fault in faults:
         print(f"FAULT {fault}")
     return 1 if faults else 0
@@ -152,7 +152,7 @@ def shared_memory(program, path):
 def write(program, emulated, nvcc, nvdisasm, path):
     rows = joined(counted_instructions(program, nvcc, nvdisasm), counted_shared_memory(emulated))
     lines = ",\n".join("  " + json.dumps(row) for row in rows)
-    pathlib.Path(path).write_text(f'{{"architecture": "{ARCHITECTURE}", "ptxas": "{ptxas_of(nvcc)[1]}", "rows": [\n{lines}\n]}}\n',
+    pathlib.Path(path).write_text(f'{{"architecture": "{ARCHITECTURE}", "ptxas": "{ptxas_of(nvcc)[1]}", "budget": [\n{lines}\n]}}\n',
                                   encoding="utf-8")
     for row in rows:
         print(text_of(row))
