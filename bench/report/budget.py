@@ -6,8 +6,8 @@ CLOCKS_PER_SECOND, MULTIPROCESSORS = 1.755e9, 132
 COPY_BYTES_PER_SECOND = {"H200": 4.3e12, "H100": 3.0e12}
 # Of a multiprocessor: each of its schedulers issues one instruction in a clock; shared memory has one wavefront of 128 bytes.
 SCHEDULERS = 4
-# A tensor core multiplies 16x8x16 of 16 bits, or 16x8x8 of tf32, in 4 clocks, of which mma.sync reaches 63% on compute capability 9.0 (arXiv 2402.13499); four
-# multiply 64xNx16 for wgmma in N / 2.
+# A tensor core multiplies 16x8x16 of 16 bits, or 16x8x8 of tf32, in 4 clocks, of which mma.sync reaches 63% on compute
+# capability 9.0 (arXiv 2402.13499); four multiply 64xNx16 for wgmma in N / 2.
 MMA_SYNC_OF_PEAK = 0.63
 LIMITS = ("issue", "shared memory", "tensor cores")
 

@@ -8,8 +8,9 @@ usage: budget_check.py instructions PTX_PROGRAM NVCC NVDISASM RESULT
 
 Instructions and products are counted in SASS for sm_90a (sass_counts.py), wavefronts of shared memory by the emulator, operands
 of wgmma included. The first two forms fail where a share is higher than the committed one by more than 1% of it, where a kernel is
-on one side alone, and where SASS cannot be attributed; `write` makes RESULT anew. Where NVDISASM is empty, or ptxas is of another
-release than RESULT's, SASS cannot be compared: exit status 77.
+on one side alone, and where SASS cannot be attributed; `write` makes RESULT anew, and sees that the numbers of lines by which SASS
+is attributed do not change it. Where NVDISASM is empty, or ptxas is of another release than RESULT's, SASS cannot be compared:
+exit status 77.
 """
 import collections
 import copy
@@ -22,6 +23,7 @@ import tempfile
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "bench" / "report"))
 import budget  # noqa: E402
+import machine_code  # noqa: E402
 import sass_counts  # noqa: E402
 from sass_counts import Fault  # noqa: E402
 
@@ -46,17 +48,33 @@ def ptxas_of(nvcc):
 # ---- Counting
 
 
-def listing_of(ptx, ptxas, nvdisasm, folder):
-    source, cubin = folder / "kernel.ptx", folder / "kernel.cubin"
+def compiled(ptx, ptxas, cubin, *options):
+    source = cubin.with_suffix(".ptx")
     source.write_text(ptx, encoding="utf-8")
-    output_of([ptxas, f"-arch={ARCHITECTURE}", "-lineinfo", source, "-o", cubin])
+    output_of([ptxas, f"-arch={ARCHITECTURE}", *options, source, "-o", cubin])
+
+
+def listing_of(ptx, ptxas, nvdisasm, folder):
+    cubin = folder / "numbered.cubin"
+    compiled(ptx, ptxas, cubin, "-lineinfo")
     return output_of([nvdisasm, "-c", "-g", cubin])
 
 
-def instructions_of(row, text, ptxas, nvdisasm, folder):
+def require_same_code(entry, ptx, ptxas, folder):
+    """That numbers of lines changed nothing of what was compiled last."""
+    cubin = folder / "plain.cubin"
+    compiled(re.sub(r"^\.(loc|file) .*\n", "", ptx, flags=re.MULTILINE), ptxas, cubin)
+    codes = [machine_code.kernels(path.read_bytes())[entry] for path in (cubin, folder / "numbered.cubin")]
+    if codes[0] != codes[1]:
+        raise Fault(f"{entry}: ptxas makes other code of PTX whose lines are numbered")
+
+
+def instructions_of(row, text, ptxas, nvdisasm, folder, thorough):
     """A row of the PTX program's with its counts of SASS."""
     opcodes, ptx = sass_counts.number_lines(text, row["entry"])
     listing = listing_of(ptx, ptxas, nvdisasm, folder)
+    if thorough:
+        require_same_code(row["entry"], ptx, ptxas, folder)
     result = {key: row[key] for key in ("name", "chunk", "warps", "bytes", "tokens")}
     result["instructions"], products, differences = [], collections.Counter(), 0
     for group in range(1, len(row["lines"][0])):
@@ -71,14 +89,14 @@ def instructions_of(row, text, ptxas, nvdisasm, folder):
     return result
 
 
-def counted_instructions(program, nvcc, nvdisasm):
+def counted_instructions(program, nvcc, nvdisasm, thorough=False):
     ptxas = ptxas_of(nvcc)[0]
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         output_of([program, folder])
         counts = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
         return [instructions_of({**row, "tokens": counts["tokens"]}, (folder / row["module"]).read_text(encoding="utf-8"), ptxas,
-                                nvdisasm, folder) for row in counts["rows"]]
+                                nvdisasm, folder, thorough) for row in counts["rows"]]
 
 
 def counted_shared_memory(program):
@@ -97,8 +115,8 @@ def joined(instructions, shared_memory):
 
 
 def text_of(row):
-    cells = [f"{limit} " + " / ".join(f"{100 * budget.shares(row, device)[limit]:.1f}" for device in budget.COPY_BYTES_PER_SECOND) + "%"
-             for limit in budget.clocks(row)]
+    shares = [budget.shares(row, device) for device in budget.COPY_BYTES_PER_SECOND]
+    cells = [f"{limit} " + " / ".join(f"{100 * of[limit]:.1f}" for of in shares) + "%" for limit in budget.clocks(row)]
     return f"{row['name']}: {', '.join(cells)}"
 
 
@@ -150,10 +168,10 @@ def shared_memory(program, path):
 
 
 def write(program, emulated, nvcc, nvdisasm, path):
-    rows = joined(counted_instructions(program, nvcc, nvdisasm), counted_shared_memory(emulated))
+    rows = joined(counted_instructions(program, nvcc, nvdisasm, thorough=True), counted_shared_memory(emulated))
     lines = ",\n".join("  " + json.dumps(row) for row in rows)
-    pathlib.Path(path).write_text(f'{{"architecture": "{ARCHITECTURE}", "ptxas": "{ptxas_of(nvcc)[1]}", "budget": [\n{lines}\n]}}\n',
-                                  encoding="utf-8")
+    head = f'"architecture": "{ARCHITECTURE}", "ptxas": "{ptxas_of(nvcc)[1]}"'
+    pathlib.Path(path).write_text(f'{{{head}, "budget": [\n{lines}\n]}}\n', encoding="utf-8")
     for row in rows:
         print(text_of(row))
     return 0
@@ -271,7 +289,8 @@ def self_test():
 
 
 def main():
-    commands = {"instructions": (instructions, 4), "shared-memory": (shared_memory, 2), "write": (write, 5), "--self-test": (self_test, 0)}
+    commands = {"instructions": (instructions, 4), "shared-memory": (shared_memory, 2), "write": (write, 5),
+                "--self-test": (self_test, 0)}
     what, *arguments = sys.argv[1:] or [""]
     if what not in commands or len(arguments) != commands[what][1]:
         sys.exit(__doc__)

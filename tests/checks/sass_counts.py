@@ -60,7 +60,9 @@ def number_lines(text, entry):
 
 class Block:
     def __init__(self):
-        self.instructions, self.next, self.closed = [], [], False  # (opcode, line of PTX or None, whether under a predicate); numbers of blocks; by a CALL
+        self.instructions = []  # (opcode, line of PTX or None, whether under a predicate)
+        self.next = []  # numbers of blocks
+        self.closed = False  # ends in a slow path, which is taken never
 
 
 def function_of(listing, entry):
@@ -116,7 +118,7 @@ def blocks_of(listing, entry):
             block.next.append(number + 1)
             ends = True
         elif name == "CALL":
-            block.closed = True  # the slow path of a division or a root
+            block.closed = True  # of a division or a root
     for number, block in enumerate(blocks[:-1]):
         last = block.instructions[-1][0].split(".")[0]
         if last not in ("BRA", "EXIT", "RET"):
