@@ -62,6 +62,11 @@ GPU_KEYS = {"date": str, "machine": dict, "driver": str, "tests": list, "sanitiz
 PEER_KEYS = {"dry_run": bool, "versions": dict, "rows": list}
 
 
+BUDGET_KEYS = {"architecture": str, "ptxas": str, "budget": list}
+BUDGET_ROW = {"name": str, "chunk": int, "warps": int, "bytes": int, "tokens": int, "instructions": list, "products": dict,
+              "wavefronts": int, "conflicts": int}
+
+
 def missing(what, value, keys):
     if not isinstance(value, dict):
         return [f"{what} is no object"]
@@ -107,6 +112,9 @@ def faults_of(results):
     """What is wrong with a result file, as sentences."""
     if "benchmarks" in results:  # what Google Benchmark itself writes
         return [f"{row.get('name')} has no time" for row in results["benchmarks"] if not isinstance(row.get("real_time"), NUMBER)]
+    if "budget" in results:  # what tests/checks/budget_check.py counted
+        return missing("the file", results, BUDGET_KEYS) + [fault for row in results["budget"]
+                                                            for fault in missing("a kernel", row, BUDGET_ROW)]
     if "machine" not in results:
         return faults_of_cpu(results)
     faults = missing("the file", results, GPU_KEYS)

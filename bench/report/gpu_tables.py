@@ -2,6 +2,7 @@
 import re
 import sys
 
+import budget
 import sources
 from sources import ROOT
 
@@ -87,6 +88,20 @@ def limits(page):
         shown = [f"{100 * x:.0f} / {100 * x * H200_OVER_H100:.0f}%" if x > 0 else "not counted" for x in shares]
         lines.append([f"{problem}, `{kernel}`", f"{cells['chunk']} x {cells['warps']}", *shown])
     return table(["problem, kernel", "chunk x warps", "issue", "shared memory, ldmatrix alone", "tensor cores"], lines)
+
+
+def budget_shares(page):
+    lines = []
+    for row in sources.load(sources.BUDGET)["budget"]:
+        shares = {device: budget.shares(row, device) for device in budget.COPY_BYTES_PER_SECOND}
+        largest = max(budget.LIMITS, key=lambda limit: shares["H200"][limit])
+        cells = []
+        for limit in budget.LIMITS:
+            cell = " / ".join(f"{100 * of[limit]:.0f}" for of in shares.values()) + "%"
+            cells.append(f"**{cell}**" if limit == largest else cell)
+        lines.append([row["name"], f"{row['chunk']} x {row['warps']}",
+                      ", ".join(f"{n:,.0f}" for n in budget.per_chunk(row)), *cells])
+    return table(["kernel", "chunk x warps", "SASS a warp and chunk, of each warpgroup", *budget.LIMITS], lines)
 
 
 def rows_of(results):

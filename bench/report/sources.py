@@ -20,6 +20,8 @@ AUTHORS = "2026-11-23-amd-epyc-authors.json"
 GPU = GPU_SWEEP = GPU_AUTHORS = None
 # build/nvcc/tests/ptx/test_ptx_instructions
 INSTRUCTIONS = "2026-11-30-ptx-instructions.txt"
+# cmake --build build/nvcc --target budget
+BUDGET = "2026-11-30-budget.json"
 
 
 def load(name):

@@ -206,6 +206,8 @@ BLOCKS = {
     "faster-peers": faster_peers,
     "gpu-floors": gpu_tables.floors,
     "gpu-limits": gpu_tables.limits,
+    "gpu-budget": gpu_tables.budget_shares,
+    "source-budget": source("BUDGET"),
     "gpu-occupancy": gpu_tables.occupancy,
     "gpu-measured": gpu_tables.measured,
     "gpu-sweep": gpu_tables.swept,

@@ -102,3 +102,21 @@ TEST_CASE("The profile counts what warps execute: in loops again, in a part of a
   CHECK(kernel.times("xor") == 2 + 1);  // the second warp has no lane below 7
   CHECK(kernel.times("st.global") == 2);
 }
+
+TEST_CASE("The profile counts by warpgroups, and one pass of a loop that waits for an mbarrier") {
+  for (int orders = 0; orders < 2; ++orders) {  // in one of them the fifth warp arrives last
+    profile().clear();
+    CHECK(outcome("setp.ne.u32 %p1, %r1, 0;\n@%p1 bra READY;\nmbarrier.init.shared::cta.b64 [%r3], 32;\n"
+                  "READY:\nbar.sync 0;\nsetp.ge.u32 %p2, %r1, 128;\n@%p2 bra ARRIVE;\nWAIT:\n"
+                  "mbarrier.try_wait.parity.shared::cta.b64 %p3, [%r3], 0;\n@!%p3 bra WAIT;\nbra OVER;\n"
+                  "ARRIVE:\nmbarrier.arrive.release.cta.shared::cta.b64 _, [%r3];\nOVER:\n",
+                  160)
+              .empty());
+    for (const KernelProfile::Line& line : profile().at("kernel").lines) {
+      const std::uint64_t waits = line.opcode.starts_with("mbarrier.try_wait") ? 4 : 0;
+      const std::uint64_t arrives = line.opcode.starts_with("mbarrier.arrive") ? 1 : 0;
+      if (waits + arrives != 0) CHECK(line.group_times == std::vector<std::uint64_t>{waits, arrives});
+      if (line.opcode == "bar.sync") CHECK(line.group_times == std::vector<std::uint64_t>{4, 1});
+    }
+  }
+}

@@ -2,6 +2,7 @@
 """What is taken from PyPI, of which release: installed once, below build/.
 
 usage: pypi.py nvcc             prints the nvcc to use: that of the PATH where it is new enough, or else PyPI's
+       pypi.py nvdisasm         prints PyPI's nvdisasm, which takes SASS apart
        pypi.py matplotlib       prints the folder that has it, for PYTHONPATH
        pypi.py peers FOLDER     puts flash-linear-attention into FOLDER, for whatever Python a machine with a GPU has
 
@@ -20,6 +21,8 @@ NVCC = ["nvidia-cuda-nvcc==13.0.88", "nvidia-cuda-crt==13.0.88", "nvidia-nvvm==1
         "nvidia-cuda-runtime==13.0.96"]
 # Compiles kernels at run time; for nvcc's that come without.
 NVRTC = ["nvidia-cuda-nvrtc==13.0.88"]
+# Takes apart what ptxas of NVCC's release makes. PyPI has none of that release, and later ones read it.
+NVDISASM = ["nvidia-cuda-nvdisasm==13.2.51"]
 # Peers on GPUs, pure Python: timed there by the PyTorch of the machine. bench/peers/gpu
 PEERS = ["fla-core==0.6.0", "flash-linear-attention==0.6.0", "einops==0.8.2"]
 # What the recipe for conan is tested with.
@@ -85,11 +88,17 @@ def nvrtc(compiler):
     return install(NVRTC) / "nvidia/cu13"
 
 
+def nvdisasm():
+    return install(NVDISASM, "--no-deps") / "nvidia/cu13/bin/nvdisasm"
+
+
 def main():
     what, *arguments = sys.argv[1:] or [""]
     try:
         if what == "nvcc":
             print(nvcc())
+        elif what == "nvdisasm":
+            print(nvdisasm())
         elif what == "matplotlib":
             print(install(MATPLOTLIB))
         elif what == "peers":

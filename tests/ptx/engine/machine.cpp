@@ -30,6 +30,7 @@ std::string describe(const Program& program, int line) {
 Warp::Warp(Block& its_block, const Program& its_program, int its_index, int threads, std::uint8_t* registers)
     : block(its_block), program(its_program), index(its_index) {
   base_[0] = registers;
+  issued_ = block.issued.at(static_cast<std::size_t>(index / warps_per_group)).data();
   // Constants are never written.
   base_[1] = const_cast<std::uint8_t*>(reinterpret_cast<const std::uint8_t*>(program.constants.data()));
   const int mine = std::min(threads - index * lanes, lanes);
@@ -163,7 +164,7 @@ void Warp::run() {
     }
     if (running_ == 0) resume();
     const Instruction& i = program.code[now_];
-    ++block.issued[now_];
+    if (!retries) ++issued_[now_];
     mask = running_;
     if (i.guard != no_guard) {
       const std::uint32_t predicate = *at<std::uint32_t>(i.guard);
@@ -256,8 +257,7 @@ Warp::Reach Warp::reach(Space space) {
 // -------------------------------------------------------------------------------------------------
 
 Block::Block(const Program& its_program, Size its_index, Size its_grid, Size its_shape,
-             std::size_t dynamic_shared_bytes, std::vector<std::uint8_t>& its_params,
-             std::vector<std::uint64_t>& its_issued)
+             std::size_t dynamic_shared_bytes, std::vector<std::uint8_t>& its_params, Issued& its_issued)
     : program(its_program),
       index(its_index),
       grid(its_grid),
@@ -318,7 +318,9 @@ void Block::run(Order order) {
 void run(const Program& program, Launch& launch) {
   static std::uint64_t launches = 0;  // calls come one at a time
   const bool descending = launches / 2 % 2 != 0;
-  std::vector<std::uint64_t> issued(program.code.size());
+  const std::uint32_t threads = launch.block.x * launch.block.y * launch.block.z,
+                      group = lanes * warps_per_group;
+  Issued issued((threads + group - 1) / group, std::vector<std::uint64_t>(program.code.size()));
   const std::uint64_t x = launch.grid.x, y = launch.grid.y, blocks = x * y * launch.grid.z;
   for (std::uint64_t i = 0; i < blocks; ++i) {
     const std::uint64_t b = descending ? blocks - 1 - i : i;

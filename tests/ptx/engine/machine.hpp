@@ -107,6 +107,11 @@ struct Barrier {
   std::uint32_t expected = 0, arrived = 0;
 };
 
+/// How often the warps of each warpgroup execute each instruction of a program. Of a loop that tries until a
+/// phase of an mbarrier has ended, one pass counts, since how many there are is the schedule's doing.
+using Issued = std::vector<std::vector<std::uint64_t>>;
+inline constexpr int warps_per_group = 4;
+
 class Block;
 
 class Warp {
@@ -150,6 +155,7 @@ class Warp {
   int barrier() const { return barrier_; }
 
   State state = State::ready;
+  bool retries = false;                                          ///< after a try that failed
   std::array<std::deque<std::vector<AsyncCopy>>, lanes> groups;  ///< of copies, the open one last
   std::array<std::deque<std::vector<AsyncCopy>>, lanes> bulk_groups;
 
@@ -163,6 +169,7 @@ class Warp {
   void leave(std::uint32_t who);
 
   std::uint8_t* base_[2];
+  std::uint64_t* issued_;
   std::array<std::uint32_t, lanes> pc_{};  ///< of lanes that do not run now
   std::uint32_t running_ = 0, parked_ = 0, alive_ = 0;
   std::uint32_t now_ = 0, next_other_ = all;  ///< the running lanes' place, and the least of the others
@@ -177,15 +184,15 @@ enum class Order { forward, reverse };
 class Block {
  public:
   Block(const Program& program, Size index, Size grid, Size shape, std::size_t dynamic_shared_bytes,
-        std::vector<std::uint8_t>& params, std::vector<std::uint64_t>& issued);
+        std::vector<std::uint8_t>& params, Issued& issued);
   void run(Order order);
 
   const Program& program;
   Size index, grid, shape;
   std::vector<std::uint8_t> shared;
   std::vector<std::uint8_t>& params;
-  std::vector<std::uint64_t>& issued;  ///< how often warps execute each instruction
-  std::vector<std::uint8_t> local;     ///< of all threads
+  Issued& issued;
+  std::vector<std::uint8_t> local;  ///< of all threads
   std::vector<std::unique_ptr<Warp>> warps;
   std::array<Barrier, 16> barriers;
   std::uint64_t progress = 0;  ///< grows with whatever another warp may wait for

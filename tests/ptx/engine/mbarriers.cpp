@@ -67,7 +67,8 @@ void try_wait(Warp& w, const Instruction& i) {
   }
   std::uint32_t* const p = w.at<std::uint32_t>(i.o[0]);
   *p = (*p & ~w.mask) | ended;
-  if (ended != w.mask) w.state = Warp::State::spinning;
+  w.retries = ended != w.mask;
+  if (w.retries) w.state = Warp::State::spinning;
 }
 
 }  // namespace

@@ -1,5 +1,6 @@
 #include "profile.hpp"
 
+#include <algorithm>
 #include <cstdlib>
 #include <fstream>
 #include <sstream>
@@ -19,7 +20,9 @@ std::vector<KernelProfile::Line> lines_of(const Program& program) {
   const std::vector<std::string>& sources = program.module->source_lines();
   std::vector<KernelProfile::Line> lines;
   for (const Instruction& i : program.code)
-    lines.push_back({opcode_of(program.module->line(i.line)), sources.at(static_cast<std::size_t>(i.line))});
+    lines.push_back({.opcode = opcode_of(program.module->line(i.line)),
+                     .source = sources.at(static_cast<std::size_t>(i.line)),
+                     .line = i.line});
   return lines;
 }
 
@@ -30,9 +33,10 @@ struct Profiles {
     if (path == nullptr) return;
     std::ofstream file(path);
     for (const auto& [name, kernel] : kernels)
-      for (const auto& [opcode, source, times] : kernel.lines)
-        if (times != 0)
-          file << name << '\t' << kernel.blocks << '\t' << opcode << '\t' << source << '\t' << times << '\n';
+      for (const KernelProfile::Line& i : kernel.lines)
+        if (i.times != 0)
+          file << name << '\t' << kernel.blocks << '\t' << i.opcode << '\t' << i.source << '\t' << i.times
+               << '\n';
   }
 };
 
@@ -49,11 +53,19 @@ std::map<std::string, KernelProfile>& profile() {
   return profiles.kernels;
 }
 
-void add_to_profile(const Program& program, std::uint64_t blocks, const std::vector<std::uint64_t>& issued) {
+void add_to_profile(const Program& program, std::uint64_t blocks, const Issued& issued) {
   KernelProfile& kernel = profile()[readable(program.name)];
-  if (kernel.lines.size() != issued.size()) kernel = {0, lines_of(program)};  // another of that name
+  if (kernel.lines.size() != program.code.size())  // another of that name
+    kernel = {0, program.name, program.module, lines_of(program)};
   kernel.blocks += blocks;
-  for (std::size_t i = 0; i < issued.size(); ++i) kernel.lines[i].times += issued[i];
+  for (std::size_t i = 0; i < kernel.lines.size(); ++i) {
+    KernelProfile::Line& line = kernel.lines[i];
+    line.group_times.resize(std::max(line.group_times.size(), issued.size()));
+    for (std::size_t group = 0; group < issued.size(); ++group) {
+      line.times += issued[group][i];
+      line.group_times[group] += issued[group][i];
+    }
+  }
 }
 
 }  // namespace cottention::ptx

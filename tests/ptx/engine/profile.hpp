@@ -11,10 +11,14 @@ namespace cottention::ptx {
 
 struct KernelProfile {
   struct Line {
-    std::string opcode, source;  ///< file:line, if known
-    std::uint64_t times = 0;     ///< over all warps
+    std::string opcode, source;                ///< file:line, if known
+    int line = 0;                              ///< of the module's text
+    std::uint64_t times = 0;                   ///< over all warps
+    std::vector<std::uint64_t> group_times{};  ///< of each warpgroup
   };
   std::uint64_t blocks = 0;
+  std::string entry;  ///< its name in the module
+  const Module* module = nullptr;
   std::vector<Line> lines;
 
   /// Of the opcodes that begin so.
@@ -26,7 +30,8 @@ struct KernelProfile {
 /// separated by tabs.
 std::map<std::string, KernelProfile>& profile();
 
-/// Adds a launch of `blocks` blocks, in which warps executed each instruction issued[i] times.
-void add_to_profile(const Program& program, std::uint64_t blocks, const std::vector<std::uint64_t>& issued);
+/// Adds a launch of `blocks` blocks, in which the warps of warpgroup g executed each instruction issued[g][i]
+/// times.
+void add_to_profile(const Program& program, std::uint64_t blocks, const Issued& issued);
 
 }  // namespace cottention::ptx

@@ -1,0 +1,182 @@
+// The kernels whose budget is counted (docs/performance.md): one row each. How they are run, in the emulator
+// by budget_shared_memory.cpp and in the PTX machine by budget_instructions.cpp.
+#pragma once
+
+#include <concepts>
+#include <cstddef>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <memory>
+#include <random>
+#include <type_traits>
+#include <vector>
+
+#include <cuda_runtime.h>
+
+#include <cottention/backward.cuh>
+#include <cottention/forward.cuh>
+
+namespace budget {
+
+using namespace cottention;
+
+inline void require(bool holds, const char* what) {
+  if (holds) return;
+  std::fprintf(stderr, "%s\n", what);
+  std::exit(1);
+}
+
+/// Device memory, of random numbers or zeros.
+template <class T>
+class Array {
+ public:
+  explicit Array(std::int64_t count, std::uint32_t seed = 0) {
+    std::vector<T> values(static_cast<std::size_t>(count));
+    if constexpr (Element<T>)
+      if (seed != 0) {
+        std::mt19937 numbers(seed);
+        std::uniform_real_distribution<float> uniform(-1, 1);
+        for (T& x : values) x = static_cast<T>(uniform(numbers));
+      }
+    const std::size_t bytes = values.size() * sizeof(T);
+    void* memory = nullptr;
+    require(cudaMalloc(&memory, bytes) == cudaSuccess, "cudaMalloc");
+    require(cudaMemcpy(memory, values.data(), bytes, cudaMemcpyHostToDevice) == cudaSuccess, "cudaMemcpy");
+    memory_.reset(memory);
+  }
+  T* data() const { return static_cast<T*>(memory_.get()); }
+
+ private:
+  struct Free {
+    void operator()(void* p) const { (void)cudaFree(p); }
+  };
+  std::unique_ptr<void, Free> memory_;
+};
+
+struct Row {
+  const char* name;
+  int chunk, warps;
+  int bytes;  ///< that must move for a token and head
+  /// Runs the kernel with one block on so many tokens, after others whose results it needs. `before` is
+  /// called in between.
+  void (*run)(std::int64_t tokens, void (*before)());
+};
+
+/// Launches of a call's kernels only the wanted one.
+template <class Wanted, class Call>
+void launch(const Call& call, void* workspace) {
+  bool launched = false;
+  call.kernels(workspace, [&]<class Kernel>(device::Grid grid, const auto& params) {
+    if constexpr (std::same_as<Kernel, Wanted>) {
+      require(device::prepare<Kernel>() == cudaSuccess, "the kernel is refused");
+      require(device::launch<Kernel>(grid, params(), nullptr) == cudaSuccess, "the kernel did not run");
+      launched = true;
+    }
+  });
+  require(launched, "the call does not launch the kernel");
+  require(cudaDeviceSynchronize() == cudaSuccess, "the kernel failed");
+}
+
+/// One head of one sequence.
+template <AnyProblem P>
+struct Inputs {
+  using T = typename P::element;
+  static constexpr int dim_qk = P::head_dim.qk, dim_v = P::head_dim.v;
+  explicit Inputs(std::int64_t n)
+      : shape{1, n, n, 1, 1, dim_qk, dim_v},
+        q(n * dim_qk, 1),
+        k(n * dim_qk, 2),
+        v(n * dim_v, 3),
+        o(n * dim_v),
+        scale_logit(1, 4),
+        h(dim_qk * dim_v) {}
+  ForwardArguments<T> forward() const {
+    return {.shape = shape,
+            .q = {q.data()},
+            .k = {k.data()},
+            .v = {v.data()},
+            .o = {o.data()},
+            .scale_logit = scale_logit.data(),
+            .final_state = {h.data(), nullptr}};
+  }
+  Shape shape;
+  Array<T> q, k, v, o;
+  Array<Accumulate<T>> scale_logit, h;
+};
+
+/// The most shared memory of compute capability 9.0, and so many multiprocessors that one block is few or
+/// many.
+inline device::Properties device_for(tuning::Occupancy occupancy) {
+  return {.compute_capability = 90,
+          .multiprocessors = occupancy == tuning::Occupancy::low ? 132 : 0,
+          .shared_bytes_per_block = 227 * 1024};
+}
+
+template <AnyProblem P, Tiling tiling>
+void run_forward(const Inputs<P>& inputs) {
+  const auto args = inputs.forward();
+  const device::Properties device = device_for(tuning::Occupancy::low);
+  const host::ForwardCall<P, tiling> call(args, Split{1}, device);
+  launch<host::Walk<host::ForwardRoles<P>, tiling>>(call, nullptr);
+}
+
+template <AnyProblem P, Tiling tiling>
+constexpr Row walk(const char* name) {
+  return {name, tiling.chunk, tiling.warps,
+          static_cast<int>(2 * (P::head_dim.qk + P::head_dim.v) * sizeof(typename P::element)),
+          [](std::int64_t n, void (*before)()) {
+            const Inputs<P> inputs(n);
+            before();
+            run_forward<P, tiling>(inputs);
+          }};
+}
+
+/// All gradients in one kernel.
+template <AnyProblem P, tuning::Occupancy occupancy,
+          Tiling tiling = tuning::fused_backward_tiling<P>(occupancy)>
+constexpr Row gradient(const char* name) {
+  return {name, tiling.chunk, tiling.warps,
+          static_cast<int>((4 * P::head_dim.qk + 3 * P::head_dim.v) * sizeof(typename P::element)),
+          [](std::int64_t n, void (*before)()) {
+            using T = typename P::element;
+            const Inputs<P> inputs(n);
+            run_forward<P, tuning::tuned_forward<P>>(inputs);
+            const Array<T> dout(n * P::head_dim.v, 5), dq(n * P::head_dim.qk), dk(n * P::head_dim.qk),
+                dv(n * P::head_dim.v);
+            const BackwardArguments<T> args{.shape = inputs.shape,
+                                            .q = {inputs.q.data()},
+                                            .k = {inputs.k.data()},
+                                            .v = {inputs.v.data()},
+                                            .dout = {dout.data()},
+                                            .dq = {dq.data()},
+                                            .dk = {dk.data()},
+                                            .dv = {dv.data()},
+                                            .scale_logit = inputs.scale_logit.data(),
+                                            .final_h = inputs.h.data()};
+            const device::Properties device = device_for(occupancy);
+            const host::BackwardCall<P> call(args, Split{1}, device);
+            const Array<std::uint8_t> workspace(static_cast<std::int64_t>(call.workspace_bytes()));
+            before();
+            launch<host::Gradient<P, tiling>>(call, workspace.data());
+          }};
+}
+
+template <class T, int dim>
+using ByKey = Problem<T, HeadDim{dim, dim}, Mask::causal, Scale::by_key>;
+using tuning::Occupancy;
+
+inline constexpr Row rows[] = {
+    walk<ByKey<bfloat16, 64>, tuning::tuned_forward<ByKey<bfloat16, 64>>>("Walk, bf16 64, many blocks"),
+    walk<ByKey<bfloat16, 64>, tuning::low_occupancy_forward<ByKey<bfloat16, 64>>>(
+        "Walk, bf16 64, few blocks"),
+    walk<ByKey<bfloat16, 128>, tuning::tuned_forward<ByKey<bfloat16, 128>>>("Walk, bf16 128"),
+    gradient<ByKey<bfloat16, 64>, Occupancy::high>("Gradient, bf16 64, many blocks"),
+    gradient<ByKey<bfloat16, 64>, Occupancy::low>("Gradient, bf16 64, few blocks"),
+    gradient<ByKey<bfloat16, 128>, Occupancy::high>("Gradient, bf16 128"),
+};
+
+/// Counts are those of `longer` less those of `shorter`: of whole chunks alone.
+inline constexpr std::int64_t shorter = 256, longer = 512;
+
+}  // namespace budget
