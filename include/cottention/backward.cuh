@@ -27,6 +27,8 @@ template <AnyProblem P, Tiling... tiling>
   if (CallStatus status = host::validate_extents<P>(args, split); !status) return status;
   device::Properties device;
   if (CallStatus status = device::current_device(device); !status) return status;
+  if (CallStatus status = host::validate_engine<tiling...>(host::workload(args, split), device); !status)
+    return status;
   bytes = host::BackwardCall<P, tiling...>(args, split, device).workspace_bytes();
   return {};
 }
@@ -46,6 +48,8 @@ template <AnyProblem P, Tiling... tiling>
   if (CallStatus status = host::validate_extents<P>(args, split); !status) return status;
   device::Properties device;
   if (CallStatus status = device::current_device(device); !status) return status;
+  if (CallStatus status = host::validate_engine<tiling...>(host::workload(args, split), device); !status)
+    return status;
   return host::describe(host::BackwardCall<P, tiling...>(args, split, device), device, chosen);
 }
 /// The same as a value, as if nothing ran where the form above is not ok.
@@ -67,6 +71,8 @@ template <AnyProblem P, Tiling... tiling>
   if (CallStatus status = host::validate_call<P>(args, split); !status) return status;
   device::Properties device;
   if (CallStatus status = device::current_device(device); !status) return status;
+  if (CallStatus status = host::validate_engine<tiling...>(host::workload(args, split), device); !status)
+    return status;
   return host::run(host::BackwardCall<P, tiling...>(args, split, device), device, workspace, stream);
 }
 

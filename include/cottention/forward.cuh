@@ -29,6 +29,7 @@ template <AnyProblem P, Tiling... tiling>
   device::Properties device;
   if (CallStatus status = device::current_device(device); !status) return status;
   const host::Workload load = host::workload(args, split);
+  if (CallStatus status = host::validate_engine<tiling...>(load, device); !status) return status;
   bytes = host::select<host::ForwardRows<P, tiling...>>(load, device, [&]<Tiling taken>() {
     return host::ForwardCall<P, taken>(args, split, device).workspace_bytes();
   });
@@ -53,6 +54,7 @@ template <AnyProblem P, Tiling... tiling>
   device::Properties device;
   if (CallStatus status = device::current_device(device); !status) return status;
   const host::Workload load = host::workload(args, split);
+  if (CallStatus status = host::validate_engine<tiling...>(load, device); !status) return status;
   return host::select<host::ForwardRows<P, tiling...>>(load, device, [&]<Tiling taken>() {
     return host::describe(host::ForwardCall<P, taken>(args, split, device), device, chosen);
   });
@@ -85,6 +87,7 @@ template <AnyProblem P, Tiling... tiling>
   device::Properties device;
   if (CallStatus status = device::current_device(device); !status) return status;
   const host::Workload load = host::workload(args, split);
+  if (CallStatus status = host::validate_engine<tiling...>(load, device); !status) return status;
   return host::select<host::ForwardRows<P, tiling...>>(load, device, [&]<Tiling taken>() {
     return host::run(host::ForwardCall<P, taken>(args, split, device), device, workspace, stream);
   });

@@ -96,7 +96,32 @@ struct RecurrenceRows {
   }
 };
 template <kernel::AnyRoles R, Tiling given>
-struct RecurrenceRows<R, given> : GivenRow<given> {};
+struct RecurrenceRows<R, given> : GivenRow<given> {
+  static_assert(given.engine != Engine::wgmma ||
+                    (sm90::has_kernels<R> && given.chunk == sm90::chunk_rows && given.stages >= 2 &&
+                     given.stages <= 4 && given.columns >= R::dims.v),
+                "cottention: a Tiling of Engine::wgmma has chunk 64, 2 to 4 stages and all columns, for "
+                "16-bit elements "
+                "and head dims that are multiples of 16 from 64 to 128. Remedy: that, or Engine::mma_sync, "
+                "the default.");
+};
+
+/// Refuses a Tiling of the caller's whose engine the device or a tensor is not for.
+template <Tiling... given>
+CallStatus validate_engine(const Workload& call, const device::Properties& device) {
+  if (!((given.engine == Engine::wgmma) || ...)) return {};
+  if (device.compute_capability != 90)
+    return CallStatus::failure(StatusCode::unsupported,
+                               "device: has compute capability %d.%d: Engine::wgmma must have 9.0",
+                               device.compute_capability / 10, device.compute_capability % 10);
+  if (const char* const name = call.tma.first_refused(); name != nullptr)
+    return CallStatus::failure(
+        StatusCode::unsupported,
+        "%s: Engine::wgmma takes tensors aligned to 16 bytes, with positions and heads, and "
+        "strides that are positive multiples of 16 bytes. Remedy: Engine::mma_sync",
+        name);
+  return {};
+}
 
 /// The kernels over heads, in their order: `each` is called with a kernel and its grid.
 template <kernel::AnyRoles R, Tiling tiling, class Each>

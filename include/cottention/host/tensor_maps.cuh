@@ -23,6 +23,15 @@ struct TensorsForTma {
            (!roles.norm_backward || takes(recurrence::norm_input(output))) &&
            outputs[static_cast<std::size_t>(output)];
   }
+  /// The name of the first tensor that it does not take; null: it takes all.
+  constexpr const char* first_refused() const {
+    constexpr const char* names[2][4] = {{"q", "k", "v", "dout"}, {"o", "dq", "dk", "dv"}};
+    for (std::size_t i = 0; i < 4; ++i) {
+      if (!inputs[i]) return names[0][i];
+      if (!outputs[i]) return names[1][i];
+    }
+    return nullptr;
+  }
 };
 
 /// Whether TMA takes a tensor: aligned to 16 bytes, with positions and heads, and strides of axes with more
@@ -49,8 +58,8 @@ TensorsForTma tensors_for_tma(const ForwardArguments<T>& args) {
   TensorsForTma taken;
   taken.inputs = {tma_takes(args.q, batch, s.seq_q, s.heads_q, s.dim_qk),
                   tma_takes(args.k, batch, s.seq_k, s.heads_kv, s.dim_qk),
-                  tma_takes(args.v, batch, s.seq_k, s.heads_kv, s.dim_v), false};
-  taken.outputs[0] = tma_takes(args.o, batch, s.seq_q, s.heads_q, s.dim_v);
+                  tma_takes(args.v, batch, s.seq_k, s.heads_kv, s.dim_v), true};
+  taken.outputs = {tma_takes(args.o, batch, s.seq_q, s.heads_q, s.dim_v), true, true, true};
   return taken;
 }
 template <Element T>
@@ -62,7 +71,7 @@ TensorsForTma tensors_for_tma(const BackwardArguments<T>& args) {
                   tma_takes(args.k, batch, s.seq_k, s.heads_kv, s.dim_qk),
                   tma_takes(args.v, batch, s.seq_k, s.heads_kv, s.dim_v),
                   tma_takes(args.dout, batch, s.seq_q, s.heads_q, s.dim_v)};
-  taken.outputs = {false, tma_takes(args.dq, batch, s.seq_q, s.heads_q, s.dim_qk),
+  taken.outputs = {true, tma_takes(args.dq, batch, s.seq_q, s.heads_q, s.dim_qk),
                    tma_takes(args.dk, batch, s.seq_k, s.heads_kv, s.dim_qk),
                    tma_takes(args.dv, batch, s.seq_k, s.heads_kv, s.dim_v)};
   return taken;

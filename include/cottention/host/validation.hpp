@@ -57,10 +57,6 @@ constexpr void require_device_tiling() {
       sizeof...(tiling) <= 1,
       "cottention: a CUDA call takes at most one Tiling, which all of its kernels over heads get. Remedy: "
       "name one, or none for the library's choice.");
-  static_assert(
-      ((tiling.engine == Engine::mma_sync) && ...),
-      "cottention: a Tiling's engine must be one that kernels are written for, because its kernels are "
-      "compiled from it. Remedy: Engine::mma_sync, the default.");
 }
 
 namespace detail {

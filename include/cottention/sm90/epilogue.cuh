@@ -81,7 +81,7 @@ class Epilogue {
   /// block; barriers inside: 2.
   __device__ __forceinline__ void store_scale_grad(
       int partials_per_head,
-      device::BlockSumStorage<double, tiling.warps * device::warp_size>& storage_shared) const {
+      device::BlockSumStorage<double, warps_of<R> * device::warp_size>& storage_shared) const {
     if constexpr (R::has_norm_backward)
       if (params_.scale_grad_partials != nullptr)
         kernel::store_scale_grad(params_.scale_grad_partials, partials_per_head, scale_grad_, storage_shared);

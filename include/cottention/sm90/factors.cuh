@@ -22,7 +22,7 @@ struct FactorsStorage {
   ChunkTerms<T> terms[2];
   Ring<2> barriers;
   device::Vector<std::uint32_t, 4> findings[2];  // (warps)
-  kernel::CountStorage<float, tiling.warps> counts;
+  kernel::CountStorage<float, warps_of<R>> counts;
 };
 
 /// Factors of the current chunk, with a, b and c as their tiles hold them:
@@ -214,7 +214,7 @@ class ChunkFactors {
 
   const Head<R, tiling>& head_;
   Storage& storage_;
-  kernel::PositionWeights<typename R::problem, R::direction, chunk_rows, tiling.warps> weights_;
+  kernel::PositionWeights<typename R::problem, R::direction, chunk_rows, warps_of<R>> weights_;
   RingPlace<2> place_;
   int turn_ = 0;
   bool finite_ = true;

@@ -18,6 +18,10 @@ namespace cottention::sm90 {
 template <kernel::AnyRoles R, Tiling tiling>
 using Head = kernel::Head<R, tiling, true>;
 
+/// Warps of a block: a warpgroup for outputs, and one for each 64 rows of H^T.
+template <kernel::AnyRoles R>
+inline constexpr int warps_of = 4 * (1 + State<typename R::element, R::dims>::groups);
+
 /// A buffer in a ring of `size`, and the parity of the phase in which it is full.
 template <int size>
 struct RingPlace {

@@ -121,7 +121,7 @@ struct Reduce {
   using T = typename R::element;
   using Roles = R;
   static constexpr bool needs_sm90a = true;
-  static constexpr int threads = 32 * tiling.warps;
+  static constexpr int threads = 32 * warps_of<R>;
   static constexpr int min_blocks_per_sm = tiling.min_blocks_per_sm;
 
   using Params = RecurrenceParams<T>;

@@ -32,7 +32,7 @@ struct Walk {
   using State = StateOf<R>;
   using Roles = R;
   static constexpr bool needs_sm90a = true;
-  static constexpr int threads = 32 * tiling.warps;
+  static constexpr int threads = 32 * warps_of<R>;
   static constexpr int min_blocks_per_sm = tiling.min_blocks_per_sm;
   static constexpr recurrence::Direction direction = R::direction;
 

@@ -16,7 +16,7 @@ inline constexpr int shared_bytes_of_sm90 = 227 * 1024;
 template <kernel::AnyRoles R>
 constexpr Tiling wgmma_tiling(int stages) {
   return {.chunk = sm90::chunk_rows,
-          .warps = 4 * (1 + sm90::StateOf<R>::groups),
+          .warps = sm90::warps_of<R>,
           .stages = stages,
           .columns = R::dims.v,
           .min_blocks_per_sm = R::dims.qk <= 64 && R::dims.v <= 64 ? 2 : 1,
