@@ -57,6 +57,10 @@ constexpr void require_device_tiling() {
       sizeof...(tiling) <= 1,
       "cottention: a CUDA call takes at most one Tiling, which all of its kernels over heads get. Remedy: "
       "name one, or none for the library's choice.");
+  static_assert(
+      ((tiling.engine == Engine::mma_sync || tiling.engine == Engine::wgmma) && ...),
+      "cottention: a Tiling's engine must be one that kernels are written for, because its kernels are "
+      "compiled from it. Remedy: Engine::mma_sync, the default, or Engine::wgmma.");
 }
 
 namespace detail {

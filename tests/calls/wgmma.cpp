@@ -1,0 +1,218 @@
+// Calls that the wgmma engine serves, against the reference: in the emulator, or on a GPU. Compiled once for
+// each of its element types, COTTENTION_TEST_ELEMENT. Cases and Problems are tried in turn rather than all
+// with all.
+#include <cstddef>
+#include <cstdint>
+#include <limits>
+#include <vector>
+
+#if __has_include(<emulation.hpp>)
+#include <emulation.hpp>
+#endif
+
+#include "support/cases.hpp"
+#include "support/catch.hpp"
+#include "support/cuda_backward.hpp"
+#include "support/cuda_forward.hpp"
+
+using cottention::Engine, cottention::HeadDim, cottention::Mask, cottention::Plan, cottention::Problem,
+    cottention::Scale, cottention::Split;
+using namespace support;
+
+namespace {
+
+using T = COTTENTION_TEST_ELEMENT;
+
+template <int qk, int v, Mask mask, Scale scale>
+using Of = Problem<T, HeadDim{qk, v}, mask, scale>;
+
+/// Calls f with every mask and scale; the head dims are whole panels of a tile, and parts of them.
+template <class F>
+void for_each_problem(F f) {
+  f.template operator()<Of<64, 64, Mask::causal, Scale::by_key>>();
+  f.template operator()<Of<80, 64, Mask::causal, Scale::by_query>>();
+  f.template operator()<Of<64, 112, Mask::causal, Scale::none>>();
+  f.template operator()<Of<64, 80, Mask::bidirectional, Scale::by_key>>();
+  f.template operator()<Of<96, 64, Mask::bidirectional, Scale::by_query>>();
+}
+
+template <cottention::AnyProblem P, class Inputs, class Run>
+void check_case(Case c, Run run) {
+  c.shape.dim_qk = P::head_dim.qk;
+  c.shape.dim_v = P::head_dim.v;
+  if (c.layout == Layout::gaps) c.layout = Layout::aligned_gaps;
+  Inputs inputs(c);
+  INFO(describe<T>(c));
+  run(inputs);
+}
+
+/// A Problem gets every `every`th of the cases with its mask and scale.
+template <class F>
+void for_each_in_turn(const std::vector<Case>& some, std::size_t every, F f) {
+  std::size_t turn = 0;
+  for_each_problem([&]<class P>() {
+    for (const Case& c : some)
+      if (c.mask == P::mask && c.scale == P::scale && turn++ % every == 0) f.template operator()<P>(c);
+  });
+}
+
+/// Forward with the library's choice, which is this engine's wherever there are rows and terms.
+void check_forward(const std::vector<Case>& some, std::size_t every, const DeviceManner& manner = {}) {
+  for_each_in_turn(some, every, [&]<class P>(const Case& c) {
+    check_case<P, Inputs<T>>(c, [&](Inputs<T>& inputs) {
+      const auto args = inputs.forward();
+      if (args.shape.seq_q > 0 && args.shape.seq_k > 0)
+        CHECK(cottention::choice<P>(args, manner.split).o.tiling.engine == Engine::wgmma);
+      check_output(inputs, run_cuda_forward_with<P>(args, manner));
+    });
+  });
+}
+/// Backward with one kernel for each gradient, which dims beyond 64 have.
+void check_backward(const std::vector<Case>& some, std::size_t every, const BackwardManner& manner = {}) {
+  for_each_in_turn(some, every, [&]<class P>(const Case& c) {
+    check_case<P, Inputs<T>>(c, [&](Inputs<T>& inputs) { check_cuda_backward<P>(inputs, manner); });
+  });
+}
+
+}  // namespace
+
+TEST_CASE("Wgmma: every length is right") {
+  check_forward(cases::lengths(), 4);
+  check_backward(cases::lengths(), 9);
+}
+TEST_CASE("Wgmma: masked tokens add nothing and masked queries get 0") {
+  check_forward(cases::paddings(), 3);
+  check_backward(cases::paddings(), 5);
+}
+TEST_CASE("Wgmma: packed sequences are right, empty ones included") {
+  check_forward(cases::packed(), 3);
+  check_backward(cases::packed(), 5);
+}
+TEST_CASE("Wgmma: strided tensors are right and gaps stay untouched") {
+  check_forward(cases::layouts(), 2, {.layout = Layout::aligned_gaps});
+  check_backward(cases::layouts(), 3, {.layout = Layout::aligned_gaps});
+}
+TEST_CASE("Wgmma: grouped heads are right") {
+  check_forward(cases::groups(), 2);
+  check_backward(cases::groups(), 3);
+}
+TEST_CASE("Wgmma: states go in and come out") {
+  check_forward(cases::states(), 2);
+  check_backward(cases::states(), 3);
+}
+TEST_CASE("Wgmma: cross-attention is right") {
+  check_forward(cases::cross_attention(), 2);
+  check_backward(cases::cross_attention(), 3);
+}
+TEST_CASE("Wgmma: tiny, huge, zero and correlated rows are right") {
+  check_forward(cases::magnitudes(), 1);
+  check_backward(cases::magnitudes(), 2);
+}
+TEST_CASE("Wgmma: sequences in pieces are right, however many") {
+  check_forward(
+      {{.shape = {1, 700, 700, 2, 1, 0, 0}, .padding = Padding::middle, .initial_state = Presence::present},
+       {.mask = Mask::bidirectional, .shape = {1, 100, 700, 2, 1, 0, 0}}},
+      1, {.split = {2}});
+  check_backward(
+      {{.shape = {1, 700, 700, 2, 1, 0, 0}, .padding = Padding::middle, .initial_state = Presence::present}},
+      1, {.split = {2}});
+}
+TEST_CASE("Wgmma: the widest heads are right") {
+  using P = Of<128, 128, Mask::causal, Scale::by_key>;
+  using Q = Of<112, 128, Mask::bidirectional, Scale::none>;
+  const Case c{
+      .shape = {1, 200, 200, 1, 1, 0, 0}, .padding = Padding::right, .initial_state = Presence::present};
+  const auto check = [&c]<class Kind>() {
+    Case own = c;
+    own.mask = Kind::mask;
+    own.scale = Kind::scale;
+    check_case<Kind, Inputs<T>>(own, [](Inputs<T>& inputs) {
+      check_output(inputs, run_cuda_forward_with<Kind>(inputs.forward()));
+      check_cuda_backward<Kind>(inputs);
+    });
+  };
+  check.operator()<P>();
+  check.operator()<Q>();
+}
+
+TEST_CASE("Wgmma: few tokens are right, and those whose products nearly vanish") {
+  using P = Of<64, 64, Mask::causal, Scale::by_key>;
+  for (const std::int64_t n : {1, 2, 3, 9, 15})
+    for (std::uint64_t seed = 1; seed <= 3; ++seed) {
+      Inputs<T> inputs(Case{.shape = {1, n, n, 1, 1, 64, 64}, .seed = seed});
+      check_output(inputs, run_cuda_forward_with<P>(inputs.forward()));
+    }
+  for (const double size : {33, 41, 50, 60}) {
+    Inputs<T> inputs(Case{.shape = {1, 1, 1, 1, 1, 64, 64}});
+    make_nearly_orthogonal(inputs.q().row(0, 0), inputs.k().row(0, 0), 64, size);
+    for (int d = 0; d < 64; ++d) {
+      T& v = inputs.v().row(0, 0)[d];
+      v = from_double<T>(cottention::to_double(v) * 0x1p10);
+    }
+    INFO("elements of about " << size);
+    check_output(inputs, run_cuda_forward_with<P>(inputs.forward()));
+  }
+}
+
+TEST_CASE("Wgmma: NaN and infinity reach only the outputs that see them") {
+  using P = Of<64, 64, Mask::causal, Scale::by_key>;
+  const double nan = std::numeric_limits<double>::quiet_NaN(),
+               infinity = std::numeric_limits<double>::infinity();
+  for (const int operand : {0, 1, 2})
+    for (const std::int64_t position : {0, 70, 127})
+      for (const double value : {nan, infinity}) {
+        Inputs<T> inputs(Case{.shape = {1, 130, 130, 2, 1, 64, 64}});
+        INFO("operand " << operand << ", position " << position << ", " << value);
+        TensorBuffer<T>& x = operand == 0 ? inputs.q() : operand == 1 ? inputs.k() : inputs.v();
+        x.row(position, 0)[32] = from_double<T>(value);
+        const auto args = inputs.forward();
+        const Output got = run_cuda_forward_with<P>(args),
+                     expected = expected_output(inputs.description(), args);
+        check_spread(got.o, expected.o, 64, bounds<T>.forward);
+        check_spread(got.h, expected.h, 64 * 64, bounds<T>.state);
+      }
+}
+
+#if __has_include(<emulation.hpp>)
+TEST_CASE("Wgmma: no schedule of threads and copies changes a bit") {
+  using P = Of<64, 64, Mask::causal, Scale::by_key>;
+  using Q = Of<96, 64, Mask::bidirectional, Scale::by_query>;
+  using Wide = Of<80, 64, Mask::causal, Scale::by_query>;
+  Inputs<T> inputs(Case{.shape = {1, 200, 200, 2, 1, 64, 64}, .padding = Padding::middle});
+  Inputs<T> wide(
+      Case{.scale = Scale::by_query, .shape = {1, 200, 200, 2, 1, 80, 64}, .padding = Padding::middle});
+  Inputs<T> both(
+      Case{.mask = Mask::bidirectional, .scale = Scale::by_query, .shape = {1, 70, 150, 2, 1, 96, 64}});
+  Output first, first_of_both;
+  Gradient first_gradient;
+  cottention::emulation::for_each_schedule([&](const auto& options) {
+    INFO(cottention::emulation::describe(options));
+    const Output o = run_cuda_forward_with<P>(inputs.forward()),
+                 of_both = run_cuda_forward_with<Q>(both.forward());
+    const Gradient gradient = run_cuda_backward<Wide>(wide.backward());
+    if (first.o.empty()) {
+      first = o;
+      first_of_both = of_both;
+      first_gradient = gradient;
+    }
+    CHECK(o.o == first.o);
+    CHECK(o.h == first.h);
+    CHECK(of_both.o == first_of_both.o);
+    CHECK(gradient.dq == first_gradient.dq);
+    CHECK(gradient.dk == first_gradient.dk);
+    CHECK(gradient.dv == first_gradient.dv);
+  });
+}
+#endif
+
+TEST_CASE("Wgmma: alone and in a batch a sequence has the same bits") {
+  using P = Of<64, 64, Mask::causal, Scale::by_key>;
+  Inputs<T> inputs(Case{.shape = {3, 600, 600, 2, 1, 64, 64}});
+  auto args = inputs.forward();
+  args.plan = Plan::batch_invariant;
+  const Output all = run_cuda_forward_with<P>(args);
+  args.shape.batch = 1;
+  const Output one = run_cuda_forward_with<P>(args);
+  CHECK(std::vector<double>(all.o.begin(), all.o.begin() + static_cast<std::ptrdiff_t>(one.o.size())) ==
+        one.o);
+}
