@@ -147,21 +147,18 @@ struct Walk {
             });
         if (loads) loader.next(&storage.rows, &storage.terms);
         device::sync_warp();
-        std::uint32_t p[4][4];
         scale_scores(rows, terms, leading);
-        to_operand<T, false>(scores, p);
-        const bool releases_state = of_queries ? last_head : first_head;
-        if (factors.terms_are_finite()) {
+        const bool releases_state = of_queries ? last_head : first_head, in_leading = leading.contain(at.row);
+        if (factors.terms_are_finite() && !in_leading) {
           if (new_rows) start_out();
-          start_attend<T>(out, p, terms.c);
+          start_attend(terms);
           if (releases_state) release_state();
           finish(out);
-          if (leading.contain(at.row)) attend_rest(rows, terms, leading);
         } else {
           if (new_rows) start_out();
           finish(out);
           if (releases_state) release_state();
-          attend_by_terms(rows, terms, leading);
+          attend_carefully(terms, in_leading);
         }
         if (!of_queries || last_head) release_terms();
         if (of_queries || last_head) {
@@ -225,26 +222,26 @@ struct Walk {
       state_place.advance();
     }
 
-    template <class Leading>
-    __device__ __forceinline__ void attend_by_terms(RowBuffer<R>& rows, TermBuffer<R>& terms,
-                                                    const Leading& leading) {
-      start_scores(scores, a, terms.b);
-      finish(scores);
-      scale_scores(rows, terms, leading);
-      attend_by_term<direction>(out, scores, terms.c);
+    /// Starts out += scores c, of scores rounded.
+    __device__ __forceinline__ void start_attend(TermBuffer<R>& terms) {
+      std::uint32_t p[4][4];
+      to_operand<T, false>(scores, p);
+      sm90::start_attend<T>(out, p, terms.c);
     }
-    /// out += (what rounding took from the scores) c.
-    template <class Leading>
-    __device__ __forceinline__ void attend_rest(RowBuffer<R>& rows, TermBuffer<R>& terms,
-                                                const Leading& leading) {
+    /// out += scores c where c is not finite, or where what rounding takes from scores counts.
+    __device__ __forceinline__ void attend_carefully(TermBuffer<R>& terms, bool in_leading) {
+      if (!factors.terms_are_finite()) {
+        attend_by_term<direction>(out, scores, terms.c);
+        return;
+      }
+      start_attend(terms);
+      finish(out);
+      if (!in_leading) return;
       constexpr float rest = tile::rest_scale<T>;
       std::uint32_t p[4][4];
-      start_scores(scores, a, terms.b);
-      finish(scores);
-      scale_scores(rows, terms, leading);
       to_operand<T, true>(scores, p);
       out.scale_all(rest);
-      start_attend<T>(out, p, terms.c);
+      sm90::start_attend<T>(out, p, terms.c);
       finish(out);
       out.scale_all(1 / rest);
     }
