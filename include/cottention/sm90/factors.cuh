@@ -163,17 +163,15 @@ class ChunkFactors {
   template <bool rescales>
   __device__ __forceinline__ void measure_terms(TermBuffer<R>& terms, bool& is_extreme, bool& is_finite) {
     tile::RowNorm<float> norm;
-    RowFragments<T, R::dims.v> c;
-    c.load(terms.c);
     if constexpr (R::has_norm_backward) {
-      const float squares = squares_of_own_row(c);
-      is_finite = device::is_finite(squares) || c.are_finite();
+      const float squares = squares_of_own_row(terms.c);
+      is_finite = device::is_finite(squares) || are_finite(terms.c);
       int shift = 0;
-      if constexpr (scales_rows) shift = tile::half_exponent({squares_of<R::dims.qk>(terms.b), 0});
+      if constexpr (scales_rows) shift = tile::half_exponent({squares_of_own_row(terms.b), 0});
       norm = norm_of<rescales>(terms.c, squares, shift, is_extreme);
     } else {
-      is_finite = c.are_finite();
-      norm = norm_of<rescales>(terms.b, squares_of<R::dims.qk>(terms.b), 0, is_extreme);
+      is_finite = are_finite(terms.c);
+      norm = norm_of<rescales>(terms.b, squares_of_own_row(terms.b), 0, is_extreme);
     }
     const kernel::RowWeight<float> weight = kernel::row_weight<weighs_terms>(weights_, own_row());
     ChunkTerms<T>& to = storage_.terms[place_.index];
@@ -187,7 +185,7 @@ class ChunkFactors {
     const float weight = weighs_rows() ? weights_.weight() * weights_.relative(own_row()) : 1.0f;
     if constexpr (R::has_norm_backward) {
       const tile::RowNorm<float> norm =
-          norm_of<rescales>(rows.norm_input, squares_of<R::dims.v>(rows.norm_input), 0, is_extreme);
+          norm_of<rescales>(rows.norm_input, squares_of_own_row(rows.norm_input), 0, is_extreme);
       rnorm_ = norm.rnorm();
       const auto backward = tile::NormBackward<float>::of(norm, rnorm_);
       to_both_rows(backward.scale, scale_);
@@ -203,13 +201,6 @@ class ChunkFactors {
       to_both_rows(norm_of<rescales>(rows.a(), squares_of_own_row(a), 0, is_extreme).rnorm() * weight,
                    output_);
     }
-  }
-
-  template <int columns>
-  static __device__ __forceinline__ float squares_of(Tile<T, columns>& tile) {
-    RowFragments<T, columns> x;
-    x.load(tile);
-    return squares_of_own_row(x);
   }
 
   const Head<R, tiling>& head_;

@@ -35,6 +35,21 @@ __device__ __forceinline__ float squares_of_own_row(const RowFragments<T, column
   return device::lane_index() % 2 != 0 ? squares[1] : squares[0];
 }
 
+template <Element T, int columns>
+__device__ __forceinline__ float squares_of_own_row(Tile<T, columns>& tile) {
+  float squares[2] = {};
+  for_each_fragment(tile, [&](const RowFragments<T, 16>& x) { x.add_squares(squares); });
+  sum_over_quad(squares);
+  return device::lane_index() % 2 != 0 ? squares[1] : squares[0];
+}
+/// Whether the lane's elements of the warp's rows are finite.
+template <Element T, int columns>
+__device__ __forceinline__ bool are_finite(Tile<T, columns>& tile) {
+  std::uint32_t zeros = 0;
+  for_each_fragment(tile, [&](const RowFragments<T, 16>& x) { x.add_zeros(zeros); });
+  return (zeros & 0x7fff7fffu) == 0;
+}
+
 /// Whether a row cannot be an operand as it is: fp32 could not square it, or half's range not hold its
 /// products. `shift`: the exponent that its norm is to have for half.
 template <Element T>

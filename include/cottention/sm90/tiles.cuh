@@ -138,14 +138,12 @@ struct RowFragments {
         squares[i % 2] = device::fma(low, low, device::fma(high, high, squares[i % 2]));
       }
   }
-  /// Whether the lane's elements are finite.
-  __device__ __forceinline__ bool are_finite() const {
-    std::uint32_t zeros = 0;  // 0 x is NaN for infinities and NaNs
+  /// Adds 0 x for the lane's elements x, pairs in one register: NaN for infinities and NaNs.
+  __device__ __forceinline__ void add_zeros(std::uint32_t& zeros) const {
 #pragma unroll
     for (int k = 0; k < steps; ++k)
 #pragma unroll
       for (int i = 0; i < 4; ++i) zeros = device::fma_pair<T>(r[k][i], 0u, zeros);
-    return (zeros & 0x7fff7fffu) == 0;
   }
   /// f(x, h, column, e) for each element, as Sums::for_each.
   template <class F>
@@ -159,6 +157,19 @@ struct RowFragments {
       }
   }
 };
+
+/// f(fragment) for the fragments (16, 16) of the warp's rows, few of which registers hold at a time. Scope:
+/// warp; barriers inside: 0.
+template <Element T, int columns, class F>
+__device__ __forceinline__ void for_each_fragment(Tile<T, columns>& tile, F f) {
+  const int lane = device::lane_index(), row = 16 * warp_in_group() + lane % 16;
+#pragma unroll 4
+  for (int k = 0; k < columns / 16; ++k) {
+    RowFragments<T, 16> x;
+    device::ldmatrix_x4(x.r[0], tile.panel[k / 4].at(row, k % 4 * 16 + lane / 16 * 8));
+    f(x);
+  }
+}
 
 /// The sum over the four lanes that share rows g and g + 8, in all four.
 __device__ __forceinline__ void sum_over_quad(float (&x)[2]) {

@@ -37,7 +37,7 @@ struct Walk {
   static constexpr recurrence::Direction direction = R::direction;
 
   /// Registers of the states and of the operands that are made of terms.
-  static constexpr int state_registers = R::dims.qk <= 64 ? 104 : 144;
+  static constexpr int state_registers = R::dims.qk > 64 ? 144 : min_blocks_per_sm > 1 ? 104 : 128;
   using Shares = RegisterShares<threads, min_blocks_per_sm, state_registers>;
 
   using Params = RecurrenceParams<T>;

@@ -1,6 +1,7 @@
 // Which Tiling the kernels of the wgmma engine get. No row has been timed on a GPU.
 #pragma once
 
+#include <concepts>
 #include <cstddef>
 
 #include <cottention/kernel/roles.cuh>
@@ -19,7 +20,9 @@ constexpr Tiling wgmma_tiling(int stages) {
           .warps = sm90::warps_of<R>,
           .stages = stages,
           .columns = R::dims.v,
-          .min_blocks_per_sm = R::dims.qk <= 64 && R::dims.v <= 64 ? 2 : 1,
+          // 128 registers a thread on average are enough for two blocks of bf16, not of fp16.
+          .min_blocks_per_sm =
+              std::same_as<typename R::element, bfloat16> && R::dims.qk <= 64 && R::dims.v <= 64 ? 2 : 1,
           .engine = Engine::wgmma};
 }
 
