@@ -78,6 +78,7 @@ __device__ __forceinline__ void to_operand(const Scores& scores, std::uint32_t (
 template <Element T, int columns>
 __device__ __forceinline__ void start_attend(Sums<columns>& out, const std::uint32_t (&p)[4][4],
                                              const Tile<T, columns>& c) {
+  out.pin();  // what threads wrote to it stays before the fence
   device::wgmma_fence();
   for_each_panel<Sums<columns>::panels>([&]<int x>() {
     constexpr int n = panel_width<columns, x>;

@@ -21,8 +21,11 @@ constexpr Tiling wgmma_tiling(int stages) {
           .stages = stages,
           .columns = R::dims.v,
           // 128 registers a thread on average are enough for two blocks of bf16, not of fp16.
-          .min_blocks_per_sm =
-              std::same_as<typename R::element, bfloat16> && R::dims.qk <= 64 && R::dims.v <= 64 ? 2 : 1,
+          .min_blocks_per_sm = std::same_as<typename R::element, bfloat16> &&
+                                       R::output == recurrence::Output::o && R::dims.qk <= 64 &&
+                                       R::dims.v <= 64
+                                   ? 2
+                                   : 1,
           .engine = Engine::wgmma};
 }
 
