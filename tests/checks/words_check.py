@@ -104,6 +104,14 @@ RETIRED = [
 
 # Type names that several folders define, each with the reason.
 SHARED_NAMES = {
+    "Apply": "the kernel of either engine, which the host names by the engine",
+    "ChunkFactors": "factors of the current chunk in either engine, found by other threads",
+    "Epilogue": "the epilogue of a recurrence in either engine",
+    "RecurrenceParams": "kernel: what every engine is given; sm90: that and its tensor maps",
+    "Reduce": "the kernel of either engine, which the host names by the engine",
+    "ReduceStorage": "the shared memory of either engine's Reduce",
+    "StateOf": "the state of a recurrence in either engine",
+    "Tile": "rows of a chunk in shared memory, in the layout that an engine's instructions read",
     "Cursor": "cpu: the next piece of a thread; tile: a position in the order of chunks. Neither is seen by the other backend",
     "Gradient": "reference: the result of a gradient; sm80: the kernel that computes it",
     "Layout": "vocabulary: how a tensor lies in memory; cpu: how a state does",
@@ -112,7 +120,7 @@ SHARED_NAMES = {
     "Pieces": "the pieces of a sequence on either backend, whose rules differ",
     "Roles": "which tensor is a, b or c: cpu resolves it at run time, kernel at compile time",
     "RowView": "the rows of a head on either backend",
-    "State": "vocabulary: the state of a call; sm80: its accumulators in a block",
+    "State": "vocabulary: the state of a call; sm80, sm90: its accumulators in a block",
     "Walk": "the walk of either backend",
 }
 

@@ -105,10 +105,10 @@ struct Inputs {
   Array<Accumulate<T>> scale_logit, h;
 };
 
-/// The most shared memory of compute capability 9.0, and so many multiprocessors that one block is few or
-/// many.
+/// A device that gets the kernels of mma.sync by choice, with the most shared memory of 9.0, and so many
+/// multiprocessors that one block is few or many.
 inline device::Properties device_for(tuning::Occupancy occupancy) {
-  return {.compute_capability = 90,
+  return {.compute_capability = 80,
           .multiprocessors = occupancy == tuning::Occupancy::low ? 132 : 0,
           .shared_bytes_per_block = 227 * 1024};
 }
@@ -164,6 +164,8 @@ constexpr Row gradient(const char* name) {
 
 template <class T, int dim>
 using ByKey = Problem<T, HeadDim{dim, dim}, Mask::causal, Scale::by_key>;
+template <AnyProblem P>
+using Forward = kernel::Roles<P, recurrence::Output::o>;
 using tuning::Occupancy;
 
 inline constexpr Row rows[] = {
@@ -171,6 +173,9 @@ inline constexpr Row rows[] = {
     walk<ByKey<bfloat16, 64>, tuning::low_occupancy_forward<ByKey<bfloat16, 64>>>(
         "Walk, bf16 64, few blocks"),
     walk<ByKey<bfloat16, 128>, tuning::tuned_forward<ByKey<bfloat16, 128>>>("Walk, bf16 128"),
+    walk<ByKey<bfloat16, 64>, tuning::wgmma_recurrence<Forward<ByKey<bfloat16, 64>>>>("Walk, wgmma, bf16 64"),
+    walk<ByKey<bfloat16, 128>, tuning::wgmma_recurrence<Forward<ByKey<bfloat16, 128>>>>(
+        "Walk, wgmma, bf16 128"),
     gradient<ByKey<bfloat16, 64>, Occupancy::high>("Gradient, bf16 64, many blocks"),
     gradient<ByKey<bfloat16, 64>, Occupancy::low>("Gradient, bf16 64, few blocks"),
     gradient<ByKey<bfloat16, 128>, Occupancy::high>("Gradient, bf16 128"),

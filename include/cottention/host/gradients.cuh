@@ -219,9 +219,9 @@ class BackwardCall {
     if (P::mask == Mask::causal && s.heads_q != s.heads_kv) return false;
     for (const Recurrence& r : recurrences_)
       if (r.splits.pieces > 1) return false;
-    // Beyond dim 64 the fused kernel takes longer than three kernels of the wgmma engine do, counted in the
-    // clocks of shared memory (docs/performance.md, "Floors"). Unmeasured.
-    if (P::head_dim.qk > 64 || P::head_dim.v > 64) {
+    // Causal and beyond dim 64 the fused kernel takes longer than three kernels of the wgmma engine, counted
+    // in the clocks of shared memory (docs/performance.md, "Floors"). Unmeasured.
+    if (P::mask == Mask::causal && (P::head_dim.qk > 64 || P::head_dim.v > 64)) {
       bool wgmma = true;
       for_each_output([&]<class R, Tiling tiling>(const SplitPlan&) {
         if (wanted(R::output)) wgmma = wgmma && tiling.engine == Engine::wgmma;

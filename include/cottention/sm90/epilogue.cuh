@@ -61,8 +61,8 @@ class Epilogue {
     if (params_.out.data == nullptr) return;
     if (row + chunk_rows <= head_.rows.length) {
       if (device::thread_index() == 0)
-        store_tile(rows.output(), params_.out_map,
-                   coordinates<R, tiling>(head_, R::rows_are_queries, group_head, row));
+        store_panels(rows.output(), params_.out_map,
+                     coordinates<R, tiling>(head_, R::rows_are_queries, group_head, row));
       return;
     }
     using Vec = device::Vector<std::uint32_t, 4>;

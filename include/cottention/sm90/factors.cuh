@@ -141,11 +141,11 @@ class ChunkFactors {
 
   template <bool rescales, int columns>
   static __device__ __forceinline__ tile::RowNorm<float> norm_of(Tile<T, columns>& tile, float squares,
-                                                                 int shift, bool& extreme) {
+                                                                 int shift, bool& any_extreme) {
     if constexpr (rescales) {
       return rescale_own_row(tile, squares, shift);
     } else {
-      extreme = extreme || is_extreme<T>(squares, shift);
+      any_extreme = any_extreme || is_extreme<T>(squares, shift);
       return {squares, 0};
     }
   }
@@ -154,24 +154,24 @@ class ChunkFactors {
   /// found.
   template <bool rescales>
   __device__ __forceinline__ std::uint32_t measure_own(RowBuffer<R>* rows, const A& a, TermBuffer<R>* terms) {
-    bool is_extreme = false, is_finite = true;
-    if (terms != nullptr) measure_terms<rescales>(*terms, is_extreme, is_finite);
-    if (rows != nullptr) measure_rows<rescales>(*rows, a, is_extreme);
-    return (device::any_lane(is_extreme) ? extreme : 0) | (device::any_lane(!is_finite) ? not_finite : 0);
+    bool any_extreme = false, all_finite = true;
+    if (terms != nullptr) measure_terms<rescales>(*terms, any_extreme, all_finite);
+    if (rows != nullptr) measure_rows<rescales>(*rows, a, any_extreme);
+    return (device::any_lane(any_extreme) ? extreme : 0) | (device::any_lane(!all_finite) ? not_finite : 0);
   }
 
   template <bool rescales>
-  __device__ __forceinline__ void measure_terms(TermBuffer<R>& terms, bool& is_extreme, bool& is_finite) {
+  __device__ __forceinline__ void measure_terms(TermBuffer<R>& terms, bool& any_extreme, bool& all_finite) {
     tile::RowNorm<float> norm;
     if constexpr (R::has_norm_backward) {
       const float squares = squares_of_own_row(terms.c);
-      is_finite = device::is_finite(squares) || are_finite(terms.c);
+      all_finite = device::is_finite(squares) || are_finite(terms.c);
       int shift = 0;
       if constexpr (scales_rows) shift = tile::half_exponent({squares_of_own_row(terms.b), 0});
-      norm = norm_of<rescales>(terms.c, squares, shift, is_extreme);
+      norm = norm_of<rescales>(terms.c, squares, shift, any_extreme);
     } else {
-      is_finite = are_finite(terms.c);
-      norm = norm_of<rescales>(terms.b, squares_of_own_row(terms.b), 0, is_extreme);
+      all_finite = are_finite(terms.c);
+      norm = norm_of<rescales>(terms.b, squares_of_own_row(terms.b), 0, any_extreme);
     }
     const kernel::RowWeight<float> weight = kernel::row_weight<weighs_terms>(weights_, own_row());
     ChunkTerms<T>& to = storage_.terms[place_.index];
@@ -181,11 +181,11 @@ class ChunkFactors {
   }
 
   template <bool rescales>
-  __device__ __forceinline__ void measure_rows(RowBuffer<R>& rows, const A& a, bool& is_extreme) {
+  __device__ __forceinline__ void measure_rows(RowBuffer<R>& rows, const A& a, bool& any_extreme) {
     const float weight = weighs_rows() ? weights_.weight() * weights_.relative(own_row()) : 1.0f;
     if constexpr (R::has_norm_backward) {
       const tile::RowNorm<float> norm =
-          norm_of<rescales>(rows.norm_input, squares_of_own_row(rows.norm_input), 0, is_extreme);
+          norm_of<rescales>(rows.norm_input, squares_of_own_row(rows.norm_input), 0, any_extreme);
       rnorm_ = norm.rnorm();
       const auto backward = tile::NormBackward<float>::of(norm, rnorm_);
       to_both_rows(backward.scale, scale_);
@@ -198,7 +198,7 @@ class ChunkFactors {
         to_both_rows(weight, output_);
       }
     } else {
-      to_both_rows(norm_of<rescales>(rows.a(), squares_of_own_row(a), 0, is_extreme).rnorm() * weight,
+      to_both_rows(norm_of<rescales>(rows.a(), squares_of_own_row(a), 0, any_extreme).rnorm() * weight,
                    output_);
     }
   }

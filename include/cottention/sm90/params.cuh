@@ -20,7 +20,8 @@ struct RecurrenceParams : kernel::RecurrenceParams<T> {
   device::TensorMap a_map, b_map, c_map, norm_input_map, out_map;
 };
 
-/// Whether there are kernels for a recurrence. Those of dq and dk in fp16 with both dims beyond 64 would spill.
+/// Whether there are kernels for a recurrence. Those of dq and dk in fp16 with both dims beyond 64 would
+/// spill.
 template <kernel::AnyRoles R>
 inline constexpr bool has_kernels = [] {
   constexpr auto fits = [](int dim) { return dim % 16 == 0 && dim >= 64 && dim <= 128; };

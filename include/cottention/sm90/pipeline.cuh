@@ -108,8 +108,8 @@ __device__ __forceinline__ Coordinates coordinates(const Head<R, tiling>& head, 
 
 /// Starts copies of 64 rows to a tile, which count on `barrier`. Scope: thread.
 template <Element T, int columns>
-__device__ __forceinline__ void load_tile(Tile<T, columns>& tile, const device::TensorMap& map,
-                                          device::Mbarrier* barrier, Coordinates from) {
+__device__ __forceinline__ void load_panels(Tile<T, columns>& tile, const device::TensorMap& map,
+                                            device::Mbarrier* barrier, Coordinates from) {
 #pragma unroll
   for (int p = 0; p < Tile<T, columns>::panels; ++p)
     device::tma_load(&tile.panel[p], &map, barrier, panel_columns * p, from.row, from.head, from.batch);
@@ -117,8 +117,8 @@ __device__ __forceinline__ void load_tile(Tile<T, columns>& tile, const device::
 /// Starts stores of the tile's rows that exist in the tensor. Scope: thread, after fence_proxy_async() by the
 /// writers and a barrier.
 template <Element T, int columns>
-__device__ __forceinline__ void store_tile(const Tile<T, columns>& tile, const device::TensorMap& map,
-                                           Coordinates to) {
+__device__ __forceinline__ void store_panels(const Tile<T, columns>& tile, const device::TensorMap& map,
+                                             Coordinates to) {
 #pragma unroll
   for (int p = 0; p < Tile<T, columns>::panels; ++p)
     device::tma_store(&map, &tile.panel[p], panel_columns * p, to.row, to.head, to.batch);
@@ -167,8 +167,8 @@ class Loader {
       device::Mbarrier* const full = rows->barriers.full + row_place_.index;
       const Coordinates from = coordinates<R, tiling>(head_, R::rows_are_queries, at_.group_head, at_.row);
       device::mbarrier_arrive_expect_tx(full, RowBuffer<R>::bytes);
-      load_tile(to.a(), params_.a_map, full, from);
-      if constexpr (R::has_norm_backward) load_tile(to.norm_input, params_.norm_input_map, full, from);
+      load_panels(to.a(), params_.a_map, full, from);
+      if constexpr (R::has_norm_backward) load_panels(to.norm_input, params_.norm_input_map, full, from);
       row_place_.advance();
     }
     if (loads_terms && (!R::rows_are_queries || at_.group_head == 0)) {
@@ -177,8 +177,8 @@ class Loader {
       device::Mbarrier* const full = terms->barriers.full + term_place_.index;
       const Coordinates from = coordinates<R, tiling>(head_, !R::rows_are_queries, at_.group_head, at_.row);
       device::mbarrier_arrive_expect_tx(full, TermBuffer<R>::bytes);
-      load_tile(to.b, params_.b_map, full, from);
-      load_tile(to.c, params_.c_map, full, from);
+      load_panels(to.b, params_.b_map, full, from);
+      load_panels(to.c, params_.c_map, full, from);
       term_place_.advance();
     }
     at_.advance(group_);
