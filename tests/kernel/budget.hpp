@@ -70,7 +70,10 @@ void launch(const Call& call, void* workspace) {
   call.kernels(workspace, [&]<class Kernel>(device::Grid grid, const auto& params) {
     if constexpr (std::same_as<Kernel, Wanted>) {
       require(device::prepare<Kernel>() == cudaSuccess, "the kernel is refused");
-      require(device::launch<Kernel>(grid, params(), nullptr) == cudaSuccess, "the kernel did not run");
+      const device::Properties device;
+      host::Launches launches(device, nullptr);
+      launches.launch<Kernel>(grid, params());
+      require(launches.status().ok(), "the kernel did not run");
       launched = true;
     }
   });

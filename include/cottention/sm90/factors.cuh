@@ -165,7 +165,8 @@ class ChunkFactors {
     tile::RowNorm<float> norm;
     if constexpr (R::has_norm_backward) {
       const float squares = squares_of_own_row(terms.c);
-      all_finite = device::is_finite(squares) || are_finite(terms.c);
+      all_finite = device::is_finite(squares);
+      if (device::any_lane(!all_finite)) all_finite = are_finite(terms.c);  // squares may have overflowed
       int shift = 0;
       if constexpr (scales_rows) shift = tile::half_exponent({squares_of_own_row(terms.b), 0});
       norm = norm_of<rescales>(terms.c, squares, shift, any_extreme);
