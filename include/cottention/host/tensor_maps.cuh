@@ -103,7 +103,7 @@ cudaError_t complete(sm90::RecurrenceParams<T>& params, const kernel::Recurrence
   static_cast<kernel::RecurrenceParams<T>&>(params) = common;
   const std::int64_t heads_of_rows = std::int64_t{common.heads_kv} * common.row_group;
   const std::int64_t heads_of_terms = std::int64_t{common.heads_kv} * common.term_group;
-  if (common.row_offsets.given()) batch = 1;
+  if (common.row_offsets.int32 != nullptr || common.row_offsets.int64 != nullptr) batch = 1;
   cudaError_t error = cudaSuccess;
   const auto add = [&](device::TensorMap& map, const auto& x, std::int64_t seq, std::int64_t heads, int dim) {
     if (error == cudaSuccess) error = encode(map, x, batch, seq, heads, dim);
