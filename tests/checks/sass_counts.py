@@ -13,7 +13,7 @@ LABEL = re.compile(r"^(\.\w+|\$\S+|[\w.$]+):\s*$")
 LINE = re.compile(r'//## File ".*", line (\d+)')
 INSTRUCTION = re.compile(r"^\s*/\*([0-9a-f]{4,})\*/\s+(.*?)\s*;")
 # Of executions, how many may differ between an instruction of SASS and its line of PTX: what ptxas moved.
-MOST_DIFFERENCES = 0.05
+MOST_DIFFERENCES = 0.10
 # What has one instruction of SASS for each of PTX, in the block that it came from.
 ANCHORS = {"mma.sync": "HMMA", "wgmma.mma_async": "HGMMA", "ldmatrix": "LDSM"}
 

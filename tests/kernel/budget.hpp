@@ -167,6 +167,8 @@ constexpr Row gradient(const char* name) {
 
 template <class T, int dim>
 using ByKey = Problem<T, HeadDim{dim, dim}, Mask::causal, Scale::by_key>;
+template <AnyProblem P>
+using Forward = kernel::Roles<P, recurrence::Output::o>;
 using tuning::Occupancy;
 
 inline constexpr Row rows[] = {
@@ -174,6 +176,9 @@ inline constexpr Row rows[] = {
     walk<ByKey<bfloat16, 64>, tuning::low_occupancy_forward<ByKey<bfloat16, 64>>>(
         "Walk, bf16 64, few blocks"),
     walk<ByKey<bfloat16, 128>, tuning::tuned_forward<ByKey<bfloat16, 128>>>("Walk, bf16 128"),
+    walk<ByKey<bfloat16, 64>, tuning::wgmma_recurrence<Forward<ByKey<bfloat16, 64>>>>("Walk, wgmma, bf16 64"),
+    walk<ByKey<bfloat16, 128>, tuning::wgmma_recurrence<Forward<ByKey<bfloat16, 128>>>>(
+        "Walk, wgmma, bf16 128"),
     gradient<ByKey<bfloat16, 64>, Occupancy::high>("Gradient, bf16 64, many blocks"),
     gradient<ByKey<bfloat16, 64>, Occupancy::low>("Gradient, bf16 64, few blocks"),
     gradient<ByKey<bfloat16, 128>, Occupancy::high>("Gradient, bf16 128"),
