@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Compiles kernels with nvcc and holds them to registers: no spills, no stack, no warnings.
+"""Compiles kernels with nvcc and holds them to registers: no spills, no stack, no wgmma that ptxas serialises, no warnings.
 
 usage: spill_check.py [--rows FILE] [--arch ARCH]... NVCC INCLUDE_DIR SOURCE [DEFINITION...]
        spill_check.py --table FILE...
@@ -23,6 +23,7 @@ MOST_SHARED_BYTES = dict.fromkeys(("sm_86", "sm_89", "sm_120"), 99 * 1024)
 ENTRY = re.compile(r"^ptxas info\s*: Compiling entry function '(\S+)' for '(\S+)'$")
 STACK = re.compile(r"^\s+(\d+) bytes stack frame, (\d+) bytes spill stores, (\d+) bytes spill loads$")
 REGISTERS = re.compile(r"^ptxas info\s*: Used (\d+) registers")
+SERIALIZED = re.compile(r"\((C\d+)\).*wgmma\.mma_async instructions are serialized.*'(\S+)'")
 LISTED = ("problem", "tiling", "shared_bytes", "threads", "blocks")
 
 
@@ -85,6 +86,8 @@ def rows_of(log, listing, architectures):
     names = demangle([*compiled, *listed])
     by_name = {names[name]: kernel for name, kernel in listed.items()}
     rows = {}
+    for code, mangled in SERIALIZED.findall(log):
+        raise Fault(f"{kernel_of(names.get(mangled, mangled))}: ptxas serialises its wgmma instructions ({code})")
     for mangled, report in compiled.items():
         kernel = kernel_of(names[mangled])
         if kernel not in by_name:
@@ -174,6 +177,9 @@ def self_test():
         "listed, but not compiled": (report_of(), listing + another),
         "says nothing of it for sm_90a": (report_of(last="sm_100"), listing),
         "not a kernel of device/entry.cuh": (report_of(entry=ENTRY_NAME.replace("5entryI", "5outroI")), listing),
+        "ptxas serialises its wgmma instructions (C7511)": (
+            "ptxas info    : (C7511) Potential Performance Loss: wgmma.mma_async instructions are serialized due to insufficient "
+            f"register resources for the wgmma pipeline in the function '{ENTRY_NAME}'\n" + report_of(), listing),
         "no kernel was compiled": ("", ""),
         "a line that is no kernel": (report_of(), "Segmentation fault\n"),
     }
