@@ -43,3 +43,14 @@ TEST_CASE("No race in forward with one stage or three") {
   check_cuda_forward<Q, Tiling{.chunk = 32, .warps = 2, .stages = 1, .columns = 32}>(masked, {.split = {1}});
   check_cuda_forward<Q, Tiling{.chunk = 16, .warps = 2, .stages = 3, .columns = 32}>(masked, {.split = {1}});
 }
+
+TEST_CASE("No race in forward of the wgmma engine") {
+  using cottention::recurrence::Output;
+  using Q = P<cottention::bfloat16, 64, 64, Mask::causal>;
+  using R = P<cottention::half, 64, 80, Mask::bidirectional>;
+  constexpr Tiling of_q = cottention::tuning::wgmma_recurrence<cottention::kernel::Roles<Q, Output::o>>,
+                   of_r = cottention::tuning::wgmma_recurrence<cottention::kernel::Roles<R, Output::o>>;
+  check_cuda_forward<Q, of_q>(masked, {.split = {1}});
+  check_cuda_forward<Q, of_q>(in_pieces, {.split = {2}});
+  check_cuda_forward<R, of_r>(masked, {.split = {1}});
+}

@@ -2,7 +2,9 @@
 #pragma once
 
 #include <array>
+#include <cstddef>
 #include <cstdint>
+#include <type_traits>
 
 #include <cottention/arguments.hpp>
 #include <cottention/device/runtime.cuh>

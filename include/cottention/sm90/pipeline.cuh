@@ -11,6 +11,7 @@
 #include <cottention/kernel/head.cuh>
 #include <cottention/sm90/state.cuh>
 #include <cottention/sm90/tiles.cuh>
+#include <cottention/tile/counts.cuh>
 #include <cottention/tile/cursor.cuh>
 
 namespace cottention::sm90 {

@@ -6,10 +6,12 @@
 #include <cstdint>
 
 #include <cottention/device/convert.cuh>
+#include <cottention/device/math.cuh>
 #include <cottention/device/matrix.cuh>
 #include <cottention/device/memory.cuh>
 #include <cottention/device/swizzle.cuh>
 #include <cottention/device/thread.cuh>
+#include <cottention/device/warp.cuh>
 #include <cottention/device/wgmma.cuh>
 #include <cottention/sm90/params.cuh>
 #include <cottention/tile/lane.cuh>
