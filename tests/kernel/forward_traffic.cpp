@@ -54,6 +54,22 @@ TEST_CASE("The tiling for few blocks moves each tensor once, without bank confli
   check_conflicts();
 }
 
+TEST_CASE("The wgmma engine moves each tensor once, whole and in groups of heads") {
+  using cottention::recurrence::Output;
+  using Causal = P<cottention::bfloat16, 64, Mask::causal>;
+  using Bidirectional = P<cottention::half, 128, Mask::bidirectional>;
+  constexpr auto causal = cottention::tuning::wgmma_recurrence<cottention::kernel::Roles<Causal, Output::o>>;
+  constexpr auto bidirectional =
+      cottention::tuning::wgmma_recurrence<cottention::kernel::Roles<Bidirectional, Output::o>>;
+  const auto check = [](double moved) {
+    CHECK(moved >= 0.99);  // copies of TMA are counted
+    CHECK(moved <= 1.05);
+  };
+  check(traffic<Causal, causal>(support::Extents{1, 1024, 1024, 2, 2, 64, 64}, {1}));
+  check(traffic<Causal, causal>(support::Extents{1, 1024, 1024, 4, 1, 64, 64}, {1}));
+  check(traffic<Bidirectional, bidirectional>(support::Extents{1, 1024, 1024, 1, 1, 128, 128}, {1}));
+}
+
 TEST_CASE("Grouped heads read their keys and values once") {
   const cottention::Shape shape = support::Extents{1, 2048, 2048, 4, 1, 64, 64};
   CHECK(traffic<P<cottention::bfloat16, 64, Mask::causal>>(shape, {1}) <= 1.05);
