@@ -23,10 +23,10 @@ template <class Kernel>
 struct [[gnu::visibility("hidden")]] Prepared {
   static constexpr std::size_t entries = 16;
   decltype(&device::entry<Kernel>) entry;
-  std::atomic<std::uint64_t> lacking[entries] = {};  // likewise of contexts that have no code for it
   /// The entry of a context is its number modulo `entries`; two contexts of one entry replace each other
   /// there, and the kernel is prepared again, which costs time alone.
   std::atomic<std::uint64_t> contexts[entries] = {};
+  std::atomic<std::uint64_t> lacking[entries] = {};  // likewise of contexts that have no code for the kernel
 
   bool in(std::uint64_t context) const { return holds(contexts, context); }
   void add(std::uint64_t context) { contexts[context % entries].store(context, std::memory_order_release); }
@@ -77,9 +77,10 @@ template <class Kernel>
 bool has_code() {
   Prepared<Kernel>& prepared = Prepared<Kernel>::instance;
   if (prepared.lacks(current_context())) return false;
-  if (prepare<Kernel>() == cudaSuccess) return true;
-  prepared.add_lacking(current_context());
-  return false;
+  const cudaError_t error = prepare<Kernel>();
+  if (error == cudaErrorNoKernelImageForDevice || error == cudaErrorInvalidDeviceFunction)
+    prepared.add_lacking(current_context());  // another error may pass
+  return error == cudaSuccess;
 }
 
 /// Launches a prepared kernel.

@@ -126,8 +126,7 @@ __device__ __forceinline__ void store_panels(const Tile<T, columns>& tile, const
   device::cp_async_bulk_commit();
 }
 
-/// What a kernel over heads loads: a ring of buffers for rows and one for terms. `rows`, `terms`: which of
-/// them a kernel has.
+/// What a kernel over heads loads: a ring of buffers for rows, and one for terms.
 template <kernel::AnyRoles R, Tiling tiling>
 struct RowRing {
   RowBuffer<R> buffers[tiling.stages];
@@ -158,8 +157,9 @@ class Loader {
         group_(group),
         at_(Cursor::start(first, last)) {}
 
-  /// Starts the next position's loads, if there is one. Rows are loaded to a buffer once all threads that
-  /// read its earlier rows are past a barrier of their warpgroup and this thread's stores have read it.
+  /// Starts the next position's loads, if there is one; a ring that the kernel does not have is null. Rows
+  /// are loaded to a buffer once all threads that read its earlier rows are past a barrier of their warpgroup
+  /// and this thread's stores have read it.
   __device__ __forceinline__ void next(RowRing<R, tiling>* rows, TermRing<R, tiling>* terms) {
     if (!at_.within(first_, last_)) return;
     if (loads_rows && (R::rows_are_queries || at_.group_head == 0)) {
