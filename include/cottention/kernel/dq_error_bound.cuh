@@ -24,9 +24,10 @@
 
 namespace cottention::kernel {
 
-/// Sums of squares over all chunks of a head, of S the largest one, a sum for each thread, in shared memory:
-/// lanes have no registers for them.
-template <AnyProblem P, int threads>
+/// Sums of squares over all chunks of a head, of S the largest one, in shared memory: lanes have no registers
+/// for them. A block of `threads` threads has `observers` sums of each: each sum is added to by one thread,
+/// whose index modulo `observers` is the sum's.
+template <AnyProblem P, int threads, int observers = threads>
 class DqErrorBound {
  public:
   using Scratch = device::BlockSumStorage<double, threads>;
@@ -34,26 +35,28 @@ class DqErrorBound {
   // ---- scope of these: thread
 
   __device__ __forceinline__ void set_zero() {
+    if (!has_own()) return;
     for (float* sum : {s_, dq_, grad_unit_q_, g_over_q_, g_, v_, scale_grad_, g_log_})
       device::store_shared(sum + device::thread_index(), 0.0f);
   }
 
   /// `squares`: the sum of the squares of the thread's elements of S. The largest one counts.
   __device__ __forceinline__ void observe_state(float squares) {
-    float* const largest = s_ + device::thread_index();
+    float* const largest = s_ + own();
     if (squares > device::load_shared(largest) || !device::is_finite(squares))
       device::store_shared(largest, squares);
   }
-  /// A row's ||g|| and ||v|| times their weights, and 1 / ||q||.
-  __device__ __forceinline__ void observe_row(float g, float v, float over_q) {
+  /// A query's ||g|| times its weight, and 1 / ||q||.
+  __device__ __forceinline__ void observe_query(float g, float over_q) {
     add(g_over_q_, g * over_q);
     add(g_, g);
-    add(v_, v);
   }
+  /// A key's ||v|| times its weight.
+  __device__ __forceinline__ void observe_key(float v) { add(v_, v); }
   /// The thread's elements of dq, before or after it goes through the norm: for_each(f) calls f with each.
   template <bool after_norm, class ForEach>
   __device__ __forceinline__ void observe_dq(ForEach for_each) {
-    float* const sum = (after_norm ? dq_ : grad_unit_q_) + device::thread_index();
+    float* const sum = (after_norm ? dq_ : grad_unit_q_) + own();
     float squares = device::load_shared(sum);
     for_each([&squares](float x) { squares = device::fma(x, x, squares); });
     device::store_shared(sum, squares);
@@ -74,7 +77,7 @@ class DqErrorBound {
       return device::sum_over_block<threads>(x, scratch);
     };
     const auto total = [&over_block](const float* squares) {
-      return over_block(device::load_shared(squares + device::thread_index()));
+      return over_block(has_own() ? device::load_shared(squares + device::thread_index()) : 0.0f);
     };
     const double off_total = over_block(off);
     const double s = total(s_), v = total(v_), g_over_q = total(g_over_q_), dq = total(dq_);
@@ -120,13 +123,23 @@ class DqErrorBound {
     return g >= min_squares && result <= max_squares && error * g <= allowed_error * allowed_error * result;
   }
   static __device__ __forceinline__ void add(float* sums, float x) {
-    sums += device::thread_index();
+    sums += own();
     device::store_shared(sums, device::fma(x, x, device::load_shared(sums)));
   }
+  /// Whether the thread is the first of those that have a sum.
+  static __device__ __forceinline__ bool has_own() {
+    return observers == threads || device::thread_index() < observers;
+  }
+  static __device__ __forceinline__ int own() {
+    if constexpr (observers == threads)
+      return device::thread_index();
+    else
+      return device::opaque(device::thread_index()) % observers;
+  }
 
-  float s_[threads], dq_[threads], grad_unit_q_[threads];
-  float g_over_q_[threads], g_[threads], v_[threads];
-  float scale_grad_[threads], g_log_[threads];
+  float s_[observers], dq_[observers], grad_unit_q_[observers];
+  float g_over_q_[observers], g_[observers], v_[observers];
+  float scale_grad_[observers], g_log_[observers];
 };
 
 }  // namespace cottention::kernel

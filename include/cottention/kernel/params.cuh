@@ -43,6 +43,16 @@ struct RecurrenceParams {
   std::int64_t partial_elements = 0;  // of the state of one piece and V tile
 };
 
+/// The parameters of a kernel that makes dq, dk and dv together. Blocks: x = batch index * heads_kv +
+/// key/value head.
+template <AnyProblem P>
+struct GradientParams {
+  using T = typename P::element;
+  RecurrenceParams<T> dq, dk, dv;          // of each alone; no sequence is cut
+  const Accumulate<T>* final_h = nullptr;  // null: summed here first
+  int* redo_flags = nullptr;               // [batch head], causal: whether dq is to be done again
+};
+
 /// The partial state (partial_elements) of a piece, by its order in the walk, and a V tile, of the head of
 /// block x.
 template <Element T>

@@ -58,7 +58,9 @@ class PositionWeights {
   /// Prepares the chunk at `row`, from the keys' mask and length. Scope: block, before the barrier that
   /// starts the chunk; no barrier inside.
   __device__ __forceinline__ void begin_chunk(int row, const std::uint8_t* mask, int length) {
-    if (!scaled_ || !causal) return;
+    if (!causal) return;
+    valid_ = {};  // so that no lane keeps those of the chunk before
+    if (!scaled_) return;
     const int index = (row - first_) / chunk;
     const bool enters = reverse ? entry_ == 0 : index % device::warp_size == 0;
     entry_ = index % device::warp_size;
@@ -73,10 +75,10 @@ class PositionWeights {
   /// Loads what the chunk's weights follow from. Scope: thread, after the barrier that
   /// follows begin_chunk().
   __device__ __forceinline__ void enter_chunk() {
-    if (!scaled_ || !causal) return;
-    before_ = device::load_shared(storage_.table.before + entry_);
-    weight_ = device::load_shared(storage_.table.weight + entry_);
-    log_ = device::load_shared(storage_.table.logarithm + entry_);
+    if (!causal) return;
+    before_ = scaled_ ? device::load_shared(storage_.table.before + entry_) : 0;
+    weight_ = scaled_ ? device::load_shared(storage_.table.weight + entry_) : A{1};
+    log_ = scaled_ ? device::load_shared(storage_.table.logarithm + entry_) : A{0};
   }
 
   /// Whether positions have weights: the call may have no scale_logit.

@@ -18,15 +18,6 @@ inline constexpr bool has_fused_backward =
     sizeof(typename P::element) == 2 && P::head_dim == HeadDim{P::head_dim.qk, P::head_dim.qk} &&
     P::head_dim.qk <= 128;
 
-/// Blocks: x = batch index * heads_kv + key/value head.
-template <AnyProblem P>
-struct GradientParams {
-  using T = typename P::element;
-  kernel::RecurrenceParams<T> dq, dk, dv;  // of each alone; no sequence is cut, and no causal head in a group
-  const Accumulate<T>* final_h = nullptr;  // null: summed here first
-  int* redo_flags = nullptr;               // [batch head], causal: whether dq is to be done again
-};
-
 /// The three roles. All tiles have the same columns, so that one serves in each role.
 template <AnyProblem P, Tiling tiling>
 struct FusedBackwardRoles {
@@ -95,7 +86,7 @@ struct FusedBackwardRows {
 
   /// Scope: one thread, before a barrier.
   __device__ __forceinline__ void set(
-      const GradientParams<P>& params,
+      const kernel::GradientParams<P>& params,
       const Head<typename FusedBackwardRoles<P, tiling>::Dq, tiling>& of_queries,
       const Head<typename FusedBackwardRoles<P, tiling>::Dk, tiling>& of_keys) {
     device::store_shared(&q, of_queries.norm_input(0).data);
@@ -148,7 +139,7 @@ class FusedBackwardBlock {
   static constexpr bool weighs_keys = P::scale == Scale::by_key, weighs_queries = P::scale == Scale::by_query;
   static constexpr bool scales_rows = Roles::normalizes_all_operands;
 
-  const GradientParams<P>& params;
+  const kernel::GradientParams<P>& params;
   const Queries& queries;
   const Keys& keys;
   const FusedBackwardRows<P, tiling>& rows;
@@ -157,7 +148,7 @@ class FusedBackwardBlock {
   kernel::PositionWeights<P, Roles::Dk::direction, Part::chunk, Part::warps> weights;
 
   /// S^T, the sum of v k^T over the sequence and the initial state. Barriers inside: those of reduce_piece().
-  static __device__ __forceinline__ void load_state(const GradientParams<P>& params, const Queries& queries,
+  static __device__ __forceinline__ void load_state(const kernel::GradientParams<P>& params, const Queries& queries,
                                                     State& s,
                                                     ReduceStorage<typename Roles::Dq, tiling>& storage) {
     if (params.final_h != nullptr) {
@@ -171,7 +162,7 @@ class FusedBackwardBlock {
   }
 
   /// Barriers inside: 1, and those of PositionWeights.
-  __device__ __forceinline__ FusedBackwardBlock(const GradientParams<P>& p, const Queries& q, const Keys& k,
+  __device__ __forceinline__ FusedBackwardBlock(const kernel::GradientParams<P>& p, const Queries& q, const Keys& k,
                                                 const FusedBackwardRows<P, tiling>& addresses,
                                                 FusedBackwardStorage<P, tiling>& memory)
       : params(p),
@@ -229,7 +220,8 @@ class FusedBackwardBlock {
       bool q_is = true, k_is = true, g_is = true;
       if (r < Part::chunk) {
         const A g = weighted_norm(storage.factors.queries.rows, r), over_q = storage.q.scale(r);
-        storage.dq_error.observe_row(g, weighted_norm(storage.factors.keys.rows, r), over_q);
+        storage.dq_error.observe_query(g, over_q);
+        storage.dq_error.observe_key(weighted_norm(storage.factors.keys.rows, r));
         // One over a norm that is not finite is 0 or NaN, with whatever weight.
         q_is = over_q > A{0};
         k_is = storage.k.scale(r) > A{0};

@@ -22,7 +22,7 @@ struct Gradient {
   static constexpr int threads = Part::threads;
   static constexpr int min_blocks_per_sm = tiling.min_blocks_per_sm;
 
-  using Params = GradientParams<P>;
+  using Params = kernel::GradientParams<P>;
   struct ChunkTiles {
     Tile q, k, v, g;  // (chunk, dim)
   };

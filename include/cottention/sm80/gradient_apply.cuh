@@ -14,7 +14,7 @@ struct GradientApply {
   static constexpr int threads = Part::threads;
   static constexpr int min_blocks_per_sm = tiling.min_blocks_per_sm;
 
-  using Params = GradientParams<P>;
+  using Params = kernel::GradientParams<P>;
   struct SideTiles {
     Tile x, y;  // (chunk, dim): q and g, then k and v
   };
