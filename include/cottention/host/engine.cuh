@@ -16,6 +16,7 @@
 #include <cottention/sm80/reduce.cuh>
 #include <cottention/sm80/walk.cuh>
 #include <cottention/sm90/apply.cuh>
+#include <cottention/sm90/gradient.cuh>
 #include <cottention/sm90/reduce.cuh>
 #include <cottention/sm90/walk.cuh>
 #include <cottention/tiling.hpp>
@@ -49,7 +50,7 @@ struct EngineKernels<Engine::mma_sync> {
   static constexpr bool fuses_norm_backward = sm80::fuses_norm_backward<R, tiling>;
 };
 
-/// Its kernels have all columns of a head, and no kernel makes all gradients.
+/// Its kernels have all columns of a head.
 template <>
 struct EngineKernels<Engine::wgmma> {
   template <kernel::AnyRoles R, Tiling tiling>
@@ -58,6 +59,8 @@ struct EngineKernels<Engine::wgmma> {
   using Walk = sm90::Walk<R, tiling>;
   template <kernel::AnyRoles R, Tiling tiling>
   using Apply = sm90::Apply<R, tiling>;
+  template <AnyProblem P, Tiling tiling>
+  using Gradient = sm90::Gradient<P, tiling>;
 
   template <kernel::AnyRoles R, Tiling tiling>
   static constexpr std::int64_t partial_elements = sm90::StateOf<R>::partial_elements;

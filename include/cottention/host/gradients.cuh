@@ -18,24 +18,47 @@
 
 namespace cottention::host {
 
+/// The kernel of a Tiling that makes all gradients.
+template <AnyProblem P, Tiling tiling>
+struct FusedBackwardKernel {
+  using type = Gradient<P, tiling>;
+};
+template <AnyProblem P, Tiling tiling>
+requires(P::mask == Mask::bidirectional) struct FusedBackwardKernel<P, tiling> {
+  using type = GradientApply<P, tiling>;
+};
+
 /// Rows of the kernel that makes all gradients. A call with a Tiling of the caller's has none.
 template <AnyProblem P, Tiling... given>
 struct FusedBackwardTilings {
-  static constexpr tuning::TilingTable table =
-      sizeof...(given) == 0 ? tuning::fused_backward_tilings<P> : tuning::TilingTable{};
+  static constexpr bool has_wgmma = sizeof...(given) == 0 && sm90::has_fused_backward<P>;
+  static constexpr tuning::TilingTable table = [] {
+    tuning::TilingTable rows;
+    if constexpr (sizeof...(given) == 0) rows = tuning::fused_backward_tilings<P>;
+    if constexpr (has_wgmma) rows.add(tuning::wgmma_fused_backward<P>);
+    return rows;
+  }();
   template <Tiling tiling>
-  using Kernel = std::conditional_t<P::mask == Mask::causal, Gradient<P, tiling>, GradientApply<P, tiling>>;
+  using Kernel = typename FusedBackwardKernel<P, tiling>::type;
 
-  /// The count of rows where the device has room for none of them.
-  static std::size_t choose(const Workload& call, const device::Properties& device) {
-    if constexpr (table.count > 0) {
-      constexpr std::size_t low = table.row_of(tuning::fused_backward_tiling<P>(tuning::Occupancy::low)),
-                            high = table.row_of(tuning::fused_backward_tiling<P>(tuning::Occupancy::high));
-      const std::int64_t blocks = call.shape.batch * call.shape.heads_kv;
-      if (tuning::occupancy_of(blocks, device.multiprocessors) == tuning::Occupancy::low &&
-          has_room<Kernel<table.list[low]>>(device))
-        return low;
-      if (has_room<Kernel<table.list[high]>>(device)) return high;
+  /// The row of the wgmma engine, whose kernel takes S from final_h; the count of rows where the device or a
+  /// tensor is not for it.
+  static std::size_t choose_wgmma(const Workload& call, const device::Properties& device) {
+    if constexpr (has_wgmma) {
+      constexpr Tiling tiling = tuning::wgmma_fused_backward<P>;
+      if (device.compute_capability == 90 && call.tma.first_refused() == nullptr &&
+          has_room<Kernel<tiling>>(device) && device::has_code<Kernel<tiling>>())
+        return table.row_of(tiling);
+    }
+    return table.count;
+  }
+  /// The row of the mma.sync engine for so many blocks; the count of rows where the device has room for none.
+  static std::size_t choose_mma_sync(tuning::Occupancy occupancy, const device::Properties& device) {
+    if constexpr (sizeof...(given) == 0 && sm80::has_fused_backward<P>) {
+      constexpr Tiling low = tuning::fused_backward_tiling<P>(tuning::Occupancy::low),
+                       high = tuning::fused_backward_tiling<P>(tuning::Occupancy::high);
+      if (occupancy == tuning::Occupancy::low && has_room<Kernel<low>>(device)) return table.row_of(low);
+      if (has_room<Kernel<high>>(device)) return table.row_of(high);
     }
     return table.count;
   }
@@ -78,7 +101,7 @@ class BackwardCall {
     plan.template operator()<Output::dv>();
     for_each_output(
         [this]<class R, Tiling tiling>(const SplitPlan& p) { this->template count<R, tiling>(p); });
-    if (takes_fused(load)) fused_row_ = FusedRows::choose(load, device);
+    fused_row_ = choose_fused(load, device);
   }
 
   /// Bytes of scratch memory that are enough whichever outputs are wanted.
@@ -113,7 +136,7 @@ class BackwardCall {
         with_row<FusedRows>(fused_row_, [&]<Tiling tiling>() {
           using Kernel = typename FusedRows::template Kernel<tiling>;
           each.template operator()<Kernel>({args_.shape.batch * args_.shape.heads_kv},
-                                           [&] { return fused_params<Kernel>(workspace); });
+                                           [&] { return fused_params(workspace); });
         });
     for_each_output([&]<class R, Tiling tiling>(const SplitPlan& splits) {
       if (!has_own_kernels(R::output)) return;
@@ -209,26 +232,35 @@ class BackwardCall {
     return P::scale != Scale::none && args_.dscale_logit != nullptr && args_.scale_logit.given();
   }
 
-  /// Whether one kernel is to make all gradients, which is worth while for two or more, if the device has
-  /// room for it.
-  bool takes_fused(const Workload& load) const {
+  /// The row of the kernel that is to make all gradients, which is worth while for two or more; no_row where
+  /// each has kernels of its own.
+  std::size_t choose_fused(const Workload& load, const device::Properties& device) const {
     const Shape& s = load.shape;
     // Whether a sequence is cut may follow from the rest of its batch, and must not change its bits then.
-    if (load.plan == Plan::batch_invariant) return false;
-    if (s.seq_q == 0 || s.heads_q == 0) return false;
-    if (P::mask == Mask::causal && s.heads_q != s.heads_kv) return false;
+    if (load.plan == Plan::batch_invariant) return no_row;
+    if (s.seq_q == 0 || s.heads_q == 0) return no_row;
     for (const Recurrence& r : recurrences_)
-      if (r.splits.pieces > 1) return false;
-    // Causal and beyond dim 64 the fused kernel takes longer than three kernels of the wgmma engine, counted
-    // in the clocks of shared memory (docs/performance.md, "Floors"). Unmeasured.
-    if (P::mask == Mask::causal && (P::head_dim.qk > 64 || P::head_dim.v > 64)) {
-      bool wgmma = true;
-      for_each_output([&]<class R, Tiling tiling>(const SplitPlan&) {
-        if (wanted(R::output)) wgmma = wgmma && tiling.engine == Engine::wgmma;
-      });
-      if (wgmma) return false;
+      if (r.splits.pieces > 1) return no_row;
+    if (wanted(Output::dq) + wanted(Output::dk) + wanted(Output::dv) < 2) return no_row;
+    const tuning::Occupancy occupancy = tuning::occupancy_of(s.batch * s.heads_kv, device.multiprocessors);
+    if constexpr (P::mask == Mask::causal) {
+      if (args_.final_h != nullptr)
+        if (const std::size_t row = FusedRows::choose_wgmma(load, device); row != no_row) return row;
+      if (s.heads_q != s.heads_kv) return no_row;
+      // Three kernels of the wgmma engine read twice the bytes. Counted in the clocks of shared memory
+      // (docs/performance.md, "Floors"), the kernel of the mma.sync engine takes less time beyond that only
+      // with many blocks, up to dim 64. Unmeasured.
+      const bool small = P::head_dim.qk <= 64 && P::head_dim.v <= 64;
+      if (all_take_wgmma() && !(small && occupancy == tuning::Occupancy::high)) return no_row;
     }
-    return wanted(Output::dq) + wanted(Output::dk) + wanted(Output::dv) >= 2;
+    return FusedRows::choose_mma_sync(occupancy, device);
+  }
+  bool all_take_wgmma() const {
+    bool all = true;
+    for_each_output([&]<class R, Tiling tiling>(const SplitPlan&) {
+      if (wanted(R::output)) all = all && tiling.engine == Engine::wgmma;
+    });
+    return all;
   }
   bool is_fused() const { return fused_row_ != no_row; }
   /// Whether an output has kernels of its own: beside the fused kernel, dq of the heads whose redo flag it
@@ -258,9 +290,8 @@ class BackwardCall {
             .partials_per_head = partials_per_head_};
   }
 
-  template <class Kernel>
-  typename Kernel::Params fused_params(const GradientWorkspace<A>& workspace) const {
-    typename Kernel::Params p;
+  kernel::GradientParams<P> fused_params(const GradientWorkspace<A>& workspace) const {
+    kernel::GradientParams<P> p;
     for_each_output([&]<class R, Tiling tiling>(const SplitPlan& splits) {
       auto& part = R::output == Output::dq ? p.dq : R::output == Output::dk ? p.dk : p.dv;
       part = params<R, tiling>(splits, workspace);

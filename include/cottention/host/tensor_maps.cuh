@@ -10,6 +10,7 @@
 #include <cottention/device/runtime.cuh>
 #include <cottention/device/tma.cuh>
 #include <cottention/recurrence.hpp>
+#include <cottention/sm90/gradient.cuh>
 #include <cottention/sm90/params.cuh>
 
 namespace cottention::host {
@@ -79,10 +80,11 @@ TensorsForTma tensors_for_tma(const BackwardArguments<T>& args) {
   return taken;
 }
 
-/// The map of a tensor (batch, seq, heads, dim), of which tma_takes() holds; null: a map that is not used.
+/// The map of a tensor (batch, seq, heads, dim), of which tma_takes() holds, in tiles of so many rows; null:
+/// a map that is not used.
 template <class T>
 cudaError_t encode(device::TensorMap& map, const tile::View<T>& x, std::int64_t batch, std::int64_t seq,
-                   std::int64_t heads, std::int64_t dim) {
+                   std::int64_t heads, std::int64_t dim, int tile_rows = sm90::chunk_rows) {
   map = {};
   if (x.data == nullptr) return cudaSuccess;
   const auto bytes = [](std::int64_t extent, std::int64_t stride) {
@@ -92,20 +94,27 @@ cudaError_t encode(device::TensorMap& map, const tile::View<T>& x, std::int64_t 
       .data = x.data,
       .extents = {dim, seq, heads, batch},
       .strides = {bytes(seq, x.seq), bytes(heads, x.head), bytes(batch, x.batch)},
-      .tile = {sm90::panel_columns, sm90::chunk_rows, 1, 1},
+      .tile = {sm90::panel_columns, tile_rows, 1, 1},
       .swizzle = device::Swizzle::bytes_128};
   return device::encode_map<std::remove_const_t<T>>(map, tiles);
 }
 
-/// What the kernels of an engine are given, from what all engines are. `batch`: sequences.
+/// The sequences of a call that has so many blocks, as its maps have them.
+template <Element T>
+std::int64_t batch_of(const kernel::RecurrenceParams<T>& params, std::int64_t blocks) {
+  const bool packed = params.row_offsets.int32 != nullptr || params.row_offsets.int64 != nullptr;
+  return packed ? 1 : blocks / params.heads_kv;
+}
+
+/// What the kernels of an engine are given, from what all engines are. `blocks`: of the grid's x.
 template <class Kernel, Element T>
 cudaError_t complete(sm90::RecurrenceParams<T>& params, const kernel::RecurrenceParams<T>& common,
-                     std::int64_t batch) {
+                     std::int64_t blocks) {
   using R = typename Kernel::Roles;
   static_cast<kernel::RecurrenceParams<T>&>(params) = common;
+  const std::int64_t batch = batch_of(common, blocks);
   const std::int64_t heads_of_rows = std::int64_t{common.heads_kv} * common.row_group;
   const std::int64_t heads_of_terms = std::int64_t{common.heads_kv} * common.term_group;
-  if (common.row_offsets.int32 != nullptr || common.row_offsets.int64 != nullptr) batch = 1;
   cudaError_t error = cudaSuccess;
   const auto add = [&](device::TensorMap& map, const auto& x, std::int64_t seq, std::int64_t heads, int dim) {
     if (error == cudaSuccess) error = encode(map, x, batch, seq, heads, dim);
@@ -115,6 +124,31 @@ cudaError_t complete(sm90::RecurrenceParams<T>& params, const kernel::Recurrence
   add(params.c_map, common.c, common.seq_terms, heads_of_terms, R::dims.v);
   add(params.norm_input_map, common.norm_input, common.seq_rows, heads_of_rows, R::dims.v);
   add(params.out_map, common.out, common.seq_rows, heads_of_rows, R::dims.v);
+  return error;
+}
+template <class Kernel, AnyProblem P>
+cudaError_t complete(sm90::GradientParams<P>& params, const kernel::GradientParams<P>& common,
+                     std::int64_t blocks) {
+  static_cast<kernel::GradientParams<P>&>(params) = common;
+  const auto& dq = common.dq;
+  const std::int64_t batch = batch_of(dq, blocks);
+  cudaError_t error = cudaSuccess;
+  const auto of_queries = [&](device::TensorMap& map, const auto& x, int dim, int rows) {
+    if (error == cudaSuccess)
+      error = encode(map, x, batch, dq.seq_rows, std::int64_t{dq.heads_kv} * dq.row_group, dim, rows);
+  };
+  const auto of_keys = [&](device::TensorMap& map, const auto& x, int dim, int rows) {
+    if (error == cudaSuccess) error = encode(map, x, batch, dq.seq_terms, dq.heads_kv, dim, rows);
+  };
+  constexpr HeadDim dims = P::head_dim;
+  constexpr int in = sm90::chunk_rows, out = sm90::warp_rows;
+  of_queries(params.q_map, dq.norm_input, dims.qk, in);
+  of_queries(params.g_map, dq.a, dims.v, in);
+  of_queries(params.dq_map, dq.out, dims.qk, out);
+  of_keys(params.k_map, dq.c, dims.qk, in);
+  of_keys(params.v_map, dq.b, dims.v, in);
+  of_keys(params.dk_map, common.dk.out, dims.qk, out);
+  of_keys(params.dv_map, common.dv.out, dims.v, out);
   return error;
 }
 

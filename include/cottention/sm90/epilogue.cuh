@@ -6,25 +6,46 @@
 
 namespace cottention::sm90 {
 
-/// Takes out, the gradient with respect to norm(x), backward through the norm. Returns x^ . out of the lane's
-/// own row. Scope: warp; barriers inside: 0.
-template <kernel::AnyRoles R, Tiling tiling>
-__device__ __forceinline__ float through_norm(Sums<R::dims.v>& out, Tile<typename R::element, R::dims.v>& x,
-                                              const ChunkFactors<R, tiling>& factors) {
-  RowFragments<typename R::element, R::dims.v> rows;
-  rows.load(x);
-  float products[2] = {};
-  rows.for_each([&](float element, int h, int c, int e) {
+/// Takes out, the gradient with respect to norm(x), backward through the norm; `x`: the rows that memory has.
+/// products: x . out of rows g and g + 8. Scope: warp; barriers inside: 0.
+template <Element T, int columns>
+__device__ __forceinline__ void through_norm(Sums<columns>& out, const RowFragments<T, columns>& x,
+                                             const tile::NormBackward<float> (&backward)[2],
+                                             float (&products)[2]) {
+  products[0] = products[1] = 0;
+  x.for_each([&](float element, int h, int c, int e) {
     products[h] = device::fma(element, out.of_panel[c / 64][c % 64 / 2 + 2 * h + e], products[h]);
   });
   sum_over_quad(products);
-  const tile::NormBackward<float> backward[2] = {factors.norm_backward(0), factors.norm_backward(1)};
   const float along[2] = {backward[0].along(products[0]), backward[1].along(products[1])};
-  rows.for_each([&](float element, int h, int c, int e) {
+  x.for_each([&](float element, int h, int c, int e) {
     float& sum = out.of_panel[c / 64][c % 64 / 2 + 2 * h + e];
     sum = backward[h](sum, element, along[h]);
   });
-  return (device::lane_index() % 2 != 0 ? products[1] : products[0]) * factors.own_rnorm();
+}
+
+/// Rows g and g + 8 of sums that are not valid become 0.
+template <int columns>
+__device__ __forceinline__ void clear_sums(Sums<columns>& sums, const tile::ValidRows<chunk_rows>& valid) {
+  if (valid.all()) return;
+  const int row = 16 * warp_in_group() + lane_index() / 4;
+  const bool keep[2] = {valid.contains(row), valid.contains(row + 8)};
+  sums.for_each([&](float& sum, int h, int, int) { sum = keep[h] ? sum : 0.0f; });
+}
+
+/// Copies the warp's rows of a tile to rows row, ... of a sequence, those that exist. Scope: warp; barriers
+/// inside: 0.
+template <Element T, int columns>
+__device__ __forceinline__ void copy_rows(const Tile<T, columns>& from, const tile::RowView<T>& to, int row) {
+  using Vec = device::Vector<std::uint32_t, 4>;
+  constexpr int vecs = columns / 8;
+#pragma unroll 1
+  for (int i = lane_index(); i < 16 * vecs; i += device::warp_size) {
+    const int r = 16 * warp_in_group() + i / vecs, c = i % vecs * 8;
+    if (row + r < to.length)
+      device::store_global(reinterpret_cast<Vec*>(to.row(row + r) + c),
+                           device::load_shared(reinterpret_cast<const Vec*>(from.at(r, c))));
+  }
 }
 
 /// The epilogue of a recurrence. Scope of all members but store_scale_grad(): the first warpgroup.
@@ -43,16 +64,16 @@ class Epilogue {
                                         RowBuffer<R>& rows, Sums<R::dims.v>& out) {
     factors.scale_output(out);
     if constexpr (R::has_norm_backward) {
-      const float coefficient = through_norm<R, tiling>(out, rows.norm_input, factors);
+      RowFragments<T, R::dims.v> x;
+      x.load(rows.norm_input);
+      float products[2];
+      through_norm(out, x, {factors.norm_backward(0), factors.norm_backward(1)}, products);
+      const float coefficient = own_of(products) * factors.own_rnorm();
       if (params_.scale_grad_partials != nullptr && writes_own_row() && valid.contains(own_row()))
         scale_grad_ += static_cast<double>(factors.own_log_count()) * static_cast<double>(coefficient);
     }
     if (params_.out.data == nullptr) return;
-    if (!valid.all()) {
-      const int row = 16 * warp_in_group() + device::lane_index() / 4;
-      const bool keep[2] = {valid.contains(row), valid.contains(row + 8)};
-      out.for_each([&](float& sum, int h, int, int) { sum = keep[h] ? sum : 0.0f; });
-    }
+    clear_sums(out, valid);
     store_rows(rows.output(), out);
     device::fence_proxy_async();
   }
@@ -65,16 +86,7 @@ class Epilogue {
                      coordinates<R, tiling>(head_, R::rows_are_queries, group_head, row));
       return;
     }
-    using Vec = device::Vector<std::uint32_t, 4>;
-    const tile::RowView<T> to = head_.out(group_head);
-    constexpr int vecs = R::dims.v / 8;
-#pragma unroll 1
-    for (int i = device::lane_index(); i < 16 * vecs; i += device::warp_size) {
-      const int r = 16 * warp_in_group() + i / vecs, c = i % vecs * 8;
-      if (row + r < head_.rows.length)
-        device::store_global(reinterpret_cast<Vec*>(to.row(row + r) + c),
-                             device::load_shared(reinterpret_cast<const Vec*>(rows.output().at(r, c))));
-    }
+    copy_rows(rows.output(), head_.out(group_head), row);
   }
 
   /// Leaves what the block has summed for the gradient of scale_logit, at position y of its head. Scope:

@@ -65,7 +65,7 @@ class ChunkFactors {
                                           Restart restart) {
     if (terms != nullptr) storage_.barriers.wait_empty(place_);
     const std::uint32_t found = measure_own<false>(rows, a, terms);
-    if (device::lane_index() == 0) device::store_shared(&storage_.findings[turn_][warp_in_group()], found);
+    if (lane_index() == 0) device::store_shared(&storage_.findings[turn_][warp_in_group()], found);
     sync_first_group();  // factors and findings are written
     const auto all = device::load_shared(&storage_.findings[turn_]);
     const std::uint32_t any = all[0] | all[1] | all[2] | all[3];

@@ -13,17 +13,22 @@ namespace cottention::sm90 {
 /// The row of the warp's 16 whose norm a lane has: g, or g + 8 where t is odd. Each row has two such lanes,
 /// of which one writes.
 __device__ __forceinline__ int own_row() {
-  const int lane = device::lane_index();
+  const int lane = lane_index();
   return 16 * warp_in_group() + lane / 4 + lane % 2 * 8;
 }
-__device__ __forceinline__ bool writes_own_row() { return device::lane_index() % 4 < 2; }
+__device__ __forceinline__ bool writes_own_row() { return lane_index() % 4 < 2; }
 
 /// What the lanes have of their own rows, for rows g and g + 8 of each lane. Scope: warp; barriers inside: 0.
 __device__ __forceinline__ void to_both_rows(float own, float (&both)[2]) {
   const float other = device::shuffle_xor(own, 1);
-  const bool odd = device::lane_index() % 2 != 0;
+  const bool odd = lane_index() % 2 != 0;
   both[0] = odd ? other : own;
   both[1] = odd ? own : other;
+}
+
+/// The other way round.
+__device__ __forceinline__ float own_of(const float (&both)[2]) {
+  return lane_index() % 2 != 0 ? both[1] : both[0];
 }
 
 /// The sum of squares of the lane's own row. Scope: warp; barriers inside: 0.
@@ -32,7 +37,7 @@ __device__ __forceinline__ float squares_of_own_row(const RowFragments<T, column
   float squares[2] = {};
   x.add_squares(squares);
   sum_over_quad(squares);
-  return device::lane_index() % 2 != 0 ? squares[1] : squares[0];
+  return own_of(squares);
 }
 
 template <Element T, int columns>
@@ -40,9 +45,40 @@ __device__ __forceinline__ float squares_of_own_row(Tile<T, columns>& tile) {
   float squares[2] = {};
   for_each_fragment(tile, [&](const RowFragments<T, 16>& x) { x.add_squares(squares); });
   sum_over_quad(squares);
-  return device::lane_index() % 2 != 0 ? squares[1] : squares[0];
+  return own_of(squares);
 }
+/// The norm of the lane's own row, or an upper bound of it where its sum of squares is below 2^-80, where
+/// squares may have underflowed; 0 for zeros alone. Scope: warp; barriers inside: 0.
+template <Element T, int columns>
+__device__ __forceinline__ float norm_bound_of_own_row(const RowFragments<T, columns>& x, float squares) {
+  tile::RowNorm<float> norm{squares, 0};
+  const bool vanishes = squares < 0x1p-80f;
+  if (device::any_lane(vanishes)) {
+    float largest[2] = {};
+    x.for_each([&](float element, int h, int, int) {
+      const float magnitude = device::magnitude(element);
+      largest[h] = magnitude > largest[h] ? magnitude : largest[h];
+    });
+#pragma unroll
+    for (int h = 0; h < 2; ++h)
+#pragma unroll
+      for (int distance = 1; distance < 4; distance *= 2) {
+        const float other = device::shuffle_xor(largest[h], distance);
+        largest[h] = other > largest[h] ? other : largest[h];
+      }
+    const float own = own_of(largest);
+    if (vanishes && own > 0) norm = {static_cast<float>(columns), device::exponent_of(own) + 1};
+  }
+  return norm.norm();
+}
+
 /// Whether the lane's elements of the warp's rows are finite.
+template <Element T, int columns>
+__device__ __forceinline__ bool are_finite(const RowFragments<T, columns>& x) {
+  std::uint32_t zeros = 0;
+  x.add_zeros(zeros);
+  return (zeros & 0x7fff7fffu) == 0;
+}
 template <Element T, int columns>
 __device__ __forceinline__ bool are_finite(Tile<T, columns>& tile) {
   std::uint32_t zeros = 0;
@@ -69,7 +105,7 @@ __device__ __forceinline__ tile::RowNorm<float> rescale_own_row(Tile<T, columns>
   using Reader = tile::RowReader<device::warp_size, 16, Tile<T, columns>>;
   static_assert(Reader::lanes_per_row == 2);
   // Lanes 2 r and 2 r + 1 read row r, whose squares lanes 4 g and 4 g + 1 have.
-  const int lane = device::lane_index(), r = lane / 2, from = r % 8 * 4 + r / 8;
+  const int lane = lane_index(), r = lane / 2, from = r % 8 * 4 + r / 8;
   const float of_row = device::shuffle(squares, from);
   const int shift_of_row = device::shuffle(shift, from);
   const Reader reader{tile, 16 * warp_in_group() + r};

@@ -9,6 +9,8 @@ namespace cottention::sm90 {
 
 /// Tokens that are handled together: M of wgmma, and the rows of a tile.
 inline constexpr int chunk_rows = 64;
+/// Of these, the rows of one warp.
+inline constexpr int warp_rows = 16;
 /// Columns of a panel, the widest tile that TMA swizzles by 128 bytes.
 inline constexpr int panel_columns = 64;
 

@@ -58,7 +58,7 @@ struct Ring {
  private:
   static __device__ __forceinline__ void arrive(device::Mbarrier* barrier) {
     device::sync_warp();
-    if (device::lane_index() == 0) device::mbarrier_arrive(barrier);
+    if (lane_index() == 0) device::mbarrier_arrive(barrier);
   }
 };
 
@@ -199,10 +199,10 @@ class Loader {
 template <Element T, int columns>
 __device__ __forceinline__ void clear_rows(Tile<T, columns>& tile, const tile::ValidRows<chunk_rows>& valid) {
   using Vec = device::Vector<std::uint32_t, 4>;
-  const int row = 16 * warp_in_group() + device::lane_index() / 2;
+  const int row = 16 * warp_in_group() + lane_index() / 2;
   if (valid.contains(row)) return;
 #pragma unroll 1
-  for (int c = device::lane_index() % 2 * 8; c < columns; c += 16)
+  for (int c = lane_index() % 2 * 8; c < columns; c += 16)
     device::store_shared(reinterpret_cast<Vec*>(tile.at(row, c)), Vec{});
 }
 

@@ -36,7 +36,7 @@ __device__ __forceinline__ void finish(Sums<columns>& sums) {
 template <recurrence::Direction direction, bool scales_rows>
 __device__ __forceinline__ void scale_and_mask(Scores& scores, const float* term_factors_shared,
                                                const float (&row_factors)[2]) {
-  const int lane = device::lane_index(), row = 16 * warp_in_group() + lane / 4, term = 2 * (lane % 4);
+  const int lane = lane_index(), row = 16 * warp_in_group() + lane / 4, term = 2 * (lane % 4);
 #pragma unroll
   for (int c = 0; c < chunk_rows; c += 8) {
     const auto f = device::load_shared(
@@ -95,7 +95,7 @@ __device__ __forceinline__ void start_attend(Sums<columns>& out, const std::uint
 template <recurrence::Direction direction, Element T, int columns>
 __device__ __forceinline__ void attend_by_term(Sums<columns>& out, const Scores& scores,
                                                const Tile<T, columns>& c) {
-  const int lane = device::lane_index(), row = 16 * warp_in_group() + lane / 4;
+  const int lane = lane_index(), row = 16 * warp_in_group() + lane / 4;
 #pragma unroll 1
   for (int t = 0; t < 4; ++t)
 #pragma unroll
@@ -121,6 +121,33 @@ __device__ __forceinline__ void attend_by_term(Sums<columns>& out, const Scores&
           }
       }
     }
+}
+
+/// Starts out += scores c, of scores rounded. Scope: warpgroup.
+template <Element T, int columns>
+__device__ __forceinline__ void start_attend(Sums<columns>& out, const Scores& scores,
+                                             const Tile<T, columns>& c) {
+  std::uint32_t p[4][4];
+  to_operand<T, false>(scores, p);
+  start_attend(out, p, c);
+}
+/// out += scores c where c is not finite, or where what rounding takes from scores counts. Scope: warpgroup.
+template <recurrence::Direction direction, Element T, int columns>
+__device__ __forceinline__ void attend_carefully(Sums<columns>& out, const Scores& scores,
+                                                 const Tile<T, columns>& c, bool c_is_finite) {
+  if (!c_is_finite) {
+    attend_by_term<direction>(out, scores, c);
+    return;
+  }
+  start_attend(out, scores, c);
+  finish(out);
+  constexpr float rest = tile::rest_scale<T>;
+  std::uint32_t p[4][4];
+  to_operand<T, true>(scores, p);
+  out.scale_all(rest);
+  start_attend(out, p, c);
+  finish(out);
+  out.scale_all(1 / rest);
 }
 
 /// Replaces the scores a_i . b_i by sums of their products that are as if rounded once. Scope: warp; barriers
@@ -151,6 +178,25 @@ __device__ __forceinline__ void start_inter_chunk(Sums<columns>& out, const RowF
                                                    k == 0 ? device::Sum::start : device::Sum::add);
       device::wgmma_m64k16<T, n, device::Major::k>(out.template panel<x>(), a.r[k],
                                                    h.high[x][k / 4].rows_as_mn(k % 4), device::Sum::add);
+    }
+  });
+  device::wgmma_commit();
+}
+/// Starts out = a H of a tile that holds H rather than H^T. Scope: warpgroup.
+template <Element T, int columns, int b_columns>
+__device__ __forceinline__ void start_inter_chunk_transposed(Sums<columns>& out,
+                                                             const RowFragments<T, b_columns>& a,
+                                                             const StateTile<T, b_columns, columns>& h) {
+  device::wgmma_fence();
+  for_each_panel<Sums<columns>::panels>([&]<int x>() {
+    constexpr int n = panel_width<columns, x>;
+#pragma unroll
+    for (int k = 0; k < b_columns / 16; ++k) {
+      device::wgmma_m64k16<T, n, device::Major::mn>(out.template panel<x>(), a.r[k],
+                                                    h.low[k / 4][x].columns_as_mn(k % 4),
+                                                    k == 0 ? device::Sum::start : device::Sum::add);
+      device::wgmma_m64k16<T, n, device::Major::mn>(out.template panel<x>(), a.r[k],
+                                                    h.high[k / 4][x].columns_as_mn(k % 4), device::Sum::add);
     }
   });
   device::wgmma_commit();

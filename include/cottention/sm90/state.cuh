@@ -34,6 +34,9 @@ struct ChunkTerms {
   float weight;                              // of the sum over the chunk; 1 but for half
 };
 
+/// Whether a state gets the terms of a chunk or loses them.
+enum class Change { add, subtract };
+
 /// The rows of H^T that one warpgroup has.
 template <Element T, HeadDim dims>
 class State {
@@ -58,6 +61,22 @@ class State {
     for_each_element(layout, [h](float& x, int offset, bool exists) {
       if (exists) device::store_global(h + offset, x);
     });
+  }
+
+  /// The sum of the squared distances of the lane's elements from H in memory; null: from 0.
+  __device__ __forceinline__ float squared_distance(const float* h, recurrence::StateLayout layout) {
+    float sum = 0;
+    for_each_element(layout, [h, &sum](float& x, int offset, bool exists) {
+      const float difference = x - (exists && h != nullptr ? device::load_global(h + offset) : 0.0f);
+      sum = device::fma(difference, difference, sum);
+    });
+    return sum;
+  }
+  /// The sum of the squares of the lane's elements.
+  __device__ __forceinline__ float squares() {
+    float sum = 0;
+    h_.for_each([&sum](float& x, int, int, int) { sum = device::fma(x, x, sum); });
+    return sum;
   }
 
   // ---- partial states (partial_elements): register by register
@@ -86,11 +105,11 @@ class State {
     if constexpr (std::same_as<T, half>) {
       const int exponent = tile::exponent_for_half(largest());
       scale = device::times_power_of_two(1.0f, -exponent);
-      if (device::lane_index() == 0)
+      if (lane_index() == 0)
         device::store_shared(exponents.scale + 4 * group_ + warp_in_group(),
                              device::times_power_of_two(1.0f, exponent));
     }
-    const int lane = device::lane_index(), row = 16 * warp_in_group() + lane % 16;
+    const int lane = lane_index(), row = 16 * warp_in_group() + lane % 16;
 #pragma unroll
     for (int c = 0; c < dims.qk; c += 16) {
       std::uint32_t high[4], low[4];
@@ -107,10 +126,11 @@ class State {
     }
   }
 
-  /// H += weight times the sum over the chunk of b_j (factor_j c_j)^T. b: (64, dims.qk), c: (64, dims.v). The
+  /// H += weight times the sum over the chunk of b_j (factor_j c_j)^T, or H -=, which takes the very products
+  /// away that have been added. b: (64, dims.qk), c: (64, dims.v). The
   /// sum over the chunk starts from zero and is added with rounding: tensor cores truncate, so a running sum
   /// would drift. bounded: no factor is far above 1. Scope: warpgroup. No product is in flight afterwards.
-  template <bool bounded>
+  template <bool bounded, Change change = Change::add>
   __device__ __forceinline__ void absorb(const Tile<T, dims.qk>& b, Tile<T, dims.v>& c,
                                          const ChunkTerms<T>& terms) {
     std::uint32_t high[4][4], low[4][4];
@@ -131,10 +151,11 @@ class State {
       device::pin_registers(added);
 #pragma unroll
       for (int i = 0; i < n / 2; ++i) {
+        constexpr float sign = change == Change::add ? 1 : -1;
         if constexpr (std::same_as<T, half>)
-          h_.of_panel[p][i] = device::fma(weight, added[i], h_.of_panel[p][i]);
+          h_.of_panel[p][i] = device::fma(sign * weight, added[i], h_.of_panel[p][i]);
         else
-          h_.of_panel[p][i] += added[i];
+          h_.of_panel[p][i] += sign * added[i];
       }
     });
   }
@@ -148,7 +169,7 @@ class State {
   static __device__ __forceinline__ float load_scaled(Panel<T>& c, const ChunkTerms<T>& terms,
                                                       std::uint32_t (&high)[4][4],
                                                       std::uint32_t (&low)[4][4]) {
-    const int lane = device::lane_index(), t = lane % 4;
+    const int lane = lane_index(), t = lane % 4;
 #pragma unroll
     for (int k = 0; k < 4; ++k)
       device::ldmatrix_x4_trans(
@@ -215,7 +236,7 @@ class State {
   /// f(element, offset in H, exists) for each element of the lane.
   template <class F>
   __device__ __forceinline__ void for_each_element(recurrence::StateLayout layout, F f) {
-    const int lane = device::lane_index();
+    const int lane = lane_index();
     const int b_stride = layout == recurrence::StateLayout::as_is ? dims.v : 1;
     const int c_stride = layout == recurrence::StateLayout::as_is ? 1 : dims.qk;
     const int c = chunk_rows * group_ + 16 * warp_in_group() + lane / 4, b = 2 * (lane % 4);

@@ -113,8 +113,9 @@ __device__ __forceinline__ void for_each_panel(F f) {
   if constexpr (first + 1 < panels) for_each_panel<panels, first + 1>(f);
 }
 
+__device__ __forceinline__ int lane_index() { return device::opaque(device::lane_index()); }
 /// The warp's index in its warpgroup, and that of the warpgroup in the block.
-__device__ __forceinline__ int warp_in_group() { return device::warp_index() % 4; }
+__device__ __forceinline__ int warp_in_group() { return device::opaque(device::warp_index() % 4); }
 __device__ __forceinline__ int group_index() { return device::warp_index() / 4; }
 
 /// Rows of a tile as operand a of wgmma: those of the warp, (16, columns).
@@ -125,7 +126,7 @@ struct RowFragments {
 
   /// Scope: warp; barriers inside: 0.
   __device__ __forceinline__ void load(Tile<T, columns>& tile) {
-    const int lane = device::lane_index(), row = 16 * warp_in_group() + lane % 16;
+    const int lane = lane_index(), row = 16 * warp_in_group() + lane % 16;
 #pragma unroll
     for (int k = 0; k < steps; ++k)
       device::ldmatrix_x4(r[k], tile.panel[k / 4].at(row, k % 4 * 16 + lane / 16 * 8));
@@ -164,7 +165,7 @@ struct RowFragments {
 /// warp; barriers inside: 0.
 template <Element T, int columns, class F>
 __device__ __forceinline__ void for_each_fragment(Tile<T, columns>& tile, F f) {
-  const int lane = device::lane_index(), row = 16 * warp_in_group() + lane % 16;
+  const int lane = lane_index(), row = 16 * warp_in_group() + lane % 16;
 #pragma unroll 4
   for (int k = 0; k < columns / 16; ++k) {
     RowFragments<T, 16> x;
@@ -185,7 +186,7 @@ __device__ __forceinline__ void sum_over_quad(float (&x)[2]) {
 template <Element T, int columns, int tile_columns>
 __device__ __forceinline__ void store_rows(Tile<T, tile_columns>& tile, const Sums<columns>& sums) {
   static_assert(tile_columns >= columns);
-  const int lane = device::lane_index(), row = 16 * warp_in_group() + lane % 16;
+  const int lane = lane_index(), row = 16 * warp_in_group() + lane % 16;
 #pragma unroll
   for (int c = 0; c < columns; c += 16) {
     std::uint32_t pairs[4];

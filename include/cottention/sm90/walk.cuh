@@ -151,14 +151,14 @@ struct Walk {
         const bool releases_state = of_queries ? last_head : first_head, in_leading = leading.contain(at.row);
         if (factors.terms_are_finite() && !in_leading) {
           if (new_rows) start_out();
-          start_attend(terms);
+          start_attend(out, scores, terms.c);
           if (releases_state) release_state();
           finish(out);
         } else {
           if (new_rows) start_out();
           finish(out);
           if (releases_state) release_state();
-          attend_carefully(terms, in_leading);
+          attend_carefully<direction>(out, scores, terms.c, factors.terms_are_finite());
         }
         if (!of_queries || last_head) release_terms();
         if (of_queries || last_head) {
@@ -220,30 +220,6 @@ struct Walk {
       device::wgmma_wait<1>();
       storage.state.barriers.arrive_empty(state_place);
       state_place.advance();
-    }
-
-    /// Starts out += scores c, of scores rounded.
-    __device__ __forceinline__ void start_attend(TermBuffer<R>& terms) {
-      std::uint32_t p[4][4];
-      to_operand<T, false>(scores, p);
-      sm90::start_attend<T>(out, p, terms.c);
-    }
-    /// out += scores c where c is not finite, or where what rounding takes from scores counts.
-    __device__ __forceinline__ void attend_carefully(TermBuffer<R>& terms, bool in_leading) {
-      if (!factors.terms_are_finite()) {
-        attend_by_term<direction>(out, scores, terms.c);
-        return;
-      }
-      start_attend(terms);
-      finish(out);
-      if (!in_leading) return;
-      constexpr float rest = tile::rest_scale<T>;
-      std::uint32_t p[4][4];
-      to_operand<T, true>(scores, p);
-      out.scale_all(rest);
-      sm90::start_attend<T>(out, p, terms.c);
-      finish(out);
-      out.scale_all(1 / rest);
     }
 
     __device__ __forceinline__ void release_terms() {

@@ -5,6 +5,7 @@
 #include <cstddef>
 
 #include <cottention/kernel/roles.cuh>
+#include <cottention/sm90/gradient.cuh>
 #include <cottention/sm90/params.cuh>
 #include <cottention/sm90/walk.cuh>
 #include <cottention/tiling.hpp>
@@ -40,5 +41,10 @@ constexpr Tiling fitting_wgmma_tiling() {
 /// Bf16 of dim 64: 88 KiB of shared memory, 2 stages; of dim 128: 214 KiB, 3 stages. Unmeasured.
 template <kernel::AnyRoles R>
 requires(sm90::has_kernels<R>) inline constexpr Tiling wgmma_recurrence = fitting_wgmma_tiling<R>();
+
+/// All gradients in one kernel: 197 KiB of shared memory, one block on a multiprocessor. Unmeasured.
+template <AnyProblem P>
+requires(sm90::has_fused_backward<P>) inline constexpr Tiling wgmma_fused_backward{
+    .chunk = sm90::chunk_rows, .warps = 16, .stages = 4, .columns = P::head_dim.v, .engine = Engine::wgmma};
 
 }  // namespace cottention::tuning
