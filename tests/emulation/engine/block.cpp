@@ -130,7 +130,7 @@ void Block::run_thread() {
     failure_ = error.what();
   }
   if (races::on()) races::become(nullptr);
-  identity.end_copies();  // those of a block that failed may be under way
+  identity.end_all();  // copies and products of a block that failed may be under way
   identity.release(finished_);
   const std::uint32_t mine = bit_of(lane());
   warp().live &= ~mine;
@@ -264,11 +264,8 @@ void Block::order_warp() {
   for_lanes(position.thread / warp_size, [&](const Thread& t) { t.identity.acquire(token); });
 }
 
-void Block::end_products() {
-  const int own = position.thread / warp_size;
-  const races::Token token;
-  thread_at(own * warp_size).identity.release_copies(token);
-  for_lanes(own, [&](const Thread& t) { t.identity.acquire(token); });
+void Block::acquire_for_warp(const races::Token& token) {
+  for_lanes(position.thread / warp_size, [&](const Thread& t) { t.identity.acquire(token); });
 }
 
 void Block::declare(const Access& access, const void* memory, void* caller) {

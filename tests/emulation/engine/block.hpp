@@ -125,8 +125,8 @@ class Block {
   /// What any lane of the warp has done comes before what any lane of it does from here on. Called by the
   /// last.
   void order_warp();
-  /// The warp's products so far come before what its lanes do from here on.
-  void end_products();
+  /// What the token stands for comes before what any lane of the warp does from here on.
+  void acquire_for_warp(const races::Token& token);
 
   enum class Arrival { wait, pass };
   void barrier(const char* word, int id, int threads, Arrival arrival, Where where);

@@ -23,19 +23,17 @@ void land(Block& b, Copy& copy) {
 
 // To the counts and the race detector, for which the copy reads and writes when it is issued.
 void declare(Block& b, const Copy& copy, void* caller) {
-  races::Identity& identity = b.thread().identity;
-  identity.begin_copies();
+  void* const fiber = b.thread().identity.begin(races::Async::copies);
   const std::uint32_t to = copy.to_shared;
   b.record({copy.where, to, static_cast<std::uint16_t>(copy_bytes), Access::Kind::store_shared});
-  races::declare(identity.copies(), races::Touch::write, b.shared().data() + to, copy_bytes, copy.where,
-                 caller);
+  races::declare(fiber, races::Touch::write, b.shared().data() + to, copy_bytes, copy.where, caller);
   if (copy.bytes > 0) {
     const auto bytes = static_cast<std::uint16_t>(copy.bytes);
     const auto from = reinterpret_cast<std::uintptr_t>(copy.from_global);
     b.record({copy.where, from, bytes, Access::Kind::load_global});
     const void* memory = global_memory().check(copy.from_global, bytes, copy_bytes, "cp.async", copy.where);
     global_memory().check_read(copy.from_global, bytes, "cp.async", copy.where);
-    races::declare(identity.copies(), races::Touch::read, memory, bytes, copy.where, caller);
+    races::declare(fiber, races::Touch::read, memory, bytes, copy.where, caller);
   }
   Entry::fail_for_report(copy.where);
 }
@@ -86,7 +84,7 @@ void cp_async_wait(int groups, Where where) {
     b.hidden().write(copy.to_shared, copy_bytes, copy.where);
     any = true;
   });
-  if (any) b.thread().identity.end_copies();
+  if (any) b.thread().identity.end(races::Async::copies);
 }
 
 }  // namespace cottention::emulation

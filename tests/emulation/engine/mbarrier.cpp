@@ -94,7 +94,7 @@ std::uint32_t Mbarriers::check_target(Block& block, const void* barrier, Where w
 
 void Mbarriers::land(Block& block, std::uint32_t offset, std::int64_t bytes, int thread) {
   Mbarrier& barrier = barriers_.at(offset);
-  block.thread_at(thread).identity.release_copies(barrier.token);
+  block.thread_at(thread).identity.release(races::Async::copies, barrier.token);
   barrier.bytes -= bytes;  // below zero where the bytes come before they are expected
   end_phase_if_complete(block, barrier);
 }

@@ -78,20 +78,26 @@ void Token::acquire() const {
   if (on()) __tsan_acquire(address());
 }
 
-Identity::Identity(int thread) {
-  if (!on()) return;
+namespace {
+
+void* named_fiber(const char* prefix, int thread) {
+  void* const fiber = __tsan_create_fiber(0);
   char name[64];
-  kernel_ = __tsan_create_fiber(0);
-  std::snprintf(name, sizeof name, "warp %d lane %d", thread / 32, thread % 32);
-  __tsan_set_fiber_name(kernel_, name);
-  copies_ = __tsan_create_fiber(0);
-  std::snprintf(name, sizeof name, "copies of warp %d lane %d", thread / 32, thread % 32);
-  __tsan_set_fiber_name(copies_, name);
+  std::snprintf(name, sizeof name, "%swarp %d lane %d", prefix, thread / 32, thread % 32);
+  __tsan_set_fiber_name(fiber, name);
+  return fiber;
+}
+
+}  // namespace
+
+Identity::Identity(int thread) : thread_(thread) {
+  if (on()) kernel_ = named_fiber("", thread);
 }
 
 Identity::~Identity() {
   if (kernel_ != nullptr) __tsan_destroy_fiber(kernel_);
-  if (copies_ != nullptr) __tsan_destroy_fiber(copies_);
+  for (void* const fiber : started_)
+    if (fiber != nullptr) __tsan_destroy_fiber(fiber);
 }
 
 void Identity::release(const Token& token) const {
@@ -108,26 +114,39 @@ void Identity::acquire(const Token& token) const {
   become(nullptr);
 }
 
-void Identity::begin_copies() {
-  if (!on()) return;
+void* Identity::begin(Async kind) {
+  if (!on()) return nullptr;
+  constexpr std::array<const char*, kinds> prefixes = {"copies of ", "stores of ", "products of "};
+  const auto index = static_cast<std::size_t>(kind);
+  void*& fiber = started_[index];
+  if (fiber == nullptr) fiber = named_fiber(prefixes[index], thread_);
   const Token token;
   release(token);
-  become(copies_);
+  become(fiber);
   __tsan_acquire(token.address());
   become(nullptr);
+  return fiber;
 }
 
-void Identity::release_copies(const Token& token) const {
-  if (!on()) return;
-  become(copies_);
+void Identity::release(Async kind, const Token& token) const {
+  void* const fiber = started_[static_cast<std::size_t>(kind)];
+  if (fiber == nullptr) return;
+  become(fiber);
   __tsan_release(token.address());
   become(nullptr);
 }
 
-void Identity::end_copies() {
+void Identity::end(Async kind) const {
   if (!on()) return;
   const Token token;
-  release_copies(token);
+  release(kind, token);
+  acquire(token);
+}
+
+void Identity::end_all() const {
+  if (!on()) return;
+  const Token token;
+  for (const Async kind : {Async::copies, Async::stores, Async::products}) release(kind, token);
   acquire(token);
 }
 

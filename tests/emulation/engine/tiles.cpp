@@ -74,11 +74,10 @@ enum class Direction { load, store };
 void declare(Block& b, const TileCopy& copy, Direction direction, void* caller) {
   const bool loads = direction == Direction::load;
   Statistics& counts = b.statistics();
-  races::Identity& identity = b.thread().identity;
-  identity.begin_copies();
+  void* const fiber = b.thread().identity.begin(loads ? races::Async::copies : races::Async::stores);
   const std::size_t bytes = tile_bytes(copy.map);
-  races::declare(identity.copies(), loads ? races::Touch::write : races::Touch::read,
-                 b.shared().data() + copy.shared, bytes, copy.where, caller);
+  races::declare(fiber, loads ? races::Touch::write : races::Touch::read, b.shared().data() + copy.shared,
+                 bytes, copy.where, caller);
   (loads ? counts.shared_bytes_written : counts.shared_bytes_read) += bytes;
   counts.shared_wavefronts += (bytes + 127) / 128;
   for_rows(copy, [&](std::size_t, const Inside& part) {
@@ -87,8 +86,8 @@ void declare(Block& b, const TileCopy& copy, Direction direction, void* caller) 
       global_memory().check_read(part.data, part.bytes, word, copy.where);
     else
       global_memory().check_write(part.data, part.bytes, word, copy.where);
-    races::declare(identity.copies(), loads ? races::Touch::read : races::Touch::write, memory, part.bytes,
-                   copy.where, caller);
+    races::declare(fiber, loads ? races::Touch::read : races::Touch::write, memory, part.bytes, copy.where,
+                   caller);
     const auto first = reinterpret_cast<std::uintptr_t>(part.data);
     const std::uint64_t sectors = (first + part.bytes - 1) / 32 - first / 32 + 1;
     (loads ? counts.global_bytes_read : counts.global_bytes_written) += part.bytes;
@@ -178,7 +177,7 @@ void finish_stores(Block& b, TileStores& stores) {
   if (!stores.open.empty())
     fail(stores.open.front().copy.where, "the thread exits without having committed this store");
   for (auto& group : stores.groups)
-    for (auto& store : group) {
+    for (auto& store : group.stores) {
       if (store.stage == TileStores::Store::Stage::issued)
         fail(store.copy.where, "the thread exits without having waited until this store has read its tile");
       advance(b, store, StoreStage::written);
@@ -229,9 +228,11 @@ void tma_store(const TileMap* map, const void* from_shared, const int* coordinat
 
 void cp_async_bulk_commit(Where where) {
   const Entry entry(where);
-  TileStores& stores = block().thread().tile_stores;
-  stores.groups.push_back(std::move(stores.open));
+  Thread& thread = block().thread();
+  TileStores& stores = thread.tile_stores;
+  stores.groups.push_back({std::move(stores.open), {}});
   stores.open.clear();
+  thread.identity.release(races::Async::stores, stores.groups.back().issued);
 }
 
 void cp_async_bulk_wait(int groups, StoreStage stage, Where where) {
@@ -241,8 +242,8 @@ void cp_async_bulk_wait(int groups, StoreStage stage, Where where) {
   const std::size_t waited =
       stores.groups.size() - std::min(stores.groups.size(), static_cast<std::size_t>(groups));
   for (std::size_t i = 0; i < waited; ++i)
-    for (auto& store : stores.groups[i]) advance(b, store, stage);
-  if (waited > 0) b.thread().identity.end_copies();
+    for (auto& store : stores.groups[i].stores) advance(b, store, stage);
+  if (waited > 0) b.thread().identity.acquire(stores.groups[waited - 1].issued);
   if (stage == StoreStage::written)
     stores.groups.erase(stores.groups.begin(), stores.groups.begin() + static_cast<std::ptrdiff_t>(waited));
 }

@@ -8,6 +8,8 @@
 
 #include <emulation/words.hpp>
 
+#include "races.hpp"
+
 namespace cottention::emulation {
 
 struct TileCopy {
@@ -29,8 +31,12 @@ struct TileStores {
     std::vector<unsigned char> tile;  // once it has been read
     enum class Stage { issued, read, written } stage = Stage::issued;
   };
+  struct Group {
+    std::deque<Store> stores;
+    races::Token issued;
+  };
   std::deque<Store> open;
-  std::deque<std::deque<Store>> groups;
+  std::deque<Group> groups;
 
   void clear() {
     open.clear();

@@ -124,8 +124,8 @@ void execute(Block& b, WarpProduct& product, std::size_t warp) {
   product.state = WarpProduct::State::done;
 }
 
-// Declares what the warp reads to the race detector, as lane 0's copies; counts what the warpgroup reads,
-// once.
+// Declares what the warp reads to the race detector, as lane 0's products: from when it is issued to when its
+// group is waited for. Counts what the warpgroup reads, once.
 void declare(Block& b, const WarpProduct& product, std::size_t warp, void* caller) {
   const auto n = static_cast<std::size_t>(product.what.n);
   const bool a_is_shared = product.what.a_registers == nullptr;
@@ -136,8 +136,7 @@ void declare(Block& b, const WarpProduct& product, std::size_t warp, void* calle
     b.statistics().shared_wavefronts += bytes / 128;
   }
   if (!races::on()) return;
-  races::Identity& identity = b.thread_at(static_cast<int>(warp) * warp_size).identity;
-  identity.begin_copies();
+  void* const fiber = b.thread_at(static_cast<int>(warp) * warp_size).identity.begin(races::Async::products);
   const auto reads = [&](std::uint64_t bits, Orientation orientation, std::size_t first, std::size_t count) {
     const Descriptor descriptor(bits);
     const bool straight = orientation == Orientation::straight;
@@ -146,7 +145,7 @@ void declare(Block& b, const WarpProduct& product, std::size_t warp, void* calle
         const unsigned char* at =
             b.shared().data() + descriptor.address(orientation, first + mn, k) - window_start;
         b.shared().check_inside(at, unit_bytes, unit_bytes, "wgmma", product.where);
-        races::declare(identity.copies(), races::Touch::read, at, unit_bytes, product.where, caller);
+        races::declare(fiber, races::Touch::read, at, unit_bytes, product.where, caller);
       }
   };
   if (a_is_shared)
@@ -270,8 +269,10 @@ void wgmma_commit(Where where) {
   Block& b = block();
   b.together("wgmma.commit_group", 0, nothing, where, [&](const auto&) {
     WarpProducts& products = b.warp().products;
-    products.group_sizes.push_back(products.open);
+    products.groups.push_back({products.open, {}});
     products.open = 0;
+    const int first_lane = position.thread / warp_size * warp_size;
+    b.thread_at(first_lane).identity.release(races::Async::products, products.groups.back().issued);
   });
 }
 
@@ -282,13 +283,14 @@ void wgmma_wait(int groups, Where where) {
   b.together("wgmma.wait_group", static_cast<std::uint64_t>(groups), nothing, where, [&](const auto&) {
     WarpProducts& products = b.warp().products;
     const auto warp = static_cast<std::size_t>(position.thread / warp_size);
-    for (; products.group_sizes.size() > static_cast<std::size_t>(groups); products.group_sizes.pop_front())
-      for (int i = 0; i < products.group_sizes.front(); ++i) {
+    for (; products.groups.size() > static_cast<std::size_t>(groups); products.groups.pop_front()) {
+      for (int i = 0; i < products.groups.front().size; ++i) {
         execute(b, products.in_order.front(), warp);
         products.in_order.pop_front();
         products.registers = WarpProducts::Registers::free;
       }
-    b.end_products();
+      b.acquire_for_warp(products.groups.front().issued);
+    }
   });
 }
 

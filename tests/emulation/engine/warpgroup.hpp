@@ -12,6 +12,8 @@
 
 #include <emulation/words.hpp>
 
+#include "races.hpp"
+
 namespace cottention::emulation {
 
 /// A product in flight, of one warp.
@@ -28,13 +30,22 @@ struct WarpProduct {
 
 /// The products of one warp, in the order of issue.
 struct WarpProducts {
+  struct Group {
+    int size = 0;         // products
+    races::Token issued;  // what they read is read before what takes it
+  };
   std::deque<WarpProduct> in_order;
-  std::deque<int> group_sizes;
+  std::deque<Group> groups;
   int open = 0;  // not in a group yet
   enum class Registers { free, fenced } registers = Registers::free;
   std::size_t issued = 0;
 
-  void clear() { *this = {}; }
+  WarpProducts() = default;
+  WarpProducts(WarpProducts&&) =
+      default;  // and no copies, which vectors would prefer to moves that may throw
+  WarpProducts& operator=(WarpProducts&&) = default;
+
+  void clear() { *this = WarpProducts(); }
 };
 
 /// What the first warp to come there issued, for its three companions.
