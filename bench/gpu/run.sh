@@ -100,8 +100,8 @@ selected_programs() {
     name=${path##*/}
     [ -x "$path" ] || continue # none, where only the benchmark was built
     [[ $name =~ $programs ]] || continue
-    # Some instructions are newer than the oldest device that the rest runs on.
-    if [[ $name =~ _sm([0-9]+)$ ]] && [ "$capability" -lt "${BASH_REMATCH[1]}" ]; then continue; fi
+    # Some programs have code for devices of one compute capability alone.
+    if [[ $name =~ _sm([0-9]+)$ ]] && [ "$capability" != any ] && [ "$capability" -ne "${BASH_REMATCH[1]}" ]; then continue; fi
     printf '%s\n' "$name"
   done
 }
@@ -274,7 +274,7 @@ write_results() {
 
 arguments="$parts --programs $programs --cases $cases ${rows[*]}"
 if [ $list = yes ]; then
-  capability=1000
+  capability=any
   selected_programs
   exec "$bench" "${rows[@]}" --variants --list
 fi

@@ -5,6 +5,7 @@ usage: package_check.py versions ROOT
        package_check.py pkg-config PREFIX COMPILER FOLDER      PREFIX: an installation
        package_check.py vcpkg ROOT CMAKE FOLDER
        package_check.py conan ROOT CMAKE FOLDER                by the conan of PYTHONPATH or else of the PATH
+       package_check.py architectures ROOT CMAKE NVCC PREFIX FOLDER
 
 FOLDER is emptied first. Exit status 77 where the program that it takes is not there.
 """
@@ -27,6 +28,19 @@ if(NOT EXISTS ${{include}}/cottention/cpu.hpp OR NOT cottention_VERSION VERSION_
 endif()
 message(STATUS "found: ${{cottention_DIR}}")
 """
+# Finds the package twice, or has it as a subfolder, with CUDA or without a language.
+FIND_TWICE = """cmake_minimum_required(VERSION 3.22)
+project(consumer LANGUAGES ${LANGUAGES})
+if(SOURCE)
+  add_subdirectory(${SOURCE} cottention)
+else()
+  add_subdirectory(first)
+  add_subdirectory(second)
+endif()
+"""
+# What CMAKE_CUDA_ARCHITECTURES is, and what a project is told to write instead; "": it is told nothing.
+ARCHITECTURES = [("80;90", "80;90a"), ("90-real", "90a-real"), ("all-major", "80;90a;100, or what else is wanted with 90a"),
+                 ("90;90a", ""), ("80", ""), ("100", "")]
 
 
 def run(*command, **options):
@@ -125,8 +139,31 @@ def conan(root, cmake, folder):
     return 0
 
 
+def architectures(root, cmake, nvcc, prefix, folder):
+    emptied(folder)
+    (folder / "CMakeLists.txt").write_text(FIND_TWICE, encoding="utf-8")
+    for name in ("first", "second"):
+        (folder / name).mkdir()
+        (folder / name / "CMakeLists.txt").write_text("find_package(cottention CONFIG REQUIRED ${QUIET})\n", encoding="utf-8")
+
+    def wrong(of, told, *options):
+        said = run(cmake, "-S", folder, "-B", folder / "build", f"-DCMAKE_CUDA_ARCHITECTURES={of}", *options, text=True,
+                   stdout=subprocess.PIPE).stdout
+        remedies = re.findall("-- cottention: .* wgmma. Remedy: CMAKE_CUDA_ARCHITECTURES=(.*)", said)
+        return [] if remedies == [told] * bool(told) else [f"{of} {options}: {remedies}, not {told}\n{said}"]
+
+    # Of one build folder, where the compiler is looked at once.
+    failed = wrong("90", "", "-DLANGUAGES=NONE", f"-DCMAKE_PREFIX_PATH={prefix}", "-DCOTTENTION_OPENMP=OFF")
+    for of, told in ARCHITECTURES:
+        failed += wrong(of, told, "-DLANGUAGES=CUDA", f"-DCMAKE_CUDA_COMPILER={nvcc}")
+    failed += wrong("90", "", "-DQUIET=QUIET")
+    failed += wrong("90", "90a", f"-DSOURCE={root}")
+    print("\n".join(failed))
+    return len(failed)
+
+
 def main():
-    kinds = {"versions": versions, "pkg-config": pkg_config, "vcpkg": vcpkg, "conan": conan}
+    kinds = {"versions": versions, "pkg-config": pkg_config, "vcpkg": vcpkg, "conan": conan, "architectures": architectures}
     if len(sys.argv) < 3 or sys.argv[1] not in kinds:
         sys.exit(__doc__)
     try:

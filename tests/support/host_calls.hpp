@@ -35,7 +35,7 @@ void check_refused_without_code(Run run) {
   check(
       90, 75,
       "device: has compute capability 9.0, and no code for 8.0 or above that it runs is compiled in. Remedy: "
-      "CMAKE_CUDA_ARCHITECTURES 90, or nvcc -arch=sm_90, whose default is less");
+      "CMAKE_CUDA_ARCHITECTURES 90a, or nvcc -arch=sm_90a, whose default is less");
   check(121, 75,
         "device: has compute capability 12.1, and no code for 8.0 or above that it runs is compiled in. "
         "Remedy: CMAKE_CUDA_ARCHITECTURES 121, or nvcc -arch=sm_121, whose default is less");

@@ -24,11 +24,13 @@ struct Properties {
 /// The refusal of a device for which there is no code; `compute_capability` as in Properties.
 inline CallStatus no_code_for(int compute_capability) {
   const int major = compute_capability / 10, minor = compute_capability % 10;
-  return CallStatus::failure(StatusCode::unsupported,
-                             "device: has compute capability %d.%d, and no code for 8.0 or above that it "
-                             "runs is compiled in. Remedy: "
-                             "CMAKE_CUDA_ARCHITECTURES %d%d, or nvcc -arch=sm_%d%d, whose default is less",
-                             major, minor, major, minor, major, minor);
+  const char* const features = compute_capability == 90 ? "a" : "";  // kernels on wgmma need those of 90a
+  return CallStatus::failure(
+      StatusCode::unsupported,
+      "device: has compute capability %d.%d, and no code for 8.0 or above that it "
+      "runs is compiled in. Remedy: "
+      "CMAKE_CUDA_ARCHITECTURES %d%d%s, or nvcc -arch=sm_%d%d%s, whose default is less",
+      major, minor, major, minor, features, major, minor, features);
 }
 
 /// The runtime's refusal as a CallStatus; ok for cudaSuccess.
