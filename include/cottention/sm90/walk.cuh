@@ -74,7 +74,7 @@ struct Walk {
     constexpr int state_warps = 4 * State::groups;
     storage.rows.barriers.init(1, 1);
     storage.terms.barriers.init(1, 4 + state_warps);
-    storage.factors.barriers.init(1, 4 + state_warps);
+    storage.factors.init(4 + state_warps);
     storage.state.barriers.init(state_warps, 4);
     device::fence_mbarrier_init();
   }
@@ -96,7 +96,8 @@ struct Walk {
         storage.state.barriers.arrive_full(state_place);
         state_place.advance();
       }
-      absorb_next<R, tiling>(state, storage.terms, storage.factors, term_place, factor_place);
+      absorb_next<R, tiling, FactorsStorage<R, tiling>::are_told>(state, storage.terms, storage.factors,
+                                                                  term_place, factor_place);
     }
     if (head.is_last()) store_final_state(head, state);
   }
@@ -148,6 +149,7 @@ struct Walk {
         if (loads) loader.next(&storage.rows, &storage.terms);
         device::sync_warp();
         scale_scores(rows, terms, leading);
+        if (new_terms) factors.wait_told();
         const bool releases_state = of_queries ? last_head : first_head, in_leading = leading.contain(at.row);
         if (factors.terms_are_finite() && !in_leading) {
           if (new_rows) start_out();
