@@ -23,8 +23,8 @@ struct CountStorage {
 };
 
 /// The weights of a head whose block walks the rows first, ..., last - 1 of its sequence in `direction`. In a
-/// bidirectional Problem all positions have the weight of the whole sequence.
-template <AnyProblem P, recurrence::Direction direction, int chunk, int warps>
+/// bidirectional Problem all positions have the weight of the whole sequence. branches: as of ValidRows.
+template <AnyProblem P, recurrence::Direction direction, int chunk, int warps, bool branches = false>
 class PositionWeights {
  public:
   using A = typename P::accumulate;
@@ -68,7 +68,7 @@ class PositionWeights {
                            storage_.table.template fill<direction>(mask, row - entry_ * chunk, length, chunk,
                                                                    device::load_shared(anchor), exponent()));
     }
-    valid_ = tile::ValidRows<chunk>::load(mask, row, length);
+    valid_ = tile::ValidRows<chunk>::template load<branches>(mask, row, length);
   }
   /// Loads what the chunk's weights follow from. Scope: thread, after the barrier that
   /// follows begin_chunk().
@@ -87,18 +87,18 @@ class PositionWeights {
   __device__ __forceinline__ A relative(int row) const {
     if (!scaled_ || !causal) return A{1};
     if constexpr (rough)
-      return tile::rough_relative_weight(before_ + 1, valid_.up_to(row) - 1, exponent());
+      return tile::rough_relative_weight(before_ + 1, valid_.template up_to<branches>(row) - 1, exponent());
     else
-      return tile::relative_weight<A>(before_ + 1, valid_.up_to(row) - 1, exponent());
+      return tile::relative_weight<A>(before_ + 1, valid_.template up_to<branches>(row) - 1, exponent());
   }
   /// ln(max(n, 1)) at a row of the chunk.
   __device__ __forceinline__ A log_count(int row) const {
     if constexpr (!causal)
       return log_;
     else if constexpr (rough)
-      return log_ + tile::rough_relative_log(before_ + 1, valid_.up_to(row) - 1);
+      return log_ + tile::rough_relative_log(before_ + 1, valid_.template up_to<branches>(row) - 1);
     else
-      return log_ + tile::relative_log<A>(before_ + 1, valid_.up_to(row) - 1);
+      return log_ + tile::relative_log<A>(before_ + 1, valid_.template up_to<branches>(row) - 1);
   }
 
  private:

@@ -246,7 +246,7 @@ class ChunkFactors {
 
   const Head<R, tiling>& head_;
   Storage& storage_;
-  kernel::PositionWeights<typename R::problem, R::direction, chunk_rows, warps_of<R>> weights_;
+  kernel::PositionWeights<typename R::problem, R::direction, chunk_rows, warps_of<R>, true> weights_;
   RingPlace<2> place_;
   int turn_ = 0;
   bool finite_ = true;

@@ -194,6 +194,10 @@ class Loader {
   Place row_place_, term_place_;
 };
 
+/// Which rows of the chunk at `row` exist and are not masked. Scope: warp; barriers inside: 0.
+__device__ __forceinline__ tile::ValidRows<chunk_rows> valid_rows(const tile::SequenceSide& side, int row) {
+  return tile::ValidRows<chunk_rows>::load<true>(side.mask, row, side.length);
+}
 /// Makes the warp's 16 rows of a tile that are not valid zeros. Scope: warp; barriers inside: 0. A
 /// fence_proxy_async() and a barrier must be between it and products that read the tile.
 template <Element T, int columns>

@@ -88,7 +88,7 @@ __device__ __forceinline__ void measure_piece(const RecurrenceParams<typename R:
     }
     TermBuffer<R>& terms = storage.terms.buffers[place.index];
     storage.terms.barriers.wait_full(place);
-    const auto valid = tile::ValidRows<chunk_rows>::load(head.terms.mask, at.row, head.terms.length);
+    const auto valid = valid_rows(head.terms, at.row);
     if (!valid.all()) {
       clear_rows(terms.b, valid);
       clear_rows(terms.c, valid);

@@ -132,7 +132,7 @@ struct Walk {
         constexpr bool of_queries = R::rows_are_queries;
         const bool first_head = at.group_head == 0, last_head = at.group_head == head.group - 1;
         const bool new_rows = of_queries || first_head, new_terms = !of_queries || first_head;
-        const auto valid = Valid::load(head.rows.mask, at.row, head.rows.length);
+        const auto valid = valid_rows(head.rows, at.row);
         RowBuffer<R>& rows = storage.rows.buffers[row_place.index];
         TermBuffer<R>& terms = storage.terms.buffers[term_place.index];
         receive(at.row, valid, new_rows ? &rows : nullptr, new_terms ? &terms : nullptr);
@@ -182,7 +182,7 @@ struct Walk {
                                             TermBuffer<R>* terms) {
       if (rows != nullptr) storage.rows.barriers.wait_full(row_place);
       if (terms != nullptr) storage.terms.barriers.wait_full(term_place);
-      const auto valid_terms = Valid::load(head.terms.mask, row, head.terms.length);
+      const auto valid_terms = valid_rows(head.terms, row);
       if (valid.all() && valid_terms.all()) return;
       if (rows != nullptr) {
         clear_rows(rows->a(), valid);
