@@ -26,7 +26,7 @@ struct FactorsStorage {
   device::Mbarrier told[2];
   // 0 but while something is found, by warps: of the first warpgroup, and of the others, about c.
   std::uint32_t findings[2][4], not_finite[2][warps_of<R> - 4];
-  kernel::CountStorage<float, warps_of<R>> counts;
+  kernel::CountStorage<float, warps_of<R>, true> counts;
 
   /// Scope: thread; fence_mbarrier_init() and sync_block() must follow.
   __device__ __forceinline__ void init(int empty_arrivals) {
@@ -76,7 +76,7 @@ class ChunkFactors {
   __device__ __forceinline__ void begin_chunk(int row) {
     weights_.begin_chunk(row, head_.keys().mask, head_.keys().length);
   }
-  __device__ __forceinline__ void enter_chunk() { weights_.enter_chunk(); }
+  __device__ __forceinline__ void enter_chunk() { weights_.template enter_chunk<R::has_norm_backward>(); }
 
   /// Measures a position's new rows and new terms; null: there are none. a: the fragments of the rows.
   /// finish() is called once all warps have measured: then products of the tiles must be finished. Rows of
@@ -215,8 +215,9 @@ class ChunkFactors {
     }
     const kernel::RowWeight<float> weight = kernel::row_weight<weighs_terms>(weights_, own_row());
     ChunkTerms<T>& to = storage_.terms[place_.index];
-    if (writes_own_row())
-      to.factors.set(own_row(), norm.rnorm() * (kernel::weights_in_terms<T> ? weight.full : weight.relative));
+    to.factors.set_by_two(own_row(),
+                          norm.rnorm() * (kernel::weights_in_terms<T> ? weight.full : weight.relative),
+                          !writes_own_row());
     if constexpr (std::same_as<T, half>)
       if (device::thread_index() == 0) device::store_shared(&to.weight, of_state());
   }

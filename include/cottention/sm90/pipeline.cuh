@@ -28,6 +28,11 @@ template <int size>
 struct RingPlace {
   int index = 0, parity = 0;
   __device__ __forceinline__ void advance() {
+    if constexpr (size == 2) {
+      index ^= 1;
+      parity ^= index ^ 1;
+      return;
+    }
     if (++index < size) return;
     index = 0;
     parity ^= 1;

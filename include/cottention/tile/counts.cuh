@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include <cottention/device/barrier.cuh>
 #include <cottention/device/collective.cuh>
@@ -97,8 +98,10 @@ struct ValidRows {
   /// The number of valid rows among 0, ..., row. branches: as of load().
   template <bool branches = false>
   __device__ __forceinline__ int up_to(int row) const {
-    if constexpr (branches)
+    if constexpr (branches) {
       if (all()) return row + 1;
+      row = device::opaque(row);  // or nvcc would count in all chunks
+    }
     int count = 0;
 #pragma unroll
     for (int w = 0; w < words; ++w) {
@@ -149,11 +152,12 @@ struct LeadingChunks {
 
 /// Counts and weights at the starts of 32 neighbouring chunks, one for each lane of a warp: 32 lanes compute
 /// 32 weights in the time of one. Lies in shared memory.
-template <class A>
+template <class A, bool reciprocals = false>
 struct ChunkTable {
-  std::int64_t before[device::warp_size];  // (32) unmasked keys before the chunk, and the initial state's
-  A weight[device::warp_size];             // (32) w at the chunk's first key
-  A logarithm[device::warp_size];          // (32) ln of the count at the chunk's first key
+  // (32) Unmasked keys before the chunk, and the initial state's; with reciprocals, 1 over one more.
+  std::conditional_t<reciprocals, A, std::int64_t> before[device::warp_size];
+  A weight[device::warp_size];     // (32) w at the chunk's first key
+  A logarithm[device::warp_size];  // (32) ln of the count at the chunk's first key
 
   /// Fills the table for the 32 chunks from row `first` on. `anchor` is the number of unmasked keys, the
   /// initial state's included, before row `first` or, in reverse, before the end of the 32 chunks. Returns
@@ -172,7 +176,10 @@ struct ChunkTable {
     const std::int64_t start = direction == recurrence::Direction::reverse ? anchor - chunks.total : anchor;
     const std::int64_t n = start + chunks.before;
     const double log = log_count(n + 1);
-    device::store_shared(before + lane, n);
+    if constexpr (reciprocals)
+      device::store_shared(before + lane, device::div_rn(A{1}, static_cast<A>(n + 1)));
+    else
+      device::store_shared(before + lane, n);
     device::store_shared(weight + lane, static_cast<A>(weight_of(log, exponent)));
     device::store_shared(logarithm + lane, static_cast<A>(log));
     return direction == recurrence::Direction::reverse ? start : anchor + chunks.total;
