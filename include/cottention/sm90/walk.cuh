@@ -7,6 +7,8 @@
 // A block walks one piece of a sequence, from the state before it.
 #pragma once
 
+#include <concepts>
+
 #include <cottention/sm90/epilogue.cuh>
 #include <cottention/sm90/products.cuh>
 #include <cottention/sm90/reduce.cuh>
@@ -37,7 +39,9 @@ struct Walk {
   static constexpr recurrence::Direction direction = R::direction;
 
   /// Registers of the states and of the operands that are made of terms.
-  static constexpr int state_registers = R::dims.qk > 64 ? 144 : min_blocks_per_sm > 1 ? 104 : 128;
+  static constexpr int state_registers = R::dims.qk > 64         ? (std::same_as<T, half> ? 152 : 144)
+                                         : min_blocks_per_sm > 1 ? 104
+                                                                 : 128;
   using Shares = RegisterShares<threads, min_blocks_per_sm, state_registers>;
 
   using Params = RecurrenceParams<T>;
