@@ -2,29 +2,31 @@
 #pragma once
 
 #include <concepts>
+#include <type_traits>
 
 #include <cottention/kernel/params.cuh>
 #include <cottention/tile/counts.cuh>
 
 namespace cottention::kernel {
 
-/// What PositionWeights keeps in shared memory.
-template <class A, int warps>
+/// What PositionWeights keeps in shared memory. has_registers: as there.
+template <class A, int warps, bool has_registers = false>
 struct CountStorage {
-  tile::ChunkTable<A> table;
+  tile::ChunkTable<A, has_registers> table;
   union {  // one is used at a time
     tile::ValidCountStorage<warps * device::warp_size> valid;
     device::BlockSumStorage<double, warps * device::warp_size> sum;
   };
-  // (warp_size): a copy for each lane, which has no registers for them.
+  // (warp_size): a copy for each lane, which may have no registers for them.
   double exponent[device::warp_size];
   std::int64_t anchor[device::warp_size];  // keys before the next 32 chunks (in reverse, before their end);
                                            // warp 0 updates it
 };
 
 /// The weights of a head whose block walks the rows first, ..., last - 1 of its sequence in `direction`. In a
-/// bidirectional Problem all positions have the weight of the whole sequence.
-template <AnyProblem P, recurrence::Direction direction, int chunk, int warps>
+/// bidirectional Problem all positions have the weight of the whole sequence. has_registers, for 16-bit
+/// elements: lanes have some for fewer instructions in a chunk.
+template <AnyProblem P, recurrence::Direction direction, int chunk, int warps, bool has_registers = false>
 class PositionWeights {
  public:
   using A = typename P::accumulate;
@@ -34,7 +36,8 @@ class PositionWeights {
   /// there are weights and keys are masked, else 0.
   __device__ __forceinline__ PositionWeights(const RecurrenceParams<typename P::element>& params,
                                              std::int64_t batch, int kv_head, const tile::SequenceSide& keys,
-                                             int first, int last, CountStorage<A, warps>& storage)
+                                             int first, int last,
+                                             CountStorage<A, warps, has_registers>& storage)
       : storage_(storage), first_(first) {
     scaled_ = P::scale != Scale::none && tile::given(params.scale_logit);
     if (!scaled_) return;
@@ -44,6 +47,7 @@ class PositionWeights {
     const int before = !causal ? keys.length : reverse ? end_of_table(last, keys.length) : first_;
     anchor += tile::count_valid(keys.mask, 0, before, storage.valid);
     if constexpr (causal) {
+      if constexpr (has_registers) exponent_ = static_cast<A>(exponent);
       if (device::warp_index() == 0) {
         device::store_shared(storage.exponent + device::lane_index(), exponent);
         device::store_shared(storage.anchor + device::lane_index(), anchor);
@@ -70,15 +74,16 @@ class PositionWeights {
                            storage_.table.template fill<direction>(mask, row - entry_ * chunk, length, chunk,
                                                                    device::load_shared(anchor), exponent()));
     }
-    valid_ = tile::ValidRows<chunk>::load(mask, row, length);
+    valid_ = tile::ValidRows<chunk>::template load<has_registers>(mask, row, length);
   }
-  /// Loads what the chunk's weights follow from. Scope: thread, after the barrier that
-  /// follows begin_chunk().
+  /// Loads what the chunk's weights follow from, and what log_count() does. Scope: thread, after the barrier
+  /// that follows begin_chunk().
+  template <bool with_logs = true>
   __device__ __forceinline__ void enter_chunk() {
     if (!causal) return;
     before_ = scaled_ ? device::load_shared(storage_.table.before + entry_) : 0;
     weight_ = scaled_ ? device::load_shared(storage_.table.weight + entry_) : A{1};
-    log_ = scaled_ ? device::load_shared(storage_.table.logarithm + entry_) : A{0};
+    if constexpr (with_logs) log_ = scaled_ ? device::load_shared(storage_.table.logarithm + entry_) : A{0};
   }
 
   /// Whether positions have weights: the call may have no scale_logit.
@@ -88,15 +93,20 @@ class PositionWeights {
   /// The weight at a row of the chunk, over weight().
   __device__ __forceinline__ A relative(int row) const {
     if (!scaled_ || !causal) return A{1};
-    if constexpr (rough)
-      return tile::rough_relative_weight(before_ + 1, valid_.up_to(row) - 1, exponent());
+    const int further = valid_.template up_to<has_registers>(row) - 1;
+    if constexpr (has_registers)
+      return tile::rough_relative_weight(before_, further, exponent_);
+    else if constexpr (rough)
+      return tile::rough_relative_weight(before_ + 1, further, exponent());
     else
-      return tile::relative_weight<A>(before_ + 1, valid_.up_to(row) - 1, exponent());
+      return tile::relative_weight<A>(before_ + 1, further, exponent());
   }
   /// ln(max(n, 1)) at a row of the chunk.
   __device__ __forceinline__ A log_count(int row) const {
     if constexpr (!causal)
       return log_;
+    else if constexpr (has_registers)
+      return log_ + tile::rough_relative_log(before_, valid_.template up_to<true>(row) - 1);
     else if constexpr (rough)
       return log_ + tile::rough_relative_log(before_ + 1, valid_.up_to(row) - 1);
     else
@@ -105,6 +115,7 @@ class PositionWeights {
 
  private:
   static constexpr bool rough = sizeof(typename P::element) == 2;
+  static_assert(rough || !has_registers);
   static constexpr bool reverse = causal && direction == recurrence::Direction::reverse;
 
   /// Where the table of 32 chunks ends that holds the last row of the piece, for walks in reverse.
@@ -119,12 +130,12 @@ class PositionWeights {
     return device::load_shared(storage_.exponent + device::lane_index());
   }
 
-  CountStorage<A, warps>& storage_;
+  CountStorage<A, warps, has_registers>& storage_;
   int first_;
   bool scaled_ = false;
-  std::int64_t before_ = 0;
+  std::conditional_t<has_registers, A, std::int64_t> before_ = 0;  // as ChunkTable has it
   int entry_ = 0;
-  A weight_{1}, log_{0};
+  A weight_{1}, log_{0}, exponent_{0};  // exponent_: where has_registers
   tile::ValidRows<chunk> valid_{};
 };
 

@@ -85,7 +85,7 @@ struct Apply {
          at.within(first, last); at.advance(members)) {
       RowBuffer<R>& rows = storage.rows.buffers[place.index];
       storage.rows.barriers.wait_full(place);
-      const auto valid = tile::ValidRows<chunk_rows>::load(head.rows.mask, at.row, head.rows.length);
+      const auto valid = valid_rows(head.rows, at.row);
       if (!valid.all()) {
         clear_rows(rows.a(), valid);
         if constexpr (R::has_norm_backward) clear_rows(rows.norm_input, valid);

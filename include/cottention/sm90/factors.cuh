@@ -21,8 +21,30 @@ struct FactorsStorage {
   using T = typename R::element;
   ChunkTerms<T> terms[2];
   Ring<2> barriers;
-  device::Vector<std::uint32_t, 4> findings[2];  // (warps)
-  kernel::CountStorage<float, warps_of<R>> counts;
+  /// Where State's warpgroups tell of each chunk's c, which they have in registers, whether it is finite.
+  static constexpr bool are_told = !R::has_norm_backward && R::mask == Mask::causal;
+  device::Mbarrier told[2];
+  // 0 but while something is found, by warps: of the first warpgroup, and of the others, about c.
+  std::uint32_t findings[2][4], not_finite[2][warps_of<R> - 4];
+  kernel::CountStorage<float, warps_of<R>, true> counts;
+
+  /// Scope: thread; fence_mbarrier_init() and sync_block() must follow.
+  __device__ __forceinline__ void init(int empty_arrivals) {
+    barriers.init(1, empty_arrivals);
+    for (int turn = 0; turn < 2; ++turn) {
+      device::mbarrier_init(told + turn, warps_of<R> - 4);
+      for (std::uint32_t& found : findings[turn]) device::store_shared(&found, 0u);
+      for (std::uint32_t& found : not_finite[turn]) device::store_shared(&found, 0u);
+    }
+  }
+
+  /// Tells whether the warp's elements of c are finite. Scope: warp, each of State's warpgroups.
+  __device__ __forceinline__ void tell(RingPlace<2> place, bool finite) {
+    const bool all_finite = !device::any_lane(!finite);
+    if (lane_index() != 0) return;
+    if (!all_finite) device::store_shared(&not_finite[place.index][device::warp_index() - 4], 1u);
+    device::mbarrier_arrive(told + place.index);
+  }
 };
 
 /// Factors of the current chunk, with a, b and c as their tiles hold them:
@@ -54,34 +76,52 @@ class ChunkFactors {
   __device__ __forceinline__ void begin_chunk(int row) {
     weights_.begin_chunk(row, head_.keys().mask, head_.keys().length);
   }
-  __device__ __forceinline__ void enter_chunk() { weights_.enter_chunk(); }
+  __device__ __forceinline__ void enter_chunk() { weights_.template enter_chunk<R::has_norm_backward>(); }
 
   /// Measures a position's new rows and new terms; null: there are none. a: the fragments of the rows.
   /// finish() is called once all warps have measured: then products of the tiles must be finished. Rows of
   /// extreme norm are rescaled after it, and restart() is called, which has to load a again. Barriers inside:
-  /// 1, or 3 with rows of extreme norm.
+  /// 1, 2 or, with rows of extreme norm, 3.
   template <class Finish, class Restart>
   __device__ __forceinline__ void measure(RowBuffer<R>* rows, const A& a, TermBuffer<R>* terms, Finish finish,
                                           Restart restart) {
     if (terms != nullptr) storage_.barriers.wait_empty(place_);
     const std::uint32_t found = measure_own<false>(rows, a, terms);
-    if (lane_index() == 0) device::store_shared(&storage_.findings[turn_][warp_in_group()], found);
+    std::uint32_t* const findings = storage_.findings[turn_];
+    if (found != 0 && lane_index() == 0) device::store_shared(findings + warp_in_group(), found);
     sync_first_group();  // factors and findings are written
-    const auto all = device::load_shared(&storage_.findings[turn_]);
-    const std::uint32_t any = all[0] | all[1] | all[2] | all[3];
+    const std::uint32_t of_warp = device::load_shared(findings + lane_index() % 4);
     finish();
-    if ((any & extreme) != 0) {
-      sync_first_group();  // no product reads the tiles
-      (void)measure_own<true>(rows, a, terms);
-      device::fence_proxy_async();
-      sync_first_group();  // rows are rescaled
-      restart();
+    if (terms != nullptr) finite_ = true;
+    if (device::any_lane(of_warp != 0)) {
+      const bool any_extreme = device::any_lane((of_warp & extreme) != 0);
+      if (terms != nullptr) finite_ = !device::any_lane((of_warp & not_finite) != 0);
+      sync_first_group();  // findings are read, and no product reads the tiles
+      if (lane_index() == 0) device::store_shared(findings + warp_in_group(), 0u);
+      if (any_extreme) {
+        (void)measure_own<true>(rows, a, terms);
+        device::fence_proxy_async();
+        sync_first_group();  // rows are rescaled
+        restart();
+      }
     }
-    if (terms != nullptr) {
-      finite_ = (any & not_finite) == 0;
-      if (device::thread_index() == 0) device::mbarrier_arrive(storage_.barriers.full + place_.index);
-    }
+    if (terms != nullptr && device::thread_index() == 0)
+      device::mbarrier_arrive(storage_.barriers.full + place_.index);
     turn_ ^= 1;
+  }
+  /// Waits until State's warpgroups have told whether the chunk's c is finite, where they tell; after
+  /// measure() of new terms. Barriers inside: 0, or 1 where c is not finite.
+  __device__ __forceinline__ void wait_told() {
+    if constexpr (Storage::are_told) {
+      device::mbarrier_wait(storage_.told + place_.index, place_.parity);
+      constexpr int warps = warps_of<R> - 4;
+      const int warp = lane_index() % warps;
+      std::uint32_t* const found = storage_.not_finite[place_.index] + warp;
+      finite_ = !device::any_lane(device::load_shared(found) != 0);
+      if (finite_) return;
+      sync_first_group();  // what was told is read
+      if (device::thread_index() < warps) device::store_shared(found, 0u);
+    }
   }
   /// The chunk's terms in shared memory, after measure().
   __device__ __forceinline__ const ChunkTerms<T>& terms() const { return storage_.terms[place_.index]; }
@@ -93,7 +133,7 @@ class ChunkFactors {
   /// Goes on to the next terms where the first warpgroup does not read them.
   __device__ __forceinline__ void skip_terms() { place_.advance(); }
 
-  /// Whether c is finite in all rows of the chunk.
+  /// Whether c is finite in all rows of the chunk, after measure() and wait_told().
   __device__ __forceinline__ bool terms_are_finite() const { return finite_; }
 
   /// row_i of rows g and g + 8.
@@ -150,8 +190,8 @@ class ChunkFactors {
     }
   }
 
-  /// Writes the factors of the lane's own row among the terms, and keeps those of its rows. Returns what it
-  /// found.
+  /// Writes the factors of the lane's own row among the terms, and keeps those of its rows. Returns what the
+  /// warp found.
   template <bool rescales>
   __device__ __forceinline__ std::uint32_t measure_own(RowBuffer<R>* rows, const A& a, TermBuffer<R>* terms) {
     bool any_extreme = false, all_finite = true;
@@ -171,14 +211,15 @@ class ChunkFactors {
       if constexpr (scales_rows) shift = tile::half_exponent({squares_of_own_row(terms.b), 0});
       norm = norm_of<rescales>(terms.c, squares, shift, any_extreme);
     } else {
-      all_finite = are_finite(terms.c);
       norm = norm_of<rescales>(terms.b, squares_of_own_row(terms.b), 0, any_extreme);
     }
     const kernel::RowWeight<float> weight = kernel::row_weight<weighs_terms>(weights_, own_row());
     ChunkTerms<T>& to = storage_.terms[place_.index];
-    if (writes_own_row())
-      to.factors.set(own_row(), norm.rnorm() * (kernel::weights_in_terms<T> ? weight.full : weight.relative));
-    if (device::thread_index() == 0) device::store_shared(&to.weight, of_state());
+    to.factors.set_by_two(own_row(),
+                          norm.rnorm() * (kernel::weights_in_terms<T> ? weight.full : weight.relative),
+                          !writes_own_row());
+    if constexpr (std::same_as<T, half>)
+      if (device::thread_index() == 0) device::store_shared(&to.weight, of_state());
   }
 
   template <bool rescales>
@@ -206,7 +247,7 @@ class ChunkFactors {
 
   const Head<R, tiling>& head_;
   Storage& storage_;
-  kernel::PositionWeights<typename R::problem, R::direction, chunk_rows, warps_of<R>> weights_;
+  kernel::PositionWeights<typename R::problem, R::direction, chunk_rows, warps_of<R>, true> weights_;
   RingPlace<2> place_;
   int turn_ = 0;
   bool finite_ = true;

@@ -81,9 +81,9 @@ __device__ __forceinline__ bool are_finite(const RowFragments<T, columns>& x) {
 }
 template <Element T, int columns>
 __device__ __forceinline__ bool are_finite(Tile<T, columns>& tile) {
-  std::uint32_t zeros = 0;
-  for_each_fragment(tile, [&](const RowFragments<T, 16>& x) { x.add_zeros(zeros); });
-  return (zeros & 0x7fff7fffu) == 0;
+  bool finite = true;
+  for_each_fragment(tile, [&](const RowFragments<T, 16>& x) { finite = are_finite<T>(x.r) && finite; });
+  return finite;
 }
 
 /// Whether a row cannot be an operand as it is: fp32 could not square it, or half's range not hold its

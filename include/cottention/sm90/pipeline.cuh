@@ -28,6 +28,11 @@ template <int size>
 struct RingPlace {
   int index = 0, parity = 0;
   __device__ __forceinline__ void advance() {
+    if constexpr (size == 2) {
+      index ^= 1;
+      parity ^= index ^ 1;
+      return;
+    }
     if (++index < size) return;
     index = 0;
     parity ^= 1;
@@ -194,6 +199,10 @@ class Loader {
   Place row_place_, term_place_;
 };
 
+/// Which rows of the chunk at `row` exist and are not masked. Scope: warp; barriers inside: 0.
+__device__ __forceinline__ tile::ValidRows<chunk_rows> valid_rows(const tile::SequenceSide& side, int row) {
+  return tile::ValidRows<chunk_rows>::load<true>(side.mask, row, side.length);
+}
 /// Makes the warp's 16 rows of a tile that are not valid zeros. Scope: warp; barriers inside: 0. A
 /// fence_proxy_async() and a barrier must be between it and products that read the tile.
 template <Element T, int columns>

@@ -36,20 +36,37 @@ __device__ __forceinline__ void finish(Sums<columns>& sums) {
 template <recurrence::Direction direction, bool scales_rows>
 __device__ __forceinline__ void scale_and_mask(Scores& scores, const float* term_factors_shared,
                                                const float (&row_factors)[2]) {
-  const int lane = lane_index(), row = 16 * warp_in_group() + lane / 4, term = 2 * (lane % 4);
+  const int lane = lane_index(), row = lane / 4, term = 2 * (lane % 4), top = 16 * warp_in_group();
 #pragma unroll
-  for (int c = 0; c < chunk_rows; c += 8) {
-    const auto f = device::load_shared(
-        reinterpret_cast<const device::Vector<float, 2>*>(term_factors_shared + c + term));
+  for (int first = 0; first < chunk_rows; first += 16) {
+    // The warp's 16 rows see all, some or none of 16 terms.
+    float* const x = scores.of_panel[0] + first / 2;
+    if (first != top && !tile::is_visible<direction>(top, first)) {
 #pragma unroll
-    for (int h = 0; h < 2; ++h)
+      for (int i = 0; i < 8; ++i) x[i] = 0;
+      continue;
+    }
 #pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        float& score = scores.of_panel[0][c / 2 + 2 * h + e];
-        score *= f[e];
-        if constexpr (scales_rows) score *= row_factors[h];
-        if (!tile::is_visible<direction>(row + 8 * h, term + c + e)) score = 0;
-      }
+    for (int c = 0; c < 16; c += 8) {
+      const auto f = device::load_shared(
+          reinterpret_cast<const device::Vector<float, 2>*>(term_factors_shared + first + c + term));
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
+#pragma unroll
+        for (int e = 0; e < 2; ++e) {
+          float& score = x[c / 2 + 2 * h + e];
+          score *= f[e];
+          if constexpr (scales_rows) score *= row_factors[h];
+        }
+    }
+    if (first != top) continue;
+#pragma unroll
+    for (int c = 0; c < 16; c += 8)
+#pragma unroll
+      for (int h = 0; h < 2; ++h)
+#pragma unroll
+        for (int e = 0; e < 2; ++e)
+          if (!tile::is_visible<direction>(row + 8 * h, term + c + e)) x[c / 2 + 2 * h + e] = 0;
   }
 }
 

@@ -33,8 +33,9 @@ __device__ __forceinline__ void store_final_state(const Head<R, tiling>& head, S
     state.store(head.params.final_h + head.state_offset(), head.params.layout);
 }
 
-/// Adds the next terms to a state, and releases them. Scope: warpgroup, one of those that have the state.
-template <kernel::AnyRoles R, Tiling tiling>
+/// Adds the next terms to a state, and releases them. tells: the first warpgroup waits to be told whether c
+/// is finite. Scope: warpgroup, one of those that have the state.
+template <kernel::AnyRoles R, Tiling tiling, bool tells = false>
 __device__ __forceinline__ void absorb_next(StateOf<R>& state, TermRing<R, tiling>& terms,
                                             FactorsStorage<R, tiling>& factors,
                                             RingPlace<tiling.stages>& term_place,
@@ -42,7 +43,10 @@ __device__ __forceinline__ void absorb_next(StateOf<R>& state, TermRing<R, tilin
   terms.barriers.wait_full(term_place);
   factors.barriers.wait_full(factor_place);
   TermBuffer<R>& buffer = terms.buffers[term_place.index];
-  state.template absorb<!R::normalizes_all_operands>(buffer.b, buffer.c, factors.terms[factor_place.index]);
+  state.template absorb<!R::normalizes_all_operands>(
+      buffer.b, buffer.c, factors.terms[factor_place.index], [&](const std::uint32_t(&c)[4][4]) {
+        if constexpr (tells) factors.tell(factor_place, are_finite<typename R::element>(c));
+      });
   terms.barriers.arrive_empty(term_place);
   factors.barriers.arrive_empty(factor_place);
   term_place.advance();
@@ -58,7 +62,7 @@ struct ReduceStorage {
   /// Scope: thread 0.
   __device__ __forceinline__ void init() {
     terms.barriers.init(1, 4 * StateOf<R>::groups);
-    factors.barriers.init(1, 4 * StateOf<R>::groups);
+    factors.init(4 * StateOf<R>::groups);
     device::fence_mbarrier_init();
   }
 };
@@ -84,7 +88,7 @@ __device__ __forceinline__ void measure_piece(const RecurrenceParams<typename R:
     }
     TermBuffer<R>& terms = storage.terms.buffers[place.index];
     storage.terms.barriers.wait_full(place);
-    const auto valid = tile::ValidRows<chunk_rows>::load(head.terms.mask, at.row, head.terms.length);
+    const auto valid = valid_rows(head.terms, at.row);
     if (!valid.all()) {
       clear_rows(terms.b, valid);
       clear_rows(terms.c, valid);

@@ -129,12 +129,20 @@ class State {
   /// H += weight times the sum over the chunk of b_j (factor_j c_j)^T, or H -=, which takes the very products
   /// away that have been added. b: (64, dims.qk), c: (64, dims.v). The
   /// sum over the chunk starts from zero and is added with rounding: tensor cores truncate, so a running sum
-  /// would drift. bounded: no factor is far above 1. Scope: warpgroup. No product is in flight afterwards.
+  /// would drift. bounded: no factor is far above 1. examine(elements) is called with those of c that the
+  /// lane has, pairs in one register. Scope: warpgroup. No product is in flight afterwards.
   template <bool bounded, Change change = Change::add>
   __device__ __forceinline__ void absorb(const Tile<T, dims.qk>& b, Tile<T, dims.v>& c,
                                          const ChunkTerms<T>& terms) {
+    absorb<bounded, change>(b, c, terms, [](const auto&) {});
+  }
+  template <bool bounded, Change change = Change::add, class Examine>
+  __device__ __forceinline__ void absorb(const Tile<T, dims.qk>& b, Tile<T, dims.v>& c,
+                                         const ChunkTerms<T>& terms, Examine examine) {
     std::uint32_t high[4][4], low[4][4];
-    const float weight = load_scaled<bounded>(c.panel[group_], terms, high, low);
+    load_columns(c.panel[group_], high);
+    examine(high);
+    const float weight = scale<bounded>(terms, high, low);
     for_each_panel<Sums<dims.qk>::panels>([&]<int p>() {
       constexpr int n = panel_width<dims.qk, p>;
       float added[n / 2];
@@ -163,17 +171,20 @@ class State {
  private:
   using Vec = device::Vector<float, 4>;
 
-  /// The warp's 16 columns of c, transposed, times the factors of their terms, split: four steps of 16 terms.
-  /// Returns what their products are to be multiplied by. Scope: warp; barriers inside: 0.
-  template <bool bounded>
-  static __device__ __forceinline__ float load_scaled(Panel<T>& c, const ChunkTerms<T>& terms,
-                                                      std::uint32_t (&high)[4][4],
-                                                      std::uint32_t (&low)[4][4]) {
-    const int lane = lane_index(), t = lane % 4;
+  /// The warp's 16 columns of c, transposed: four steps of 16 terms. Scope: warp; barriers inside: 0.
+  static __device__ __forceinline__ void load_columns(Panel<T>& c, std::uint32_t (&x)[4][4]) {
+    const int lane = lane_index();
 #pragma unroll
     for (int k = 0; k < 4; ++k)
       device::ldmatrix_x4_trans(
-          high[k], c.at(16 * k + lane % 8 + lane / 16 * 8, 16 * warp_in_group() + lane / 8 % 2 * 8));
+          x[k], c.at(16 * k + lane % 8 + lane / 16 * 8, 16 * warp_in_group() + lane / 8 % 2 * 8));
+  }
+  /// Multiplies what load_columns() loaded by the factors of the terms, and splits it. Returns what products
+  /// are to be multiplied by. Scope: warp; barriers inside: 0.
+  template <bool bounded>
+  static __device__ __forceinline__ float scale(const ChunkTerms<T>& terms, std::uint32_t (&high)[4][4],
+                                                std::uint32_t (&low)[4][4]) {
+    const int t = lane_index() % 4;
     [[maybe_unused]] int exponent = 0;
     [[maybe_unused]] float up = 1;
     if constexpr (std::same_as<T, half>) {

@@ -141,13 +141,6 @@ struct RowFragments {
         squares[i % 2] = device::fma(low, low, device::fma(high, high, squares[i % 2]));
       }
   }
-  /// Adds 0 x for the lane's elements x, pairs in one register: NaN for infinities and NaNs.
-  __device__ __forceinline__ void add_zeros(std::uint32_t& zeros) const {
-#pragma unroll
-    for (int k = 0; k < steps; ++k)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) zeros = device::fma_pair<T>(r[k][i], 0u, zeros);
-  }
   /// f(x, h, column, e) for each element, as Sums::for_each.
   template <class F>
   __device__ __forceinline__ void for_each(F f) const {
@@ -160,6 +153,20 @@ struct RowFragments {
       }
   }
 };
+
+/// Whether the lane's elements of fragments, pairs in one register, are finite.
+template <Element T, int steps>
+__device__ __forceinline__ bool are_finite(const std::uint32_t (&r)[steps][4]) {
+  std::uint32_t any = 0;
+#pragma unroll
+  for (int k = 0; k < steps; ++k) {
+    std::uint32_t zeros = 0;  // sums of 0 x: NaN for infinities and NaNs
+#pragma unroll
+    for (int i = 0; i < 4; ++i) zeros = device::fma_pair<T>(r[k][i], 0u, zeros);
+    any |= zeros;
+  }
+  return (any & 0x7fff7fffu) == 0;
+}
 
 /// f(fragment) for the fragments (16, 16) of the warp's rows, few of which registers hold at a time. Scope:
 /// warp; barriers inside: 0.

@@ -7,6 +7,8 @@
 // A block walks one piece of a sequence, from the state before it.
 #pragma once
 
+#include <concepts>
+
 #include <cottention/sm90/epilogue.cuh>
 #include <cottention/sm90/products.cuh>
 #include <cottention/sm90/reduce.cuh>
@@ -37,7 +39,9 @@ struct Walk {
   static constexpr recurrence::Direction direction = R::direction;
 
   /// Registers of the states and of the operands that are made of terms.
-  static constexpr int state_registers = R::dims.qk > 64 ? 144 : min_blocks_per_sm > 1 ? 104 : 128;
+  static constexpr int state_registers = R::dims.qk > 64         ? (std::same_as<T, half> ? 152 : 144)
+                                         : min_blocks_per_sm > 1 ? 104
+                                                                 : 128;
   using Shares = RegisterShares<threads, min_blocks_per_sm, state_registers>;
 
   using Params = RecurrenceParams<T>;
@@ -74,7 +78,7 @@ struct Walk {
     constexpr int state_warps = 4 * State::groups;
     storage.rows.barriers.init(1, 1);
     storage.terms.barriers.init(1, 4 + state_warps);
-    storage.factors.barriers.init(1, 4 + state_warps);
+    storage.factors.init(4 + state_warps);
     storage.state.barriers.init(state_warps, 4);
     device::fence_mbarrier_init();
   }
@@ -96,7 +100,8 @@ struct Walk {
         storage.state.barriers.arrive_full(state_place);
         state_place.advance();
       }
-      absorb_next<R, tiling>(state, storage.terms, storage.factors, term_place, factor_place);
+      absorb_next<R, tiling, FactorsStorage<R, tiling>::are_told>(state, storage.terms, storage.factors,
+                                                                  term_place, factor_place);
     }
     if (head.is_last()) store_final_state(head, state);
   }
@@ -131,7 +136,7 @@ struct Walk {
         constexpr bool of_queries = R::rows_are_queries;
         const bool first_head = at.group_head == 0, last_head = at.group_head == head.group - 1;
         const bool new_rows = of_queries || first_head, new_terms = !of_queries || first_head;
-        const auto valid = Valid::load(head.rows.mask, at.row, head.rows.length);
+        const auto valid = valid_rows(head.rows, at.row);
         RowBuffer<R>& rows = storage.rows.buffers[row_place.index];
         TermBuffer<R>& terms = storage.terms.buffers[term_place.index];
         receive(at.row, valid, new_rows ? &rows : nullptr, new_terms ? &terms : nullptr);
@@ -148,6 +153,7 @@ struct Walk {
         if (loads) loader.next(&storage.rows, &storage.terms);
         device::sync_warp();
         scale_scores(rows, terms, leading);
+        if (new_terms) factors.wait_told();
         const bool releases_state = of_queries ? last_head : first_head, in_leading = leading.contain(at.row);
         if (factors.terms_are_finite() && !in_leading) {
           if (new_rows) start_out();
@@ -180,7 +186,7 @@ struct Walk {
                                             TermBuffer<R>* terms) {
       if (rows != nullptr) storage.rows.barriers.wait_full(row_place);
       if (terms != nullptr) storage.terms.barriers.wait_full(term_place);
-      const auto valid_terms = Valid::load(head.terms.mask, row, head.terms.length);
+      const auto valid_terms = valid_rows(head.terms, row);
       if (valid.all() && valid_terms.all()) return;
       if (rows != nullptr) {
         clear_rows(rows->a(), valid);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <type_traits>
 
 #include <cottention/device/barrier.cuh>
 #include <cottention/device/collective.cuh>
@@ -53,9 +54,17 @@ struct ValidRows {
   static constexpr int words = (chunk + 31) / 32;
   std::uint32_t bits[words];
 
-  /// The mask of rows first, ..., first + chunk - 1 of a sequence. Scope: warp; barriers inside: 0.
+  /// The mask of rows first, ..., first + chunk - 1 of a sequence. branches: with a branch for chunks that
+  /// are whole and not masked, which then take fewer instructions. Scope: warp; barriers inside: 0.
+  template <bool branches = false>
   __device__ __forceinline__ static ValidRows load(const std::uint8_t* mask, int first, int length) {
     ValidRows valid;
+    if constexpr (branches)
+      if (mask == nullptr && length - first >= chunk) {
+#pragma unroll
+        for (int w = 0; w < words; ++w) valid.bits[w] = low_bits(chunk - 32 * w);
+        return valid;
+      }
 #pragma unroll
     for (int w = 0; w < words; ++w) {
       const int in_chunk = chunk - 32 * w, left = length - first - 32 * w,
@@ -86,8 +95,13 @@ struct ValidRows {
     return all;
   }
 
-  /// The number of valid rows among 0, ..., row.
+  /// The number of valid rows among 0, ..., row. branches: as of load().
+  template <bool branches = false>
   __device__ __forceinline__ int up_to(int row) const {
+    if constexpr (branches) {
+      if (all()) return row + 1;
+      row = device::opaque(row);  // or nvcc would count in all chunks
+    }
     int count = 0;
 #pragma unroll
     for (int w = 0; w < words; ++w) {
@@ -138,11 +152,12 @@ struct LeadingChunks {
 
 /// Counts and weights at the starts of 32 neighbouring chunks, one for each lane of a warp: 32 lanes compute
 /// 32 weights in the time of one. Lies in shared memory.
-template <class A>
+template <class A, bool reciprocals = false>
 struct ChunkTable {
-  std::int64_t before[device::warp_size];  // (32) unmasked keys before the chunk, and the initial state's
-  A weight[device::warp_size];             // (32) w at the chunk's first key
-  A logarithm[device::warp_size];          // (32) ln of the count at the chunk's first key
+  // (32) Unmasked keys before the chunk, and the initial state's; with reciprocals, 1 over one more.
+  std::conditional_t<reciprocals, A, std::int64_t> before[device::warp_size];
+  A weight[device::warp_size];     // (32) w at the chunk's first key
+  A logarithm[device::warp_size];  // (32) ln of the count at the chunk's first key
 
   /// Fills the table for the 32 chunks from row `first` on. `anchor` is the number of unmasked keys, the
   /// initial state's included, before row `first` or, in reverse, before the end of the 32 chunks. Returns
@@ -161,7 +176,10 @@ struct ChunkTable {
     const std::int64_t start = direction == recurrence::Direction::reverse ? anchor - chunks.total : anchor;
     const std::int64_t n = start + chunks.before;
     const double log = log_count(n + 1);
-    device::store_shared(before + lane, n);
+    if constexpr (reciprocals)
+      device::store_shared(before + lane, device::div_rn(A{1}, static_cast<A>(n + 1)));
+    else
+      device::store_shared(before + lane, n);
     device::store_shared(weight + lane, static_cast<A>(weight_of(log, exponent)));
     device::store_shared(logarithm + lane, static_cast<A>(log));
     return direction == recurrence::Direction::reverse ? start : anchor + chunks.total;

@@ -45,6 +45,16 @@ struct TermFactors {
       device::store_shared(at + 2, device::narrow<T>(x - device::widen<T>(high)));
     }
   }
+  /// set() by two lanes that have the same, with one store less.
+  __device__ __forceinline__ void set_by_two(int term, A x, bool second) {
+    if (!second) device::store_shared(full + term, x);
+    if constexpr (split) {
+      const T high = device::narrow<T>(x);
+      T* const at = hi_lo + term / 2 * 4 + term % 2;
+      device::store_shared(second ? at + 2 : at,
+                           second ? device::narrow<T>(x - device::widen<T>(high)) : high);
+    }
+  }
 };
 
 }  // namespace cottention::tile

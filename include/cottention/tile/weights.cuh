@@ -63,16 +63,23 @@ __device__ __forceinline__ A relative_weight(std::int64_t reference, int further
 // ---- relative_log() and relative_weight() for 16-bit elements, in a dozen instructions: to about 2^-21, or
 // 2^-20 at the start of a sequence, where the weights of a chunk differ most
 
+/// `over_reference`: 1 / reference, or reference, which takes a division more.
+__device__ __forceinline__ float rough_relative_log2(float over_reference, int further) {
+  const float ratio = static_cast<float>(further) * over_reference;
+  return ratio <= -1.0f ? 0.0f : device::lg2_approx(1.0f + ratio);
+}
 __device__ __forceinline__ float rough_relative_log2(std::int64_t reference, int further) {
   if (reference + further < 1) return 0.0f;
   const float ratio = device::div_rn(static_cast<float>(further), static_cast<float>(reference));
   return device::lg2_approx(1.0f + ratio);
 }
-__device__ __forceinline__ float rough_relative_log(std::int64_t reference, int further) {
+template <class Reference>
+__device__ __forceinline__ float rough_relative_log(Reference reference, int further) {
   constexpr float ln_2 = 0.693147181f;
   return ln_2 * rough_relative_log2(reference, further);
 }
-__device__ __forceinline__ float rough_relative_weight(std::int64_t reference, int further, double exponent) {
+template <class Reference>
+__device__ __forceinline__ float rough_relative_weight(Reference reference, int further, double exponent) {
   return device::ex2_approx(-static_cast<float>(exponent) * rough_relative_log2(reference, further));
 }
 
