@@ -74,12 +74,6 @@ __device__ __forceinline__ float norm_bound_of_own_row(const RowFragments<T, col
 
 /// Whether the lane's elements of the warp's rows are finite.
 template <Element T, int columns>
-__device__ __forceinline__ bool are_finite(const RowFragments<T, columns>& x) {
-  std::uint32_t zeros = 0;
-  x.add_zeros(zeros);
-  return (zeros & 0x7fff7fffu) == 0;
-}
-template <Element T, int columns>
 __device__ __forceinline__ bool are_finite(Tile<T, columns>& tile) {
   bool finite = true;
   for_each_fragment(tile, [&](const RowFragments<T, 16>& x) { finite = are_finite<T>(x.r) && finite; });

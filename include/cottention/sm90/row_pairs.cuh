@@ -119,7 +119,7 @@ struct MeasuredRows {
     tile::RowNorm<float> norm{squares, 0};
     std::uint32_t found = 0;
     if (device::any_lane(is_extreme<T>(squares))) {
-      found |= device::any_lane(!are_finite(x)) ? finding::x_not_finite : 0;
+      found |= device::any_lane(!are_finite<T>(x.r)) ? finding::x_not_finite : 0;
       norm = rescale_own_row(pair.x, squares);
       device::sync_warp();
       x.load(pair.x);
@@ -138,7 +138,7 @@ struct MeasuredRows {
     y.load(pair.y);
     const float squares_of_y = squares_of_own_row(y);
     if (device::any_lane(!device::is_finite(squares_of_y)))  // it may have overflowed
-      found |= device::any_lane(!are_finite(y)) ? finding::y_not_finite : 0;
+      found |= device::any_lane(!are_finite<T>(y.r)) ? finding::y_not_finite : 0;
     const float y_bound = norm_bound_of_own_row(y, squares_of_y) * weight;
     if (writes_own_row()) device::store_shared(factors.y_bound + own_row(), y_bound);
     if (lane_index() == 0)
