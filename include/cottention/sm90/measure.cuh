@@ -98,7 +98,6 @@ __device__ __forceinline__ tile::RowNorm<float> rescale_own_row(Tile<T, columns>
                                                                 int shift = 0) {
   using Reader = tile::RowReader<device::warp_size, 16, Tile<T, columns>>;
   static_assert(Reader::lanes_per_row == 2);
-  device::sync_warp();  // rows have been read by other lanes, which do not read them here
   // Lanes 2 r and 2 r + 1 read row r, whose squares lanes 4 g and 4 g + 1 have.
   const int lane = lane_index(), r = lane / 2, from = r % 8 * 4 + r / 8;
   const float of_row = device::shuffle(squares, from);
