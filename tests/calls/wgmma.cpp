@@ -53,7 +53,9 @@ constexpr Tiling gradient_tiling() {
   constexpr Tiling dq = tiling_of<P, recurrence::Output::dq>(), dk = tiling_of<P, recurrence::Output::dk>(),
                    dv = tiling_of<P, recurrence::Output::dv>();
   static_assert(dq == dk && dq.stages == dv.stages && dq.min_blocks_per_sm == dv.min_blocks_per_sm);
-  return dq.columns > dv.columns ? dq : dv;
+  Tiling tiling = dq.columns > dv.columns ? dq : dv;
+  tiling.warps = 0;
+  return tiling;
 }
 
 /// Calls f with every mask and scale; the head dims are whole panels of a tile, and parts of them.

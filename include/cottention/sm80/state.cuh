@@ -283,7 +283,7 @@ class State {
     } else {
       // Elements that are not finite do not count.
       const auto largest = [&c]<bool examines>() {
-        float largest = 0;
+        float found = 0;
 #pragma unroll
         for (int m = 0; m < Part::warp_column_blocks; ++m)
 #pragma unroll
@@ -293,10 +293,9 @@ class State {
               for (const float element : {device::unpack_low<T>(c.blocks[m][j].r[e]),
                                           device::unpack_high<T>(c.blocks[m][j].r[e])}) {
                 const float magnitude = device::magnitude(element);
-                largest =
-                    magnitude > largest && (!examines || device::is_finite(magnitude)) ? magnitude : largest;
+                found = magnitude > found && (!examines || device::is_finite(magnitude)) ? magnitude : found;
               }
-        return tile::max_over_warp(largest);
+        return tile::max_over_warp(found);
       };
       const float of_all = largest.template operator()<false>();
       return tile::exponent_for_half(device::is_finite(of_all) ? of_all

@@ -222,17 +222,16 @@ class State {
   /// below half's range. Elements that are not finite do not count. Scope: warp; barriers inside: 0.
   static __device__ __forceinline__ int exponent_of(const std::uint32_t (&x)[4][4]) {
     const auto largest = [&x]<bool examines>() {
-      float largest = 0;
+      float found = 0;
 #pragma unroll
       for (int k = 0; k < 4; ++k)
 #pragma unroll
         for (int i = 0; i < 4; ++i)
           for (const float element : {device::unpack_low<T>(x[k][i]), device::unpack_high<T>(x[k][i])}) {
             const float magnitude = device::magnitude(element);
-            largest =
-                magnitude > largest && (!examines || device::is_finite(magnitude)) ? magnitude : largest;
+            found = magnitude > found && (!examines || device::is_finite(magnitude)) ? magnitude : found;
           }
-      return tile::max_over_warp(largest);
+      return tile::max_over_warp(found);
     };
     const float of_all = largest.template operator()<false>();
     return tile::exponent_for_half(device::is_finite(of_all) ? of_all : largest.template operator()<true>());
