@@ -108,10 +108,10 @@ struct Inputs {
   Array<Accumulate<T>> scale_logit, h;
 };
 
-/// A device that gets the kernels of mma.sync by choice, with the most shared memory of 9.0, and so many
+/// A device that gets an engine's kernels by choice, with the most shared memory of 9.0, and so many
 /// multiprocessors that one block is few or many.
-inline device::Properties device_for(tuning::Occupancy occupancy) {
-  return {.compute_capability = 80,
+inline device::Properties device_for(tuning::Occupancy occupancy, Engine engine = Engine::mma_sync) {
+  return {.compute_capability = engine == Engine::wgmma ? 90 : 80,
           .multiprocessors = occupancy == tuning::Occupancy::low ? 132 : 0,
           .shared_bytes_per_block = 227 * 1024};
 }
@@ -157,7 +157,7 @@ constexpr Row gradient(const char* name) {
                                             .dv = {dv.data()},
                                             .scale_logit = inputs.scale_logit.data(),
                                             .final_h = inputs.h.data()};
-            const device::Properties device = device_for(occupancy);
+            const device::Properties device = device_for(occupancy, tiling.engine);
             const host::BackwardCall<P> call(args, Split{1}, device);
             const Array<std::uint8_t> workspace(static_cast<std::int64_t>(call.workspace_bytes()));
             before();
@@ -182,6 +182,8 @@ inline constexpr Row rows[] = {
     gradient<ByKey<bfloat16, 64>, Occupancy::high>("Gradient, bf16 64, many blocks"),
     gradient<ByKey<bfloat16, 64>, Occupancy::low>("Gradient, bf16 64, few blocks"),
     gradient<ByKey<bfloat16, 128>, Occupancy::high>("Gradient, bf16 128"),
+    gradient<ByKey<bfloat16, 64>, Occupancy::low, tuning::wgmma_fused_backward<ByKey<bfloat16, 64>>>(
+        "Gradient, wgmma, bf16 64"),
 };
 
 /// Counts are those of `longer` less those of `shorter`: of whole chunks alone.
