@@ -38,8 +38,8 @@ constexpr Tiling fitting_wgmma_tiling() {
   return sizeof(typename sm90::Walk<R, three>::Storage) <= room ? three : wgmma_tiling<R>(2);
 }
 
-/// Walk of o in bf16 takes 110 KiB of shared memory at dim 64 and 214 KiB at dim 128, with three stages; of dq
-/// and dk at dim 128 198 KiB, with two. Unmeasured.
+/// Walk of o in bf16 takes 110 KiB of shared memory at dim 64 and 214 KiB at dim 128, with three stages; of
+/// dq and dk at dim 128 198 KiB, with two. Unmeasured.
 template <kernel::AnyRoles R>
 requires(sm90::has_kernels<R>) inline constexpr Tiling wgmma_recurrence = fitting_wgmma_tiling<R>();
 
