@@ -239,6 +239,23 @@ TEST_CASE("Wgmma: NaN and infinity reach only the outputs that see them") {
       }
 }
 
+TEST_CASE("Wgmma: infinities in v of chunk after chunk are right in wide heads, groups and pieces") {
+  using P = Of<64, 128, Mask::causal, Scale::by_key>;
+  for (const std::int64_t group : {1, 2})
+    for (const Padding padding : {Padding::none, Padding::middle}) {
+      Inputs<T> inputs(Case{.shape = {1, 400, 400, 2, 2 / group, 64, 128}, .padding = padding});
+      INFO("group " << group << ", padding " << (padding != Padding::none));
+      for (const std::int64_t position : {70, 130, 131, 250, 390})
+        inputs.v().row(position, 0)[position / 4] =
+            from_double<T>(std::numeric_limits<double>::infinity() * (position % 20 == 10 ? 1 : -1));
+      const auto args = inputs.forward();
+      const Output got = run_cuda_forward_with<P>(args),
+                   expected = expected_output(inputs.description(), args);
+      check_spread(got.o, expected.o, 1, bounds<T>.forward);
+      check_spread(got.h, expected.h, 1, bounds<T>.state);
+    }
+}
+
 #if __has_include(<emulation.hpp>)
 TEST_CASE("Wgmma: no schedule of threads and copies changes a bit") {
   using P = Of<64, 64, Mask::causal, Scale::by_key>;

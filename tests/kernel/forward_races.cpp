@@ -53,4 +53,6 @@ TEST_CASE("No race in forward of the wgmma engine") {
   check_cuda_forward<Q, of_q>(masked, {.split = {1}});
   check_cuda_forward<Q, of_q>(in_pieces, {.split = {2}});
   check_cuda_forward<R, of_r>(masked, {.split = {1}});
+  check_cuda_forward<Q, of_q>({.shape = {1, 10, 10, 2, 1, 0, 0}}, {.split = {1}});
+  check_cuda_forward<Q, of_q>({.shape = {1, 70, 70, 2, 1, 0, 0}, .rows = Rows::tiny}, {.split = {1}});
 }

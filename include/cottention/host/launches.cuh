@@ -61,8 +61,7 @@ class Launches {
     } else {
       typename Kernel::Params completed;
       if (status_)
-        status_ = device::status_of(complete<Kernel>(completed, params, grid.x),
-                                    "cuTensorMapEncodeTiled");
+        status_ = device::status_of(complete<Kernel>(completed, params, grid.x), "cuTensorMapEncodeTiled");
       enqueue<Kernel>(grid, completed);
     }
   }

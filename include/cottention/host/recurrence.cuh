@@ -95,15 +95,28 @@ struct RecurrenceRows {
                             : large);
   }
 };
+/// Whether a Tiling of the caller's suits the kernels of the wgmma engine.
+template <kernel::AnyRoles R, Tiling given>
+inline constexpr bool is_tiling_of_wgmma = [] {
+  if constexpr (sm90::has_kernels<R>) {
+    constexpr Tiling own = tuning::wgmma_recurrence<R>;
+    return given.chunk == own.chunk && given.stages >= 2 && given.stages <= 4 &&
+           given.columns >= own.columns && (given.warps == 0 || given.warps == own.warps) &&
+           given.min_blocks_per_sm >= 1 && given.min_blocks_per_sm <= own.min_blocks_per_sm;
+  }
+  return true;
+}();
 template <kernel::AnyRoles R, Tiling given>
 struct RecurrenceRows<R, given> : GivenRow<given> {
-  static_assert(given.engine != Engine::wgmma ||
-                    (sm90::has_kernels<R> && given.chunk == sm90::chunk_rows && given.stages >= 2 &&
-                     given.stages <= 4 && given.columns >= R::dims.v),
-                "cottention: a Tiling of Engine::wgmma has chunk 64, 2 to 4 stages and all columns, for "
-                "16-bit elements "
-                "and head dims that are multiples of 16 from 64 to 128. Remedy: that, or Engine::mma_sync, "
-                "the default.");
+  static_assert(
+      given.engine != Engine::wgmma || sm90::has_kernels<R>,
+      "cottention: Engine::wgmma is for 16-bit elements and head dims that are multiples of 16 from 64 "
+      "to 128; in fp16 dq and dk need one of the dims at 64. Remedy: Engine::mma_sync, the default.");
+  static_assert(
+      given.engine != Engine::wgmma || is_tiling_of_wgmma<R, given>,
+      "cottention: a Tiling of Engine::wgmma has chunk 64, 2 to 4 stages, all columns, warps 0 or as many "
+      "as its kernels, and min_blocks_per_sm 1 or that of the library's own row. Remedy: these, or "
+      "Engine::mma_sync, the default.");
 };
 
 /// Refuses a Tiling of the caller's whose engine the device or a tensor is not for.
@@ -117,8 +130,8 @@ CallStatus validate_engine(const Workload& call, const device::Properties& devic
   if (const char* const name = call.tma.first_refused(); name != nullptr)
     return CallStatus::failure(
         StatusCode::unsupported,
-        "%s: Engine::wgmma takes tensors aligned to 16 bytes, with positions and heads, and "
-        "strides that are positive multiples of 16 bytes. Remedy: Engine::mma_sync",
+        "%s: Engine::wgmma takes tensors with heads, and strides that are positive multiples of 16 bytes. "
+        "Remedy: Engine::mma_sync",
         name);
   return {};
 }

@@ -37,46 +37,44 @@ struct TensorsForTma {
   }
 };
 
-/// Whether TMA takes a tensor: aligned to 16 bytes, with positions and heads, and strides of axes with more
-/// than one index positive multiples of 16 bytes below 2^40. CUDA driver API, cuTensorMapEncodeTiled.
+/// Whether TMA takes a tensor, aligned as every call's are: strides of axes with more than one index are
+/// positive multiples of 16 bytes below 2^40. CUDA driver API, cuTensorMapEncodeTiled. In the batch-invariant
+/// plan the stride between sequences counts for a single one, too.
 template <class T>
-bool tma_takes(const Tensor<T>& x, std::int64_t batch, std::int64_t seq, std::int64_t heads,
-               std::int64_t dim) {
-  if (reinterpret_cast<std::uintptr_t>(x.data) % 16 != 0) return false;
+bool tma_takes(const Tensor<T>& x, std::int64_t batch, std::int64_t seq, std::int64_t heads, std::int64_t dim,
+               bool counts_batch) {
   const Strides s = resolve(x.strides, seq, heads, dim);
-  const auto fits = [](std::int64_t extent, std::int64_t stride) {
+  const auto fits = [](std::int64_t extent, std::int64_t stride, bool counts) {
     constexpr std::int64_t elements = 16 / static_cast<std::int64_t>(sizeof(T)),
                            limit = std::int64_t{1} << 40;
-    if (extent < 1 || extent >= std::int64_t{1} << 31) return false;
-    return extent == 1 ||
-           (stride > 0 && stride % elements == 0 && stride < limit / static_cast<int>(sizeof(T)));
+    return extent < std::int64_t{1} << 31 &&
+           ((extent <= 1 && !counts) ||
+            (stride > 0 && stride % elements == 0 && stride < limit / static_cast<int>(sizeof(T))));
   };
-  return fits(batch, s.batch) && fits(seq, s.seq) && fits(heads, s.head);
+  return heads > 0 && fits(batch, s.batch, counts_batch) && fits(seq, s.seq, false) &&
+         fits(heads, s.head, false);
 }
 
-template <Element T>
-TensorsForTma tensors_for_tma(const ForwardArguments<T>& args) {
+template <class Arguments>
+TensorsForTma tensors_for_tma(const Arguments& args) {
   const Shape& s = args.shape;
-  const std::int64_t batch = args.cu_seqlens_q.given() ? 1 : s.batch;
+  const bool packed = args.cu_seqlens_q.given(),
+             counts_batch = !packed && s.seq_q > 0 && s.seq_k > 0 && args.plan == Plan::batch_invariant;
+  const auto takes = [&](const auto& x, std::int64_t seq, std::int64_t heads, std::int64_t dim) {
+    return tma_takes(x, packed ? 1 : s.batch, seq, heads, dim, counts_batch);
+  };
   TensorsForTma taken;
-  taken.inputs = {tma_takes(args.q, batch, s.seq_q, s.heads_q, s.dim_qk),
-                  tma_takes(args.k, batch, s.seq_k, s.heads_kv, s.dim_qk),
-                  tma_takes(args.v, batch, s.seq_k, s.heads_kv, s.dim_v), true};
-  taken.outputs = {tma_takes(args.o, batch, s.seq_q, s.heads_q, s.dim_v), true, true, true};
-  return taken;
-}
-template <Element T>
-TensorsForTma tensors_for_tma(const BackwardArguments<T>& args) {
-  const Shape& s = args.shape;
-  const std::int64_t batch = args.cu_seqlens_q.given() ? 1 : s.batch;
-  TensorsForTma taken;
-  taken.inputs = {tma_takes(args.q, batch, s.seq_q, s.heads_q, s.dim_qk),
-                  tma_takes(args.k, batch, s.seq_k, s.heads_kv, s.dim_qk),
-                  tma_takes(args.v, batch, s.seq_k, s.heads_kv, s.dim_v),
-                  tma_takes(args.dout, batch, s.seq_q, s.heads_q, s.dim_v)};
-  taken.outputs = {true, tma_takes(args.dq, batch, s.seq_q, s.heads_q, s.dim_qk),
-                   tma_takes(args.dk, batch, s.seq_k, s.heads_kv, s.dim_qk),
-                   tma_takes(args.dv, batch, s.seq_k, s.heads_kv, s.dim_v)};
+  taken.inputs = {takes(args.q, s.seq_q, s.heads_q, s.dim_qk), takes(args.k, s.seq_k, s.heads_kv, s.dim_qk),
+                  takes(args.v, s.seq_k, s.heads_kv, s.dim_v), true};
+  taken.outputs.fill(true);
+  if constexpr (requires { args.o; }) {
+    taken.outputs[0] = takes(args.o, s.seq_q, s.heads_q, s.dim_v);
+  } else {
+    taken.inputs[3] = takes(args.dout, s.seq_q, s.heads_q, s.dim_v);
+    taken.outputs = {true, takes(args.dq, s.seq_q, s.heads_q, s.dim_qk),
+                     takes(args.dk, s.seq_k, s.heads_kv, s.dim_qk),
+                     takes(args.dv, s.seq_k, s.heads_kv, s.dim_v)};
+  }
   return taken;
 }
 
@@ -86,7 +84,7 @@ template <class T>
 cudaError_t encode(device::TensorMap& map, const tile::View<T>& x, std::int64_t batch, std::int64_t seq,
                    std::int64_t heads, std::int64_t dim, int tile_rows = sm90::chunk_rows) {
   map = {};
-  if (x.data == nullptr) return cudaSuccess;
+  if (x.data == nullptr || batch == 0 || seq == 0 || heads == 0) return cudaSuccess;
   const auto bytes = [](std::int64_t extent, std::int64_t stride) {
     return extent > 1 ? stride * static_cast<std::int64_t>(sizeof(T)) : 16;
   };

@@ -37,7 +37,7 @@ class DqErrorBound {
   __device__ __forceinline__ void set_zero() {
     if (!has_own()) return;
     for (float* sum : {s_, dq_, grad_unit_q_, g_over_q_, g_, v_, scale_grad_, g_log_})
-      device::store_shared(sum + device::thread_index(), 0.0f);
+      device::store_shared(sum + own(), 0.0f);
   }
 
   /// `squares`: the sum of the squares of the thread's elements of S. The largest one counts.
@@ -77,7 +77,7 @@ class DqErrorBound {
       return device::sum_over_block<threads>(x, scratch);
     };
     const auto total = [&over_block](const float* squares) {
-      return over_block(has_own() ? device::load_shared(squares + device::thread_index()) : 0.0f);
+      return over_block(has_own() ? device::load_shared(squares + own()) : 0.0f);
     };
     const double off_total = over_block(off);
     const double s = total(s_), v = total(v_), g_over_q = total(g_over_q_), dq = total(dq_);

@@ -281,19 +281,26 @@ class State {
     if constexpr (!std::same_as<T, half>) {
       return 0;
     } else {
-      float largest = 0;
+      // Elements that are not finite do not count.
+      const auto largest = [&c]<bool examines>() {
+        float largest = 0;
 #pragma unroll
-      for (int m = 0; m < Part::warp_column_blocks; ++m)
+        for (int m = 0; m < Part::warp_column_blocks; ++m)
 #pragma unroll
-        for (int j = 0; j < Part::term_blocks; ++j)
+          for (int j = 0; j < Part::term_blocks; ++j)
 #pragma unroll
-          for (int e = 0; e < 4; ++e) {
-            const float low = device::magnitude(device::unpack_low<T>(c.blocks[m][j].r[e]));
-            const float high = device::magnitude(device::unpack_high<T>(c.blocks[m][j].r[e]));
-            largest = low > largest ? low : largest;
-            largest = high > largest ? high : largest;
-          }
-      return tile::exponent_for_half(tile::max_over_warp(largest));
+            for (int e = 0; e < 4; ++e)
+              for (const float element : {device::unpack_low<T>(c.blocks[m][j].r[e]),
+                                          device::unpack_high<T>(c.blocks[m][j].r[e])}) {
+                const float magnitude = device::magnitude(element);
+                largest =
+                    magnitude > largest && (!examines || device::is_finite(magnitude)) ? magnitude : largest;
+              }
+        return tile::max_over_warp(largest);
+      };
+      const float of_all = largest.template operator()<false>();
+      return tile::exponent_for_half(device::is_finite(of_all) ? of_all
+                                                               : largest.template operator()<true>());
     }
   }
 

@@ -74,6 +74,7 @@ class Epilogue {
     }
     if (params_.out.data == nullptr) return;
     clear_sums(out, valid);
+    device::sync_warp();  // rows have been read by other lanes, which do not write them here
     store_rows(rows.output(), out);
     device::fence_proxy_async();
   }

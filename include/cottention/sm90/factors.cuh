@@ -26,7 +26,9 @@ struct FactorsStorage {
   device::Mbarrier told[2];
   // 0 but while something is found, by warps: of the first warpgroup, and of the others, about c.
   std::uint32_t findings[2][4], not_finite[2][warps_of<R> - 4];
-  kernel::CountStorage<float, warps_of<R>, true> counts;
+  /// The norm backward leaves no registers for weights.
+  static constexpr bool has_registers = !R::has_norm_backward;
+  kernel::CountStorage<float, warps_of<R>, has_registers> counts;
 
   /// Scope: thread; fence_mbarrier_init() and sync_block() must follow.
   __device__ __forceinline__ void init(int empty_arrivals) {
@@ -247,7 +249,8 @@ class ChunkFactors {
 
   const Head<R, tiling>& head_;
   Storage& storage_;
-  kernel::PositionWeights<typename R::problem, R::direction, chunk_rows, warps_of<R>, true> weights_;
+  kernel::PositionWeights<typename R::problem, R::direction, chunk_rows, warps_of<R>, Storage::has_registers>
+      weights_;
   RingPlace<2> place_;
   int turn_ = 0;
   bool finite_ = true;

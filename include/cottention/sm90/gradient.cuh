@@ -88,16 +88,18 @@ struct Gradient {
   };
   /// A position of the walk: chunk by chunk from the last one on, and in each one query head of the group
   /// after the other.
-  struct alignas(16) Position {
-    int group_head = 0, chunks = 0, positions = 0;  // chunks and positions before it
+  struct alignas(8) Position {
+    int chunks = 0;      // before it
+    int group_head = 0;  // query head of the group
 
     __device__ __forceinline__ void advance(int group) {
-      ++positions;
       if (++group_head < group) return;
       group_head = 0;
       ++chunks;
     }
-    __device__ __forceinline__ typename Pairs::Place queries() const { return in_ring(positions); }
+    __device__ __forceinline__ typename Pairs::Place queries(int group) const {
+      return in_ring(chunks * group + group_head);
+    }
     __device__ __forceinline__ typename Pairs::Place keys() const { return in_ring(chunks); }
     __device__ __forceinline__ RingPlace<1> state() const { return {0, chunks % 2}; }
 
@@ -114,10 +116,10 @@ struct Gradient {
     Side of_queries, of_keys;
     Pairs queries, keys;  // of q and g, and of k and v
     Rows outputs[3];
-    RowFactors factors[2];   // of dq's and dk's rows
-    double scale_grad[128];  // of the first warpgroup's threads
-    int leading_end[3][4];   // of tile::LeadingChunks, (outputs, warps)
-    PublishedState s, d;     // S^T (v, k) and D (q, g)
+    RowFactors factors[2];                      // of dq's and dk's rows
+    double scale_grad[threads];                 // (threads)
+    int leading_keys_end, leading_queries_end;  // of tile::LeadingChunks
+    PublishedState s, d;                        // S^T (v, k) and D (q, g)
     Ring<1> s_barriers, d_barriers;
     kernel::CountStorage<float, threads / device::warp_size> counts;
     ErrorBound dq_error;
@@ -126,9 +128,11 @@ struct Gradient {
   static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     const Head head(params.dq);
     if (device::thread_index() == 0) init(head, storage);
+    find_leading<recurrence::Direction::forward>(0, head.terms, storage.leading_keys_end);
+    find_leading<recurrence::Direction::reverse>(1, head.rows, storage.leading_queries_end);
     Weights weights(params.dq, head.batch, head.kv_head, head.keys(), 0, head.last, storage.counts);
     storage.dq_error.set_zero();
-    if (group_index() == 0) device::store_shared(storage.scale_grad + device::thread_index(), 0.0);
+    device::store_shared(storage.scale_grad + device::thread_index(), 0.0);
     device::sync_block();  // barriers are initialised
     float off = 0;         // of S from the initial state
     const int part = group_index();
@@ -155,6 +159,15 @@ struct Gradient {
     static constexpr int average = 128, first = 128, second = 120, dv = 120, states = 144;
   };
 
+  /// Writes which chunks of a walk over `terms` are leading ones. Scope: warp, before a barrier; one does it.
+  template <recurrence::Direction direction>
+  static __device__ __forceinline__ void find_leading(int warp, const tile::SequenceSide& terms,
+                                                      int& end_shared) {
+    if (device::warp_index() != warp) return;
+    const auto found =
+        tile::LeadingChunks<chunk_rows, direction>::find(terms.mask, 0, terms.length, terms.length);
+    if (lane_index() == 0) device::store_shared(&end_shared, found.end);
+  }
   static __device__ __forceinline__ bool within(const Storage& storage, const Position& at) {
     return at.chunks < device::load_shared(&storage.chunks);
   }
@@ -205,10 +218,10 @@ struct Gradient {
         publish(s, storage.s, storage.s_barriers, at);
         storage.dq_error.observe_state(s.squares());
       }
-      storage.queries.wait_measured(at.queries());
-      Pair& queries = storage.queries.at(at.queries());
+      storage.queries.wait_measured(at.queries(params.dq.row_group));
+      Pair& queries = storage.queries.at(at.queries(params.dq.row_group));
       d.template absorb<true>(queries.y, queries.x, queries.terms);
-      storage.queries.barriers.arrive_empty(at.queries());
+      storage.queries.barriers.arrive_empty(at.queries(params.dq.row_group));
     }
     if (params.dv.final_h != nullptr)
       d.store(params.dv.final_h + state_offset(), recurrence::StateLayout::transposed);
@@ -224,7 +237,8 @@ struct Gradient {
     const int row = row_of(storage, at);
     if (at.group_head == 0)
       storage.keys.load(at.keys(), params.k_map, params.v_map, storage.of_keys.at(0, row));
-    storage.queries.load(at.queries(), params.q_map, params.g_map, storage.of_queries.at(at.group_head, row));
+    storage.queries.load(at.queries(params.dq.row_group), params.q_map, params.g_map,
+                         storage.of_queries.at(at.group_head, row));
     at.advance(params.dq.row_group);
     device::store_shared(&storage.loaded, at);
   }
@@ -235,8 +249,7 @@ struct Gradient {
     double* const partials = (weighs_queries ? params.dq : params.dk).scale_grad_partials;
     if (partials != nullptr)
       kernel::store_scale_grad(
-          partials, 1,
-          group_index() == 0 ? device::load_shared(storage.scale_grad + device::thread_index()) : 0.0,
+          partials, 1, device::load_shared(storage.scale_grad + device::opaque(device::thread_index())),
           storage.counts.sum);
     const bool exceeds =
         storage.dq_error.exceeds(off, device::load_shared(&storage.chunks), params.dq.out.data != nullptr,
@@ -262,30 +275,23 @@ struct Gradient {
     float row_factors[2] = {};  // of rows of dv: weight / ||k||
 
     __device__ __forceinline__ void walk() {
-      const Side& terms = of_queries ? storage.of_keys : storage.of_queries;
-      const int length = device::load_shared(&terms.length);
-      const int end = Leading::find(device::load_shared(&terms.mask), 0, length, length).end;
-      if (lane_index() == 0) device::store_shared(leading_end(), end);
-      device::sync_warp();
       if (loads())
         for (int i = 1; i < tiling.stages; ++i) load_next(params, storage);
 #pragma unroll 1
       for (Position at; within(storage, at); ++at.chunks) {
-        const int row = row_of(storage, at);
-        if constexpr (weighs_rows) prepare_weights(row);
+        if constexpr (weighs_rows) prepare_weights(row(at));
         if constexpr (of_queries)
-          walk_queries(at, row);
+          walk_queries(at);
         else
-          walk_keys(at, row);
+          walk_keys(at);
       }
       if (lane_index() == 0) device::cp_async_bulk_wait<0>();
     }
 
    private:
-    __device__ __forceinline__ int* leading_end() const {
-      return storage.leading_end[static_cast<int>(output) - 1] + warp_in_group();
+    __device__ __forceinline__ Leading leading() const {
+      return {device::load_shared(of_queries ? &storage.leading_keys_end : &storage.leading_queries_end)};
     }
-    __device__ __forceinline__ Leading leading() const { return {device::load_shared(leading_end())}; }
     static __device__ __forceinline__ const RowFragments<T, dim>& a_of(const Fragments& rows) {
       return R::has_norm_backward ? rows.y : rows.x;
     }
@@ -306,8 +312,9 @@ struct Gradient {
     // Each use computes these: lanes have no registers for them.
     __device__ __forceinline__ Pair& keys(const Position& at) const { return storage.keys.at(at.keys()); }
     __device__ __forceinline__ Pair& queries(const Position& at) const {
-      return storage.queries.at(at.queries());
+      return storage.queries.at(at.queries(params.dq.row_group));
     }
+    __device__ __forceinline__ int row(const Position& at) const { return row_of(storage, at); }
     static __device__ __forceinline__ Rows& b_of(Pair& terms) {
       return R::has_norm_backward ? terms.y : terms.x;
     }
@@ -316,18 +323,18 @@ struct Gradient {
     }
 
     /// The outputs of a chunk's queries, head by head.
-    __device__ __forceinline__ void walk_queries(Position& at, int row) {
+    __device__ __forceinline__ void walk_queries(Position& at) {
       storage.keys.wait_measured(at.keys());
 #pragma unroll 1
-      for (int head = 0; head < params.dq.row_group; ++head, ++at.positions) {
+      for (at.group_head = 0; at.group_head < params.dq.row_group; ++at.group_head) {
         Fragments rows;
-        measure(rows, storage.queries, at.queries(), row);
+        measure(rows, storage.queries, at.queries(params.dq.row_group), row(at));
         load();
         Scores scores;
         const bool finite = score(scores, rows, queries(at), keys(at));
         storage.s_barriers.wait_full(at.state());
         Out out;
-        if (finite && !leading().contain(row)) {
+        if (finite && !leading().contain(row(at))) {
           std::uint32_t p[4][4];
           to_operand<T, false>(scores, p);
           start_out(out, rows);
@@ -339,17 +346,17 @@ struct Gradient {
           attend_carefully<R::direction>(out, scores, keys(at).x, finite);
           rows.x.load(queries(at).x);  // they take no registers before
         }
-        storage.queries.barriers.arrive_empty(at.queries());
-        store(row, head, rows, out);
+        storage.queries.barriers.arrive_empty(at.queries(params.dq.row_group));
+        store(at, at.group_head, rows, out);
       }
       storage.s_barriers.arrive_empty(at.state());
       storage.keys.barriers.arrive_empty(at.keys());
     }
     /// The outputs of a chunk's keys, which the query heads of the group add to.
-    __device__ __forceinline__ void walk_keys(Position& at, int row) {
+    __device__ __forceinline__ void walk_keys(Position& at) {
       Fragments rows;
       if constexpr (output == Output::dk) {
-        measure(rows, storage.keys, at.keys(), row);
+        measure(rows, storage.keys, at.keys(), row(at));
       } else {
         storage.keys.wait_measured(at.keys());
         load_a(rows, keys(at));
@@ -360,26 +367,26 @@ struct Gradient {
       finish(out);
       storage.d_barriers.arrive_empty(at.state());
 #pragma unroll 1
-      for (int head = 0; head < params.dq.row_group; ++head, ++at.positions) {
+      for (at.group_head = 0; at.group_head < params.dq.row_group; ++at.group_head) {
         load();
-        storage.queries.wait_measured(at.queries());
+        storage.queries.wait_measured(at.queries(params.dq.row_group));
         Scores scores;
         const bool finite = score(scores, rows, keys(at), queries(at));
-        if (finite && !leading().contain(row)) {
+        if (finite && !leading().contain(row(at))) {
           start_attend(out, scores, c_of(queries(at)));
           finish(out);
         } else {
           attend_carefully<R::direction>(out, scores, c_of(queries(at)), finite);
           load_a(rows, keys(at));  // it takes no registers before
         }
-        storage.queries.barriers.arrive_empty(at.queries());
+        storage.queries.barriers.arrive_empty(at.queries(params.dq.row_group));
       }
       if constexpr (output == Output::dv)
         load_row_factors(keys(at).terms);
       else
         rows.x.load(keys(at).x);  // it takes no registers before
       storage.keys.barriers.arrive_empty(at.keys());
-      store(row, 0, rows, out);
+      store(at, 0, rows, out);
     }
 
     __device__ __forceinline__ void measure(Fragments& rows, Pairs& pairs, typename Pairs::Place place,
@@ -429,7 +436,8 @@ struct Gradient {
           [&](int h, int row) { row_factors[h] = device::load_shared(keys.factors.full + row); });
     }
     /// The epilogue of rows row, ... of a query head.
-    __device__ __forceinline__ void store(int row, int group_head, const Fragments& rows, Out& out) {
+    __device__ __forceinline__ void store(const Position& at, int group_head, const Fragments& rows,
+                                          Out& out) {
       if constexpr (output == Output::dv) {
         out.scale_rows(row_factors);
       } else {
@@ -447,7 +455,7 @@ struct Gradient {
       }
       const auto& view = own(params.dq.out, params.dk.out, params.dv.out);
       if (view.data == nullptr) return;
-      clear_sums(out, own_side().valid(row));
+      clear_sums(out, own_side().valid(row(at)));
       Rows& buffer = storage.outputs[static_cast<int>(output) - 1];
       if (lane_index() == 0) device::cp_async_bulk_wait_read<0>();
       device::sync_warp();
@@ -455,10 +463,10 @@ struct Gradient {
       device::fence_proxy_async();
       device::sync_warp();
       const int own_rows = 16 * warp_in_group();
-      if (row + own_rows + 16 > device::load_shared(&own_side().length)) {
-        copy_rows(buffer, own_side().rows(view, group_head), row);
+      if (row(at) + own_rows + 16 > device::load_shared(&own_side().length)) {
+        copy_rows(buffer, own_side().rows(view, group_head), row(at));
       } else if (lane_index() == 0) {
-        const Coordinates to = own_side().at(group_head, row + own_rows);
+        const Coordinates to = own_side().at(group_head, row(at) + own_rows);
         device::tma_store(&own(params.dq_map, params.dk_map, params.dv_map), buffer.at(own_rows, 0), 0,
                           to.row, to.head, to.batch);
         device::cp_async_bulk_commit();

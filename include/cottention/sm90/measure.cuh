@@ -103,6 +103,7 @@ __device__ __forceinline__ tile::RowNorm<float> rescale_own_row(Tile<T, columns>
   const float of_row = device::shuffle(squares, from);
   const int shift_of_row = device::shuffle(shift, from);
   const Reader reader{tile, 16 * warp_in_group() + r};
+  device::sync_warp();  // all lanes have read the rows
   const tile::RowNorm<float> norm =
       tile::rescale_row(reader, of_row, is_extreme<T>(of_row, shift_of_row), shift_of_row);
   const int back = 2 * (lane / 4 + lane % 2 * 8);

@@ -175,6 +175,7 @@ __device__ __forceinline__ void replace_diagonal(Scores& scores, const Tile<T, c
   const tile::Lane lane = tile::Lane::opaque();
   float dots[2];
   tile::dots_of_rows(a, b, lane, dots, 16 * warp_in_group());
+  device::sync_warp();  // all lanes have read a's rows, which the output may overwrite
   const int row = 16 * warp_in_group() + lane.g();
   scores.for_each([&](float& score, int h, int c, int e) {
     if (row + 8 * h == c + 2 * lane.t() + e) score = dots[h];

@@ -219,18 +219,23 @@ class State {
   }
 
   /// The exponent of the power of two that the elements are divided by: low parts of small ones would be
-  /// below half's range. Scope: warp; barriers inside: 0.
+  /// below half's range. Elements that are not finite do not count. Scope: warp; barriers inside: 0.
   static __device__ __forceinline__ int exponent_of(const std::uint32_t (&x)[4][4]) {
-    float largest = 0;
+    const auto largest = [&x]<bool examines>() {
+      float largest = 0;
 #pragma unroll
-    for (int k = 0; k < 4; ++k)
+      for (int k = 0; k < 4; ++k)
 #pragma unroll
-      for (int i = 0; i < 4; ++i)
-        for (const float element : {device::unpack_low<T>(x[k][i]), device::unpack_high<T>(x[k][i])}) {
-          const float magnitude = device::magnitude(element);
-          largest = magnitude > largest ? magnitude : largest;
-        }
-    return tile::exponent_for_half(tile::max_over_warp(largest));
+        for (int i = 0; i < 4; ++i)
+          for (const float element : {device::unpack_low<T>(x[k][i]), device::unpack_high<T>(x[k][i])}) {
+            const float magnitude = device::magnitude(element);
+            largest =
+                magnitude > largest && (!examines || device::is_finite(magnitude)) ? magnitude : largest;
+          }
+      return tile::max_over_warp(largest);
+    };
+    const float of_all = largest.template operator()<false>();
+    return tile::exponent_for_half(device::is_finite(of_all) ? of_all : largest.template operator()<true>());
   }
 
   /// The largest magnitude among the finite elements of the warp's rows, in all lanes. Scope: warp; barriers

@@ -113,8 +113,9 @@ __device__ __forceinline__ void for_each_panel(F f) {
   if constexpr (first + 1 < panels) for_each_panel<panels, first + 1>(f);
 }
 
+/// The lane and the warp's index in its warpgroup, opaque
+/// (device/thread.cuh): lanes lack the registers for all that follows from them.
 __device__ __forceinline__ int lane_index() { return device::opaque(device::lane_index()); }
-/// The warp's index in its warpgroup, and that of the warpgroup in the block.
 __device__ __forceinline__ int warp_in_group() { return device::opaque(device::warp_index() % 4); }
 __device__ __forceinline__ int group_index() { return device::warp_index() / 4; }
 

@@ -56,11 +56,12 @@ struct Walk {
     if (params.redo_flags != nullptr && device::load_global(params.redo_flags + device::block_x()) == 0)
       return;
     const Head<R, tiling> head(params);
-    init(storage);
-    ChunkFactors<R, tiling> factors(head, storage.factors);
-    device::sync_block();  // barriers are initialised
     Epilogue<R, tiling> epilogue(params, head);
+    // A sequence may have fewer pieces than another of its batch.
     if (head.order < head.pieces.count) {
+      init(storage);
+      ChunkFactors<R, tiling> factors(head, storage.factors);
+      device::sync_block();  // barriers are initialised
       if (group_index() == 0) {
         set_registers<Shares::first, Shares::average>();
         Outputs{params, head, factors, epilogue, storage}.walk();
