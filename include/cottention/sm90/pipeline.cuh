@@ -1,7 +1,8 @@
 // The buffers that TMA fills with the rows and terms of chunks, and who may use them when.
 //
 // A buffer goes round: one thread loads it once all readers have arrived at its `empty` barrier; the copies
-// arrive at its `full` barrier. Each warpgroup counts the rounds itself (RingPlace).
+// arrive at its `full` barrier. Each warpgroup counts the rounds itself (RingPlace). Buffers of rows, which
+// the loading thread's warpgroup alone reads, go without `empty`: see Loader::next().
 #pragma once
 
 #include <cstdint>
