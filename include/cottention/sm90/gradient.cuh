@@ -116,7 +116,7 @@ struct Gradient {
     Side of_queries, of_keys;
     Pairs queries, keys;  // of q and g, and of k and v
     Rows outputs[3];
-    RowFactors factors[2];                      // of dq's and dk's rows
+    OutputFactors factors[2];                      // of dq's and dk's rows
     double scale_grad[threads];                 // (threads)
     int leading_keys_end, leading_queries_end;  // of tile::LeadingChunks
     PublishedState s, d;                        // S^T (v, k) and D (q, g)
@@ -396,7 +396,7 @@ struct Gradient {
       pairs.arrive_measured(place);
       if (writes_own_row()) observe_own_row();
     }
-    __device__ __forceinline__ RowFactors& factors() const { return storage.factors[of_queries ? 0 : 1]; }
+    __device__ __forceinline__ OutputFactors& factors() const { return storage.factors[of_queries ? 0 : 1]; }
     static __device__ __forceinline__ void load_a(Fragments& rows, Pair& keys) {
       if constexpr (R::has_norm_backward)
         rows.y.load(keys.y);
@@ -432,7 +432,7 @@ struct Gradient {
     }
 
     __device__ __forceinline__ void load_row_factors(const ChunkTerms<T>& keys) {
-      RowFactors::for_both_rows(
+      OutputFactors::for_both_rows(
           [&](int h, int row) { row_factors[h] = device::load_shared(keys.factors.full + row); });
     }
     /// The epilogue of rows row, ... of a query head.
@@ -443,7 +443,7 @@ struct Gradient {
       } else {
         float weight[2], products[2];
         tile::NormBackward<float> norm_backward[2];
-        RowFactors::for_both_rows([&](int h, int r) {
+        OutputFactors::for_both_rows([&](int h, int r) {
           norm_backward[h] = device::load_shared(factors().norm_backward + r);
           if constexpr (weighs_rows) weight[h] = device::load_shared(factors().weight + r);
         });

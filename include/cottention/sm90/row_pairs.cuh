@@ -67,7 +67,7 @@ struct PairRing {
 };
 
 /// What 64 rows of dq or dk are multiplied by, in shared memory: lanes have no registers for it.
-struct RowFactors {
+struct OutputFactors {
   tile::NormBackward<float> norm_backward[chunk_rows];  // (rows)
   float weight[chunk_rows], rnorm[chunk_rows];          // (rows)
   float y_bound[chunk_rows];                            // (rows) of ||y|| times the weight
@@ -105,7 +105,7 @@ struct MeasuredRows {
   /// not valid become zeros, and those of extreme norm are rescaled. is_weighted: x's rows have the weights
   /// of positions. Scope: warp; barriers inside: 0; PairRing::arrive_measured() must follow.
   template <bool is_weighted>
-  __device__ __forceinline__ void measure(RowPair<T, columns>& pair, RowFactors& factors,
+  __device__ __forceinline__ void measure(RowPair<T, columns>& pair, OutputFactors& factors,
                                           const tile::ValidRows<chunk_rows>& valid) {
     bool changed = false;
     if (!valid.all()) {
