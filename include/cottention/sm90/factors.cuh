@@ -43,7 +43,7 @@ struct FactorsStorage {
   /// Tells whether the warp's elements of c are finite. Scope: warp, each of State's warpgroups.
   __device__ __forceinline__ void tell(RingPlace<2> place, bool finite) {
     const bool all_finite = !device::any_lane(!finite);
-    if (lane_index() != 0) return;
+    if (device::lane_index() != 0) return;
     if (!all_finite) device::store_shared(&not_finite[place.index][device::warp_index() - 4], 1u);
     device::mbarrier_arrive(told + place.index);
   }
@@ -90,16 +90,16 @@ class ChunkFactors {
     if (terms != nullptr) storage_.barriers.wait_empty(place_);
     const std::uint32_t found = measure_own<false>(rows, a, terms);
     std::uint32_t* const findings = storage_.findings[turn_];
-    if (found != 0 && lane_index() == 0) device::store_shared(findings + warp_in_group(), found);
+    if (found != 0 && device::lane_index() == 0) device::store_shared(findings + warp_in_group(), found);
     sync_first_group();  // factors and findings are written
-    const std::uint32_t of_warp = device::load_shared(findings + lane_index() % 4);
+    const std::uint32_t of_warp = device::load_shared(findings + device::lane_index() % 4);
     finish();
     if (terms != nullptr) finite_ = true;
     if (device::any_lane(of_warp != 0)) {
       const bool any_extreme = device::any_lane((of_warp & extreme) != 0);
       if (terms != nullptr) finite_ = !device::any_lane((of_warp & not_finite) != 0);
       sync_first_group();  // findings are read, and no product reads the tiles
-      if (lane_index() == 0) device::store_shared(findings + warp_in_group(), 0u);
+      if (device::lane_index() == 0) device::store_shared(findings + warp_in_group(), 0u);
       if (any_extreme) {
         (void)measure_own<true>(rows, a, terms);
         device::fence_proxy_async();
@@ -117,7 +117,7 @@ class ChunkFactors {
     if constexpr (Storage::are_told) {
       device::mbarrier_wait(storage_.told + place_.index, place_.parity);
       constexpr int warps = warps_of<R> - 4;
-      const int warp = lane_index() % warps;
+      const int warp = device::lane_index() % warps;
       std::uint32_t* const found = storage_.not_finite[place_.index] + warp;
       finite_ = !device::any_lane(device::load_shared(found) != 0);
       if (finite_) return;

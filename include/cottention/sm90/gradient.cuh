@@ -116,7 +116,7 @@ struct Gradient {
     Side of_queries, of_keys;
     Pairs queries, keys;  // of q and g, and of k and v
     Rows outputs[3];
-    OutputFactors factors[2];                      // of dq's and dk's rows
+    OutputFactors factors[2];                   // of dq's and dk's rows
     double scale_grad[threads];                 // (threads)
     int leading_keys_end, leading_queries_end;  // of tile::LeadingChunks
     PublishedState s, d;                        // S^T (v, k) and D (q, g)
@@ -420,7 +420,7 @@ struct Gradient {
       start_scores(scores, a_of(rows), b);
       finish(scores);
       if (leading().are_all()) replace_diagonal(scores, norm ? of_rows.y : of_rows.x, b);
-      scale_and_mask<R::direction, false>(scores, of_terms.terms.factors.full, row_factors);
+      scale_and_mask<R::direction, false, false>(scores, of_terms.terms.factors.full, row_factors);
       return (findings_of(of_terms) & (norm ? finding::x_not_finite : finding::y_not_finite)) == 0;
     }
     /// Starts out = a H.

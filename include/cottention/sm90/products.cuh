@@ -32,11 +32,14 @@ __device__ __forceinline__ void finish(Sums<columns>& sums) {
 }
 
 /// Multiplies scores by the factors of terms and, where rows have some, of rows g and g + 8; those that the
-/// causal mask hides become 0. Scope: warp; barriers inside: 0.
-template <recurrence::Direction direction, bool scales_rows>
+/// causal mask hides become 0. has_registers: lanes keep what follows from their index. Scope: warp; barriers
+/// inside: 0.
+template <recurrence::Direction direction, bool scales_rows, bool has_registers = true>
 __device__ __forceinline__ void scale_and_mask(Scores& scores, const float* term_factors_shared,
                                                const float (&row_factors)[2]) {
-  const int lane = lane_index(), row = lane / 4, term = 2 * (lane % 4), top = 16 * warp_in_group();
+  const int lane = has_registers ? device::lane_index() : lane_index(),
+            top = 16 * (has_registers ? device::warp_index() % 4 : warp_in_group());
+  const int row = lane / 4, term = 2 * (lane % 4);
 #pragma unroll
   for (int first = 0; first < chunk_rows; first += 16) {
     // The warp's 16 rows see all, some or none of 16 terms.
