@@ -24,11 +24,12 @@ using Fused = Problem<cottention::bfloat16, HeadDim{64, 64}, Mask::causal, Scale
 cottention::BackwardArguments<cottention::bfloat16> wanted_of(std::int64_t length, std::int64_t heads_q,
                                                               std::int64_t heads_kv) {
   static cottention::bfloat16 gradient{};
-  static float of_m = 0;
+  static float of_m = 0, final_h = 0;
   cottention::BackwardArguments<cottention::bfloat16> args;
   args.shape = Extents{1, length, length, heads_q, heads_kv, 64, 64};
   args.dq.data = args.dk.data = args.dv.data = &gradient;
   args.dscale_logit = &of_m;
+  args.final_h = &final_h;
   return args;
 }
 
@@ -49,7 +50,9 @@ TEST_CASE("choice says whether one kernel makes all gradients, and with which ti
   CHECK(cut.fused_tiling.chunk == 0);
   CHECK(cut.dv.pieces == 2);
   CHECK(cut.launches == 10);  // Reduce, Prefix and Walk for each, and ScaleGrad
-  CHECK(!choice<Fused>(wanted_of(1100, 4, 2), {1}).fused);
+  auto grouped = wanted_of(1100, 4, 2);
+  grouped.final_h = nullptr;  // with it, the wgmma engine's kernel takes them
+  CHECK(!choice<Fused>(grouped, {1}).fused);
   auto one = args;
   one.dk.data = one.dv.data = nullptr;
   one.dscale_logit = nullptr;
@@ -70,9 +73,31 @@ TEST_CASE("choice says whether one kernel makes all gradients, and with which ti
 }
 
 #if __has_include(<emulation.hpp>)
+TEST_CASE("On compute capability 9.0 the kernel that makes all gradients takes S from final_h") {
+  using cottention::choice, cottention::Engine;
+  const RestoreOptions restore;
+  for (const std::int64_t heads_q : {2, 4}) {
+    const auto args = wanted_of(100, heads_q, 2);
+    const auto fused = choice<Fused>(args, {1});
+    CHECK(fused.fused);
+    CHECK(fused.fused_tiling == cottention::tuning::wgmma_fused_backward<Fused>);
+    CHECK(fused.dq.tiling.engine == Engine::wgmma);
+  }
+  auto args = wanted_of(100, 2, 2);
+  args.final_h = nullptr;  // few blocks take a kernel for each gradient, many one of mma.sync
+  CHECK(!choice<Fused>(args, {1}).fused);
+  CHECK(choice<Fused>(args, {1}).dk.tiling.engine == Engine::wgmma);
+  cottention::emulation::options().multiprocessors = 1;
+  CHECK(choice<Fused>(args, {1}).fused_tiling.engine == Engine::mma_sync);
+  args = wanted_of(100, 2, 2);
+  args.k.strides.head = -64;  // TMA does not take it
+  CHECK(choice<Fused>(args, {1}).fused_tiling.engine == Engine::mma_sync);
+}
+
 TEST_CASE("The tiling of the kernel that makes all gradients follows from blocks and shared memory") {
   using cottention::choice, cottention::tuning::Occupancy;
   const RestoreOptions restore;
+  cottention::emulation::options().compute_capability = 80;  // without the wgmma engine
   const auto args = wanted_of(100, 2, 2);
   const auto tiling = [](Occupancy occupancy) {
     return cottention::tuning::fused_backward_tiling<Fused>(occupancy);

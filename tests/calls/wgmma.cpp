@@ -258,6 +258,17 @@ TEST_CASE("Wgmma: infinities in v of chunk after chunk are right in wide heads, 
     }
 }
 
+TEST_CASE("Wgmma: a short sequence beside a long one reads no more than its own mask") {
+  using P = Of<64, 64, Mask::causal, Scale::by_key>;
+  Inputs<T> inputs(Case{.shape = {.heads_q = 1, .heads_kv = 1, .dim_qk = 64, .dim_v = 64},
+                        .lengths_q = {512, 1},
+                        .padding = Padding::right});
+  auto args = inputs.forward();
+  check_output(inputs, run_cuda_forward<P, forward_tiling<P>()>(args, {.split = {2}}));
+  args.plan = Plan::batch_invariant;
+  check_output(inputs, run_cuda_forward<P, forward_tiling<P>()>(args));
+}
+
 #if __has_include(<emulation.hpp>)
 TEST_CASE("Wgmma: no schedule of threads and copies changes a bit") {
   using P = Of<64, 64, Mask::causal, Scale::by_key>;

@@ -1,7 +1,6 @@
 // Gradients of causal calls that one kernel of the wgmma engine makes, against the reference: in the
-// emulator, or on a GPU. It takes S from final_h. Cases are tried with every scale in turn.
+// emulator, or on a GPU. It takes S from final_h. Compiled for the element type COTTENTION_TEST_ELEMENT.
 #include <algorithm>
-#include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
@@ -12,16 +11,17 @@
 #include <emulation.hpp>
 #endif
 
+#include "support/backward_turns.hpp"
 #include "support/cases.hpp"
 #include "support/catch.hpp"
 #include "support/cuda_backward.hpp"
 
-using cottention::bfloat16, cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale;
+using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale;
 using namespace support;
 
 namespace {
 
-using T = bfloat16;
+using T = COTTENTION_TEST_ELEMENT;
 template <Scale scale>
 using Of = Problem<T, HeadDim{64, 64}, Mask::causal, scale>;
 
@@ -85,3 +85,62 @@ TEST_CASE("Wgmma gradients: states go in and come out") { check_all(cases::state
 TEST_CASE("Wgmma gradients: tiny, huge, zero and correlated rows are right") {
   check_all(cases::magnitudes(), 1);
 }
+
+TEST_CASE("Wgmma gradients: few tokens are right") {
+  for (const std::int64_t n : {1, 2, 3, 9, 15, 17})
+    for_each_scale([&]<class P>() {
+      Inputs<T> inputs(Case{.scale = P::scale, .shape = {1, n, n, 2, 1, 64, 64}});
+      check<P>(inputs);
+    });
+}
+
+TEST_CASE("Wgmma gradients: NaN and infinity reach only what sees them") {
+  using P = Of<Scale::by_key>;
+  const double nan = std::numeric_limits<double>::quiet_NaN(),
+               infinity = std::numeric_limits<double>::infinity();
+  for (const int operand : {0, 1, 2, 3})
+    for (const std::int64_t position : {0, 70, 129})
+      for (const double value : {nan, infinity})
+        backward_turns::check_spread_of<P>(Case{.shape = {1, 130, 130, 2, 1, 64, 64}}, operand, position,
+                                           value, Presence::present);
+}
+
+TEST_CASE("Wgmma gradients: dq of a state that vanishes beside later ones is made again") {
+  // S of the first chunks is far below the rounding of final_h.
+  const auto run = []<class P>(double late) {
+    Inputs<T> inputs(Case{.scale = P::scale, .shape = {1, 320, 320, 1, 1, 64, 64}});
+    for (std::int64_t position = 64; position < 320; ++position)
+      for (int d = 0; d < 64; ++d) {
+        T& v = inputs.v().row(position, 0)[d];
+        v = from_double<T>(cottention::to_double(v) * late);
+        T& dout = inputs.dout().row(position, 0)[d];
+        dout = from_double<T>(cottention::to_double(dout) / late / late);
+      }
+    check<P>(inputs);
+  };
+  for (const double late : {0x1p6, 0x1p13, 0x1p20}) {
+    INFO("later rows of v are " << late << " times as long");
+    run.operator()<Of<Scale::by_key>>(late);
+    run.operator()<Of<Scale::by_query>>(late);
+  }
+}
+
+#if __has_include(<emulation.hpp>)
+TEST_CASE("Wgmma gradients: no schedule of threads and copies changes a bit") {
+  Inputs<T> inputs(Case{.shape = {1, 200, 200, 4, 2, 64, 64}, .padding = Padding::middle});
+  const auto h = final_h_of(inputs);
+  auto args = inputs.backward();
+  args.final_h = h.data();
+  Gradient first;
+  cottention::emulation::for_each_schedule([&](const auto& options) {
+    INFO(cottention::emulation::describe(options));
+    const Gradient gradient = run_cuda_backward<Of<Scale::by_key>>(args, {.split = {1}});
+    if (first.dq.empty()) first = gradient;
+    CHECK(gradient.dq == first.dq);
+    CHECK(gradient.dk == first.dk);
+    CHECK(gradient.dv == first.dv);
+    CHECK(gradient.dscale_logit == first.dscale_logit);
+    CHECK(gradient.dinitial_state == first.dinitial_state);
+  });
+}
+#endif

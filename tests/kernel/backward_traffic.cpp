@@ -17,6 +17,12 @@ namespace {
 constexpr Wanted rows_alone[] = {Wanted::dq, Wanted::dk, Wanted::dv};
 constexpr Wanted rows_and_logit[] = {Wanted::dq, Wanted::dk, Wanted::dv, Wanted::dscale_logit};
 
+/// A device on which no call takes the wgmma engine.
+struct MmaSyncAlone {
+  cottention::emulation::RestoredOptions restored;
+  MmaSyncAlone() { cottention::emulation::options().compute_capability = 80; }
+};
+
 /// Global bytes of a call, over those of reading q, k, v and dout and writing dq, dk and dv once.
 template <cottention::AnyProblem P>
 double traffic(const cottention::Shape& shape, Presence final_h,
@@ -41,6 +47,7 @@ double traffic(const cottention::Shape& shape, Presence final_h,
 TEMPLATE_TEST_CASE("Gradients together move each tensor once", "", cottention::half, cottention::bfloat16) {
   using P = Problem<TestType, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
   const cottention::Shape shape = support::Extents{1, 2048, 2048, 2, 2, 64, 64};
+  const MmaSyncAlone mma_sync_alone;
   CHECK(traffic<P>(shape, Presence::present) <= 1.05);
   check_conflicts();
   const ManyBlocks many_blocks;
@@ -48,12 +55,20 @@ TEMPLATE_TEST_CASE("Gradients together move each tensor once", "", cottention::h
   check_conflicts();
 }
 
+TEST_CASE("Gradients together on the wgmma engine move each tensor once, of grouped heads too") {
+  using P = Problem<cottention::bfloat16, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
+  for (const std::int64_t heads_q : {2, 4}) {
+    const double moved = traffic<P>(support::Extents{1, 2048, 2048, heads_q, 2, 64, 64}, Presence::present);
+    CHECK(moved >= 0.99);
+    CHECK(moved <= 1.05);
+  }
+  check_conflicts();
+}
+
 TEST_CASE("Wide gradients together move each tensor once, causal and bidirectional") {
   using cottention::bfloat16;
   const cottention::Shape shape = support::Extents{1, 2048, 2048, 1, 1, 128, 128};
-  const cottention::emulation::RestoredOptions restored;
-  cottention::emulation::options().compute_capability =
-      80;  // of mma.sync: the wgmma engine has a kernel for each
+  const MmaSyncAlone mma_sync_alone;
   CHECK(traffic<Problem<bfloat16, HeadDim{128, 128}, Mask::causal, Scale::by_key>>(
             shape, Presence::present) <= 1.05);
   CHECK(traffic<Problem<bfloat16, HeadDim{128, 128}, Mask::bidirectional, Scale::by_key>>(
@@ -68,6 +83,7 @@ TEST_CASE("The bound of scale_logit's gradient by query lets long sequences of o
 
 TEMPLATE_TEST_CASE("Without the final state they read k and v twice", "", cottention::bfloat16) {
   const cottention::Shape shape = support::Extents{1, 2048, 2048, 2, 2, 64, 64};
+  const MmaSyncAlone mma_sync_alone;
   CHECK(traffic<Problem<TestType, HeadDim{64, 64}, Mask::causal, Scale::by_key>>(shape, Presence::absent) <=
         9.0 / 7 * 1.05);
 }
