@@ -148,8 +148,8 @@ class FusedBackwardBlock {
   kernel::PositionWeights<P, Roles::Dk::direction, Part::chunk, Part::warps> weights;
 
   /// S^T, the sum of v k^T over the sequence and the initial state. Barriers inside: those of reduce_piece().
-  static __device__ __forceinline__ void load_state(const kernel::GradientParams<P>& params, const Queries& queries,
-                                                    State& s,
+  static __device__ __forceinline__ void load_state(const kernel::GradientParams<P>& params,
+                                                    const Queries& queries, State& s,
                                                     ReduceStorage<typename Roles::Dq, tiling>& storage) {
     if (params.final_h != nullptr) {
       s.load(params.final_h + queries.state_offset(), params.dq.layout, 0);
@@ -162,8 +162,8 @@ class FusedBackwardBlock {
   }
 
   /// Barriers inside: 1, and those of PositionWeights.
-  __device__ __forceinline__ FusedBackwardBlock(const kernel::GradientParams<P>& p, const Queries& q, const Keys& k,
-                                                const FusedBackwardRows<P, tiling>& addresses,
+  __device__ __forceinline__ FusedBackwardBlock(const kernel::GradientParams<P>& p, const Queries& q,
+                                                const Keys& k, const FusedBackwardRows<P, tiling>& addresses,
                                                 FusedBackwardStorage<P, tiling>& memory)
       : params(p),
         queries(q),

@@ -187,7 +187,10 @@ class ChunkFactors {
     if constexpr (rescales) {
       return rescale_own_row(tile, squares, shift);
     } else {
-      any_extreme = any_extreme || is_extreme<T>(squares, shift);
+      bool extreme = is_extreme<T>(squares, shift);
+      if (std::same_as<T, bfloat16> && device::any_lane(squares == 0))
+        extreme = extreme && !own_row_is_zero(tile);
+      any_extreme = any_extreme || extreme;
       return {squares, 0};
     }
   }

@@ -89,6 +89,22 @@ __device__ __forceinline__ bool is_extreme(float squares, int shift = 0) {
   return !tile::in_range<T>(squares);
 }
 
+/// Whether the lane's own row is of zeros alone, as masked rows are. Scope: warp; barriers
+/// inside: 0.
+template <Element T, int columns>
+__device__ __forceinline__ bool own_row_is_zero(Tile<T, columns>& tile) {
+  std::uint32_t magnitudes[2] = {};
+  for_each_fragment(tile, [&](const RowFragments<T, 16>& x) {
+#pragma unroll
+    for (int i = 0; i < 4; ++i) magnitudes[i % 2] |= x.r[0][i] & 0x7fff7fffu;
+  });
+#pragma unroll
+  for (int distance = 1; distance < 4; distance *= 2)
+#pragma unroll
+    for (int h = 0; h < 2; ++h) magnitudes[h] |= device::shuffle_xor(magnitudes[h], distance);
+  return (lane_index() % 2 != 0 ? magnitudes[1] : magnitudes[0]) == 0;
+}
+
 /// The norm of the lane's own row, which is scaled in place by a power of two, exact but for elements 2^-14
 /// of the largest (half) or smaller still, where it is extreme. Rows of zeros and rows that are not finite
 /// stay. Scope: warp; barriers inside: 0. A fence_proxy_async() and a barrier must be between it and products

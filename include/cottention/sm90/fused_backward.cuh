@@ -1,0 +1,162 @@
+// What the warpgroups of the kernel that makes dq, dk and dv together share (gradient.cuh): its parameters,
+// its shared memory, and the order of its walk.
+#pragma once
+
+#include <concepts>
+#include <cstdint>
+
+#include <cottention/kernel/dq_error_bound.cuh>
+#include <cottention/sm90/row_pairs.cuh>
+
+namespace cottention::sm90 {
+
+/// Whether there is a kernel that makes all gradients. Two states and their operands take the registers of a
+/// warpgroup up to dim 64.
+template <AnyProblem P>
+inline constexpr bool has_fused_backward =
+    std::same_as<typename P::element, bfloat16>&& P::mask == Mask::causal&& P::head_dim == HeadDim{64, 64};
+
+/// Maps have the tensors' dimensions, as those of RecurrenceParams; tiles of outputs are 16 rows, a warp's.
+template <AnyProblem P>
+struct GradientParams : kernel::GradientParams<P> {
+  device::TensorMap q_map, k_map, v_map, g_map, dq_map, dk_map, dv_map;
+};
+
+template <AnyProblem P, Tiling tiling>
+struct GradientBlock {
+  static_assert(has_fused_backward<P>);
+  using T = typename P::element;
+  using Output = recurrence::Output;
+  static constexpr int dim = P::head_dim.qk;
+  static constexpr int groups = 4, threads = 128 * groups;
+  static constexpr bool weighs_queries = P::scale == Scale::by_query;
+  /// The first warpgroup measures the rows that have weights.
+  static constexpr Output first_output = weighs_queries ? Output::dq : Output::dk,
+                          second_output = weighs_queries ? Output::dk : Output::dq;
+
+  using Params = GradientParams<P>;
+  using Rows = Tile<T, dim>;
+  using Pair = RowPair<T, dim>;
+  using Pairs = PairRing<T, dim, tiling.stages>;
+  using State = sm90::State<T, HeadDim{dim, dim}>;
+  using PublishedState = StateTile<T, dim, dim>;
+  using ErrorBound = kernel::DqErrorBound<P, threads, 128>;
+  using Weights =
+      kernel::PositionWeights<P, recurrence::Direction::reverse, chunk_rows, threads / device::warp_size>;
+  template <Output output>
+  using Roles = kernel::Roles<P, output>;
+  using Head = sm90::Head<Roles<Output::dq>, tiling>;
+
+  /// The queries or the keys of the head, in shared memory.
+  struct Side {
+    const std::uint8_t* mask;
+    int length, start, first_head, batch;
+
+    /// Scope: thread, before a barrier.
+    __device__ __forceinline__ void set(const tile::SequenceSide& side, int head, std::int64_t batch_index) {
+      device::store_shared(&mask, side.mask);
+      device::store_shared(&length, side.length);
+      device::store_shared(&start, static_cast<int>(side.start));
+      device::store_shared(&first_head, head);
+      device::store_shared(&batch, side.packed ? 0 : static_cast<int>(batch_index));
+    }
+    __device__ __forceinline__ tile::ValidRows<chunk_rows> valid(int row) const {
+      return tile::ValidRows<chunk_rows>::load(device::load_shared(&mask), row, device::load_shared(&length));
+    }
+    /// Of a query head of the group.
+    __device__ __forceinline__ Coordinates at(int group_head, int row) const {
+      return {device::load_shared(&start) + row, device::load_shared(&first_head) + group_head,
+              device::load_shared(&batch)};
+    }
+    template <class E>
+    __device__ __forceinline__ tile::RowView<E> rows(const tile::View<E>& view, int group_head) const {
+      const Coordinates first = at(group_head, 0);
+      return {view.data + first.row * view.seq + first.batch * view.batch + first.head * view.head, view.seq,
+              device::load_shared(&length)};
+    }
+  };
+  /// A position of the walk: chunk by chunk from the last one on, and in each one query head of the group
+  /// after the other.
+  struct alignas(8) Position {
+    int chunks = 0;      // before it
+    int group_head = 0;  // query head of the group
+
+    __device__ __forceinline__ void advance(int group) {
+      if (++group_head < group) return;
+      group_head = 0;
+      ++chunks;
+    }
+    __device__ __forceinline__ typename Pairs::Place queries(int group) const {
+      return in_ring(chunks * group + group_head);
+    }
+    __device__ __forceinline__ typename Pairs::Place keys() const { return in_ring(chunks); }
+    __device__ __forceinline__ RingPlace<1> state() const { return {0, chunks % 2}; }
+
+   private:
+    static_assert((tiling.stages & (tiling.stages - 1)) == 0);
+    static __device__ __forceinline__ typename Pairs::Place in_ring(int count) {
+      const int own = device::opaque(count);
+      return {own % tiling.stages, own / tiling.stages % 2};
+    }
+  };
+  struct Storage {
+    int chunks;       // of the sequence
+    Position loaded;  // the next one to load; its thread has no registers for it
+    Side of_queries, of_keys;
+    Pairs queries, keys;  // of q and g, and of k and v
+    Rows outputs[3];
+    OutputFactors factors[2];                   // of dq's and dk's rows
+    double scale_grad[threads];                 // (threads)
+    int leading_keys_end, leading_queries_end;  // of tile::LeadingChunks
+    PublishedState s, d;                        // S^T (v, k) and D (q, g)
+    Ring<1> s_barriers, d_barriers;
+    kernel::CountStorage<float, threads / device::warp_size> counts;
+    ErrorBound dq_error;
+  };
+
+  /// Writes which chunks of a walk over `terms` are leading ones. Scope: warp, before a barrier; one does it.
+  template <recurrence::Direction direction>
+  static __device__ __forceinline__ void find_leading(int warp, const tile::SequenceSide& terms,
+                                                      int& end_shared) {
+    if (device::warp_index() != warp) return;
+    const auto found =
+        tile::LeadingChunks<chunk_rows, direction>::find(terms.mask, 0, terms.length, terms.length);
+    if (lane_index() == 0) device::store_shared(&end_shared, found.end);
+  }
+  static __device__ __forceinline__ bool within(const Storage& storage, const Position& at) {
+    return at.chunks < device::load_shared(&storage.chunks);
+  }
+  static __device__ __forceinline__ int row_of(const Storage& storage, const Position& at) {
+    return (device::load_shared(&storage.chunks) - 1 - at.chunks) * chunk_rows;
+  }
+  static __device__ __forceinline__ std::int64_t state_offset() {
+    return std::int64_t{device::block_x()} * dim * dim;
+  }
+
+  static __device__ __forceinline__ void init(const Head& head, Storage& storage) {
+    storage.of_queries.set(head.rows, head.kv_head * head.group, head.batch);
+    storage.of_keys.set(head.terms, head.kv_head, head.batch);
+    device::store_shared(&storage.chunks, (head.last + chunk_rows - 1) / chunk_rows);
+    device::store_shared(&storage.loaded, Position{});
+    storage.queries.init(4 * groups);
+    storage.keys.init(4 * groups);
+    storage.s_barriers.init(4, 4);
+    storage.d_barriers.init(4, 8);
+    device::fence_mbarrier_init();
+  }
+
+  /// Starts the loads of the next position, if there is one. Scope: one thread, always the same.
+  static __device__ __forceinline__ void load_next(const Params& params, Storage& storage) {
+    Position at = device::load_shared(&storage.loaded);
+    if (!within(storage, at)) return;
+    const int row = row_of(storage, at);
+    if (at.group_head == 0)
+      storage.keys.load(at.keys(), params.k_map, params.v_map, storage.of_keys.at(0, row));
+    storage.queries.load(at.queries(params.dq.row_group), params.q_map, params.g_map,
+                         storage.of_queries.at(at.group_head, row));
+    at.advance(params.dq.row_group);
+    device::store_shared(&storage.loaded, at);
+  }
+};
+
+}  // namespace cottention::sm90

@@ -1,0 +1,268 @@
+// A warpgroup's part in the kernel that makes dq, dk and dv together (gradient.cuh): one output.
+#pragma once
+
+#include <cottention/sm90/epilogue.cuh>
+#include <cottention/sm90/fused_backward.cuh>
+#include <cottention/sm90/products.cuh>
+
+namespace cottention::sm90 {
+
+/// A warpgroup's part: one output.
+template <AnyProblem P, Tiling tiling, recurrence::Output output>
+struct GradientPart {
+  using Block = GradientBlock<P, tiling>;
+  using T = typename Block::T;
+  using Output = recurrence::Output;
+  using Params = typename Block::Params;
+  using Storage = typename Block::Storage;
+  using Rows = typename Block::Rows;
+  using Pair = typename Block::Pair;
+  using Pairs = typename Block::Pairs;
+  using Position = typename Block::Position;
+  using Side = typename Block::Side;
+  using Weights = typename Block::Weights;
+  static constexpr int dim = Block::dim;
+  using R = kernel::Roles<P, output>;
+  static constexpr bool of_queries = R::rows_are_queries;
+  static constexpr bool weighs_rows = R::weighted == kernel::Weighted::rows && R::has_norm_backward;
+
+  using Leading = tile::LeadingChunks<chunk_rows, R::direction>;
+
+  const Params& params;
+  Weights& weights;
+  Storage& storage;
+  using Fragments = MeasuredRows<T, dim>;
+  using Out = Sums<dim>;
+  float row_factors[2] = {};  // of rows of dv: weight / ||k||
+
+  __device__ __forceinline__ void walk() {
+    if (loads())
+      for (int i = 1; i < tiling.stages; ++i) Block::load_next(params, storage);
+#pragma unroll 1
+    for (Position at; Block::within(storage, at); ++at.chunks) {
+      if constexpr (weighs_rows) prepare_weights(row(at));
+      if constexpr (of_queries)
+        walk_queries(at);
+      else
+        walk_keys(at);
+    }
+    if (lane_index() == 0) device::cp_async_bulk_wait<0>();
+  }
+
+ private:
+  __device__ __forceinline__ Leading leading() const {
+    return {device::load_shared(of_queries ? &storage.leading_keys_end : &storage.leading_queries_end)};
+  }
+  static __device__ __forceinline__ const RowFragments<T, dim>& a_of(const Fragments& rows) {
+    return R::has_norm_backward ? rows.y : rows.x;
+  }
+  __device__ __forceinline__ const Side& own_side() const {
+    return of_queries ? storage.of_queries : storage.of_keys;
+  }
+
+  /// Scope: the first warpgroup, whose barriers are inside: 2.
+  __device__ __forceinline__ void prepare_weights(int row) {
+    sync_first_group();  // the weights of the chunk before are read
+    weights.begin_chunk(row, device::load_shared(&storage.of_keys.mask),
+                        device::load_shared(&storage.of_keys.length));
+    sync_first_group();  // those of the chunk are written
+    weights.enter_chunk();
+    factors().set_weight(weights, own_side().valid(row));
+  }
+
+  // Each use computes these: lanes have no registers for them.
+  __device__ __forceinline__ Pair& keys(const Position& at) const { return storage.keys.at(at.keys()); }
+  __device__ __forceinline__ Pair& queries(const Position& at) const {
+    return storage.queries.at(at.queries(params.dq.row_group));
+  }
+  __device__ __forceinline__ int row(const Position& at) const { return Block::row_of(storage, at); }
+  static __device__ __forceinline__ Rows& b_of(Pair& terms) {
+    return R::has_norm_backward ? terms.y : terms.x;
+  }
+  static __device__ __forceinline__ Rows& c_of(Pair& terms) {
+    return R::has_norm_backward ? terms.x : terms.y;
+  }
+
+  /// The outputs of a chunk's queries, head by head.
+  __device__ __forceinline__ void walk_queries(Position& at) {
+    storage.keys.wait_measured(at.keys());
+#pragma unroll 1
+    for (at.group_head = 0; at.group_head < params.dq.row_group; ++at.group_head) {
+      Fragments rows;
+      measure(rows, storage.queries, at.queries(params.dq.row_group), row(at));
+      load();
+      Scores scores;
+      const bool finite = score(scores, rows, queries(at), keys(at));
+      storage.s_barriers.wait_full(at.state());
+      Out out;
+      if (finite && !leading().contain(row(at))) {
+        std::uint32_t p[4][4];
+        to_operand<T, false>(scores, p);
+        start_out(out, rows);
+        start_attend(out, p, keys(at).x);
+        finish(out);
+      } else {
+        start_out(out, rows);
+        finish(out);
+        attend_carefully<R::direction>(out, scores, keys(at).x, finite);
+        rows.x.load(queries(at).x);  // they take no registers before
+      }
+      storage.queries.barriers.arrive_empty(at.queries(params.dq.row_group));
+      store(at, at.group_head, rows, out);
+    }
+    storage.s_barriers.arrive_empty(at.state());
+    storage.keys.barriers.arrive_empty(at.keys());
+  }
+  /// The outputs of a chunk's keys, which the query heads of the group add to.
+  __device__ __forceinline__ void walk_keys(Position& at) {
+    Fragments rows;
+    if constexpr (output == Output::dk) {
+      measure(rows, storage.keys, at.keys(), row(at));
+    } else {
+      storage.keys.wait_measured(at.keys());
+      load_a(rows, keys(at));
+    }
+    storage.d_barriers.wait_full(at.state());
+    Out out;
+    start_out(out, rows);
+    finish(out);
+    storage.d_barriers.arrive_empty(at.state());
+#pragma unroll 1
+    for (at.group_head = 0; at.group_head < params.dq.row_group; ++at.group_head) {
+      load();
+      storage.queries.wait_measured(at.queries(params.dq.row_group));
+      Scores scores;
+      const bool finite = score(scores, rows, keys(at), queries(at));
+      if (finite && !leading().contain(row(at))) {
+        start_attend(out, scores, c_of(queries(at)));
+        finish(out);
+      } else {
+        attend_carefully<R::direction>(out, scores, c_of(queries(at)), finite);
+        load_a(rows, keys(at));  // it takes no registers before
+      }
+      storage.queries.barriers.arrive_empty(at.queries(params.dq.row_group));
+    }
+    if constexpr (output == Output::dv)
+      load_row_factors(keys(at).terms);
+    else
+      rows.x.load(keys(at).x);  // it takes no registers before
+    storage.keys.barriers.arrive_empty(at.keys());
+    store(at, 0, rows, out);
+  }
+
+  __device__ __forceinline__ void measure(Fragments& rows, Pairs& pairs, typename Pairs::Place place,
+                                          int row) {
+    pairs.barriers.wait_full(place);
+    rows.template measure<weighs_rows>(pairs.at(place), factors(), own_side().valid(row));
+    pairs.arrive_measured(place);
+    if (writes_own_row()) observe_own_row();
+  }
+  __device__ __forceinline__ OutputFactors& factors() const { return storage.factors[of_queries ? 0 : 1]; }
+  static __device__ __forceinline__ void load_a(Fragments& rows, Pair& keys) {
+    if constexpr (R::has_norm_backward)
+      rows.y.load(keys.y);
+    else
+      rows.x.load(keys.x);
+  }
+  /// Scope: warp.
+  __device__ __forceinline__ void load() {
+    if (loads()) Block::load_next(params, storage);
+    device::sync_warp();
+  }
+  __device__ __forceinline__ bool loads() const {
+    return output == Output::dq &&
+           device::opaque(device::thread_index()) == (Block::weighs_queries ? 0 : 128);
+  }
+
+  /// Scores with the factors of terms. Returns whether c is finite.
+  __device__ __forceinline__ bool score(Scores& scores, const Fragments& rows, Pair& of_rows,
+                                        Pair& of_terms) {
+    constexpr bool norm = R::has_norm_backward;
+    Rows& b = b_of(of_terms);
+    start_scores(scores, a_of(rows), b);
+    finish(scores);
+    if (leading().are_all()) replace_diagonal(scores, norm ? of_rows.y : of_rows.x, b);
+    scale_and_mask<R::direction, false, false>(scores, of_terms.terms.factors.full, row_factors);
+    return (findings_of(of_terms) & (norm ? finding::x_not_finite : finding::y_not_finite)) == 0;
+  }
+  /// Starts out = a H.
+  __device__ __forceinline__ void start_out(Out& out, const Fragments& rows) {
+    if constexpr (output == Output::dk)
+      start_inter_chunk(out, a_of(rows), storage.d);
+    else
+      start_inter_chunk_transposed(out, a_of(rows), of_queries ? storage.s : storage.d);
+  }
+
+  __device__ __forceinline__ void load_row_factors(const ChunkTerms<T>& keys) {
+    OutputFactors::for_both_rows(
+        [&](int h, int row) { row_factors[h] = device::load_shared(keys.factors.full + row); });
+  }
+  /// The epilogue of rows row, ... of a query head.
+  __device__ __forceinline__ void store(const Position& at, int group_head, const Fragments& rows, Out& out) {
+    if constexpr (output == Output::dv) {
+      out.scale_rows(row_factors);
+    } else {
+      float weight[2], products[2];
+      tile::NormBackward<float> norm_backward[2];
+      OutputFactors::for_both_rows([&](int h, int r) {
+        norm_backward[h] = device::load_shared(factors().norm_backward + r);
+        if constexpr (weighs_rows) weight[h] = device::load_shared(factors().weight + r);
+      });
+      if (weighs_rows && weights.scaled()) out.scale_rows(weight);
+      if constexpr (output == Output::dq) observe_dq<false>(out);
+      through_norm(out, rows.x, norm_backward, products);
+      if constexpr (weighs_rows) add_scale_grad(own_of(products));
+      if constexpr (output == Output::dq) observe_dq<true>(out);
+    }
+    const auto& view = own(params.dq.out, params.dk.out, params.dv.out);
+    if (view.data == nullptr) return;
+    clear_sums(out, own_side().valid(row(at)));
+    Rows& buffer = storage.outputs[static_cast<int>(output) - 1];
+    if (lane_index() == 0) device::cp_async_bulk_wait_read<0>();
+    device::sync_warp();
+    store_rows(buffer, out);
+    device::fence_proxy_async();
+    device::sync_warp();
+    const int own_rows = 16 * warp_in_group();
+    if (row(at) + own_rows + 16 > device::load_shared(&own_side().length)) {
+      copy_rows(buffer, own_side().rows(view, group_head), row(at));
+    } else if (lane_index() == 0) {
+      const Coordinates to = own_side().at(group_head, row(at) + own_rows);
+      device::tma_store(&own(params.dq_map, params.dk_map, params.dv_map), buffer.at(own_rows, 0), 0, to.row,
+                        to.head, to.batch);
+      device::cp_async_bulk_commit();
+    }
+  }
+  /// product: x . dx^ of the lane's own row.
+  __device__ __forceinline__ void add_scale_grad(float product) {
+    if ((of_queries ? params.dq : params.dk).scale_grad_partials == nullptr || !writes_own_row()) return;
+    const float log = device::load_shared(factors().log_count + own_row());
+    if (log < 0) return;
+    const float coefficient = product * device::load_shared(factors().rnorm + own_row());
+    double* const sum = storage.scale_grad + device::opaque(device::thread_index());
+    device::store_shared(
+        sum, device::load_shared(sum) + static_cast<double>(log) * static_cast<double>(coefficient));
+    if constexpr (of_queries)
+      storage.dq_error.observe_scale_grad(log * coefficient,
+                                          log * device::load_shared(factors().y_bound + own_row()));
+  }
+  __device__ __forceinline__ void observe_own_row() {
+    const float y = device::load_shared(factors().y_bound + own_row());
+    if constexpr (of_queries)
+      storage.dq_error.observe_query(y, device::load_shared(&factors().norm_backward[own_row()].scale));
+    else
+      storage.dq_error.observe_key(y);
+  }
+  template <bool after_norm>
+  __device__ __forceinline__ void observe_dq(Out& out) {
+    storage.dq_error.template observe_dq<after_norm>(
+        [&out](auto f) { out.for_each([&f](float& x, int, int, int) { f(x); }); });
+  }
+
+  template <class X>
+  static __device__ __forceinline__ const X& own(const X& of_dq, const X& of_dk, const X& of_dv) {
+    return output == Output::dq ? of_dq : output == Output::dk ? of_dk : of_dv;
+  }
+};
+
+}  // namespace cottention::sm90
