@@ -9,6 +9,7 @@
 #endif
 
 #include <cottention/backward.cuh>
+#include <cottention/forward.cuh>
 
 #include "support/catch.hpp"
 #include "support/extents.hpp"
@@ -92,6 +93,25 @@ TEST_CASE("On compute capability 9.0 the kernel that makes all gradients takes S
   args = wanted_of(100, 2, 2);
   args.k.strides.head = -64;  // TMA does not take it
   CHECK(choice<Fused>(args, {1}).fused_tiling.engine == Engine::mma_sync);
+}
+
+TEST_CASE(
+    "Which engine a call takes follows from no pointer, and in the batch-invariant plan from no batch size") {
+  using T = cottention::bfloat16;
+  const auto engine_of = [](const cottention::ForwardArguments<T>& args) {
+    return cottention::choice<Fused>(args).o.tiling.engine;
+  };
+  cottention::ForwardArguments<T> args;
+  args.shape = Extents{1, 100, 100, 2, 2, 64, 64};
+  CHECK(engine_of(args) == cottention::Engine::wgmma);
+  args.q.data = reinterpret_cast<const T*>(std::uintptr_t{8});
+  CHECK(engine_of(args) == cottention::Engine::wgmma);
+  args.q.strides = {.batch = -100 * 2 * 64, .seq = 2 * 64, .head = 64};
+  CHECK(engine_of(args) == cottention::Engine::wgmma);
+  args.plan = Plan::batch_invariant;
+  CHECK(engine_of(args) == cottention::Engine::mma_sync);
+  args.shape.batch = 2;
+  CHECK(engine_of(args) == cottention::Engine::mma_sync);
 }
 
 TEST_CASE("The tiling of the kernel that makes all gradients follows from blocks and shared memory") {

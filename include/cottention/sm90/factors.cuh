@@ -188,8 +188,10 @@ class ChunkFactors {
       return rescale_own_row(tile, squares, shift);
     } else {
       bool extreme = is_extreme<T>(squares, shift);
-      if (std::same_as<T, bfloat16> && device::any_lane(squares == 0))
-        extreme = extreme && !own_row_is_zero(tile);
+      if (std::same_as<T, bfloat16> && device::any_lane(squares == 0)) {
+        const bool is_zero = own_row_is_zero(tile);
+        extreme = extreme && !is_zero;
+      }
       any_extreme = any_extreme || extreme;
       return {squares, 0};
     }

@@ -105,11 +105,11 @@ class State {
     if constexpr (std::same_as<T, half>) {
       const int exponent = tile::exponent_for_half(largest());
       scale = device::times_power_of_two(1.0f, -exponent);
-      if (lane_index() == 0)
+      if (own_lane() == 0)
         device::store_shared(exponents.scale + 4 * group_ + warp_in_group(),
                              device::times_power_of_two(1.0f, exponent));
     }
-    const int lane = lane_index(), row = 16 * warp_in_group() + lane % 16;
+    const int lane = own_lane(), row = 16 * warp_in_group() + lane % 16;
 #pragma unroll
     for (int c = 0; c < dims.qk; c += 16) {
       std::uint32_t high[4], low[4];
@@ -171,9 +171,14 @@ class State {
  private:
   using Vec = device::Vector<float, 4>;
 
+  /// Beyond 64 columns lanes lack the registers for what follows from their index.
+  static __device__ __forceinline__ int own_lane() {
+    return dims.qk > 64 ? lane_index() : device::lane_index();
+  }
+
   /// The warp's 16 columns of c, transposed: four steps of 16 terms. Scope: warp; barriers inside: 0.
   static __device__ __forceinline__ void load_columns(Panel<T>& c, std::uint32_t (&x)[4][4]) {
-    const int lane = lane_index();
+    const int lane = own_lane();
 #pragma unroll
     for (int k = 0; k < 4; ++k)
       device::ldmatrix_x4_trans(
@@ -184,7 +189,7 @@ class State {
   template <bool bounded>
   static __device__ __forceinline__ float scale(const ChunkTerms<T>& terms, std::uint32_t (&high)[4][4],
                                                 std::uint32_t (&low)[4][4]) {
-    const int t = lane_index() % 4;
+    const int t = own_lane() % 4;
     [[maybe_unused]] int exponent = 0;
     [[maybe_unused]] float up = 1;
     if constexpr (std::same_as<T, half>) {
@@ -251,7 +256,7 @@ class State {
   /// f(element, offset in H, exists) for each element of the lane.
   template <class F>
   __device__ __forceinline__ void for_each_element(recurrence::StateLayout layout, F f) {
-    const int lane = lane_index();
+    const int lane = own_lane();
     const int b_stride = layout == recurrence::StateLayout::as_is ? dims.v : 1;
     const int c_stride = layout == recurrence::StateLayout::as_is ? 1 : dims.qk;
     const int c = chunk_rows * group_ + 16 * warp_in_group() + lane / 4, b = 2 * (lane % 4);
