@@ -250,8 +250,8 @@ class BackwardCall {
       // Three kernels of the wgmma engine read twice the bytes. Counted in the clocks of shared memory
       // (docs/performance.md, "Floors"), the kernel of the mma.sync engine takes less time beyond that only
       // with many blocks, up to dim 64. Unmeasured.
-      const bool small = P::head_dim.qk <= 64 && P::head_dim.v <= 64;
-      if (all_take_wgmma() && !(small && occupancy == tuning::Occupancy::high)) return no_row;
+      const bool is_narrow = P::head_dim.qk <= 64 && P::head_dim.v <= 64;
+      if (all_take_wgmma() && !(is_narrow && occupancy == tuning::Occupancy::high)) return no_row;
     }
     return FusedRows::choose_mma_sync(occupancy, device);
   }
