@@ -18,6 +18,13 @@ class Fault:
     report: str  # a part of what the emulator says
 
 
+ABSORB = """\
+  state.template absorb<!R::normalizes_all_operands>(
+      buffer.b, buffer.c, factors.terms[factor_place.index], [&](const std::uint32_t(&c)[4][4]) {
+        if constexpr (tells) factors.tell(factor_place, are_finite<typename R::element>(c));
+      });
+"""
+
 FAULTS = {
     # H is published without being shown to the asynchronous proxy.
     "no_fence": Fault(
@@ -40,10 +47,8 @@ FAULTS = {
     # Terms are released before the state's products have read them.
     "terms_released_early": Fault(
         "reduce.cuh",
-        "  state.template absorb<!R::normalizes_all_operands>(buffer.b, buffer.c, factors.terms[factor_place.index]);\n"
-        "  terms.barriers.arrive_empty(term_place);\n",
-        "  terms.barriers.arrive_empty(term_place);\n"
-        "  state.template absorb<!R::normalizes_all_operands>(buffer.b, buffer.c, factors.terms[factor_place.index]);\n",
+        f"{ABSORB}  terms.barriers.arrive_empty(term_place);\n",
+        f"  terms.barriers.arrive_empty(term_place);\n{ABSORB}",
         "read by products of warp "),
     # Rows are loaded to a buffer from which the output is still being stored.
     "rows_released_early": Fault(
