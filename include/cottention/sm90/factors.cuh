@@ -187,12 +187,12 @@ class ChunkFactors {
     if constexpr (rescales) {
       return rescale_own_row(tile, squares, shift);
     } else {
-      bool extreme = is_extreme<T>(squares, shift);
+      bool is_own_extreme = is_extreme<T>(squares, shift);
       if (std::same_as<T, bfloat16> && device::any_lane(squares == 0)) {
         const bool is_zero = own_row_is_zero(tile);
-        extreme = extreme && !is_zero;
+        is_own_extreme = is_own_extreme && !is_zero;
       }
-      any_extreme = any_extreme || extreme;
+      any_extreme = any_extreme || is_own_extreme;
       return {squares, 0};
     }
   }
