@@ -17,6 +17,7 @@ inline constexpr bool has_fused_backward =
     std::same_as<typename P::element, bfloat16>&& P::mask == Mask::causal&& P::head_dim == HeadDim{64, 64};
 
 /// Maps have the tensors' dimensions, as those of RecurrenceParams; tiles of outputs are 16 rows, a warp's.
+/// final_h is not null.
 template <AnyProblem P>
 struct GradientParams : kernel::GradientParams<P> {
   device::TensorMap q_map, k_map, v_map, g_map, dq_map, dk_map, dv_map;

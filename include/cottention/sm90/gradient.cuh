@@ -4,8 +4,7 @@
 //     dq       scores g v^T, out = scores k + g S^T, and the norms of q
 //     dk       scores v g^T, out = scores q + v D^T, and the norms of k
 //     dv       scores k q^T, out = scores g + k D
-//     states   S, the sum of k v^T ahead, and D, the sum of q g^T behind, each added to or subtracted from
-//     once
+//     states   S, the sum of k v^T ahead, and D, the sum of q g^T behind
 //
 // S loses the very products that a forward call on this engine added, in the order of its chunks, so that
 // nothing but roundings of fp32 sums is left in it.
