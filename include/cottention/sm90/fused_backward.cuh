@@ -88,16 +88,19 @@ struct GradientBlock {
       ++chunks;
     }
     __device__ __forceinline__ typename Pairs::Place queries(int group) const {
-      return in_ring(chunks * group + group_head);
+      return in_ring(static_cast<unsigned>(chunks) * static_cast<unsigned>(group) +
+                     static_cast<unsigned>(group_head));
     }
-    __device__ __forceinline__ typename Pairs::Place keys() const { return in_ring(chunks); }
+    __device__ __forceinline__ typename Pairs::Place keys() const {
+      return in_ring(static_cast<unsigned>(chunks));
+    }
     __device__ __forceinline__ RingPlace<1> state() const { return {0, chunks % 2}; }
 
    private:
     static_assert((tiling.stages & (tiling.stages - 1)) == 0);
-    static __device__ __forceinline__ typename Pairs::Place in_ring(int count) {
-      const int own = device::opaque(count);
-      return {own % tiling.stages, own / tiling.stages % 2};
+    static __device__ __forceinline__ typename Pairs::Place in_ring(unsigned count) {
+      const auto own = static_cast<unsigned>(device::opaque(static_cast<int>(count)));
+      return {static_cast<int>(own % tiling.stages), static_cast<int>(own / tiling.stages % 2)};
     }
   };
   struct Storage {
