@@ -27,8 +27,8 @@ class Scratch {
 };
 
 /// Weighted sum over the rows at the first, middle and last position, and the sum of the magnitudes of its
-/// terms: a few numbers by which bench/peers/pytorch_peers.py sees that both computed the same thing from the same
-/// inputs.
+/// terms: a few numbers by which bench/peers/pytorch_peers.py sees that both computed the same thing from the
+/// same inputs.
 template <class T>
 void add_witness(benchmark::State& state, const char* name, const Buffer<T>& x, const NamedShape& shape) {
   double sum = 0.0;
@@ -130,8 +130,8 @@ void add_rows(const NamedShape& shape, Row row) {
         threads);
 }
 
-/// Every shape in fp32, causal and bidirectional, and in bf16, causal; C in every element and bidirectional
-/// in bf16 too; the long single head in fp32, causal.
+/// Every shape in fp32 and bf16, causal and bidirectional; C in every element; the long single head in fp32,
+/// causal.
 template <class Row>
 void add_standard_rows(Row row) {
   using enum cottention::Mask;
@@ -140,16 +140,35 @@ void add_standard_rows(Row row) {
       add_rows<float, dim, causal>(shape, row);
       add_rows<cottention::bfloat16, dim, causal>(shape, row);
       add_rows<float, dim, bidirectional>(shape, row);
+      add_rows<cottention::bfloat16, dim, bidirectional>(shape, row);
     };
     if (shape.dim == 64) add(std::integral_constant<int, 64>{});
     if (shape.dim == 128) add(std::integral_constant<int, 128>{});
     if (shape.name == "C") {
-      add_rows<cottention::bfloat16, 64, bidirectional>(shape, row);
       add_rows<cottention::half, 64, causal>(shape, row);
       add_rows<double, 64, causal>(shape, row);
     }
   }
   add_rows<float, 64, causal>(long_shape, row);
+}
+
+/// Sequences that are short for their head dimension, where forms without a state have the least to do; and
+/// many short sequences.
+template <class Row>
+void add_short_rows(Row row) {
+  using enum cottention::Mask;
+  const auto add = [&]<int dim>(std::integral_constant<int, dim>, std::int64_t batch, std::int64_t seq) {
+    const NamedShape shape = spelled(batch, 16, seq, dim);
+    add_rows<float, dim, causal>(shape, row);
+    add_rows<cottention::bfloat16, dim, causal>(shape, row);
+    add_rows<float, dim, bidirectional>(shape, row);
+    add_rows<cottention::bfloat16, dim, bidirectional>(shape, row);
+  };
+  add(std::integral_constant<int, 1024>{}, 1, 128);
+  add(std::integral_constant<int, 1024>{}, 1, 1024);
+  add(std::integral_constant<int, 256>{}, 4, 128);
+  add(std::integral_constant<int, 128>{}, 32, 512);
+  add(std::integral_constant<int, 64>{}, 64, 32);
 }
 
 /// Length from 128 to 131,072 with 16 heads, and to 1,048,576 with one; dim from 32 to 256 in every element;
@@ -201,7 +220,10 @@ void add_authors_rows(Row row) {
 
 template <class Row>
 void for_each_attention_row(Row row) {
-  if (wanted(Preset::standard)) add_standard_rows(row);
+  if (wanted(Preset::standard)) {
+    add_standard_rows(row);
+    add_short_rows(row);
+  }
   if (wanted(Preset::sweep)) add_sweep_rows(row);
   if (wanted(Preset::authors)) add_authors_rows(row);
 }
