@@ -87,8 +87,19 @@ def chunked_in_turn(q, k, v, m, n, chunk):
     return torch.cat(pieces, dim=2)
 
 
+def bidirectional_quadratic(q, k, v, m):
+    """The same function as `bidirectional`, by scores: less work where sequences are shorter than heads are wide."""
+    q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+    v = (v / float(q.shape[-2]) ** torch.sigmoid(m)).to(q.dtype)
+    return (q @ k.transpose(-1, -2)) @ v
+
+
 def softmax_sdpa(q, k, v, m):
     return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+
+def bidirectional_sdpa(q, k, v, m):
+    return F.scaled_dot_product_attention(q, k, v)
 
 
 def softmax_plain(q, k, v, m, hidden):
@@ -119,30 +130,38 @@ def with_mask(make_mask, form):
 
 def variants(form, shape):
     """{name: function} of the ways to write a form, and the score matrices each holds at once: forward, training."""
-    batch, heads, seq, _ = shape
+    batch, heads, seq, dim = shape
     n = counts(seq, torch.float32)
-    if form == "quadratic":
-        whole = with_mask(lambda length: torch.ones(length, length, dtype=torch.bool, device=DEVICE).tril(),
-                          lambda q, k, v, m, visible: quadratic(q, k, v, m, n[:q.shape[-2]], visible))
-    elif form == "softmax" and hasattr(F, "scaled_dot_product_attention"):
-        return {"scaled_dot_product_attention": (softmax_sdpa, 0)}
-    elif form == "softmax":
-        whole = with_mask(lambda length: torch.full((length, length), -math.inf, device=DEVICE).triu(1), softmax_plain)
-    elif form == "bidirectional":
-        return {"K^T V": (bidirectional, 0)}
-    elif form == "recurrent":
+    scores = batch * heads * seq * seq * 4
+    if form.endswith("softmax") and hasattr(F, "scaled_dot_product_attention"):
+        return {"scaled_dot_product_attention": (softmax_sdpa if form == "softmax" else bidirectional_sdpa, 0)}
+    if form == "bidirectional":
+        by_scores = {"(Q K^T) V": (bidirectional_quadratic, scores)}
+        return {"K^T V": (bidirectional, 0), **(by_scores if seq <= 4 * dim else {})}
+    if form == "recurrent":
         return {"fp64 state": (recurrent, 0)}
-    else:
+    if form == "chunked":
         return {f"chunk {c}, {how}": (lambda q, k, v, m, f=function, c=c: f(q, k, v, m, n, c), 0)
                 for c in (64, 128) if seq % c == 0
                 for how, function in (("all at once", chunked_at_once), ("in turn", chunked_in_turn))}
+    if form == "quadratic":
+        whole = with_mask(lambda length: torch.ones(length, length, dtype=torch.bool, device=DEVICE).tril(),
+                          lambda q, k, v, m, visible: quadratic(q, k, v, m, n[:q.shape[-2]], visible))
+    elif form == "softmax":
+        whole = with_mask(lambda length: torch.full((length, length), -math.inf, device=DEVICE).triu(1), softmax_plain)
+    else:
+        whole = with_mask(lambda length: torch.zeros((), device=DEVICE), softmax_plain)
     mask = seq * seq * 4 // 3  # beside the scores, of which `needs` counts three or more
-    scores = batch * heads * seq * seq * 4
     return {"all heads at once": (whole, scores + mask), "head by head": (head_by_head(whole), scores // heads + mask)}
 
 
-FORMS = ("quadratic", "bidirectional", "recurrent", "chunked", "softmax")
-TRAINABLE = ("quadratic", "bidirectional", "chunked", "softmax")
+def compilable(name):
+    """Whether torch.compile is tried on a variant: not on loops over tokens, chunks or heads, which it would unroll."""
+    return not name.endswith(("state", "in turn", "head by head"))
+
+
+FORMS = ("quadratic", "bidirectional", "recurrent", "chunked", "softmax", "bidirectional_softmax")
+TRAINABLE = ("quadratic", "bidirectional", "chunked", "softmax", "bidirectional_softmax")
 
 
 # The definition in fp64, by explicit sums, and what is compared with it.
@@ -253,7 +272,7 @@ def check_gradients(form, function, shape):
     inputs = make_inputs(shape)
     leaves = [x.clone().requires_grad_() for x in (*inputs[:3], inputs[4])]
     exact = [x.double().requires_grad_() for x in (*inputs[:3], inputs[4])]
-    used = 3 if form == "softmax" else 4
+    used = 3 if form.endswith("softmax") else 4
     got = torch.autograd.grad(function(*leaves), leaves[:used], inputs[3])
     want = torch.autograd.grad(definition(form, *exact), exact[:used], inputs[3].double())
     error = max(relative_error(x, y) for x, y in zip(got, want))

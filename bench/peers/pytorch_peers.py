@@ -1,26 +1,30 @@
 #!/usr/bin/env python3
-"""PyTorch as a peer: what the same attention costs there, in fp32 on the CPU.
+"""PyTorch as a peer: what the same attention costs there on the CPU, in fp32 and bf16, eager and compiled.
 
     pytorch_peers.py                       time every form at shapes A to C and print a table
-    pytorch_peers.py --shapes A,E --forms quadratic,chunked --passes forward
+    pytorch_peers.py --shapes A,4x16x128x256 --forms quadratic,chunked --passes forward --elements bf16 --compile
     pytorch_peers.py --check               only compare every form with the definition
     pytorch_peers.py --serve               answer requests, one JSON object a line (bench/cpu/run.py asks)
 
 Forms:
     quadratic      cosine attention as the authors write it for causal models: normalise, Q K^T, mask, times V n^-sigmoid(m)
-    bidirectional  as the authors write it for encoders: Q (K^T V)
+    bidirectional  as the authors write it for encoders: Q (K^T V); for short sequences also (Q K^T) V
     recurrent      the authors' inference: token by token, with the state in fp64
     chunked        linear attention in chunks of 64 or 128 tokens, from torch's matrix products
-    softmax        torch's own attention (scaled_dot_product_attention where there is one), causal
+    softmax        torch's own attention (scaled_dot_product_attention where there is one), causal, and bidirectional_softmax:
+                   another function, softmax(Q K^T / sqrt(dim)) V, which is here because it is what most use
     step           one decoding step of many sequences
 
-A form with several ways to write it is timed in each, and the fastest one counts. Tensors are contiguous
+A form with several ways to write it is timed in each, and with --compile the fastest of those without loops also as
+torch.compile makes it for the shape; the fastest one counts. Compiling is timed apart. Tensors are contiguous
 [batch, heads, seq, dim], which torch likes best, and masks and counts are prepared outside the timed part. No form is
-timed before its output, and its gradients where it has any, agree with the definition in fp64.
+timed before its output, and its gradients where it has any, agree with the definition in fp64; gradients of softmax
+do so at 256 tokens, and compiled they are held against the eager ones.
 """
 import argparse
 import ctypes
 import gc
+import itertools
 import json
 import math
 import os
@@ -31,8 +35,10 @@ import time
 import torch
 import torch.nn.functional as F
 
-from forms import (FORMS, SEEDS, TRAINABLE, check_definition, check_gradient_rows, check_gradients, check_output, make_inputs,
-                   random_values, relative_error, variants)
+import compilation
+from forms import (BOUND, FORMS, SEEDS, TRAINABLE, check_definition, check_gradient_rows, check_gradients, check_output,
+                   compilable, make_inputs, random_values, relative_error, variants)
+from libraries import information
 
 SHAPES = {  # batch, heads, length, dim
     "A": (1, 12, 512, 64),
@@ -65,7 +71,7 @@ def train(function, q, k, v, m, dout, form):
     for piece in pieces:
         leaves = [x[:, piece].detach().requires_grad_() for x in (q, k, v)] + [m[piece].detach().requires_grad_()]
         o = (single or function)(*leaves)
-        gradients.append(torch.autograd.grad(o, leaves[:3] if form == "softmax" else leaves, dout[:, piece]))
+        gradients.append(torch.autograd.grad(o, leaves[:3] if form.endswith("softmax") else leaves, dout[:, piece]))
     return [torch.cat(parts, dim=1) for parts in list(zip(*gradients))[:3]]
 
 
@@ -75,22 +81,27 @@ def timed(call):
     return time.perf_counter() - start, result
 
 
-def measure(calls, repetitions):
-    """Times the fastest of {name: call} `repetitions` times; the others once or twice. Returns name, times, trials."""
+def try_calls(calls):
+    """{name: seconds}, of the faster of two calls, so that the first one's fresh memory does not count."""
     trials = {}
     for name, call in calls.items():
         first = timed(call)[0]
         trials[name] = first if first > SLOW_SECONDS / 2 else min(first, timed(call)[0])
+    return trials
+
+
+def measure(calls, trials, repetitions):
+    """Times the fastest of {name: call} `repetitions` times. Returns its name and the times."""
     best = min(trials, key=trials.get)
     if trials[best] > SLOW_SECONDS / 2:
-        return best, [trials[best]], trials
+        return best, [trials[best]]
     repetitions = max(2, min(repetitions, int(SLOW_SECONDS / trials[best])))
     inner = max(1, min(100, int(0.02 / trials[best])))  # so short calls are not timed one by one
 
     def several():
         for _ in range(inner):
             calls[best]()
-    return best, [timed(several)[0] / inner for _ in range(repetitions)], trials
+    return best, [timed(several)[0] / inner for _ in range(repetitions)]
 
 
 def witness(x):
@@ -109,40 +120,86 @@ def expected_seconds(form, which, shape):
     return forward * (1 if which == "forward" else 3)
 
 
-def time_form(form, which, shape, repetitions, element="fp32"):
-    """Times one form at one shape; `which` is 'forward' or 'forward_backward'."""
+class Form:
+    """One form at one shape: its calls, and that they compute what they should. `which` is 'forward' or 'forward_backward'."""
+
+    def __init__(self, form, which, shape, element):
+        self.form, self.which, self.inputs = form, which, make_inputs(shape, ELEMENTS[element])
+        self.small = (shape[0], 2, 256, shape[3])
+        self.variants = variants(form, shape)
+        self.errors = []
+
+    def call_of(self, function):
+        q, k, v, dout, m = self.inputs
+        if self.which != "forward":
+            return lambda: train(function, q, k, v, m, dout, self.form)
+
+        def call():
+            with torch.no_grad():
+                return function(q, k, v, m)
+        return call
+
+    def check(self, result):
+        """Against the definition in fp64, where there is one of the gradients."""
+        if self.which == "forward":
+            self.errors.append(check_output(self.form, result, self.inputs))
+        elif not self.form.endswith("softmax"):
+            self.errors.append(check_gradient_rows(self.form, result, self.inputs))
+
+    def eager(self):
+        """({name: call}, {name: why it was left out})."""
+        needs = 3 if self.which == "forward" else 6  # score matrices alive at the peak, about
+        calls, refused = {}, {}
+        checked = variants(self.form, self.small)
+        for name, (function, scores) in self.variants.items():
+            if needs * scores > 0.8 * available_bytes():
+                refused[name] = f"needs about {needs * scores / 2**30:.0f} GiB, {available_bytes() / 2**30:.0f} GiB are free"
+                continue
+            calls[name] = self.call_of(function)
+            if self.which != "forward":
+                check_gradients(self.form, checked.get(name, (function, 0))[0], self.small)  # m's too
+            self.check(calls[name]())
+        return calls, refused
+
+    def compiled(self, name, eager):
+        """(seconds of the call that compiles it, call), or (None, why there is none)."""
+        call = self.call_of(compilation.compiled(self.variants[name][0]))
+        seconds, result = compilation.first_call(call)
+        if seconds is None:
+            return None, result
+        self.check(result)
+        if self.which != "forward":
+            error = max(relative_error(x, y.double()) for x, y in zip(result, eager()))
+            if not error < 3 * BOUND[self.inputs[0].dtype]:
+                raise ArithmeticError(f"gradients of '{self.form}', compiled, are off by {error:.1e} from the eager ones")
+        return seconds, call
+
+
+def time_form(form, which, shape, repetitions, element="fp32", compiling=False):
+    """Times one form at one shape, in the fastest way to write it."""
     expected = expected_seconds(form, which, shape)
     if expected > TOO_SLOW_SECONDS:
         return {"skipped": f"would take {expected:.0f} s or more a call"}
-    needs = 3 if which == "forward" else 6  # score matrices alive at the peak, about
-    calls, refused, errors = {}, {}, []
-    inputs = make_inputs(shape, ELEMENTS[element])
-    q, k, v, dout, m = inputs
-    small = (shape[0], 2, 256, shape[3])
-    checked = variants(form, small)
-    for name, (function, scores) in variants(form, shape).items():
-        if needs * scores > 0.8 * available_bytes():
-            refused[name] = f"needs about {needs * scores / 2**30:.0f} GiB, {available_bytes() / 2**30:.0f} GiB are free"
-            continue
-        if which == "forward":
-            def call(f=function):
-                with torch.no_grad():
-                    return f(q, k, v, m)
-            errors.append(check_output(form, call(), inputs))
-        else:
-            check_gradients(form, checked[name][0], small)  # m's too
-            def call(f=function):
-                return train(f, q, k, v, m, dout, form)
-            if form != "softmax":
-                errors.append(check_gradient_rows(form, call(), inputs))
-        calls[name] = call
+    timed_form = Form(form, which, shape, element)
+    calls, refused = timed_form.eager()
     if not calls:
         return {"skipped": "; ".join(f"{name}: {why}" for name, why in refused.items()) or f"no variant for length {shape[2]}"}
-    best, times, trials = measure(calls, repetitions)
-    result = {"variant": best, "seconds": times, "trials": trials, "refused": refused}
-    if errors:
-        result["error"] = max(errors)
-    if form != "softmax" and element == "fp32":
+    trials, seconds_of = try_calls(calls), {}
+    candidates = [name for name in calls if compilable(name) and trials[name] < SLOW_SECONDS / 2]
+    if compiling and candidates:
+        name = min(candidates, key=trials.get)
+        seconds, call = timed_form.compiled(name, calls[name])
+        name += ", compiled"
+        if seconds is None:
+            refused[name] = call
+        else:
+            calls[name], seconds_of[name] = call, seconds
+            trials.update(try_calls({name: call}))
+    best, times = measure(calls, trials, repetitions)
+    result = {"variant": best, "seconds": times, "trials": trials, "refused": refused, "compile_seconds": seconds_of}
+    if timed_form.errors:
+        result["error"] = max(timed_form.errors)
+    if not form.endswith("softmax"):
         out = calls[best]()
         named = {"o": out} if which == "forward" else dict(zip(("dq", "dk", "dv"), out))
         result["witness"] = {name: witness(x) for name, x in named.items()}
@@ -180,7 +237,8 @@ def time_step(batch, heads, dim, repetitions):
             with torch.no_grad():
                 return update(state, in_place)
         calls[name] = call
-    best, times, trials = measure(calls, repetitions)
+    trials = try_calls(calls)
+    best, times = measure(calls, trials, repetitions)
     return {"variant": best, "seconds": times, "trials": trials, "refused": {}, "error": max(errors)}
 
 
@@ -218,39 +276,6 @@ def forward_memory(form, shape):
     return {"shape": list(shape), "variant": best, "peak_growth_bytes": grown[best], "trials": grown, "refused": refused}
 
 
-# About this PyTorch.
-
-
-def blas():
-    """The library behind matrix products: (name, core, usable). Debian's torch calls whatever libblas.so.3 is."""
-    if torch.backends.mkl.is_available():
-        return "MKL", "", True
-    with open("/proc/self/maps") as lines:
-        paths = sorted({line.split()[-1] for line in lines if "blas" in line and line.split()[-1].startswith("/")})
-    called = [p for p in paths if os.path.basename(p).startswith("libblas.")] or paths
-    openblas = [p for p in called if "openblas" in p]
-    if not openblas:
-        tuned = [p for p in called if any(x in p for x in ("blis", "atlas", "flexiblas", "armpl", "nvpl"))]
-        return ", ".join(tuned or called) or "built in", "", bool(tuned) or not called
-    core = ""
-    for path in (p for p in paths if "openblas" in p):
-        try:
-            query = ctypes.CDLL(path).openblas_get_corename
-            query.restype = ctypes.c_char_p
-            core = query().decode()
-            break
-        except (OSError, AttributeError):
-            continue
-    return "OpenBLAS", core, True
-
-
-def information():
-    name, core, usable = blas()
-    found = [line.split(":", 1)[1].strip() for line in torch.__config__.show().splitlines() if "CPU capability" in line]
-    return {"torch": torch.__version__, "python": sys.version.split()[0], "threads": torch.get_num_threads(),
-            "blas": name, "blas_core": core, "blas_usable": usable, "cpu_capability": found[0] if found else ""}
-
-
 def probe():
     """Seconds of a short mix, for choosing between settings of the environment."""
     with torch.no_grad():
@@ -270,15 +295,16 @@ def answer(request):
         return time_step(request["batch"], request["heads"], request["dim"], request["repetitions"])
     if operation == "time":
         return time_form(request["form"], request["pass"], tuple(request["shape"]), request["repetitions"],
-                         request.get("element", "fp32"))
+                         request.get("element", "fp32"), request.get("compile", False))
     raise ValueError(f"unknown operation '{operation}'")
 
 
-def serve():
+def serve(compiling):
     """One JSON request a line on standard input, one JSON answer a line on standard output."""
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever libraries print does not mix with the answers
-    print(json.dumps(information()), file=out, flush=True)
+    why_not = compilation.why_not() if compiling else "not asked for"
+    print(json.dumps({**information(), "compile": why_not or "yes"}), file=out, flush=True)
     for line in sys.stdin:
         gc.collect()
         try:
@@ -299,11 +325,26 @@ def check_all():
                 print(f"  gradients {check_gradients(form, function, shape):.1e}" if form in TRAINABLE else "")
 
 
+def sizes(text):
+    return tuple(int(n) for n in text.split("x"))
+
+
+def text_of(result):
+    """A result on a line."""
+    if "skipped" in result:
+        return result["skipped"]
+    error = f"error {result['error']:.0e}" if "error" in result else "gradients right at 256 tokens"
+    compiling = "".join(f", {seconds:.0f} s to compile" for seconds in result["compile_seconds"].values())
+    return f"{1e3 * statistics.median(result['seconds']):10.2f} ms  {result['variant']:32} {error}{compiling}"
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shapes", default="A,B,C", help="of A to E")
+    parser.add_argument("--shapes", default="A,B,C", help="of A to E, or as 4x16x128x256")
     parser.add_argument("--forms", default=",".join(FORMS))
     parser.add_argument("--passes", default="forward,forward_backward")
+    parser.add_argument("--elements", default="fp32", help="of fp32 and bf16")
+    parser.add_argument("--compile", action="store_true", help="torch.compile'd forms too")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repetitions", type=int, default=5)
     parser.add_argument("--check", action="store_true")
@@ -317,21 +358,18 @@ def main():
     if options.probe:
         return print(json.dumps(probe()))
     if options.memory:
-        return print(json.dumps(forward_memory(options.memory, tuple(int(n) for n in options.shape.split("x")))))
+        return print(json.dumps(forward_memory(options.memory, sizes(options.shape))))
     if options.serve:
-        return serve()
+        return serve(options.compile)
     if options.check:
         return check_all()
     print(information())
-    for shape in options.shapes.split(","):
-        for form in options.forms.split(","):
-            for which in options.passes.split(","):
-                if which != "forward" and form not in TRAINABLE:
-                    continue
-                result = time_form(form, which, SHAPES[shape], options.repetitions)
-                text = result.get("skipped") or (
-                    f"{1e3 * statistics.median(result['seconds']):10.2f} ms  {result['variant']:32} error {result['error']:.0e}")
-                print(f"{shape} {form:14} {which:17} {text}", flush=True)
+    for shape, form, which, element in itertools.product(*(getattr(options, name).split(",") for name in (
+            "shapes", "forms", "passes", "elements"))):
+        if which == "forward" or form in TRAINABLE:
+            size = SHAPES.get(shape) or sizes(shape)
+            result = time_form(form, which, size, options.repetitions, element, options.compile)
+            print(f"{shape} {form:21} {which:17} {element} {text_of(result)}", flush=True)
 
 
 if __name__ == "__main__":
