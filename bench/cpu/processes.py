@@ -98,11 +98,11 @@ class Ours:
 class Peers:
     """bench/peers/pytorch_peers.py, kept running so that PyTorch is loaded once; started anew after it has died."""
 
-    def __init__(self, python, environment, threads):
+    def __init__(self, python, environment, threads, compiling):
         self.python = python
         self.errors = tempfile.TemporaryFile("w+")
-        self.start = lambda: Child([python, str(PEERS), "--serve", "--threads", str(threads)], stdin=subprocess.PIPE,
-                                   stderr=self.errors, env=environment)
+        command = [python, str(PEERS), "--serve", "--threads", str(threads)] + (["--compile"] if compiling else [])
+        self.start = lambda: Child(command, stdin=subprocess.PIPE, stderr=self.errors, env=environment)
         self.child = self.start()
         first = self.child.process.stdout.readline()
         if not first:

@@ -4,18 +4,19 @@ import os
 import subprocess
 import sys
 
-from processes import PEERS, Child, Peers
-from report import size_of  # found by what processes adds to the path
+from processes import PEERS, ROOT, Child, Peers
+from report import FORMS, size_of  # found by what processes adds to the path
 
 STEP_HEADS, STEP_DIM = 16, 64
-FORMS = {"causal": ("quadratic", "recurrent", "chunked", "softmax"), "bidirectional": ("bidirectional",)}
-TRAINABLE = ("quadratic", "chunked", "softmax", "bidirectional")
-PEER_PACKAGES = "Debian and Ubuntu: apt-get install python3-torch libopenblas0-openmp; elsewhere: pip install torch"
+TRAINABLE = ("quadratic", "chunked", "softmax", "bidirectional", "bidirectional_softmax")
+ELEMENTS = {"fp32": "", "bf16": "/bf16"}  # and how results in them end
+ENVIRONMENT = ROOT / "build" / "torch" / "bin" / "python"  # tests/run/pypi.py makes it
+PEER_PACKAGES = "./run bench installs PyPI's; Debian and Ubuntu have python3-torch and libopenblas0-openmp"
 
 
 def find_torch(wanted):
     """A Python that imports torch, or None."""
-    for python in [wanted] if wanted else [sys.executable, "/usr/bin/python3"]:
+    for python in [wanted] if wanted else [str(ENVIRONMENT), sys.executable, "/usr/bin/python3"]:
         try:
             if subprocess.run([python, "-c", "import torch"], capture_output=True).returncode == 0:
                 return python
@@ -29,7 +30,9 @@ def peer_environment(python, threads, flags):
     ones take new processors for old; its own variable corrects that. PyTorch uses AVX-512 only when asked. The C
     library gives large blocks back to the system, so that every call would pay for fresh pages: told to keep them, it
     makes the forms with large scores up to three times as fast."""
-    base = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+    # Kernels that torch.compile has made stay for the next run, and are compiled by this process, not by others that stay.
+    base = {**os.environ, "OMP_NUM_THREADS": str(threads), "TORCHINDUCTOR_COMPILE_THREADS": "1",
+            "TORCHINDUCTOR_CACHE_DIR": str(ROOT / "build" / "torch-compiled")}
     keep = {**{key: value for key, value in base.items() if key not in ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")},
             "GLIBC_TUNABLES": "glibc.malloc.mmap_max=0:glibc.malloc.trim_threshold=1000000000000:glibc.malloc.arena_max=1"}
     candidates = {"as it is": base, "blocks kept": keep}
@@ -69,7 +72,7 @@ def start_peers(options, results):
                                 f"({', '.join(names)}), so ratios to it would mean nothing. {PEER_PACKAGES}",
                                 "trials": trials}
         else:
-            peers = Peers(python, environment, options.main_threads)
+            peers = Peers(python, environment, options.main_threads, options.compile)
             changed = {key: environment.get(key) for key in ("OPENBLAS_CORETYPE", "ATEN_CPU_CAPABILITY", "GLIBC_TUNABLES",
                                                              "OMP_NUM_THREADS")}
             results["torch"] = {**peers.information, "environment": changed, "trials": trials}
@@ -78,7 +81,7 @@ def start_peers(options, results):
     return None
 
 
-def peer_requests(shape, names, repetitions, main_threads):
+def peer_requests(shape, names, repetitions, main_threads, compiling):
     """What to ask of the peers at a shape, or at `step`: (name of the result, request). Only what our rows `names` do too."""
     wanted = []
     if shape == "step":
@@ -86,15 +89,14 @@ def peer_requests(shape, names, repetitions, main_threads):
             wanted.append((f"step/{batch}", {"operation": "step", "batch": batch, "heads": STEP_HEADS, "dim": STEP_DIM,
                                              "repetitions": repetitions}))
         return wanted
-    base = {"operation": "time", "shape": size_of(shape), "repetitions": repetitions}
+    base = {"operation": "time", "shape": size_of(shape), "repetitions": repetitions, "compile": compiling}
     for mask, forms in FORMS.items():
         for which in ("forward", "forward_backward"):
-            row = f"{which}/{shape}/{mask}"
-            if f"{row}/fp32/threads:{main_threads}" in names:
-                wanted += [(f"{form}/{which}/{shape}", {**base, "form": form, "pass": which}) for form in forms
-                           if which == "forward" or form in TRAINABLE]
-            if mask == "causal" and which == "forward" and f"{row}/bf16/threads:{main_threads}" in names:
-                wanted.append((f"chunked/{which}/{shape}/bf16", {**base, "form": "chunked", "pass": which, "element": "bf16"}))
+            for element, end in ELEMENTS.items():
+                if f"{which}/{shape}/{mask}/{element}/threads:{main_threads}" in names:
+                    wanted += [(f"{form}/{which}/{shape}{end}", {**base, "form": form, "pass": which, "element": element})
+                               for form in forms if (which == "forward" or form in TRAINABLE)
+                               and (element == "fp32" or form != "recurrent")]  # whose state is in fp64 anyway
     return wanted
 
 

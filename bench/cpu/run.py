@@ -5,13 +5,15 @@
     bench/cpu/run.py --quick          some of each, in under five minutes on two idle cores
     bench/cpu/run.py --preset authors the sizes that the authors of the paper time
     bench/cpu/run.py --filter REGEX   only rows whose name contains a match
+    bench/cpu/run.py --check          a row in which a peer is faster fails the run; of an earlier run: --check --show FILE
     bench/cpu/run.py --no-peers       without PyTorch
 
 For each shape our rows are measured, then the peers, then our rows again, so that a machine that changes its speed
 meanwhile shows. Times are medians over the repetitions of both passes. The peaks that results are fractions of are
 measured in the same run, before every pass; the highest one counts. Results are written after every row, so a run that
 is interrupted or killed leaves those it has. Exit status: 0, or 1 when a row failed or an output disagrees with a
-peer's; goals that are missed are reported, and change nothing.
+peer's, and with --check when a peer is faster in a row or nothing was compared; goals that are missed are reported, and
+change nothing.
 """
 import argparse
 import datetime
@@ -31,6 +33,8 @@ import report
 QUICK = "|".join((
     r"forward(_backward)?/[ABC]/causal/fp32/threads:N", r"forward/[ABC]/bidirectional/fp32/threads:N",
     r"forward(_backward)?/C/causal/bf16/threads:N", r"forward_bhsd/C/causal/(fp32|bf16)/threads:N", r"forward/long/.*",
+    r"forward(_backward)?/C/bidirectional/bf16/threads:N", r"forward(_backward)?/1x16x128x1024/causal/(fp32|bf16)/threads:N",
+    r"forward/(4x16x128x256|64x16x32x64)/causal/fp32/threads:N",
     r"forward/2x8x2048x(32|128|256)/causal/(fp32|bf16)/threads:N", r"forward_packed/.*/causal/fp32/threads:N",
     r"prefill_512/D/causal/fp32/threads:N", r"step/\d+/fp32/threads:N", r"memory/.*heads:1/.*threads:N"))
 
@@ -101,8 +105,8 @@ def run(ours, options, results, save):
     """Fills results as it goes, and saves them after every row."""
     blocks = blocks_of(selected(ours, options))
     peers = start_peers(options, results) if options.peers else None
-    requests = {block: peer_requests(block, rows, options.repetitions, options.main_threads) if peers and block != "memory"
-                else [] for block, rows in blocks.items()}
+    requests = {block: peer_requests(block, rows, options.repetitions, options.main_threads, options.compile)
+                if peers and block != "memory" else [] for block, rows in blocks.items()}
     memory = memory_requests(blocks.get("memory", [])) if peers else []
     machine = [name for name in ours.full_names if name.startswith("machine/")]
     passes = {block: 1 if block == "memory" or options.preset == "authors" else 2 for block in blocks}
@@ -157,18 +161,22 @@ def options_from(arguments):
                         help="standard: the named shapes, decoding, memory; sweep: length, head dimension, heads; all: both; "
                         "authors: 16 heads, length 128 to 16,384, width 1,024 to 16,384")
     parser.add_argument("--filter", metavar="REGEX", help="only rows whose name contains a match, e.g. 'forward/C'")
+    parser.add_argument("--check", action="store_true", help="exit status 1 where a peer is faster in a row, softmax included")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=None,
+                        help="time PyTorch's forms as torch.compile makes them, too; default: yes, quick no")
     parser.add_argument("--no-peers", dest="peers", action="store_false", help="do not time PyTorch")
     parser.add_argument("--json", metavar="FILE", help="where results go; default: bench/results/<date>-<cpu>.json")
     parser.add_argument("--threads", default="1,2", metavar="N[,N]", help="thread counts of our rows; peers get the largest")
     parser.add_argument("--repetitions", type=int, help="of each measurement; default 5, quick 3")
     parser.add_argument("--min-time", type=float, help="seconds of each repetition; default 0.1, quick 0.05")
     parser.add_argument("--executable", metavar="PATH", help="a built cottention_bench; default: build one in build/bench")
-    parser.add_argument("--python", metavar="PATH", help="a Python with PyTorch; default: this one, then /usr/bin/python3")
+    parser.add_argument("--python", metavar="PATH", help="a Python with PyTorch; default: that of build/torch, this one, /usr/bin/python3")
     parser.add_argument("--show", metavar="FILE", help="print the table of an earlier run and stop")
     options = parser.parse_args(arguments)
     if not re.fullmatch(r"[1-9]\d*(,[1-9]\d*)*", options.threads):
         parser.error("--threads wants numbers, as in 1,2")
     options.main_threads = max(int(n) for n in options.threads.split(","))
+    options.compile = not options.quick if options.compile is None else options.compile
     options.repetitions = options.repetitions or (3 if options.quick else 5)
     options.min_time = options.min_time or (0.05 if options.quick else 0.1)
     return options
@@ -181,7 +189,8 @@ def interrupt(*_):
 def main():
     options = options_from(sys.argv[1:])
     if options.show:
-        return report.show(files.load(options.show))
+        results = files.load(options.show)
+        return max(report.show(results), report.check(results) if options.check else 0)
     signal.signal(signal.SIGTERM, interrupt)
     executable = pathlib.Path(options.executable) if options.executable else build()
     ours = Ours(executable, options.preset, options.threads, options.repetitions, options.min_time)
@@ -213,6 +222,8 @@ def main():
         print("bench: interrupted; what follows is what was measured until then", file=sys.stderr)
     save()
     status = report.show(results)
+    if options.check:
+        status = max(status, report.check(results))
     print(f"\nResults: {os.path.relpath(path)}")
     return status
 

@@ -5,10 +5,14 @@ import statistics
 SHAPES = {"A": (1, 12, 512, 64), "B": (1, 16, 1024, 64), "C": (1, 16, 4096, 64), "D": (1, 16, 16384, 64),
           "E": (2, 8, 2048, 128), "long": (1, 1, 131072, 64)}  # batch, heads, length, dim
 RATES = ("useful_flop", "chunk_free_flop", "tokens", "bytes", "flop")  # counters that Google Benchmark gives per second
+FORMS = {"causal": ("quadratic", "recurrent", "chunked", "softmax"), "bidirectional": ("bidirectional", "bidirectional_softmax")}
 PEER_COLUMNS = ("quadratic", "bidirectional", "recurrent", "chunked", "softmax", "step")
 ELEMENT_TOLERANCE = {"fp64": 1e-5, "fp32": 1e-5, "fp16": 5e-3, "bf16": 2e-2}  # of witnesses, against an fp32 peer
 BUSY = 0.05  # a machine is idle enough when a loop on one core waits for no more than this part of the time
 RSS_SLACK = 256 * 1024  # the kernel counts resident pages in batches per thread
+
+
+SOFTMAX = ("Softmax is another function, softmax(q k^T / sqrt(dim)) v by PyTorch's scaled_dot_product_attention: what most models run.")
 
 
 def median(passes):
@@ -73,20 +77,30 @@ def floor(results, name, row):
 
 
 def peers_of(results, name):
-    """{form: result} of the peers that do what the row does: same pass, shape, mask and precision, as many threads."""
+    """{form: result} of the peers that do what the row does: same pass, shape, mask and precision, as many threads. Softmax is
+    another function, and called so with any mask."""
     call, shape, mask, element, threads = split(name)
-    if threads != results["threads"]:
+    if threads != results["threads"] or element not in ("fp32", "bf16"):
         return {}
-    if element == "bf16":
-        found = {"chunked": results["peers"].get(f"chunked/{call}/{shape}/bf16")}
-    elif element != "fp32":
-        found = {}
-    elif call == "step":
-        found = {"step": results["peers"].get(f"step/{shape}")}
+    end = "" if element == "fp32" else f"/{element}"
+    if call == "step":
+        found = {"step": results["peers"].get(f"step/{shape}{end}")}
     else:
-        forms = ("bidirectional",) if mask == "bidirectional" else ("quadratic", "recurrent", "chunked", "softmax")
-        found = {form: results["peers"].get(f"{form}/{call}/{shape}") for form in forms}
+        found = {form.removeprefix("bidirectional_"): results["peers"].get(f"{form}/{call}/{shape}{end}") for form in FORMS[mask]}
     return {form: peer for form, peer in found.items() if peer and "seconds" in peer}
+
+
+def faster_peers(results):
+    """(number of comparisons, [(row, form, how many times as fast)]) of rows in which a peer takes less time than we do."""
+    compared, faster = 0, []
+    for name, row in results["rows"].items():
+        if split(name) is None or "median" not in row:
+            continue
+        for form, peer in peers_of(results, name).items():
+            compared += 1
+            if peer["median"] < row["median"]:
+                faster.append((name, form, row["median"] / peer["median"]))
+    return compared, faster
 
 
 def compare_witnesses(results, name, row):
@@ -96,8 +110,11 @@ def compare_witnesses(results, name, row):
         return 0, []
     pass_name = "forward" if call == "forward" else "forward_backward"
     compared, wrong = 0, []
-    for form in (("bidirectional",) if mask == "bidirectional" else ("quadratic", "recurrent", "chunked")):
-        witnesses = results["peers"].get(f"{form}/{pass_name}/{shape}", {}).get("witness", {})
+    # A row of any element is held against fp32 peers, and one of bf16 against those of bf16 too.
+    named = [(form, f"{form}/{pass_name}/{shape}{end}") for form in FORMS[mask] if not form.endswith("softmax")
+             for end in ("", "/bf16")[:1 + (element == "bf16")]]
+    for form, peer in named:
+        witnesses = results["peers"].get(peer, {}).get("witness", {})
         for output, theirs in witnesses.items():
             mine = row["counters"].get(f"witness_{output}")
             if mine is None:
@@ -238,6 +255,14 @@ def peer_line(name, peer, columns):
     return line + [""] * columns
 
 
+def compiling_text(results):
+    """Whether forms were compiled, and what that took, which is in no time of a row."""
+    if results["torch"].get("compile") != "yes":
+        return results["torch"].get("compile", "not tried")
+    taken = [seconds for peer in results["peers"].values() for seconds in peer.get("compile_seconds", {}).values()]
+    return f"{len(taken)} forms in {sum(taken):,.0f} s, which is in no row's time"
+
+
 def attention_table(results):
     columns = [form for form in PEER_COLUMNS
                if any(form in row.get("ratios", {}) for row in results["rows"].values())]
@@ -261,6 +286,27 @@ def attention_table(results):
                 + [f"x {form}" for form in columns], lines)
 
 
+def print_torch(results, torch):
+    if "torch" in torch:
+        changed = " ".join(f"{key}={value}" for key, value in torch["environment"].items() if value)
+        print(f"PyTorch {torch['torch']}, {torch['threads']} threads, {torch['blas']} {torch['blas_core']}, "
+              f"{torch['cpu_capability']}; {changed}")
+        if torch.get("libraries"):
+            print(", ".join(f"{library} {version}" for library, version in torch["libraries"].items()) + "; torch.compile: "
+                  + compiling_text(results))
+    elif "missing" in torch:
+        print(f"No peers: {torch['missing']}")
+
+
+def print_faster(results):
+    compared, faster = faster_peers(results)
+    if compared:
+        print(f"\nOf {compared} comparisons with a peer's time, the peer is faster in {len(faster)}"
+              f"{':' if faster else '.'}")
+        for name, form, times in faster:
+            print(f"  {name}: {form} is {times:.2f} times as fast")
+
+
 def show(results):
     """Prints everything; returns the exit status."""
     cpu, torch = results["cpu"], results.get("torch", {})
@@ -274,14 +320,10 @@ def show(results):
             rates = [row["counters"][counter] / statistics.median(one) / 1e9 for one in row["passes"]]
             print(f"{name:28} {max(rates):8.1f} {'GFLOP/s' if counter == 'flop' else 'GB/s   '}  "
                   f"highest of {len(rates)}, lowest {min(rates):.1f}")
-    if "torch" in torch:
-        changed = " ".join(f"{key}={value}" for key, value in torch["environment"].items() if value)
-        print(f"PyTorch {torch['torch']}, {torch['threads']} threads, {torch['blas']} {torch['blas_core']}, "
-              f"{torch['cpu_capability']}; {changed}")
-    elif "missing" in torch:
-        print(f"No peers: {torch['missing']}")
+    print_torch(results, torch)
     print("\nUseful FLOPs and bytes: bench/flops.hpp. Floor: their time at the FMA peak or at the bandwidth of memory, the longer.\n"
-          "Error: relative RMS against fp64. Ratios: the peer's time over ours, in the same precision.\n")
+          "Error: relative RMS against fp64. Ratios: the peer's time over ours, in the same precision, of the fastest way to write\n"
+          f"its form. {SOFTMAX}\n")
     attention_table(results)
     for name, row in results["rows"].items():
         if name.startswith("memory/") and row["passes"]:
@@ -303,6 +345,7 @@ def show(results):
     if results["busy"] > BUSY:
         print(f"\nTHE MACHINE WAS BUSY: a loop on one core had to wait for {results['busy']:.0%} of the time. Such figures "
               "are no result; PyTorch's threads suffer most, which flatters our ratios. Speed goals are not judged.")
+    print_faster(results)
     if results["peers"]:
         print(f"\nOutputs were compared with PyTorch's {results['comparisons']} times on the same inputs, "
               f"{len(results['disagreements'])} disagreed.")
@@ -318,3 +361,13 @@ def show(results):
     if not results["complete"]:
         print("Interrupted: rows are missing.")
     return 1 if failures or results["disagreements"] else 0
+
+
+def check(results):
+    """0 where our rows were compared with peers and none of those is faster, or else 1 and a line that says why."""
+    compared, faster = faster_peers(results)
+    if compared and not faster:
+        return 0
+    rows = ", ".join(dict.fromkeys(name for name, _, _ in faster))
+    print(f"CHECK FAILED: a peer is faster in {rows}" if faster else "CHECK FAILED: no row was compared with a peer")
+    return 1

@@ -16,6 +16,10 @@ LENGTH = "2026-11-23-amd-epyc-length.json"
 SHAPES = "2026-11-23-amd-epyc-shapes.json"
 # ./run bench --preset authors --filter '(forward|forward_backward)/(1x16x(128|1024)x(64|1024)|32x16x512)'
 AUTHORS = "2026-11-23-amd-epyc-authors.json"
+# Whole runs beside a current PyTorch, one file a machine, in the order of the tables: ./run bench
+PEERS = ()
+# Older ones have no scaled_dot_product_attention and no torch.compile, and take up to twice as long as those of today.
+OLDEST_TORCH = 2
 # The files that these wrote, once there are any: ./run gpu, ./run gpu bench peers --preset sweep, and --preset authors
 GPU = GPU_SWEEP = GPU_AUTHORS = None
 # build/nvcc/tests/ptx/test_ptx_instructions
@@ -25,7 +29,14 @@ BUDGET = "2026-11-30-budget.json"
 
 
 def load(name):
-    return files.load(RESULTS / name)
+    """A result file, without what an old PyTorch took: that is shown nowhere."""
+    results = files.load(RESULTS / name)
+    torch = results.get("torch", {})
+    if "torch" in torch and int(torch["torch"].split(".")[0]) < OLDEST_TORCH:
+        results["torch"], results["peers"] = {"missing": "an old one"}, {}
+        for row in results["rows"].values():
+            row.pop("ratios", None)
+    return results
 
 
 def link(name, page):

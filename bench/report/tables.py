@@ -11,18 +11,16 @@ import pathlib
 import re
 import sys
 
+import files
 import gpu_tables
+import peer_tables
 import report
 import sources
+from gpu_tables import table
+from peer_tables import two_digits
 from report import count_text, time_text
 
 PAGES = ("README.md", "docs/performance.md")
-
-
-def table(header, lines):
-    """Markdown."""
-    rows = [header, ["---"] + ["---:"] * (len(header) - 1), *lines]
-    return "\n" + "\n".join("| " + " | ".join(row) + " |" for row in rows) + "\n"
 
 
 def own(results, name):
@@ -31,10 +29,6 @@ def own(results, name):
 
 def percent(value):
     return "" if value is None else f"{100 * value:.0f}%"
-
-
-def two_digits(milliseconds):
-    return f"{milliseconds:.2f}" if milliseconds < 1 else f"{milliseconds:.1f}" if milliseconds < 10 else f"{milliseconds:,.0f}"
 
 
 def peer_times(results, form, call, shape):
@@ -46,7 +40,7 @@ def peer_times(results, form, call, shape):
 
 
 def readme_cpu(page):
-    results = sources.load(sources.QUICK)
+    results = files.load(sources.RESULTS / sources.QUICK)
     forms = ("chunked", "quadratic", "softmax")
     header = ["tokens", "cottention", "PyTorch, chunked", "PyTorch, authors' quadratic form", "PyTorch, softmax"]
     lines = [[f"{report.SHAPES[shape][2]:,}", two_digits(1e3 * own(results, f"forward/{shape}/causal/fp32")["median"])]
@@ -68,37 +62,20 @@ def cpu_machine(page):
         triad = report.peak(results, f"machine/triad/threads:{threads}", "bytes")
         update = report.peak(results, f"machine/update/threads:{threads}", "bytes")
         lines.append([sources.link(name, page), f"{fma / 1e9:.0f}", f"{triad / 1e9:.0f}", f"{update / 1e9:.0f}",
-                      percent(results["busy"]), f"{len(results['rows'])} + {len(results['peers'])}"])
+                      percent(results["busy"]), f"{len(results['rows'])}"])
     results = sources.load(sources.QUICK)
-    torch = results["torch"]
     vectors = "AVX-512" if "avx512f" in results["cpu"]["flags"].split() else "AVX2"
     said = (f"\n{results['cpu']['name']}, family {results['cpu']['family']}, {results['cpu']['cores']} cores with {vectors}; "
-            f"{results['build']['compiler']}; PyTorch {torch['torch']} with {torch['blas']} ({torch['blas_core']}).\n")
+            f"{results['build']['compiler']}.\n")
     return said + table(["result file", "FMA, fp32, GFLOP/s", "triad, GB/s", "update in place, GB/s", "waited for other processes",
-                         "rows + peers'"], lines)
-
-
-def cpu_peers(page):
-    results = sources.load(sources.QUICK)
-    header = ["call, batch x heads x length x dim", "cottention, ms", "of the floor", "chunked", "quadratic", "recurrent",
-              "bidirectional K^T V", "softmax"]
-    lines = []
-    for call, words in (("forward", "forward"), ("forward_backward", "forward + backward")):
-        for shape in ("A", "B", "C"):
-            for mask in ("causal", "bidirectional"):
-                row = results["rows"].get(f"{call}/{shape}/{mask}/fp32/threads:{results['threads']}")
-                if row is None:
-                    continue
-                size = " x ".join(f"{n:,}" for n in report.SHAPES[shape])
-                lines.append([f"{words}, {mask}, {size}", two_digits(1e3 * row["median"]), percent(row["fraction_of_floor"])]
-                             + [f"{row['ratios'][form]:.1f}x" if form in row["ratios"] else ""
-                                for form in ("chunked", "quadratic", "recurrent", "bidirectional", "softmax")])
-    return table(header, lines)
+                         "rows"], lines)
 
 
 def authors(page):
-    """Rows of the authors' sizes with the peers' times over ours."""
+    """Rows of the authors' sizes, with the peers' times over ours where the file has any."""
     results = sources.load(sources.AUTHORS)
+    forms = [form for form in ("chunked", "quadratic", "recurrent", "softmax")
+             if any(name.startswith(f"{form}/") for name in results["peers"])]
     lines = []
     for name, row in results["rows"].items():
         if report.split(name) is None:
@@ -106,8 +83,8 @@ def authors(page):
         call, shape, _, element, _ = report.split(name)
         ratios = {form: peer["median"] / row["median"] for form, peer in report.peers_of(results, name).items()}
         lines.append([f"`{call}/{shape}/{element}`", f"{two_digits(1e3 * row['median'])}", percent(row["fraction_of_floor"])]
-                     + [f"{ratios[form]:.1f}x" if form in ratios else "" for form in ("chunked", "quadratic", "recurrent", "softmax")])
-    return table(["row", "cottention, ms", "of the floor", "chunked", "quadratic", "recurrent", "softmax"], lines)
+                     + [f"{ratios[form]:.1f}x" if form in ratios else "" for form in forms])
+    return table(["row", "cottention, ms", "of the floor", *forms], lines)
 
 
 def row_cells(name, row):
@@ -130,6 +107,8 @@ def rows_table(pattern):
 
 def memory(page):
     results = sources.load(sources.SHAPES)
+    forms = [form for form in ("chunked", "quadratic", "softmax")
+             if any(name.startswith(f"memory/{form}/") for name in results["peers"])]
     lines = []
     for name, row in results["rows"].items():
         parts = name.split("/")
@@ -137,29 +116,11 @@ def memory(page):
             continue
         tokens = int(parts[3].split(":")[1])
         line = [f"{tokens:,}", f"{row['counters']['workspace_bytes'] / 2**20:.1f}"]
-        for form in ("chunked", "quadratic", "softmax"):
+        for form in forms:
             peer = results["peers"].get(f"memory/{form}/forward/heads:16/tokens:{tokens}", {})
             line.append(f"{peer['peak_growth_bytes'] / 2**20:,.0f}" if "peak_growth_bytes" in peer else "does not fit, or too slow")
         lines.append(line)
-    return table(["tokens", "cottention's workspace, MiB", "PyTorch, chunked", "PyTorch, quadratic", "PyTorch, softmax"], lines)
-
-
-def faster_peers(page):
-    """Rows in which a peer takes less time than we do."""
-    lines, compared = [], 0
-    for name in (sources.QUICK, sources.LENGTH, sources.SHAPES, sources.AUTHORS):
-        results = sources.load(name)
-        for row_name, row in results["rows"].items():
-            if report.split(row_name) is None or "median" not in row:
-                continue
-            for form, peer in report.peers_of(results, row_name).items():
-                compared += 1
-                if peer["median"] < row["median"]:
-                    lines.append([f"`{row_name}`", form, f"{row['median'] / peer['median']:.2f} times as fast",
-                                  sources.link(name, page)])
-    if not lines:
-        return f"\nIn none of the {compared} comparisons in these files is a peer faster.\n"
-    return f"\nOf {compared} comparisons, a peer is faster in {len(lines)}:\n" + table(["row", "peer", "", "result file"], lines)
+    return table(["tokens", "cottention's workspace, MiB"] + [f"PyTorch, {form}" for form in forms], lines)
 
 
 def scaling(page):
@@ -183,6 +144,7 @@ def ratio(above, below):
 
 BLOCKS = {
     "readme-cpu": readme_cpu,
+    "readme-peers": peer_tables.readme,
     "source-quick": source("QUICK"),
     "source-length": source("LENGTH"),
     "source-shapes": source("SHAPES"),
@@ -195,7 +157,7 @@ BLOCKS = {
     "step-fraction": value("SHAPES", fraction_of("step/256/fp32"), "{:.0f}%"),
     "time-per-token": scaling,
     "cpu-machine": cpu_machine,
-    "cpu-peers": cpu_peers,
+    "cpu-peers": peer_tables.side_by_side,
     "source-authors": source("AUTHORS"),
     "cpu-authors": authors,
     "cpu-dims": rows_table(r"forward/2x8x2048x\d+/\w+/\w+"),
@@ -203,7 +165,7 @@ BLOCKS = {
     "cpu-others": rows_table(r"(forward_packed|forward_backward_packed|prefill_\d+)/.*"),
     "cpu-steps": rows_table(r"step/.*"),
     "cpu-memory": memory,
-    "faster-peers": faster_peers,
+    "faster-peers": peer_tables.faster,
     "gpu-floors": gpu_tables.floors,
     "gpu-limits": gpu_tables.limits,
     "gpu-budget": gpu_tables.budget_shares,

@@ -4,15 +4,19 @@
 usage: pypi.py nvcc             prints the nvcc to use: that of the PATH where it is new enough, or else PyPI's
        pypi.py nvdisasm         prints PyPI's nvdisasm, which takes SASS apart
        pypi.py matplotlib       prints the folder that has it, for PYTHONPATH
+       pypi.py torch            prints the interpreter of an environment with the newest PyTorch, of several GB, for ./run bench
        pypi.py peers FOLDER     puts flash-linear-attention into FOLDER, for whatever Python a machine with a GPU has
 
-Exit status 1 where it is not to be had.
+Exit status 1 where it is not to be had, 3 where PyPI is not reached.
 """
+import os
 import pathlib
 import re
 import shutil
 import subprocess
 import sys
+import time
+import venv
 
 BUILD = pathlib.Path(__file__).resolve().parents[2] / "build"
 OLDEST_NVCC = "13.0"
@@ -35,8 +39,30 @@ class Missing(Exception):
     """What is not to be had, in pip's words."""
 
 
+class Unreachable(Missing):
+    """PyPI did not answer."""
+
+
 def say(text):
     print(f"==> {text}", file=sys.stderr, flush=True)
+
+
+def last_line(log):
+    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def watch(process, log):
+    """Waits for a process, and says every ten seconds what it wrote last."""
+    start, said = time.monotonic(), ""
+    while True:
+        try:
+            return process.wait(timeout=10)
+        except subprocess.TimeoutExpired:
+            line = last_line(log)
+            elapsed = int(time.monotonic() - start)
+            say(f"{elapsed // 60}:{elapsed % 60:02d} {line if line != said else '...'}"[:120])
+            said = line
 
 
 def install(packages, *options, folder=None):
@@ -50,12 +76,16 @@ def install(packages, *options, folder=None):
     shutil.rmtree(new, ignore_errors=True)
     BUILD.mkdir(exist_ok=True)
     with open(log, "w", encoding="utf-8") as file:
-        done = subprocess.run([sys.executable, "-m", "pip", "install", "--no-compile", "--disable-pip-version-check",
-                               "--retries", "2", *options, "--target", new, *packages],
-                              stdin=subprocess.DEVNULL, stdout=file, stderr=file)
-    if done.returncode != 0:
+        # Large packages may not fit into the folder of temporary files, and need not be copied from it.
+        process = subprocess.Popen([sys.executable, "-m", "pip", "install", "--no-compile", "--disable-pip-version-check",
+                                    "--retries", "2", *options, "--target", new, *packages],
+                                   stdin=subprocess.DEVNULL, stdout=file, stderr=file, env={**os.environ, "TMPDIR": str(BUILD)})
+        status = watch(process, log)
+    if status != 0:
         shutil.rmtree(new, ignore_errors=True)
-        raise Missing("\n".join(log.read_text(encoding="utf-8").splitlines()[-5:]))
+        text = log.read_text(encoding="utf-8")
+        kind = Unreachable if "Retrying (" in text else Missing
+        raise kind("\n".join(text.splitlines()[-5:]))
     new.rename(folder)
     return folder
 
@@ -92,6 +122,22 @@ def nvdisasm():
     return install(NVDISASM, "--no-deps") / "nvidia/cu13/bin/nvdisasm"
 
 
+def torch():
+    """An environment with the newest PyTorch that PyPI has for this Python and processor. It is made once, and anew where it
+    has been removed or is of another Python."""
+    folder = BUILD / "torch"
+    packages = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    if not (packages / "torch").is_dir():
+        venv.create(folder, clear=True)
+        packages.rmdir()  # until it is complete
+        try:
+            install(["torch"], folder=packages)
+        except Unreachable as unreachable:
+            raise Unreachable("PyPI is not reached from here, so there is no current PyTorch to compare with "
+                              "(build/torch.log).") from unreachable
+    return folder / "bin/python"
+
+
 def main():
     what, *arguments = sys.argv[1:] or [""]
     try:
@@ -101,10 +147,15 @@ def main():
             print(nvdisasm())
         elif what == "matplotlib":
             print(install(MATPLOTLIB))
+        elif what == "torch":
+            print(torch())
         elif what == "peers":
             install(PEERS, "--no-deps", "--only-binary=:all:", "--python-version", "3.12", folder=pathlib.Path(arguments[0]))
         else:
             sys.exit(__doc__)
+    except Unreachable as unreachable:
+        print(unreachable, file=sys.stderr)
+        sys.exit(3)
     except Missing as missing:
         sys.exit(str(missing))
 
