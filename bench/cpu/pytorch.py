@@ -87,7 +87,7 @@ def peer_requests(shape, names, repetitions, main_threads, compiling):
     if shape == "step":
         for batch in sorted({int(name.split("/")[1]) for name in names}):
             wanted.append((f"step/{batch}", {"operation": "step", "batch": batch, "heads": STEP_HEADS, "dim": STEP_DIM,
-                                             "repetitions": repetitions}))
+                                             "repetitions": repetitions, "compile": compiling}))
         return wanted
     base = {"operation": "time", "shape": size_of(shape), "repetitions": repetitions, "compile": compiling}
     for mask, forms in FORMS.items():

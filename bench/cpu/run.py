@@ -2,7 +2,7 @@
 """Benchmarks of cottention on this machine's CPU, with PyTorch beside it: one run, one table, one JSON file.
 
     bench/cpu/run.py                  the named shapes, decoding, memory; then length, head dimension and heads swept
-    bench/cpu/run.py --quick          some of each, in under five minutes on two idle cores
+    bench/cpu/run.py --quick          some of each, in minutes on two idle cores
     bench/cpu/run.py --preset authors the sizes that the authors of the paper time
     bench/cpu/run.py --filter REGEX   only rows whose name contains a match
     bench/cpu/run.py --check          a row in which a peer is faster fails the run; of an earlier run: --check --show FILE

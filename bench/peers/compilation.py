@@ -3,6 +3,8 @@ import time
 
 import torch
 
+COMPILED = ", compiled"  # ends the name of a variant
+
 
 def last_line(error):
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
@@ -32,5 +34,5 @@ def first_call(call):
     try:
         result = call()
     except Exception as error:
-        return None, f"torch.compile fails: {last_line(error)}"
+        return None, last_line(error)
     return time.perf_counter() - start, result

@@ -15,11 +15,11 @@ Forms:
                    another function, softmax(Q K^T / sqrt(dim)) V, which is here because it is what most use
     step           one decoding step of many sequences
 
-A form with several ways to write it is timed in each, and with --compile the fastest of those without loops also as
-torch.compile makes it for the shape; the fastest one counts. Compiling is timed apart. Tensors are contiguous
-[batch, heads, seq, dim], which torch likes best, and masks and counts are prepared outside the timed part. No form is
-timed before its output, and its gradients where it has any, agree with the definition in fp64; gradients of softmax
-do so at 256 tokens, and compiled they are held against the eager ones.
+A form with several ways to write it is timed in each, in bf16 also with its arithmetic in fp32. With --compile the fastest
+of those without loops is timed as torch.compile makes it for the shape, too; compiling is timed apart. The fastest one
+counts. Tensors are contiguous [batch, heads, seq, dim], which torch likes best, and masks and counts are prepared outside
+the timed part. No form is timed before its output, and its gradients where it has any, agree with the definition in fp64;
+gradients of softmax do so at 256 tokens, and compiled they are held against the eager ones.
 """
 import argparse
 import ctypes
@@ -30,15 +30,16 @@ import math
 import os
 import statistics
 import sys
-import time
 
 import torch
-import torch.nn.functional as F
 
 import compilation
-from forms import (BOUND, FORMS, SEEDS, TRAINABLE, check_definition, check_gradient_rows, check_gradients, check_output,
-                   compilable, make_inputs, random_values, relative_error, variants)
+from compilation import COMPILED
+from forms import (BOUND, FORMS, IN_FP32, TRAINABLE, check_definition, check_gradient_rows, check_gradients,
+                   check_output, compilable, make_inputs, relative_error, variants, variants_of_element)
 from libraries import information
+from step import time_step
+from timing import SLOW_SECONDS, measure, timed, try_calls
 
 SHAPES = {  # batch, heads, length, dim
     "A": (1, 12, 512, 64),
@@ -47,7 +48,6 @@ SHAPES = {  # batch, heads, length, dim
     "D": (1, 16, 16384, 64),
     "E": (2, 8, 2048, 128),
 }
-SLOW_SECONDS = 20.0  # a form slower than this is measured once
 TOO_SLOW_SECONDS = 30.0  # one that would be slower than this is not begun
 ELEMENTS = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -75,35 +75,6 @@ def train(function, q, k, v, m, dout, form):
     return [torch.cat(parts, dim=1) for parts in list(zip(*gradients))[:3]]
 
 
-def timed(call):
-    start = time.perf_counter()
-    result = call()
-    return time.perf_counter() - start, result
-
-
-def try_calls(calls):
-    """{name: seconds}, of the faster of two calls, so that the first one's fresh memory does not count."""
-    trials = {}
-    for name, call in calls.items():
-        first = timed(call)[0]
-        trials[name] = first if first > SLOW_SECONDS / 2 else min(first, timed(call)[0])
-    return trials
-
-
-def measure(calls, trials, repetitions):
-    """Times the fastest of {name: call} `repetitions` times. Returns its name and the times."""
-    best = min(trials, key=trials.get)
-    if trials[best] > SLOW_SECONDS / 2:
-        return best, [trials[best]]
-    repetitions = max(2, min(repetitions, int(SLOW_SECONDS / trials[best])))
-    inner = max(1, min(100, int(0.02 / trials[best])))  # so short calls are not timed one by one
-
-    def several():
-        for _ in range(inner):
-            calls[best]()
-    return best, [timed(several)[0] / inner for _ in range(repetitions)]
-
-
 def witness(x):
     """Weighted sum over three positions and the sum of magnitudes, as add_witness() in attention.hpp."""
     seq, dim = x.shape[-2:]
@@ -126,8 +97,8 @@ class Form:
     def __init__(self, form, which, shape, element):
         self.form, self.which, self.inputs = form, which, make_inputs(shape, ELEMENTS[element])
         self.small = (shape[0], 2, 256, shape[3])
-        self.variants = variants(form, shape)
-        self.errors = []
+        self.variants = variants_of_element(form, shape, ELEMENTS[element])
+        self.errors = {}  # of o, or of dq, dk and dv
 
     def call_of(self, function):
         q, k, v, dout, m = self.inputs
@@ -139,12 +110,12 @@ class Form:
                 return function(q, k, v, m)
         return call
 
-    def check(self, result):
+    def check(self, name, result):
         """Against the definition in fp64, where there is one of the gradients."""
         if self.which == "forward":
-            self.errors.append(check_output(self.form, result, self.inputs))
+            self.errors[name] = check_output(self.form, result, self.inputs)
         elif not self.form.endswith("softmax"):
-            self.errors.append(check_gradient_rows(self.form, result, self.inputs))
+            self.errors[name] = check_gradient_rows(self.form, result, self.inputs)
 
     def eager(self):
         """({name: call}, {name: why it was left out})."""
@@ -157,8 +128,8 @@ class Form:
                 continue
             calls[name] = self.call_of(function)
             if self.which != "forward":
-                check_gradients(self.form, checked.get(name, (function, 0))[0], self.small)  # m's too
-            self.check(calls[name]())
+                check_gradients(self.form, checked.get(name.removesuffix(IN_FP32), (function, 0))[0], self.small)  # m's too
+            self.check(name, calls[name]())
         return calls, refused
 
     def compiled(self, name, eager):
@@ -167,7 +138,7 @@ class Form:
         seconds, result = compilation.first_call(call)
         if seconds is None:
             return None, result
-        self.check(result)
+        self.check(name + COMPILED, result)
         if self.which != "forward":
             error = max(relative_error(x, y.double()) for x, y in zip(result, eager()))
             if not error < 3 * BOUND[self.inputs[0].dtype]:
@@ -189,7 +160,7 @@ def time_form(form, which, shape, repetitions, element="fp32", compiling=False):
     if compiling and candidates:
         name = min(candidates, key=trials.get)
         seconds, call = timed_form.compiled(name, calls[name])
-        name += ", compiled"
+        name += COMPILED
         if seconds is None:
             refused[name] = call
         else:
@@ -197,49 +168,13 @@ def time_form(form, which, shape, repetitions, element="fp32", compiling=False):
             trials.update(try_calls({name: call}))
     best, times = measure(calls, trials, repetitions)
     result = {"variant": best, "seconds": times, "trials": trials, "refused": refused, "compile_seconds": seconds_of}
-    if timed_form.errors:
-        result["error"] = max(timed_form.errors)
+    if best in timed_form.errors:
+        result["error"] = timed_form.errors[best]
     if not form.endswith("softmax"):
         out = calls[best]()
         named = {"o": out} if which == "forward" else dict(zip(("dq", "dk", "dv"), out))
         result["witness"] = {name: witness(x) for name, x in named.items()}
     return result
-
-
-def time_step(batch, heads, dim, repetitions):
-    """One token for each of `batch` sequences: the authors' update with an fp64 state, and the same in fp32 in place."""
-    q, k, v, _, m = make_inputs((batch, heads, 1, dim))
-    start = random_values(SEEDS["state"], batch * heads * dim * dim).view(batch, heads, dim, dim)
-    n = torch.arange(1001, 1001 + batch, dtype=torch.float32).view(batch, 1, 1, 1)
-
-    def update(state, in_place):
-        qn, kn = F.normalize(q, dim=-1).to(state.dtype), F.normalize(k, dim=-1).to(state.dtype)
-        vn = (v / n ** torch.sigmoid(m)).to(state.dtype)
-        if in_place:
-            flat = state.view(-1, dim, dim)
-            flat.baddbmm_(vn.view(-1, dim, 1), kn.view(-1, 1, dim))
-            return torch.bmm(flat, qn.view(-1, dim, 1)).view(batch, heads, dim)
-        state += vn[..., 0, :, None] * kn
-        return (state @ qn.transpose(-1, -2))[..., 0].float()
-
-    after = start.double() + (v.double() * n.double() ** -torch.sigmoid(m.double()))[..., 0, :, None] * (
-        k.double() / k.double().norm(dim=-1, keepdim=True))
-    reference = torch.einsum("bhed,bhd->bhe", after, q.double()[:, :, 0] / q.double().norm(dim=-1)[:, :, :1])
-    calls, errors = {}, []
-    for name, dtype, in_place in (("fp64 state", torch.float64, False), ("fp32 state in place", torch.float32, True)):
-        error = relative_error(update(start.to(dtype, copy=True), in_place), reference)
-        if not error < 1e-5:
-            raise ArithmeticError(f"step, {name}, is off by {error:.1e} from the definition in fp64")
-        errors.append(error)
-        state = start.to(dtype, copy=True)
-
-        def call(state=state, in_place=in_place):
-            with torch.no_grad():
-                return update(state, in_place)
-        calls[name] = call
-    trials = try_calls(calls)
-    best, times = measure(calls, trials, repetitions)
-    return {"variant": best, "seconds": times, "trials": trials, "refused": {}, "error": max(errors)}
 
 
 # Memory.
@@ -292,7 +227,8 @@ def probe():
 def answer(request):
     operation = request["operation"]
     if operation == "step":
-        return time_step(request["batch"], request["heads"], request["dim"], request["repetitions"])
+        return time_step(request["batch"], request["heads"], request["dim"], request["repetitions"],
+                         request.get("compile", False))
     if operation == "time":
         return time_form(request["form"], request["pass"], tuple(request["shape"]), request["repetitions"],
                          request.get("element", "fp32"), request.get("compile", False))

@@ -124,7 +124,7 @@ class Forms(unittest.TestCase):
 
     def timed(self, compiled, compiling=True):
         class Form:
-            errors = [1e-7]
+            errors = {"chunk 64, in turn": 1e-7, "chunk 64, all at once": 2e-7, "chunk 64, all at once, compiled": 3e-7}
             eager = staticmethod(lambda: ({"chunk 64, in turn": lambda: time.sleep(1e-3), "chunk 64, all at once":
                                            lambda: time.sleep(3e-3), "chunk 128, all at once": lambda: time.sleep(9e-3)}, {}))
 
@@ -141,6 +141,7 @@ class Forms(unittest.TestCase):
         self.assertEqual(result["variant"], "chunk 64, all at once, compiled")
         self.assertEqual(result["compile_seconds"], {"chunk 64, all at once, compiled": 7.0})
         self.assertLess(max(result["seconds"]), 1e-3)
+        self.assertEqual(result["error"], 3e-7)
 
     def test_where_nothing_compiles_the_eager_forms_count_and_the_reason_is_told(self):
         result = self.timed(lambda name: (None, "no compiler"))
