@@ -65,6 +65,7 @@ def start_peers(options, results):
     if python is None:
         results["torch"] = {"missing": f"no PyTorch found. {PEER_PACKAGES}"}
     else:
+        sys.stderr.write("bench: starting PyTorch in each of the settings that may be the fastest\n")
         environment, trials = peer_environment(python, options.main_threads, results["cpu"]["flags"])
         if environment is None:
             names = sorted({trial["blas"] for trial in trials.values() if "blas" in trial})

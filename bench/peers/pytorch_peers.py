@@ -96,7 +96,7 @@ class Form:
 
     def __init__(self, form, which, shape, element):
         self.form, self.which, self.inputs = form, which, make_inputs(shape, ELEMENTS[element])
-        self.small = (shape[0], 2, 256, shape[3])
+        self.small = (min(shape[0], 2), 2, 256, shape[3])
         self.variants = variants_of_element(form, shape, ELEMENTS[element])
         self.errors = {}  # of o, or of dq, dk and dv
 
@@ -127,8 +127,8 @@ class Form:
                 refused[name] = f"needs about {needs * scores / 2**30:.0f} GiB, {available_bytes() / 2**30:.0f} GiB are free"
                 continue
             calls[name] = self.call_of(function)
-            if self.which != "forward":
-                check_gradients(self.form, checked.get(name.removesuffix(IN_FP32), (function, 0))[0], self.small)  # m's too
+            if self.which != "forward" and not name.endswith(IN_FP32):
+                check_gradients(self.form, checked.get(name, (function, 0))[0], self.small)  # m's too
             self.check(name, calls[name]())
         return calls, refused
 
