@@ -82,15 +82,15 @@ def start_peers(options, results):
     return None
 
 
-def peer_requests(shape, names, repetitions, main_threads, compiling):
+def peer_requests(shape, names, repetitions, main_threads):
     """What to ask of the peers at a shape, or at `step`: (name of the result, request). Only what our rows `names` do too."""
     wanted = []
     if shape == "step":
         for batch in sorted({int(name.split("/")[1]) for name in names}):
             wanted.append((f"step/{batch}", {"operation": "step", "batch": batch, "heads": STEP_HEADS, "dim": STEP_DIM,
-                                             "repetitions": repetitions, "compile": compiling}))
+                                             "repetitions": repetitions}))
         return wanted
-    base = {"operation": "time", "shape": size_of(shape), "repetitions": repetitions, "compile": compiling}
+    base = {"operation": "time", "shape": size_of(shape), "repetitions": repetitions}
     for mask, forms in FORMS.items():
         for which in ("forward", "forward_backward"):
             for element, end in ELEMENTS.items():

@@ -105,7 +105,7 @@ def run(ours, options, results, save):
     """Fills results as it goes, and saves them after every row."""
     blocks = blocks_of(selected(ours, options))
     peers = start_peers(options, results) if options.peers else None
-    requests = {block: peer_requests(block, rows, options.repetitions, options.main_threads, options.compile)
+    requests = {block: peer_requests(block, rows, options.repetitions, options.main_threads)
                 if peers and block != "memory" else [] for block, rows in blocks.items()}
     memory = memory_requests(blocks.get("memory", [])) if peers else []
     machine = [name for name in ours.full_names if name.startswith("machine/")]

@@ -224,14 +224,13 @@ def probe():
     return {**information(), "seconds": math.sqrt(times[0] * times[1])}
 
 
-def answer(request):
+def answer(request, compiling):
     operation = request["operation"]
     if operation == "step":
-        return time_step(request["batch"], request["heads"], request["dim"], request["repetitions"],
-                         request.get("compile", False))
+        return time_step(request["batch"], request["heads"], request["dim"], request["repetitions"], compiling)
     if operation == "time":
         return time_form(request["form"], request["pass"], tuple(request["shape"]), request["repetitions"],
-                         request.get("element", "fp32"), request.get("compile", False))
+                         request.get("element", "fp32"), compiling)
     raise ValueError(f"unknown operation '{operation}'")
 
 
@@ -239,12 +238,12 @@ def serve(compiling):
     """One JSON request a line on standard input, one JSON answer a line on standard output."""
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)  # whatever libraries print does not mix with the answers
-    why_not = compilation.why_not() if compiling else "not asked for"
+    why_not = compilation.why_not() if compiling else "not asked for"  # one reason for all of the run
     print(json.dumps({**information(), "compile": why_not or "yes"}), file=out, flush=True)
     for line in sys.stdin:
         gc.collect()
         try:
-            reply = answer(json.loads(line))
+            reply = answer(json.loads(line), not why_not)
         except (ArithmeticError, MemoryError, RuntimeError, ValueError) as error:
             reply = {"failed": f"{type(error).__name__}: {error}"}
         print(json.dumps(reply), file=out, flush=True)
@@ -299,12 +298,13 @@ def main():
         return serve(options.compile)
     if options.check:
         return check_all()
-    print(information())
+    why_not = compilation.why_not() if options.compile else "not asked for"
+    print({**information(), "compile": why_not or "yes"})
     for shape, form, which, element in itertools.product(*(getattr(options, name).split(",") for name in (
             "shapes", "forms", "passes", "elements"))):
         if which == "forward" or form in TRAINABLE:
             size = SHAPES.get(shape) or sizes(shape)
-            result = time_form(form, which, size, options.repetitions, element, options.compile)
+            result = time_form(form, which, size, options.repetitions, element, not why_not)
             print(f"{shape} {form:21} {which:17} {element} {text_of(result)}", flush=True)
 
 
