@@ -264,8 +264,8 @@ def sizes(text):
     return tuple(int(n) for n in text.split("x"))
 
 
-def text_of(result):
-    """A result on a line."""
+def in_words(result):
+    """What time_form() found. Gradients of softmax are compared at 256 tokens alone, so they have no error of their own."""
     if "skipped" in result:
         return result["skipped"]
     error = f"error {result['error']:.0e}" if "error" in result else "gradients right at 256 tokens"
@@ -305,7 +305,7 @@ def main():
         if which == "forward" or form in TRAINABLE:
             size = SHAPES.get(shape) or sizes(shape)
             result = time_form(form, which, size, options.repetitions, element, not why_not)
-            print(f"{shape} {form:21} {which:17} {element} {text_of(result)}", flush=True)
+            print(f"{shape} {form:21} {which:17} {element} {in_words(result)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -111,16 +111,26 @@ class Forms(unittest.TestCase):
             pytorch_peers.main()
         return output.getvalue().splitlines()
 
-    @unittest.mock.patch.multiple(pytorch_peers, check_definition=lambda: None, information=dict)
-    def test_run_by_itself_it_prints_softmax_with_gradients_too(self):
-        def time_form(form, which, *_):
-            error = {} if form == "softmax" and which != "forward" else {"error": 3e-7}
-            return {"variant": "one way", "seconds": [2e-3], "compile_seconds": {}, **error}
-        with unittest.mock.patch.object(pytorch_peers, "time_form", time_form):
-            lines = self.printed("--shapes", "A,1x2x3x4", "--forms", "recurrent,softmax")
-        self.assertEqual(len(lines), 1 + 2 * 3)
-        self.assertEqual([line for line in lines if "gradients right" in line and "softmax" in line and "2.00 ms" in line],
-                         [lines[3], lines[6]])
+    @unittest.mock.patch.multiple(
+        pytorch_peers, check_definition=lambda: None, information=dict, make_inputs=lambda *_: [unittest.mock.MagicMock()] * 5,
+        variants=lambda *_: {"one way": (None, 0)}, variants_of_element=lambda *_: {"one way": (lambda *_: None, 0)},
+        train=lambda *_: [None] * 3, check_output=lambda *_: 2e-7, check_gradients=lambda *_: 1e-6,
+        check_gradient_rows=lambda *_: 4e-7, witness=lambda _: {})
+    def test_run_by_itself_every_form_has_a_line_for_each_pass_and_element(self):
+        lines = self.printed("--shapes", "A,1x2x3x4", "--elements", "fp32,bf16", "--repetitions", "2")[1:]
+        passes = {form: 2 if form in pytorch_peers.TRAINABLE else 1 for form in pytorch_peers.FORMS}
+        self.assertEqual(len(lines), 2 * 2 * sum(passes.values()))
+        for line in lines:
+            self.assertRegex(line, r"^(A|1x2x3x4) +\w+ +forward(_backward)? +(fp32|bf16) +0\.\d\d ms  one way")
+            error = ("gradients right at 256 tokens" if "softmax" in line and "backward" in line
+                     else "error 4e-07" if "backward" in line else "error 2e-07")
+            self.assertTrue(line.endswith(error), line)
+
+    @unittest.mock.patch.multiple(pytorch_peers, check_definition=lambda: None, information=dict, make_inputs=lambda *_: None,
+                                  variants=lambda *_: {}, variants_of_element=lambda *_: {})
+    def test_what_is_not_timed_has_a_line_with_the_reason(self):
+        self.assertRegex(self.printed("--shapes", "D", "--forms", "quadratic", "--passes", "forward")[1],
+                         "^D quadratic +forward +fp32 no variant for length 16384$")
 
     def timed(self, compiled, compiling=True):
         class Form:

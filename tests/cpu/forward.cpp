@@ -53,6 +53,7 @@ TEMPLATE_TEST_CASE("Forward: tiny, huge, zero and correlated rows are right", ""
   for (const Case& c : cases::magnitudes()) check_forward<TestType>(c);
 }
 
+#ifdef COTTENTION_TEST_FP16
 TEST_CASE("Forward: subnormal values, the largest and zeros are right in fp16") {
   for (const Mask mask : {Mask::causal, Mask::bidirectional}) {
     Inputs<half> inputs({.mask = mask, .shape = {2, 70, 70, 2, 1, 40, 24}});
@@ -67,6 +68,7 @@ TEST_CASE("Forward: subnormal values, the largest and zeros are right in fp16") 
     check_output(inputs, run_forward(cpu_forward<half>(mask, Scale::by_key), inputs.forward()));
   }
 }
+#endif
 
 TEMPLATE_TEST_CASE("Forward: pieces of long sequences are right with any threads", "",
                    COTTENTION_TEST_ELEMENTS) {
