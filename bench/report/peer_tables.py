@@ -5,6 +5,8 @@ from gpu_tables import table
 
 NONE = "\nNo result file of a run beside a current PyTorch has been committed.\n"
 README_SHAPES = ("B", "C")
+# Beside the named shapes, those of add_short_rows() in bench/cpu/attention.hpp. Sweeps would make the table hundreds of rows long.
+SHORT = ("1x16x128x1024", "1x16x1024x1024", "4x16x128x256", "32x16x512x128", "64x16x32x64")
 README_FORMS = {"softmax": "PyTorch, softmax (scaled_dot_product_attention)", "chunked": "PyTorch, chunked",
                 "quadratic": "PyTorch, authors' quadratic form"}
 
@@ -66,14 +68,19 @@ def cells_of(results, name):
             f"{times:.1f}x" if times >= 1 else f"**{times:.2f}x**"]
 
 
+def shown(name):
+    call, shape = name.split("/")[:2]
+    return call in ("forward", "forward_backward", "step") and (not report.is_spelled(shape) or shape in SHORT)
+
+
 def compared_rows(results):
-    """Names of the rows that have a peer, without the number of threads."""
+    """Names of the rows of the table that have a peer, without the number of threads."""
     return [name.rsplit("/", 1)[0] + "/threads:N" for name, row in results["rows"].items()
-            if report.split(name) and "median" in row and report.peers_of(results, name)]
+            if shown(name) and "median" in row and report.peers_of(results, name)]
 
 
 def side_by_side(page):
-    """Every row beside the fastest peer, softmax included, with three columns for each machine."""
+    """Rows beside the fastest peer, softmax included, with three columns for each machine."""
     machines = runs()
     if not machines:
         return NONE
