@@ -172,7 +172,7 @@ def variants_of_element(form, shape, dtype):
     found = variants(form, shape)
     if dtype == torch.float32:
         return found
-    return {**found, **{name + IN_FP32: (in_fp32(function), scores) for name, (function, scores) in found.items()}}
+    return {**{name + IN_FP32: (in_fp32(function), scores) for name, (function, scores) in found.items()}, **found}
 
 
 def compilable(name):
