@@ -1,16 +1,16 @@
 #!/usr/bin/env bash
-# Runs what is in this folder on a machine with a GPU: tests, sanitizer, timings. Needs a driver and nothing else.
+# Runs what is in this folder on a machine with a GPU: tests, timings, sanitizer. Needs a driver and nothing else.
 set -uo pipefail
 
 usage() {
   cat <<'TEXT'
 usage: ./run.sh [PART...] [OPTION...]
 
-  tests       the test programs
-  sanitizer   some of the tests under compute-sanitizer, where that is on the PATH: memcheck and racecheck
+  tests       the test programs: device and device_sm90 first, calls, which takes longest, in the end
   bench       timings, as fractions of what copies in device memory reach in the same run
   peers       the same rows computed by flash-linear-attention, torch's scaled_dot_product_attention and plain PyTorch, where
               python3 has PyTorch for the GPU
+  sanitizer   some of the tests under compute-sanitizer, where that is on the PATH: memcheck and racecheck
               Without a PART: all four, in under eight minutes; peers alone may take five of them.
 
   --programs REGEX   only test programs whose name matches: device, step, forward_bf16, ...
@@ -24,7 +24,7 @@ usage: ./run.sh [PART...] [OPTION...]
   --out FOLDER       where the JSON file goes; default $OUT, or else this folder's results
   --list             name programs and rows and stop
 
-Results are written in the end, and of what there is by then where it is interrupted.
+Results are written every few seconds: a run that is interrupted or killed leaves what there is by then.
 TEXT
 }
 
@@ -76,7 +76,7 @@ while [ $# -gt 0 ]; do
   esac
   shift
 done
-[ -n "$parts" ] || parts="tests sanitizer bench peers"
+[ -n "$parts" ] || parts="tests bench peers sanitizer"
 [[ $parts == *tests* || $parts == *sanitizer* ]] || peers_limit=300
 case $preset in
   standard) ;;
@@ -94,11 +94,13 @@ quoted() { printf '"%s"' "$(printf '%s' "$1" | tr '\n\t' '  ' | sed 's/[\\"]/\\&
 # A list of JSON values, one on each line of standard input.
 listed() { sed '/^$/d' | paste -sd, -; }
 
+# What the others are made of comes first, what takes longest last.
 selected_programs() {
-  local path name
+  local path name names=()
   for path in "$here"/tests/*; do
-    name=${path##*/}
-    [ -x "$path" ] || continue # none, where only the benchmark was built
+    [ -x "$path" ] && names+=("${path##*/}") # none, where only the benchmark was built
+  done
+  for name in $(printf '%s\n' "${names[@]}" | sed 's/^device/0 &/; t; s/^calls$/2 &/; t; s/^/1 /' | sort | cut -d ' ' -f 2); do
     [[ $name =~ $programs ]] || continue
     # Some programs have code for devices of one compute capability alone.
     if [[ $name =~ _sm([0-9]+)$ ]] && [ "$capability" != any ] && [ "$capability" -ne "${BASH_REMATCH[1]}" ]; then continue; fi
@@ -162,7 +164,7 @@ run_program() {
       printf '%-28s stopped after %d s\n' "$name" $((SECONDS - started))
       ;;
     *)
-      [ -s "$report" ] || ended="\"ended with status $status\""
+      grep -q '"running": null' "$report" 2>/dev/null || ended="\"ended with status $status\""
       printf '%-28s FAILED with status %d\n' "$name" "$status"
       ;;
   esac
@@ -178,21 +180,25 @@ not_started() {
   printf '{"program": %s, "ended": "not started: out of time"}\n' "$(quoted "$2")" >>"$work/$1"
 }
 
+# A program may take half of the time that is left, since one that hangs must leave some to others, and the last one all of it.
 run_tests() {
-  local deadline=$((SECONDS + tests_limit)) name
+  local deadline=$((SECONDS + tests_limit)) name left seconds
   printf '\n==> tests\n'
   if [ -z "$(selected_programs)" ]; then
     echo "no test program here matches $programs"
     failed=1
   fi
+  left=$(selected_programs | wc -l)
   for name in $(selected_programs); do
     [ $interrupted = no ] || return
-    if [ $SECONDS -ge $deadline ]; then
+    left=$((left - 1))
+    seconds=$(((deadline - SECONDS) / (left > 0 ? 2 : 1)))
+    if [ $seconds -le 0 ]; then
       not_started tests "$name"
       failed=1
       continue
     fi
-    run_program tests "$name" $((deadline - SECONDS)) "$here/tests/$name" ${cases:+"$cases"}
+    run_program tests "$name" $seconds "$here/tests/$name" ${cases:+"$cases"}
   done
 }
 
@@ -250,8 +256,9 @@ run_peers() {
   limited $((peers_limit + 60)) python3 "${own[@]}"
 }
 
-write_results() {
-  local slug number=1 file
+# Sets file, which no earlier run has.
+name_results() {
+  local slug number=1
   slug=$(printf '%s' "$gpu" | tr '[:upper:]' '[:lower:]' | tr -cs '[:lower:][:digit:]' '-' | sed 's/^-//; s/-$//')
   mkdir -p "$out" || die "cannot write to $out"
   file="$out/$(date +%F)-$slug.json"
@@ -259,17 +266,21 @@ write_results() {
     number=$((number + 1))
     file="$out/$(date +%F)-$slug-$number.json"
   done
+  : >"$file" || die "cannot write to $out"
+}
+
+# write_results INTERRUPTED: of what there is, into file.
+write_results() {
+  local fresh="$work/results"
   {
-    printf '{"date": "%s", "arguments": %s, "interrupted": %s,\n' "$(date -u +%FT%TZ)" "$(quoted "$arguments")" \
-      "$([ $interrupted = yes ] && echo true || echo false)"
-    printf '"machine": %s,\n"driver": %s,\n"build": %s,\n' "$machine" "$(quoted "$(driver_version)")" \
+    printf '{"date": "%s", "arguments": %s, "interrupted": %s,\n' "$(date -u +%FT%TZ)" "$(quoted "$arguments")" "$1"
+    printf '"machine": %s,\n"driver": %s,\n"build": %s,\n' "$machine" "$(quoted "$driver")" \
       "$(cat "$here/build.json" 2>/dev/null || echo null)"
     printf '"tests": [%s],\n' "$(listed <"$work/tests")"
     printf '"sanitizer": [%s],\n' "$(listed <"$work/sanitizer")"
     printf '"bench": %s,\n' "$([ -s "$work/bench" ] && cat "$work/bench" || echo null)"
     printf '"peers": %s}\n' "$([ -s "$work/peers" ] && cat "$work/peers" || echo null)"
-  } >"$file"
-  printf '\nResults: %s\n' "$file"
+  } >"$fresh.$BASHPID" && cp "$fresh.$BASHPID" "$file.new" && mv "$file.new" "$file"
 }
 
 arguments="$parts --programs $programs --cases $cases ${rows[*]}"
@@ -281,14 +292,22 @@ fi
 machine=$("$bench" --machine) || die "no GPU that this can run on"
 gpu=$(printf '%s' "$machine" | sed 's/^{"name": "\([^"]*\)".*/\1/')
 capability=$(printf '%s' "$machine" | sed 's/.*"compute_capability": \([0-9]*\).*/\1/')
-printf '%s, driver %s\n' "$gpu" "$(driver_version)"
+driver=$(driver_version)
+printf '%s, driver %s\n' "$gpu" "$driver"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 trap on_interrupt INT TERM HUP
 touch "$work/tests" "$work/sanitizer"
+name_results
 failed=0
-for part in tests sanitizer bench peers; do
+# For a run that is killed: until it ends, its results are those of an interrupted one.
+while sleep 3 && kill -0 $$; do write_results true; done >/dev/null 2>&1 &
+writer=$!
+for part in tests bench peers sanitizer; do
   if wants $part && [ $interrupted = no ]; then run_$part; fi
 done
-write_results
+kill $writer 2>/dev/null
+wait $writer 2>/dev/null
+write_results "$([ $interrupted = yes ] && echo true || echo false)"
+printf '\nResults: %s\n' "$file"
 exit $failed

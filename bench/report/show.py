@@ -37,6 +37,8 @@ def print_tests(result):
             said = run["ended"] if run.get("ended") else f"status {run['status']}, {run['last_line']}"
             print(f"{part:10} {run['program']:28} {report.get('cases_passed', 0):4} passed {report.get('cases_failed', 0):3} failed"
                   f"  {said}")
+            if report.get("running"):
+                print(f"{'':10} ended in: {report['running']}")
             for name in report.get("failed", []):
                 print(f"{'':10} failed: {name}")
 

@@ -43,7 +43,7 @@ for word in "$@"; do
     *) arguments+=("$word") ;;
   esac
 done
-exec {compiler} -O1 -ffp-contract=off -Wno-unknown-pragmas -I{overlay} "${{arguments[@]}}" {library}
+exec {compiler} -Og -ffp-contract=off -Wno-unknown-pragmas -I{overlay} "${{arguments[@]}}" {library}
 """
 
 
