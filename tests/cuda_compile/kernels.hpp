@@ -71,6 +71,17 @@ void list_forward() {
   list_recurrence<P, recurrence::Output::o>();
 }
 
+/// The kernels of the wgmma engine alone.
+template <AnyProblem P>
+void list_wgmma_forward() {
+  using R = kernel::Roles<P, recurrence::Output::o>;
+  using Call = CallStatus (*)(const ForwardArguments<typename P::element>&, Workspace, cudaStream_t, Split);
+  compile<Call>(&forward<P, tuning::wgmma_recurrence<R>>);
+  list_kernel<kernel::Count>("all", "");
+  list_kernel<kernel::Trailing<typename P::element, 1>>("all", "");
+  list_recurrence_tiling<R, tuning::wgmma_recurrence<R>>();
+}
+
 template <AnyProblem P>
 void list_backward() {
   using Call = CallStatus (*)(const BackwardArguments<typename P::element>&, Workspace, cudaStream_t, Split);

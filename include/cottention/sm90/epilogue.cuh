@@ -75,7 +75,7 @@ class Epilogue {
     if (params_.out.data == nullptr) return;
     clear_sums(out, valid);
     device::sync_warp();  // rows have been read by other lanes, which do not write them here
-    store_rows(rows.output(), out);
+    store_rows<keeps_indices<R>>(rows.output(), out);
     device::fence_proxy_async();
   }
   /// Starts the stores of rows row, ... of a query head, by TMA where all 64 rows are of the sequence.

@@ -13,6 +13,13 @@
 
 namespace cottention::sm90 {
 
+/// Whether lanes of the first warpgroup have registers for what follows from their index. Those of dv in
+/// half, which keep its sums from one query head to the next, have few beyond 64 columns.
+template <kernel::AnyRoles R>
+inline constexpr bool keeps_indices =
+    !R::has_norm_backward &&
+    (R::rows_are_queries || !std::same_as<typename R::element, half> || R::dims.qk <= 64);
+
 /// Waits for the 128 threads of the first warpgroup. Scope: warpgroup.
 __device__ __forceinline__ void sync_first_group() { device::bar_sync(1, 128); }
 
@@ -172,6 +179,7 @@ class ChunkFactors {
  private:
   static constexpr bool causal = R::mask == Mask::causal;
   static constexpr bool weighs_terms = R::weighted == kernel::Weighted::terms;
+  static constexpr bool kept = keeps_indices<R>;
   static constexpr std::uint32_t extreme = 1, not_finite = 2;
 
   __device__ __forceinline__ float of_state() const {
@@ -218,13 +226,13 @@ class ChunkFactors {
       if constexpr (scales_rows) shift = tile::half_exponent({squares_of_own_row(terms.b), 0});
       norm = norm_of<rescales>(terms.c, squares, shift, any_extreme);
     } else {
-      norm = norm_of<rescales>(terms.b, squares_of_own_row(terms.b), 0, any_extreme);
+      norm = norm_of<rescales>(terms.b, squares_of_own_row<kept>(terms.b), 0, any_extreme);
     }
-    const kernel::RowWeight<float> weight = kernel::row_weight<weighs_terms>(weights_, own_row());
+    const int row = own_row<kept>();
+    const kernel::RowWeight<float> weight = kernel::row_weight<weighs_terms>(weights_, row);
     ChunkTerms<T>& to = storage_.terms[place_.index];
-    to.factors.set_by_two(own_row(),
-                          norm.rnorm() * (kernel::weights_in_terms<T> ? weight.full : weight.relative),
-                          !writes_own_row());
+    to.factors.set_by_two(row, norm.rnorm() * (kernel::weights_in_terms<T> ? weight.full : weight.relative),
+                          !writes_own_row<kept>());
     if constexpr (std::same_as<T, half>)
       if (device::thread_index() == 0) device::store_shared(&to.weight, of_state());
   }
@@ -247,8 +255,8 @@ class ChunkFactors {
         to_both_rows(weight, output_);
       }
     } else {
-      to_both_rows(norm_of<rescales>(rows.a(), squares_of_own_row(a), 0, any_extreme).rnorm() * weight,
-                   output_);
+      const auto norm = norm_of<rescales>(rows.a(), squares_of_own_row<kept>(a), 0, any_extreme);
+      to_both_rows<kept>(norm.rnorm() * weight, output_);
     }
   }
 

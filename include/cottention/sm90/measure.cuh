@@ -12,40 +12,46 @@ namespace cottention::sm90 {
 
 /// The row of the warp's 16 whose norm a lane has: g, or g + 8 where t is odd. Each row has two such lanes,
 /// of which one writes.
+template <bool kept = false>
 __device__ __forceinline__ int own_row() {
-  const int lane = lane_index();
-  return 16 * warp_in_group() + lane / 4 + lane % 2 * 8;
+  const int lane = lane_index<kept>();
+  return 16 * warp_in_group<kept>() + lane / 4 + lane % 2 * 8;
 }
-__device__ __forceinline__ bool writes_own_row() { return lane_index() % 4 < 2; }
+template <bool kept = false>
+__device__ __forceinline__ bool writes_own_row() {
+  return lane_index<kept>() % 4 < 2;
+}
 
 /// What the lanes have of their own rows, for rows g and g + 8 of each lane. Scope: warp; barriers inside: 0.
+template <bool kept = false>
 __device__ __forceinline__ void to_both_rows(float own, float (&both)[2]) {
   const float other = device::shuffle_xor(own, 1);
-  const bool odd = lane_index() % 2 != 0;
+  const bool odd = lane_index<kept>() % 2 != 0;
   both[0] = odd ? other : own;
   both[1] = odd ? own : other;
 }
 
 /// The other way round.
+template <bool kept = false>
 __device__ __forceinline__ float own_of(const float (&both)[2]) {
-  return lane_index() % 2 != 0 ? both[1] : both[0];
+  return lane_index<kept>() % 2 != 0 ? both[1] : both[0];
 }
 
 /// The sum of squares of the lane's own row. Scope: warp; barriers inside: 0.
-template <Element T, int columns>
+template <bool kept = false, Element T, int columns>
 __device__ __forceinline__ float squares_of_own_row(const RowFragments<T, columns>& x) {
   float squares[2] = {};
   x.add_squares(squares);
   sum_over_quad(squares);
-  return own_of(squares);
+  return own_of<kept>(squares);
 }
 
-template <Element T, int columns>
+template <bool kept = false, Element T, int columns>
 __device__ __forceinline__ float squares_of_own_row(Tile<T, columns>& tile) {
   float squares[2] = {};
-  for_each_fragment(tile, [&](const RowFragments<T, 16>& x) { x.add_squares(squares); });
+  for_each_fragment<kept>(tile, [&](const RowFragments<T, 16>& x) { x.add_squares(squares); });
   sum_over_quad(squares);
-  return own_of(squares);
+  return own_of<kept>(squares);
 }
 /// The norm of the lane's own row, or an upper bound of it where its sum of squares is below 2^-80, where
 /// squares may have underflowed; 0 for zeros alone. Scope: warp; barriers inside: 0.

@@ -113,10 +113,16 @@ __device__ __forceinline__ void for_each_panel(F f) {
   if constexpr (first + 1 < panels) for_each_panel<panels, first + 1>(f);
 }
 
-/// The lane and the warp's index in its warpgroup, opaque
-/// (device/thread.cuh): lanes lack the registers for all that follows from them.
-__device__ __forceinline__ int lane_index() { return device::opaque(device::lane_index()); }
-__device__ __forceinline__ int warp_in_group() { return device::opaque(device::warp_index() % 4); }
+/// The lane and the warp's index in its warpgroup. Opaque (device/thread.cuh) unless `kept`: most lanes lack
+/// the registers for all that follows from them.
+template <bool kept = false>
+__device__ __forceinline__ int lane_index() {
+  return kept ? device::lane_index() : device::opaque(device::lane_index());
+}
+template <bool kept = false>
+__device__ __forceinline__ int warp_in_group() {
+  return kept ? device::warp_index() % 4 : device::opaque(device::warp_index() % 4);
+}
 __device__ __forceinline__ int group_index() { return device::warp_index() / 4; }
 
 /// Rows of a tile as operand a of wgmma: those of the warp, (16, columns).
@@ -126,8 +132,9 @@ struct RowFragments {
   std::uint32_t r[steps][4];
 
   /// Scope: warp; barriers inside: 0.
+  template <bool kept = false>
   __device__ __forceinline__ void load(Tile<T, columns>& tile) {
-    const int lane = lane_index(), row = 16 * warp_in_group() + lane % 16;
+    const int lane = lane_index<kept>(), row = 16 * warp_in_group<kept>() + lane % 16;
 #pragma unroll
     for (int k = 0; k < steps; ++k)
       device::ldmatrix_x4(r[k], tile.panel[k / 4].at(row, k % 4 * 16 + lane / 16 * 8));
@@ -171,9 +178,9 @@ __device__ __forceinline__ bool are_finite(const std::uint32_t (&r)[steps][4]) {
 
 /// f(fragment) for the fragments (16, 16) of the warp's rows, few of which registers hold at a time. Scope:
 /// warp; barriers inside: 0.
-template <Element T, int columns, class F>
+template <bool kept = false, Element T, int columns, class F>
 __device__ __forceinline__ void for_each_fragment(Tile<T, columns>& tile, F f) {
-  const int lane = lane_index(), row = 16 * warp_in_group() + lane % 16;
+  const int lane = lane_index<kept>(), row = 16 * warp_in_group<kept>() + lane % 16;
 #pragma unroll 4
   for (int k = 0; k < columns / 16; ++k) {
     RowFragments<T, 16> x;
@@ -191,10 +198,10 @@ __device__ __forceinline__ void sum_over_quad(float (&x)[2]) {
 }
 
 /// Writes the warp's rows of sums, rounded, to a tile. Scope: warp; barriers inside: 0.
-template <Element T, int columns, int tile_columns>
+template <bool kept = false, Element T, int columns, int tile_columns>
 __device__ __forceinline__ void store_rows(Tile<T, tile_columns>& tile, const Sums<columns>& sums) {
   static_assert(tile_columns >= columns);
-  const int lane = lane_index(), row = 16 * warp_in_group() + lane % 16;
+  const int lane = lane_index<kept>(), row = 16 * warp_in_group<kept>() + lane % 16;
 #pragma unroll
   for (int c = 0; c < columns; c += 16) {
     std::uint32_t pairs[4];

@@ -38,10 +38,14 @@ struct Walk {
   static constexpr int min_blocks_per_sm = tiling.min_blocks_per_sm;
   static constexpr recurrence::Direction direction = R::direction;
 
-  /// Registers of the states and of the operands that are made of terms.
-  static constexpr int state_registers = R::dims.qk > 64         ? (std::same_as<T, half> ? 152 : 144)
-                                         : min_blocks_per_sm > 1 ? 104
-                                                                 : 128;
+  /// Registers of the states and of the operands that are made of terms. Panels of two widths take more; and
+  /// a first warpgroup that has more than it needs keeps so much from chunk to chunk that lanes spill.
+  static constexpr int state_registers = [] {
+    if (std::same_as<T, half> && R::dims.qk > 64) return 152;
+    if (R::dims.qk > 64) return R::dims.qk % 64 == 0 || R::has_norm_backward ? 144 : 160;
+    if (min_blocks_per_sm > 1) return 104;
+    return R::dims.v > 64 && !R::has_norm_backward ? 152 : 128;
+  }();
   using Shares = RegisterShares<threads, min_blocks_per_sm, state_registers>;
 
   using Params = RecurrenceParams<T>;
@@ -141,7 +145,7 @@ struct Walk {
         RowBuffer<R>& rows = storage.rows.buffers[row_place.index];
         TermBuffer<R>& terms = storage.terms.buffers[term_place.index];
         receive(at.row, valid, new_rows ? &rows : nullptr, new_terms ? &terms : nullptr);
-        a.load(rows.a());
+        a.template load<keeps_indices<R>>(rows.a());
         start_scores(scores, a, terms.b);
         if (first_head) factors.enter_chunk();
         factors.measure(
@@ -154,15 +158,14 @@ struct Walk {
         if (loads) loader.next(&storage.rows, &storage.terms);
         device::sync_warp();
         scale_scores(rows, terms, leading);
+        if (new_rows) start_out();
         if (new_terms) factors.wait_told();
         const bool releases_state = of_queries ? last_head : first_head, in_leading = leading.contain(at.row);
         if (factors.terms_are_finite() && !in_leading) {
-          if (new_rows) start_out();
           start_attend(out, scores, terms.c);
           if (releases_state) release_state();
           finish(out);
         } else {
-          if (new_rows) start_out();
           finish(out);
           if (releases_state) release_state();
           attend_carefully<direction>(out, scores, terms.c, factors.terms_are_finite());
