@@ -38,7 +38,7 @@ struct GradientBlock {
   using Params = GradientParams<P>;
   using Rows = Tile<T, dim>;
   using Pair = RowPair<T, dim>;
-  using Pairs = PairRing<T, dim, tiling.stages>;
+  using Pairs = PairRing<Pair, tiling.stages>;
   using State = sm90::State<T, HeadDim{dim, dim}>;
   using PublishedState = StateTile<T, dim, dim>;
   using ErrorBound = kernel::DqErrorBound<P, threads, 128>;
@@ -48,61 +48,8 @@ struct GradientBlock {
   using Roles = kernel::Roles<P, output>;
   using Head = sm90::Head<Roles<Output::dq>, tiling>;
 
-  /// The queries or the keys of the head, in shared memory.
-  struct Side {
-    const std::uint8_t* mask;
-    int length, start, first_head, batch;
-
-    /// Scope: thread, before a barrier.
-    __device__ __forceinline__ void set(const tile::SequenceSide& side, int head, std::int64_t batch_index) {
-      device::store_shared(&mask, side.mask);
-      device::store_shared(&length, side.length);
-      device::store_shared(&start, static_cast<int>(side.start));
-      device::store_shared(&first_head, head);
-      device::store_shared(&batch, side.packed ? 0 : static_cast<int>(batch_index));
-    }
-    __device__ __forceinline__ tile::ValidRows<chunk_rows> valid(int row) const {
-      return tile::ValidRows<chunk_rows>::load(device::load_shared(&mask), row, device::load_shared(&length));
-    }
-    /// Of a query head of the group.
-    __device__ __forceinline__ Coordinates at(int group_head, int row) const {
-      return {device::load_shared(&start) + row, device::load_shared(&first_head) + group_head,
-              device::load_shared(&batch)};
-    }
-    template <class E>
-    __device__ __forceinline__ tile::RowView<E> rows(const tile::View<E>& view, int group_head) const {
-      const Coordinates first = at(group_head, 0);
-      return {view.data + first.row * view.seq + first.batch * view.batch + first.head * view.head, view.seq,
-              device::load_shared(&length)};
-    }
-  };
-  /// A position of the walk: chunk by chunk from the last one on, and in each one query head of the group
-  /// after the other.
-  struct alignas(8) Position {
-    int chunks = 0;      // before it
-    int group_head = 0;  // query head of the group
-
-    __device__ __forceinline__ void advance(int group) {
-      if (++group_head < group) return;
-      group_head = 0;
-      ++chunks;
-    }
-    __device__ __forceinline__ typename Pairs::Place queries(int group) const {
-      return in_ring(static_cast<unsigned>(chunks) * static_cast<unsigned>(group) +
-                     static_cast<unsigned>(group_head));
-    }
-    __device__ __forceinline__ typename Pairs::Place keys() const {
-      return in_ring(static_cast<unsigned>(chunks));
-    }
-    __device__ __forceinline__ RingPlace<1> state() const { return {0, chunks % 2}; }
-
-   private:
-    static_assert((tiling.stages & (tiling.stages - 1)) == 0);
-    static __device__ __forceinline__ typename Pairs::Place in_ring(unsigned count) {
-      const auto own = static_cast<unsigned>(device::opaque(static_cast<int>(count)));
-      return {static_cast<int>(own % tiling.stages), static_cast<int>(own / tiling.stages % 2)};
-    }
-  };
+  using Side = sm90::Side;
+  using Position = sm90::Position<tiling.stages>;
   struct Storage {
     int chunks;       // of the sequence
     Position loaded;  // the next one to load; its thread has no registers for it
