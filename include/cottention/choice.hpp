@@ -30,6 +30,7 @@ struct BackwardChoice {
   RecurrenceChoice dq{};  ///< beside a causal fused kernel: those for the heads whose dq it leaves
   RecurrenceChoice dk{};
   RecurrenceChoice dv{};
+  RecurrenceChoice dk_dv{};  ///< one kernel for both, beside which dk and dv have none
   int launches = 0;
   std::size_t workspace_bytes = 0;
 };

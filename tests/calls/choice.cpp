@@ -49,8 +49,7 @@ TEST_CASE("choice says whether one kernel makes all gradients, and with which ti
   const auto cut = choice<Fused>(args, {2});
   CHECK(!cut.fused);
   CHECK(cut.fused_tiling.chunk == 0);
-  CHECK(cut.dv.pieces == 2);
-  CHECK(cut.launches == 10);  // Reduce, Prefix and Walk for each, and ScaleGrad
+  CHECK(cut.dq.pieces == 2);
   auto grouped = wanted_of(1100, 4, 2);
   grouped.final_h = nullptr;  // with it, the wgmma engine's kernel takes them
   CHECK(!choice<Fused>(grouped, {1}).fused);
@@ -85,14 +84,52 @@ TEST_CASE("On compute capability 9.0 the kernel that makes all gradients takes S
     CHECK(fused.dq.tiling.engine == Engine::wgmma);
   }
   auto args = wanted_of(100, 2, 2);
-  args.final_h = nullptr;  // few blocks take a kernel for each gradient, many one of mma.sync
+  args.final_h = nullptr;  // few blocks take one kernel for dq and one for dk and dv, many one of mma.sync
   CHECK(!choice<Fused>(args, {1}).fused);
-  CHECK(choice<Fused>(args, {1}).dk.tiling.engine == Engine::wgmma);
+  CHECK(choice<Fused>(args, {1}).dq.tiling.engine == Engine::wgmma);
   cottention::emulation::options().multiprocessors = 1;
   CHECK(choice<Fused>(args, {1}).fused_tiling.engine == Engine::mma_sync);
   args = wanted_of(100, 2, 2);
   args.k.strides.head = -64;  // TMA does not take it
   CHECK(choice<Fused>(args, {1}).fused_tiling.engine == Engine::mma_sync);
+}
+
+TEST_CASE("On compute capability 9.0 one kernel makes dk and dv where both would be recurrences") {
+  using cottention::choice, cottention::Engine;
+  using Wide = Problem<cottention::bfloat16, HeadDim{128, 128}, Mask::causal, Scale::by_key>;
+  const RestoreOptions restore;
+  auto args = wanted_of(1100, 2, 2);
+  args.shape.dim_qk = args.shape.dim_v = 128;
+  for (const Plan plan : {Plan::automatic, Plan::batch_invariant})
+    for (const int pieces : {1, 2}) {
+      args.plan = plan;
+      const auto shared = choice<Wide>(args, {pieces});
+      CHECK(!shared.fused);
+      CHECK(shared.dk_dv.tiling == cottention::tuning::wgmma_key_gradients<Wide>);
+      CHECK(shared.dk_dv.pieces == pieces);
+      CHECK(shared.dq.pieces == pieces);
+      CHECK(shared.dk.tiling.chunk == 0);
+      CHECK(shared.dv.tiling.chunk == 0);
+      // Walk of dq, KeyGradients, ScaleGrad; before the first two Reduce and Prefix.
+      CHECK(shared.launches == (pieces == 1 ? 3 : 7));
+    }
+  const auto is_shared = [](const auto& of) { return choice<Wide>(of, {1}).dk_dv.tiling.chunk != 0; };
+  auto one = args;
+  one.dv.data = nullptr;
+  CHECK(!is_shared(one));
+  CHECK(choice<Wide>(one, {1}).dk.tiling.engine == Engine::wgmma);
+  float state = 0;
+  one.dinitial_state = &state;  // which dv's recurrence makes
+  CHECK(is_shared(one));
+  auto strided = args;
+  strided.dk.strides.head = -128;  // TMA does not take it
+  CHECK(!is_shared(strided));
+  strided = args;
+  strided.dq.strides.head = -128;  // of dq alone
+  CHECK(is_shared(strided));
+  CHECK(choice<Wide>(strided, {1}).dq.tiling.engine == Engine::mma_sync);
+  cottention::emulation::options().compute_capability = 80;
+  CHECK(!is_shared(args));
 }
 
 TEST_CASE(

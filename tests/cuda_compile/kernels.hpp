@@ -79,6 +79,8 @@ void list_backward() {
   list_kernel<kernel::Trailing<typename P::element, 3>>("all", "");
   using Fused = host::FusedBackwardTilings<P>;
   for_each_row<Fused>([&]<Tiling t>() { list_kernel<P, t, typename Fused::template Kernel<t>>(); });
+  using Keys = host::KeyGradientTilings<P>;
+  for_each_row<Keys>([&]<Tiling t>() { list_kernel<P, t, typename Keys::template Kernel<t>>(); });
   list_recurrence<P, recurrence::Output::dq>();
   list_recurrence<P, recurrence::Output::dk>();
   list_recurrence<P, recurrence::Output::dv>();

@@ -42,6 +42,13 @@ TEST_CASE("No race in gradients made together on the wgmma engine") {
       {.split = {1}, .final_h = Presence::present});
 }
 
+TEST_CASE("No race in dk and dv made together on the wgmma engine") {
+  using cottention::bfloat16;
+  check_cuda_backward<P<bfloat16, 64, 64, Mask::causal>>(masked(2), {.split = {1}});
+  check_cuda_backward<P<bfloat16, 64, 64, Mask::causal, Scale::by_query>>(
+      {.shape = {1, 600, 600, 1, 1, 0, 0}, .rows = Rows::mixed}, {.split = {2}});
+}
+
 TEST_CASE("No race in gradients made one by one") {
   check_cuda_backward<P<double, 24, 40, Mask::causal>>(masked(2), {.split = {1}});
   check_cuda_backward<P<double, 24, 40, Mask::bidirectional>>(masked(2), {.split = {1}});

@@ -65,6 +65,22 @@ TEST_CASE("Gradients together on the wgmma engine move each tensor once, of grou
   check_conflicts();
 }
 
+TEST_CASE("dk and dv together on the wgmma engine move each of their tensors once, of grouped heads too") {
+  using P = Problem<cottention::bfloat16, HeadDim{128, 128}, Mask::causal, Scale::by_key>;
+  constexpr Wanted keys_alone[] = {Wanted::dk, Wanted::dv};
+  for (const std::int64_t heads_q : {1, 2}) {
+    // Of all that gradients together move, this leaves dq.
+    const double of_all = static_cast<double>(3 * heads_q + 4),
+                 of_these = static_cast<double>(2 * heads_q + 4);
+    const double moved =
+        traffic<P>(support::Extents{1, 2048, 2048, heads_q, 1, 128, 128}, Presence::absent, keys_alone) *
+        of_all / of_these;
+    CHECK(moved >= 0.99);
+    CHECK(moved <= 1.05);
+  }
+  check_conflicts();
+}
+
 TEST_CASE("Wide gradients together move each tensor once, causal and bidirectional") {
   using cottention::bfloat16;
   const cottention::Shape shape = support::Extents{1, 2048, 2048, 1, 1, 128, 128};

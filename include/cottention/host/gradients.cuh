@@ -1,4 +1,4 @@
-// A call of `backward`: a recurrence for each gradient, or one kernel for all of them.
+// A call of `backward`: a recurrence for each gradient, or one kernel for all of them, or for dk and dv.
 #pragma once
 
 #include <algorithm>
@@ -64,6 +64,19 @@ struct FusedBackwardTilings {
   }
 };
 
+/// Rows of the kernel that makes dk and dv. A call with a Tiling of the caller's has none.
+template <AnyProblem P, Tiling... given>
+struct KeyGradientTilings {
+  static constexpr tuning::TilingTable table = [] {
+    tuning::TilingTable rows;
+    if constexpr (sizeof...(given) == 0 && sm90::has_key_gradients<P>)
+      rows.add(tuning::wgmma_key_gradients<P>);
+    return rows;
+  }();
+  template <Tiling tiling>
+  using Kernel = KeyGradients<P, tiling>;
+};
+
 /// Scratch memory of one call. The recurrences run one after the other and use the same.
 template <class A>
 struct GradientWorkspace {
@@ -102,6 +115,7 @@ class BackwardCall {
     for_each_output(
         [this]<class R, Tiling tiling>(const SplitPlan& p) { this->template count<R, tiling>(p); });
     fused_row_ = choose_fused(load, device);
+    shares_keys_ = !is_fused() && has_key_gradients(device);
   }
 
   /// Bytes of scratch memory that are enough whichever outputs are wanted.
@@ -118,6 +132,10 @@ class BackwardCall {
     BackwardChoice choice{.fused = is_fused(), .workspace_bytes = workspace_bytes()};
     if constexpr (FusedRows::table.count > 0)
       if (choice.fused) choice.fused_tiling = FusedRows::table.list[fused_row_];
+    if constexpr (KeyRows::table.count > 0)
+      if (shares_keys_)
+        choice.dk_dv = {.tiling = KeyRows::table.list[0],
+                        .pieces = recurrences_[place_of(Output::dk)].splits.pieces};
     for_each_output([&]<class R, Tiling tiling>(const SplitPlan& p) {
       if (!has_own_kernels(R::output)) return;
       (R::output == Output::dq   ? choice.dq
@@ -139,6 +157,8 @@ class BackwardCall {
                                            [&] { return fused_params(workspace); });
         });
     for_each_output([&]<class R, Tiling tiling>(const SplitPlan& splits) {
+      if constexpr (KeyRows::table.count > 0 && R::output == Output::dk && tiling.engine == Engine::wgmma)
+        if (shares_keys_) key_kernels<R, tiling>(splits, workspace, each);
       if (!has_own_kernels(R::output)) return;
       const auto of_recurrence = [&] {
         auto p = params<R, tiling>(splits, workspace);
@@ -160,6 +180,7 @@ class BackwardCall {
 
  private:
   using FusedRows = FusedBackwardTilings<P, given...>;
+  using KeyRows = KeyGradientTilings<P, given...>;
   template <Output output>
   using RowsOf = RecurrenceRows<kernel::Roles<P, output>, given...>;
 
@@ -262,11 +283,38 @@ class BackwardCall {
     });
     return all;
   }
+  /// Whether one kernel makes dk and dv: both are wanted, and would be recurrences of the wgmma engine.
+  bool has_key_gradients(const device::Properties& device) const {
+    bool has = KeyRows::table.count > 0 && wanted(Output::dk) && wanted(Output::dv);
+    for_each_output([&]<class R, Tiling tiling>(const SplitPlan&) {
+      if (R::output != Output::dq) has = has && tiling.engine == Engine::wgmma;
+    });
+    if constexpr (KeyRows::table.count > 0) {
+      using Kernel = typename KeyRows::template Kernel<KeyRows::table.list[0]>;
+      return has && has_room<Kernel>(device) && device::has_code<Kernel>();
+    }
+    return has;
+  }
   bool is_fused() const { return fused_row_ != no_row; }
   /// Whether an output has kernels of its own: beside the fused kernel, dq of the heads whose redo flag it
   /// sets.
   bool has_own_kernels(Output output) const {
+    if (shares_keys_ && output != Output::dq) return false;
     return wanted(output) && (!is_fused() || (P::mask == Mask::causal && output == Output::dq));
+  }
+
+  /// The kernel that makes dk and dv, from the states of dk's recurrence.
+  template <kernel::AnyRoles R, Tiling tiling, class Each>
+  void key_kernels(const SplitPlan& splits, const GradientWorkspace<A>& workspace, Each each) const {
+    partial_state_kernels<R, tiling>(splits, [&]<class Kernel>(device::Grid grid) {
+      each.template operator()<Kernel>(grid, [&] { return params<R, tiling>(splits, workspace); });
+    });
+    using Kernel = typename KeyRows::template Kernel<KeyRows::table.list[0]>;
+    each.template operator()<Kernel>({splits.batch_heads, splits.pieces}, [&] {
+      auto p = fused_params(workspace);
+      p.dq.out = {};  // maybe not for TMA
+      return p;
+    });
   }
 
   // ---- What kernels are given
@@ -340,6 +388,7 @@ class BackwardCall {
   GradientCounts counts_;
   int partials_per_head_ = 0;
   std::size_t fused_row_ = no_row;
+  bool shares_keys_ = false;
 };
 
 }  // namespace cottention::host

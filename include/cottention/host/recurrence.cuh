@@ -136,16 +136,21 @@ CallStatus validate_engine(const Workload& call, const device::Properties& devic
   return {};
 }
 
-/// The kernels over heads, in their order: `each` is called with a kernel and its grid.
+/// The kernels that make the states of a recurrence's pieces, where it is cut: `each` is called with a kernel
+/// and its grid.
+template <kernel::AnyRoles R, Tiling tiling, class Each>
+void partial_state_kernels(const SplitPlan& plan, Each each) {
+  if (plan.pieces <= 1) return;
+  using Prefix = kernel::Prefix<typename R::element, R::mask>;
+  each.template operator()<Reduce<R, tiling>>({plan.batch_heads, plan.pieces, plan.v_tiles});
+  each.template operator()<Prefix>({plan.batch_heads, Prefix::parts(plan.partial_elements), plan.v_tiles});
+}
+/// The kernels over heads, in their order, likewise.
 template <kernel::AnyRoles R, Tiling tiling, class Each>
 void recurrence_kernels(const SplitPlan& plan, Each each) {
-  using Prefix = kernel::Prefix<typename R::element, R::mask>;
   const device::Grid pieces{plan.batch_heads, plan.pieces, plan.v_tiles};
   const device::Grid parts{plan.batch_heads, plan.m_blocks, plan.v_tiles};
-  if (plan.pieces > 1) {
-    each.template operator()<Reduce<R, tiling>>(pieces);
-    each.template operator()<Prefix>({plan.batch_heads, Prefix::parts(plan.partial_elements), plan.v_tiles});
-  }
+  partial_state_kernels<R, tiling>(plan, each);
   if constexpr (R::mask == Mask::causal)
     each.template operator()<Walk<R, tiling>>(pieces);
   else
