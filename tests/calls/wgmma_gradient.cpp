@@ -1,6 +1,5 @@
 // Gradients of causal calls that one kernel of the wgmma engine makes, against the reference: in the
-// emulator, or on a GPU. That of all takes S from final_h; without it another makes dk and dv. Compiled for
-// the element type COTTENTION_TEST_ELEMENT.
+// emulator, or on a GPU. It takes S from final_h. Compiled for the element type COTTENTION_TEST_ELEMENT.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -26,35 +25,25 @@ using T = COTTENTION_TEST_ELEMENT;
 template <Scale scale>
 using Of = Problem<T, HeadDim{64, 64}, Mask::causal, scale>;
 
-/// Checks the gradients of a case, and that one kernel of this engine made all of them or, without final_h,
-/// dk and dv.
+/// Checks the gradients of a case, and that one kernel of this engine made them.
 template <cottention::AnyProblem P>
-void check_made_by([[maybe_unused]] const char* kernel, Inputs<T>& inputs, const BackwardManner& manner) {
+void check(Inputs<T>& inputs, BackwardManner manner = {}) {
 #if __has_include(<emulation.hpp>)
   cottention::emulation::clear_statistics();
 #endif
+  manner.final_h = Presence::present;
+  manner.split = {1};
   check_cuda_backward<P>(inputs, manner);
 #if __has_include(<emulation.hpp>)
   const cottention::Shape s = inputs.description().shape;
   if (s.batch == 0 || s.seq_q == 0) return;
   const auto& launches = cottention::emulation::launches();
-  CHECK(std::count_if(launches.begin(), launches.end(), [kernel](const auto& launch) {
-          return launch.kernel.find(kernel) != std::string::npos;
+  CHECK(std::count_if(launches.begin(), launches.end(), [](const auto& launch) {
+          return launch.kernel.find("sm908Gradient") != std::string::npos;
         }) == 1);
   CHECK(std::none_of(launches.begin(), launches.end(),
                      [](const auto& launch) { return launch.kernel.find("sm80") != std::string::npos; }));
 #endif
-}
-
-constexpr const char *of_all = "sm908Gradient", *of_keys = "sm9012KeyGradients";
-
-template <cottention::AnyProblem P>
-void check(Inputs<T>& inputs, BackwardManner manner = {}) {
-  manner.split = {1};
-  manner.final_h = Presence::present;
-  check_made_by<P>(of_all, inputs, manner);
-  manner.final_h = Presence::absent;
-  check_made_by<P>(of_keys, inputs, manner);
 }
 
 template <class F>
@@ -112,32 +101,8 @@ TEST_CASE("Wgmma gradients: NaN and infinity reach only what sees them") {
   for (const int operand : {0, 1, 2, 3})
     for (const std::int64_t position : {0, 70, 129})
       for (const double value : {nan, infinity})
-        for (const Presence final_h : {Presence::present, Presence::absent})
-          backward_turns::check_spread_of<P>(Case{.shape = {1, 130, 130, 2, 1, 64, 64}}, operand, position,
-                                             value, final_h);
-}
-
-TEST_CASE("Wgmma gradients: sequences in pieces are right, however many") {
-  for_each_scale([&]<class P>() {
-    Inputs<T> inputs(Case{.scale = P::scale,
-                          .shape = {1, 700, 700, 4, 2, 64, 64},
-                          .padding = Padding::middle,
-                          .initial_state = Presence::present});
-    check_made_by<P>(of_keys, inputs, {.split = {2}});
-  });
-}
-
-TEST_CASE("Wgmma gradients: those of wide keys are right") {
-  const auto run = []<class P>() {
-    Inputs<T> inputs(Case{.scale = P::scale,
-                          .shape = {1, 300, 300, 2, 1, P::head_dim.qk, P::head_dim.v},
-                          .padding = Padding::middle,
-                          .initial_state = Presence::present});
-    check_made_by<P>(of_keys, inputs, {.split = {1}});
-  };
-  run.operator()<Problem<T, HeadDim{128, 128}, Mask::causal, Scale::by_key>>();
-  run.operator()<Problem<T, HeadDim{112, 64}, Mask::causal, Scale::by_query>>();
-  run.operator()<Problem<T, HeadDim{64, 80}, Mask::causal, Scale::none>>();
+        backward_turns::check_spread_of<P>(Case{.shape = {1, 130, 130, 2, 1, 64, 64}}, operand, position,
+                                           value, Presence::present);
 }
 
 TEST_CASE("Wgmma gradients: dq of a state that vanishes beside later ones is made again") {
@@ -166,20 +131,16 @@ TEST_CASE("Wgmma gradients: no schedule of threads and copies changes a bit") {
   const auto h = final_h_of(inputs);
   auto args = inputs.backward();
   args.final_h = h.data();
-  Gradient first_of[2];
+  Gradient first;
   cottention::emulation::for_each_schedule([&](const auto& options) {
     INFO(cottention::emulation::describe(options));
-    for (const bool all : {true, false}) {
-      args.final_h = all ? h.data() : nullptr;
-      const Gradient gradient = run_cuda_backward<Of<Scale::by_key>>(args, {.split = {1}});
-      Gradient& first = first_of[all];
-      if (first.dq.empty()) first = gradient;
-      CHECK(gradient.dq == first.dq);
-      CHECK(gradient.dk == first.dk);
-      CHECK(gradient.dv == first.dv);
-      CHECK(gradient.dscale_logit == first.dscale_logit);
-      CHECK(gradient.dinitial_state == first.dinitial_state);
-    }
+    const Gradient gradient = run_cuda_backward<Of<Scale::by_key>>(args, {.split = {1}});
+    if (first.dq.empty()) first = gradient;
+    CHECK(gradient.dq == first.dq);
+    CHECK(gradient.dk == first.dk);
+    CHECK(gradient.dv == first.dv);
+    CHECK(gradient.dscale_logit == first.dscale_logit);
+    CHECK(gradient.dinitial_state == first.dinitial_state);
   });
 }
 #endif

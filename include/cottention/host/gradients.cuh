@@ -263,6 +263,7 @@ class BackwardCall {
     for (const Recurrence& r : recurrences_)
       if (r.splits.pieces > 1) return no_row;
     if (wanted(Output::dq) + wanted(Output::dk) + wanted(Output::dv) < 2) return no_row;
+    if (!wanted(Output::dq) && has_key_gradients(device)) return no_row;  // it moves dq's tensors, too
     const tuning::Occupancy occupancy = tuning::occupancy_of(s.batch * s.heads_kv, device.multiprocessors);
     if constexpr (P::mask == Mask::causal) {
       if (args_.final_h != nullptr)
