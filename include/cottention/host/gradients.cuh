@@ -11,6 +11,7 @@
 
 #include <cottention/choice.hpp>
 #include <cottention/host/launches.cuh>
+#include <cottention/host/piece_states.cuh>
 #include <cottention/host/recurrence.cuh>
 #include <cottention/host/validation.hpp>
 #include <cottention/kernel/scale_grad.cuh>
@@ -41,8 +42,7 @@ struct FusedBackwardTilings {
   template <Tiling tiling>
   using Kernel = typename FusedBackwardKernel<P, tiling>::type;
 
-  /// The row of the wgmma engine, whose kernel takes S from final_h; the count of rows where the device or a
-  /// tensor is not for it.
+  /// The row of the wgmma engine; the count of rows where the device or a tensor is not for it.
   static std::size_t choose_wgmma(const Workload& call, const device::Properties& device) {
     if constexpr (has_wgmma) {
       constexpr Tiling tiling = tuning::wgmma_fused_backward<P>;
@@ -102,6 +102,9 @@ class BackwardCall {
     for_each_output(
         [this]<class R, Tiling tiling>(const SplitPlan& p) { this->template count<R, tiling>(p); });
     fused_row_ = choose_fused(load, device);
+    if constexpr (FusedRows::has_wgmma)
+      if (FusedRows::choose_wgmma(load, device) != no_row)
+        counts_.partial_states = (std::max)(counts_.partial_states, piece_states().elements());
   }
 
   /// Bytes of scratch memory that are enough whichever outputs are wanted.
@@ -117,7 +120,10 @@ class BackwardCall {
   BackwardChoice choice() const {
     BackwardChoice choice{.fused = is_fused(), .workspace_bytes = workspace_bytes()};
     if constexpr (FusedRows::table.count > 0)
-      if (choice.fused) choice.fused_tiling = FusedRows::table.list[fused_row_];
+      if (choice.fused) {
+        choice.fused_tiling = FusedRows::table.list[fused_row_];
+        choice.fused_pieces = fused_splits().pieces;
+      }
     for_each_output([&]<class R, Tiling tiling>(const SplitPlan& p) {
       if (!has_own_kernels(R::output)) return;
       (R::output == Output::dq   ? choice.dq
@@ -135,8 +141,11 @@ class BackwardCall {
       if (is_fused())
         with_row<FusedRows>(fused_row_, [&]<Tiling tiling>() {
           using Kernel = typename FusedRows::template Kernel<tiling>;
-          each.template operator()<Kernel>({args_.shape.batch * args_.shape.heads_kv},
-                                           [&] { return fused_params(workspace); });
+          if constexpr (tiling.engine == Engine::wgmma)
+            piece_states().kernels(workspace.partial_states, each,
+                                   [&] { return fused_params<tiling>(workspace).dk; });
+          each.template operator()<Kernel>({fused_splits().batch_heads, fused_splits().pieces},
+                                           [&] { return fused_params<tiling>(workspace); });
         });
     for_each_output([&]<class R, Tiling tiling>(const SplitPlan& splits) {
       if (!has_own_kernels(R::output)) return;
@@ -145,9 +154,13 @@ class BackwardCall {
         if (is_fused()) p.redo_flags = workspace.redo_flags;
         return p;
       };
-      recurrence_kernels<R, tiling>(splits, [&]<class Kernel>(device::Grid grid) {
+      const auto launch = [&]<class Kernel>(device::Grid grid) {
         each.template operator()<Kernel>(grid, of_recurrence);
-      });
+      };
+      if (is_fused())
+        output_kernels<R, tiling>(splits, launch);
+      else
+        recurrence_kernels<R, tiling>(splits, launch);
     });
     if (args_.dscale_logit != nullptr && args_.shape.heads_kv > 0)
       each.template operator()<kernel::ScaleGrad<T>>({args_.shape.heads_kv},
@@ -193,7 +206,7 @@ class BackwardCall {
   void count(const SplitPlan& p) {
     counts_.partial_states =
         (std::max)(counts_.partial_states, static_cast<std::int64_t>(p.partial_bytes / sizeof(A)));
-    if (FusedRows::table.count > 0 && P::mask == Mask::causal) counts_.redo_flags = p.batch_heads;
+    if (FusedRows::table.count > 0 && P::mask == Mask::causal) counts_.redo_flags = p.batch_heads * p.pieces;
     if constexpr (has_project<R, tiling>) {
       const Shape& s = args_.shape;
       const std::int64_t rows = (R::rows_are_queries ? s.seq_q * s.heads_q : s.seq_k * s.heads_kv) *
@@ -236,16 +249,19 @@ class BackwardCall {
   /// each has kernels of its own.
   std::size_t choose_fused(const Workload& load, const device::Properties& device) const {
     const Shape& s = load.shape;
-    // Whether a sequence is cut may follow from the rest of its batch, and must not change its bits then.
-    if (load.plan == Plan::batch_invariant) return no_row;
     if (s.seq_q == 0 || s.heads_q == 0) return no_row;
-    for (const Recurrence& r : recurrences_)
-      if (r.splits.pieces > 1) return no_row;
-    if (wanted(Output::dq) + wanted(Output::dk) + wanted(Output::dv) < 2) return no_row;
+    const int outputs = wanted(Output::dq) + wanted(Output::dk) + wanted(Output::dv);
+    if (outputs < 2) return no_row;
+    const bool is_invariant = load.plan == Plan::batch_invariant,
+               is_cut = std::any_of(recurrences_.begin(), recurrences_.end(),
+                                    [](const Recurrence& r) { return r.splits.pieces > 1; });
+    // Two of the gradients alone move 9 or 10 tensors; together, with S summed first, it takes as long as 10.
+    if (args_.final_h != nullptr || is_cut || is_invariant || outputs == 3)
+      if (const std::size_t row = FusedRows::choose_wgmma(load, device); row != no_row) return row;
+    // Whether a sequence is cut may follow from the rest of its batch, and must not change its bits then.
+    if (is_invariant || is_cut) return no_row;
     const tuning::Occupancy occupancy = tuning::occupancy_of(s.batch * s.heads_kv, device.multiprocessors);
     if constexpr (P::mask == Mask::causal) {
-      if (args_.final_h != nullptr)
-        if (const std::size_t row = FusedRows::choose_wgmma(load, device); row != no_row) return row;
       if (s.heads_q != s.heads_kv) return no_row;
       // Three kernels of the wgmma engine read twice the bytes. Counted in the clocks of shared memory
       // (docs/performance.md, "Floors"), the kernel of the mma.sync engine takes less time beyond that only
@@ -290,6 +306,12 @@ class BackwardCall {
             .partials_per_head = partials_per_head_};
   }
 
+  /// How the kernel that makes all gradients cuts sequences. Only that of the wgmma engine does, whose
+  /// recurrences are cut alike.
+  const SplitPlan& fused_splits() const { return recurrences_[place_of(Output::dq)].splits; }
+  PieceStates<P> piece_states() const { return {args_, fused_splits()}; }
+
+  template <Tiling fused_tiling>
   kernel::GradientParams<P> fused_params(const GradientWorkspace<A>& workspace) const {
     kernel::GradientParams<P> p;
     for_each_output([&]<class R, Tiling tiling>(const SplitPlan& splits) {
@@ -298,6 +320,10 @@ class BackwardCall {
     });
     p.final_h = args_.final_h;
     if constexpr (P::mask == Mask::causal) p.redo_flags = workspace.redo_flags;
+    if constexpr (fused_tiling.engine == Engine::wgmma) {
+      p.dq.partial_states = piece_states().of_s(workspace.partial_states);
+      p.dk.partial_states = piece_states().of_d(workspace.partial_states);
+    }
     return p;
   }
 
