@@ -252,9 +252,9 @@ class BackwardCall {
     if (s.seq_q == 0 || s.heads_q == 0) return no_row;
     const int outputs = wanted(Output::dq) + wanted(Output::dk) + wanted(Output::dv);
     if (outputs < 2) return no_row;
-    const bool is_invariant = load.plan == Plan::batch_invariant,
-               is_cut = std::any_of(recurrences_.begin(), recurrences_.end(),
-                                    [](const Recurrence& r) { return r.splits.pieces > 1; });
+    const bool is_invariant = load.plan == Plan::batch_invariant;
+    bool is_cut = false;
+    for (const Recurrence& r : recurrences_) is_cut = is_cut || r.splits.pieces > 1;
     // Two of the gradients alone move 9 or 10 tensors; together, with S summed first, it takes as long as 10.
     if (args_.final_h != nullptr || is_cut || is_invariant || outputs == 3)
       if (const std::size_t row = FusedRows::choose_wgmma(load, device); row != no_row) return row;

@@ -36,9 +36,8 @@ class PieceStates {
         each.template operator()<Kernel>(grid, [&] { return params_of_s(memory); });
       });
     if (splits_.pieces > 1)
-      state_kernels<OfD, tuning::wgmma_recurrence<OfD>>(splits_, [&]<class Kernel>(device::Grid grid) {
-        each.template operator()<Kernel>(grid, of_dk);
-      });
+      state_kernels<OfD, tuning::wgmma_recurrence<OfD>>(
+          splits_, [&]<class Kernel>(device::Grid grid) { each.template operator()<Kernel>(grid, of_dk); });
   }
 
  private:

@@ -136,8 +136,8 @@ CallStatus validate_engine(const Workload& call, const device::Properties& devic
   return {};
 }
 
-/// The kernels that write the partial states of pieces, in their order: `each` is called with a kernel and its
-/// grid.
+/// The kernels that write the partial states of pieces, in their order: `each` is called with a kernel and
+/// its grid.
 template <kernel::AnyRoles R, Tiling tiling, class Each>
 void state_kernels(const SplitPlan& plan, Each each) {
   using Prefix = kernel::Prefix<typename R::element, R::mask>;

@@ -29,12 +29,13 @@ struct RecurrenceParams {
   recurrence::StateLayout layout = recurrence::StateLayout::as_is;  // of initial_h and final_h
   A* partial_states = nullptr;  // (batch * heads_kv, v_tiles, max_pieces, partial_elements); null: sequences
                                 // are not split
-  bool sums_last_piece = false;  // causal: the sum of all terms is wanted too, after the last piece
   tile::View<A> grad_normalized;  // gradients of normalised rows for Project; null: blocks hold whole rows
   double* scale_grad_partials =
       nullptr;  // (batch * heads_kv, pieces or M blocks) of the gradient of scale_logit; null: not wanted
   const int* redo_flags =
       nullptr;  // (batch * heads_kv, max_pieces) 0: Walk leaves the piece out; null: it does all of them
+  /// Causal: whether the sum over the piece that is last in the walk is wanted.
+  bool sums_last_piece = false;
   std::int64_t seq_rows = 0, seq_terms = 0;
   int row_group = 1, term_group = 1;  // heads of rows and of terms for each of heads_kv
   int heads_kv = 0;

@@ -121,8 +121,8 @@ struct GradientBlock {
     ErrorBound dq_error;
   };
 
-  /// Writes which chunks of the piece's walk over `terms` are leading ones. Scope: warp, before a barrier; one
-  /// does it.
+  /// Writes which chunks of the piece's walk over `terms` are leading ones. Scope: warp, before a barrier;
+  /// one does it.
   template <recurrence::Direction direction>
   static __device__ __forceinline__ void find_leading(int warp, const Head& head,
                                                       const tile::SequenceSide& terms, int& end_shared) {

@@ -127,8 +127,8 @@ struct Gradient {
                               recurrence::StateLayout::as_is);
   }
 
-  /// Writes what is left at the end of a piece, and whether its dq is to be made again. Scope: block; barriers
-  /// inside: those of ErrorBound::exceeds(), and 2.
+  /// Writes what is left at the end of a piece, and whether its dq is to be made again. Scope: block;
+  /// barriers inside: those of ErrorBound::exceeds(), and 2.
   static __device__ __forceinline__ void finish_piece(const Params& params, Storage& storage, float off) {
     double scale_grad = 0;
     if (scale_grad_partials(params) != nullptr) {
@@ -139,7 +139,8 @@ struct Gradient {
     }
     // The sum of a piece alone starts from zero and may be up to twice the largest S; its roundings and those
     // of S together are less than those of three times the chunks.
-    const int chunks = device::load_shared(&storage.chunks) * (device::load_shared(&storage.pieces) > 1 ? 3 : 1);
+    const int chunks =
+        device::load_shared(&storage.chunks) * (device::load_shared(&storage.pieces) > 1 ? 3 : 1);
     const bool exceeds = storage.dq_error.exceeds(
         off, chunks, params.dq.out.data != nullptr,
         Block::weighs_queries && scale_grad_partials(params) != nullptr, storage.counts.sum);

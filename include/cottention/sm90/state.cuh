@@ -100,8 +100,8 @@ class State {
     const int c = chunk_rows * group_ + 16 * warp_in_group() + lane / 4, b = 2 * (lane % 4);
     h_.for_each([&](float& x, int h, int column, int e) {
       x = c + 8 * h < dims.v
-              ? device::load_global(partial + State<T, HeadDim{dims.v, dims.qk}>::partial_offset(
-                                                  b + column + e, c + 8 * h))
+              ? device::load_global(
+                    partial + State<T, HeadDim{dims.v, dims.qk}>::partial_offset(b + column + e, c + 8 * h))
               : 0.0f;
     });
   }
