@@ -40,6 +40,7 @@ TEST_CASE("No race in gradients made together on the wgmma engine") {
   check_cuda_backward<P<bfloat16, 64, 64, Mask::causal, Scale::by_query>>(
       {.shape = {1, 300, 300, 1, 1, 0, 0}, .rows = Rows::mixed},
       {.split = {1}, .final_h = Presence::present});
+  check_cuda_backward<P<bfloat16, 64, 64, Mask::causal>>(in_pieces, {.split = {2}});
 }
 
 TEST_CASE("No race in dk and dv made together on the wgmma engine") {

@@ -17,7 +17,8 @@ inline constexpr bool has_fused_backward =
     std::same_as<typename P::element, bfloat16>&& P::mask == Mask::causal&& P::head_dim == HeadDim{64, 64};
 
 /// Maps have the tensors' dimensions, as those of RecurrenceParams; tiles of outputs are 16 rows, a warp's.
-/// final_h is not null.
+/// Partial states: of dq are S after each piece, H^T (v, k), read where final_h does not have it; of dk are D
+/// behind each piece, as Walk of dk reads them, null where no sequence is cut.
 template <AnyProblem P>
 struct GradientParams : kernel::GradientParams<P> {
   device::TensorMap q_map, k_map, v_map, g_map, dq_map, dk_map, dv_map;
@@ -51,7 +52,9 @@ struct GradientBlock {
   using Side = sm90::Side;
   using Position = sm90::Position<tiling.stages>;
   struct Storage {
-    int chunks;       // of the sequence
+    int pieces;       // of the sequence
+    int chunks;       // of the piece
+    int last_row;     // of its last chunk
     Position loaded;  // the next one to load; its thread has no registers for it
     Side of_queries, of_keys;
     Pairs queries, keys;  // of q and g, and of k and v
@@ -65,20 +68,21 @@ struct GradientBlock {
     ErrorBound dq_error;
   };
 
-  /// Writes which chunks of a walk over `terms` are leading ones. Scope: warp, before a barrier; one does it.
+  /// Writes which chunks of the piece's walk over `terms` are leading ones. Scope: warp, before a barrier;
+  /// one does it.
   template <recurrence::Direction direction>
-  static __device__ __forceinline__ void find_leading(int warp, const tile::SequenceSide& terms,
-                                                      int& end_shared) {
+  static __device__ __forceinline__ void find_leading(int warp, const Head& head,
+                                                      const tile::SequenceSide& terms, int& end_shared) {
     if (device::warp_index() != warp) return;
     const auto found =
-        tile::LeadingChunks<chunk_rows, direction>::find(terms.mask, 0, terms.length, terms.length);
+        tile::LeadingChunks<chunk_rows, direction>::find(terms.mask, head.first, head.last, terms.length);
     if (lane_index() == 0) device::store_shared(&end_shared, found.end);
   }
   static __device__ __forceinline__ bool within(const Storage& storage, const Position& at) {
     return at.chunks < device::load_shared(&storage.chunks);
   }
   static __device__ __forceinline__ int row_of(const Storage& storage, const Position& at) {
-    return (device::load_shared(&storage.chunks) - 1 - at.chunks) * chunk_rows;
+    return device::load_shared(&storage.last_row) - at.chunks * chunk_rows;
   }
   static __device__ __forceinline__ std::int64_t state_offset() {
     return std::int64_t{device::block_x()} * dim * dim;
@@ -87,7 +91,10 @@ struct GradientBlock {
   static __device__ __forceinline__ void init(const Head& head, Storage& storage) {
     storage.of_queries.set(head.rows, head.kv_head * head.group, head.batch);
     storage.of_keys.set(head.terms, head.kv_head, head.batch);
-    device::store_shared(&storage.chunks, (head.last + chunk_rows - 1) / chunk_rows);
+    const int chunks = (head.last - head.first + chunk_rows - 1) / chunk_rows;
+    device::store_shared(&storage.pieces, head.pieces.count);
+    device::store_shared(&storage.chunks, chunks);
+    device::store_shared(&storage.last_row, head.first + (chunks - 1) * chunk_rows);
     device::store_shared(&storage.loaded, Position{});
     storage.queries.init(4 * groups);
     storage.keys.init(4 * groups);
