@@ -29,8 +29,8 @@ struct KeyGradientBlock {
   static constexpr HeadDim dims = P::head_dim;
   static constexpr int threads = 3 * 128;
   /// The first warpgroup measures the rows that have weights.
-  static constexpr Output first_output = P::scale == Scale::by_query ? Output::dk : Output::dv,
-                          second_output = P::scale == Scale::by_query ? Output::dv : Output::dk;
+  static constexpr Output first_output = P::scale == Scale::by_query ? Output::dv : Output::dk,
+                          second_output = P::scale == Scale::by_query ? Output::dk : Output::dv;
 
   using Params = GradientParams<P>;
   using Pair = RowPair<T, dims.qk, dims.v>;
@@ -44,10 +44,9 @@ struct KeyGradientBlock {
     int chunks, last_row;  // of the piece, and the first row of its last one
     Position loaded;       // the next one to load; its thread has no registers for it
     Side of_queries, of_keys;
-    Pairs queries, keys;         // of q and g; of k and v, through whose memory dk and dv leave
-    device::Mbarrier keys_read;  // once for each chunk
-    // By buffers of keys: of dk's rows; the weights are those of the rows that have some.
-    OutputFactors factors[tiling.stages];
+    Pairs queries, keys;              // of q and g; of k and v, through whose memory dk and dv leave
+    device::Mbarrier keys_read;       // once for each chunk
+    OutputFactors factors;            // of dk's rows; the weights are those of the rows that have some
     double scale_grad[128];           // (threads of dk)
     int leading_end;                  // of tile::LeadingChunks
     StateTile<T, dims.qk, dims.v> d;  // (q, g)
@@ -105,12 +104,10 @@ struct KeyGradientPart {
   using Position = typename Block::Position;
   using Valid = tile::ValidRows<chunk_rows>;
   using Leading = tile::LeadingChunks<chunk_rows, R::direction>;
-  using A = RowFragments<T, R::dims.qk>;
   using Out = Sums<R::dims.v>;
   static constexpr bool is_first = output == Block::first_output, is_dk = output == Output::dk;
   /// Whether the rows that the warpgroup measures have weights.
   static constexpr bool weighs = is_first && P::scale != Scale::none;
-  static constexpr bool weighs_rows = P::scale == Scale::by_key;
 
   const Params& params;
   typename Block::Weights& weights;
@@ -127,67 +124,30 @@ struct KeyGradientPart {
  private:
   __device__ __forceinline__ void walk_chunk(Position& at) {
     at.group_head = 0;
-    if constexpr (weighs) prepare_weights(at);
+    if constexpr (weighs) prepare_weights(row(at));
+    if constexpr (is_dk) measure(storage.keys, at.keys(), storage.of_keys, row(at));
+    if constexpr (!is_dk) measure(storage.queries, at.queries(group()), storage.of_queries, row(at));
     Out out;
-    walk_first_head(at, out);
+    start_chunk(out, at);
 #pragma unroll 1
-    for (++at.group_head; at.group_head < group(); ++at.group_head) {
-      if constexpr (is_dk) measure_queries(at);
-      load();
+    for (; at.group_head < group(); ++at.group_head) {
+      if (loads()) Block::load_next(params, storage);
+      device::sync_warp();
+      if (!is_dk && at.group_head > 0)
+        measure(storage.queries, at.queries(group()), storage.of_queries, row(at));
       storage.queries.wait_measured(at.queries(group()));
-      add_scores(at, out);
+      Scores scores;
+      score(scores, at);
+      const bool finite = (findings_of(queries(at)) & c_not_finite) == 0;
+      if (finite && !leading().contain(row(at))) {
+        start_attend(out, scores, c_of(queries(at)));
+        finish(out);
+      } else {
+        attend_carefully<R::direction>(out, scores, c_of(queries(at)), finite);
+      }
       storage.queries.barriers.arrive_empty(at.queries(group()));
     }
     store(at, out);
-  }
-  /// out = a H + scores c of the first head of the group.
-  __device__ __forceinline__ void walk_first_head(const Position& at, Out& out) {
-    A a;
-    if constexpr (is_dk) {
-      measure_queries(at);
-      storage.keys.wait_measured(at.keys());
-      a.load(a_of(keys(at)));
-    } else {
-      measure_keys(at, a);
-      storage.keys.wait_measured(at.keys());  // by all warps: add_scores() reads them as one tile
-    }
-    storage.queries.wait_measured(at.queries(group()));
-    std::uint32_t p[4][4];
-    {
-      Scores scores;
-      start_scores(scores, a, b_of(queries(at)));
-      finish(scores);
-      scale(scores, at);
-      to_operand<T, false>(scores, p);
-    }
-    if (at.chunks > 0) release_keys({at.chunks - 1});
-    load();
-    storage.d_barriers.wait_full(at.state());
-    if (is_ordinary(at)) {
-      start_inter(out, a);
-      start_attend(out, p, c_of(queries(at)));
-      finish(out);
-      storage.d_barriers.arrive_empty(at.state());
-    } else {
-      start_inter(out, a);
-      finish(out);
-      storage.d_barriers.arrive_empty(at.state());
-      add_scores(at, out);  // anew: they take no registers before
-    }
-    storage.queries.barriers.arrive_empty(at.queries(group()));
-  }
-  /// out += scores c.
-  __device__ __forceinline__ void add_scores(const Position& at, Out& out) const {
-    Scores scores;
-    start_scores(scores, a_of(keys(at)), b_of(queries(at)));
-    finish(scores);
-    scale(scores, at);
-    if (is_ordinary(at)) {
-      start_attend(out, scores, c_of(queries(at)));
-      finish(out);
-    } else {
-      attend_carefully<R::direction>(out, scores, c_of(queries(at)), is_finite(at));
-    }
   }
 
   // ---- Each use computes these: lanes have no registers for them.
@@ -197,9 +157,6 @@ struct KeyGradientPart {
   __device__ __forceinline__ Pair& keys(const Position& at) const { return storage.keys.at(at.keys()); }
   __device__ __forceinline__ Pair& queries(const Position& at) const {
     return storage.queries.at(at.queries(group()));
-  }
-  __device__ __forceinline__ OutputFactors& factors(const Position& at) const {
-    return storage.factors[at.keys().index];
   }
   __device__ __forceinline__ Leading leading() const { return {device::load_shared(&storage.leading_end)}; }
   __device__ __forceinline__ bool loads() const {
@@ -231,90 +188,76 @@ struct KeyGradientPart {
 
   // ---- Parts of a chunk
 
-  __device__ __forceinline__ void load() const {
-    if (loads()) Block::load_next(params, storage);
-    device::sync_warp();
-  }
-  __device__ __forceinline__ bool is_finite(const Position& at) const {
-    return (findings_of(queries(at)) & c_not_finite) == 0;
-  }
-  __device__ __forceinline__ bool is_ordinary(const Position& at) const {
-    return is_finite(at) && !leading().contain(row(at));
-  }
-  /// Starts out = a H.
-  __device__ __forceinline__ void start_inter(Out& out, const A& a) const {
+  /// out = a H. The buffer of the keys before is released, once their output has left.
+  __device__ __forceinline__ void start_chunk(Out& out, const Position& at) {
+    storage.keys.wait_measured(at.keys());
+    storage.d_barriers.wait_full(at.state());
+    RowFragments<T, R::dims.qk> a;
+    a.load(a_of(keys(at)));
     if constexpr (is_dk)
       start_inter_chunk(out, a, storage.d);
     else
       start_inter_chunk_transposed(out, a, storage.d);
+    finish(out);
+    storage.d_barriers.arrive_empty(at.state());
+    if (at.chunks > 0) release_keys({at.chunks - 1});
   }
   /// Scope: the first warpgroup, whose barriers are inside: 2.
-  __device__ __forceinline__ void prepare_weights(const Position& at) {
+  __device__ __forceinline__ void prepare_weights(int row) {
     sync_first_group();  // the weights of the chunk before are read
-    weights.begin_chunk(row(at), device::load_shared(&storage.of_keys.mask),
+    weights.begin_chunk(row, device::load_shared(&storage.of_keys.mask),
                         device::load_shared(&storage.of_keys.length));
     sync_first_group();  // those of the chunk are written
     weights.enter_chunk();
-    factors(at).set_weight(weights, storage.of_keys.valid(row(at)));
+    storage.factors.set_weight(weights, storage.of_keys.valid(row));
   }
-  __device__ __forceinline__ float weight_of_own_row(const Position& at) const {
-    return weighs ? device::load_shared(factors(at).weight + own_row()) : 1.0f;
-  }
-  /// Makes the warp's rows of a pair that are not valid zeros. Returns whether there are any.
-  __device__ __forceinline__ static bool clear(Pair& pair, const Valid& valid) {
-    if (valid.all()) return false;
-    clear_rows(pair.x, valid);
-    clear_rows(pair.y, valid);
-    device::sync_warp();
-    return true;
-  }
-
-  /// Loads and measures the warp's rows of k, for dk's epilogue and as factors of dv's rows. Those of extreme
-  /// norm are rescaled.
-  __device__ __forceinline__ void measure_keys(const Position& at, RowFragments<T, Block::dims.qk>& k) {
-    storage.keys.barriers.wait_full(at.keys());
-    Pair& pair = keys(at);
-    bool changed = clear(pair, storage.of_keys.valid(row(at)));
-    k.load(pair.x);
-    tile::RowNorm<float> norm{squares_of_own_row(k), 0};
-    if (device::any_lane(is_extreme<T>(norm.sum_sq))) {
-      norm = rescale_own_row(pair.x, norm.sum_sq);
+  /// Measures the warp's rows of a pair: of keys for dk's epilogue and dv's factors, of queries as terms.
+  /// Rows that are not valid become zeros, and those of extreme norm are rescaled.
+  __device__ __forceinline__ void measure(Pairs& pairs, typename Pairs::Place place, const Side& side,
+                                          int row) {
+    pairs.barriers.wait_full(place);
+    Pair& pair = pairs.at(place);
+    const Valid valid = side.valid(row);
+    bool changed = !valid.all();
+    if (changed) {
+      clear_rows(pair.x, valid);
+      clear_rows(pair.y, valid);
       device::sync_warp();
-      k.load(pair.x);
-      changed = true;
     }
-    const float rnorm = norm.rnorm(), weight = weight_of_own_row(at);
-    if (writes_own_row()) {
-      device::store_shared(pair.terms.factors.full + own_row(), rnorm * weight);
-      device::store_shared(factors(at).norm_backward + own_row(), tile::NormBackward<float>::of(norm, rnorm));
-      if constexpr (weighs) device::store_shared(factors(at).rnorm + own_row(), rnorm);
-    }
-    if (changed) device::fence_proxy_async();
-    storage.keys.arrive_measured(at.keys());
-  }
-  /// Measures the warp's rows of q and g as terms, likewise.
-  __device__ __forceinline__ void measure_queries(const Position& at) {
-    storage.queries.barriers.wait_full(at.queries(group()));
-    Pair& pair = queries(at);
-    bool changed = clear(pair, storage.of_queries.valid(row(at)));
     tile::RowNorm<float> norm{squares_of_own_row(pair.x), 0};
-    std::uint32_t found = device::any_lane(!are_finite(pair.y)) ? finding::y_not_finite : 0;
+    std::uint32_t found = !is_dk && !are_finite(pair.y) ? finding::y_not_finite : 0;
     if (device::any_lane(is_extreme<T>(norm.sum_sq))) {
-      if (device::any_lane(!are_finite(pair.x))) found |= finding::x_not_finite;
+      if (!is_dk && !are_finite(pair.x)) found |= finding::x_not_finite;
       norm = rescale_own_row(pair.x, norm.sum_sq);
       changed = true;
     }
-    const float factor = norm.rnorm() * weight_of_own_row(at);
-    if (writes_own_row()) pair.terms.factors.set(own_row(), factor);
-    if (lane_index() == 0)
-      device::store_shared(reinterpret_cast<std::uint32_t*>(&pair.findings) + warp_in_group(), found);
+    const float rnorm = norm.rnorm();
+    const float weight = weighs ? device::load_shared(storage.factors.weight + own_row()) : 1.0f;
+    if (writes_own_row()) {
+      if constexpr (is_dk) {
+        device::store_shared(pair.terms.factors.full + own_row(), rnorm * weight);
+        device::store_shared(storage.factors.norm_backward + own_row(),
+                             tile::NormBackward<float>::of(norm, rnorm));
+        if constexpr (weighs) device::store_shared(storage.factors.rnorm + own_row(), rnorm);
+      } else {
+        pair.terms.factors.set(own_row(), rnorm * weight);
+      }
+    }
+    if constexpr (!is_dk) {
+      found = (device::any_lane((found & finding::x_not_finite) != 0) ? finding::x_not_finite : 0) |
+              (device::any_lane((found & finding::y_not_finite) != 0) ? finding::y_not_finite : 0);
+      if (lane_index() == 0)
+        device::store_shared(reinterpret_cast<std::uint32_t*>(&pair.findings) + warp_in_group(), found);
+    }
     if (changed) device::fence_proxy_async();
-    storage.queries.arrive_measured(at.queries(group()));
+    pairs.arrive_measured(place);
   }
 
-  /// Multiplies scores by the factors of terms.
-  __device__ __forceinline__ void scale(Scores& scores, const Position& at) const {
+  /// Scores with the factors of terms.
+  __device__ __forceinline__ void score(Scores& scores, const Position& at) const {
     constexpr float no_factors[2] = {1, 1};
+    start_scores(scores, a_of(keys(at)), b_of(queries(at)));
+    finish(scores);
     if (leading().are_all()) replace_diagonal(scores, a_of(keys(at)), b_of(queries(at)));
     scale_and_mask<R::direction, false, false>(scores, queries(at).terms.factors.full, no_factors);
   }
@@ -329,17 +272,17 @@ struct KeyGradientPart {
       float weight[2], products[2];
       tile::NormBackward<float> norm_backward[2];
       OutputFactors::for_both_rows([&](int h, int r) {
-        norm_backward[h] = device::load_shared(factors(at).norm_backward + r);
-        if constexpr (weighs_rows) weight[h] = device::load_shared(factors(at).weight + r);
+        norm_backward[h] = device::load_shared(storage.factors.norm_backward + r);
+        if constexpr (weighs) weight[h] = device::load_shared(storage.factors.weight + r);
       });
-      if constexpr (weighs_rows) out.scale_rows(weight);
+      if (weighs && weights.scaled()) out.scale_rows(weight);
       through_norm(out, x, norm_backward, products);
-      if constexpr (weighs_rows) add_scale_grad(at, own_of(products));
+      if constexpr (weighs) add_scale_grad(own_of(products));
     } else {
-      float of_rows[2];
+      float factors[2];
       OutputFactors::for_both_rows(
-          [&](int h, int r) { of_rows[h] = device::load_shared(keys(at).terms.factors.full + r); });
-      out.scale_rows(of_rows);
+          [&](int h, int r) { factors[h] = device::load_shared(keys(at).terms.factors.full + r); });
+      out.scale_rows(factors);
     }
     clear_sums(out, storage.of_keys.valid(row(at)));
     device::mbarrier_wait(&storage.keys_read, at.chunks % 2);
@@ -363,11 +306,11 @@ struct KeyGradientPart {
     storage.keys.barriers.arrive_empty(at.keys());
   }
   /// product: k . dk^ of the lane's own row.
-  __device__ __forceinline__ void add_scale_grad(const Position& at, float product) {
+  __device__ __forceinline__ void add_scale_grad(float product) {
     if (params.dk.scale_grad_partials == nullptr || !writes_own_row()) return;
-    const float log = device::load_shared(factors(at).log_count + own_row());
+    const float log = device::load_shared(storage.factors.log_count + own_row());
     if (log < 0) return;
-    const float coefficient = product * device::load_shared(factors(at).rnorm + own_row());
+    const float coefficient = product * device::load_shared(storage.factors.rnorm + own_row());
     double* const sum = storage.scale_grad + device::opaque(device::thread_index()) % 128;
     device::store_shared(
         sum, device::load_shared(sum) + static_cast<double>(log) * static_cast<double>(coefficient));

@@ -1,8 +1,8 @@
 // dk and dv of one causal head in one pass over its chunks, in reverse. Both are recurrences over the same
 // state, D, the sum of q g^T behind a chunk (recurrence.hpp). Warpgroups have a part each:
 //
-//     dk       scores v g^T, out = scores q + v D^T, and the norms of q
-//     dv       scores k q^T, out = scores g + k D, and the norms of k
+//     dk       scores v g^T, out = scores q + v D^T, and the norms of k
+//     dv       scores k q^T, out = scores g + k D, and the norms of q
 //     state    D: publishes it before the chunk, adds the chunk
 //
 // q, k, v and g are read once. A block walks one piece of a sequence, from the state behind it, which is that
@@ -42,10 +42,10 @@ struct KeyGradients {
       device::sync_block();  // barriers are initialised
       const int part = group_index();
       if (part == 0) {
-        set_registers<Shares::outputs, Shares::average>();
+        set_registers<Shares::first, Shares::average>();
         Part<Block::first_output>{params, weights, storage}.walk();
       } else if (part == 1) {
-        set_registers<Shares::outputs, Shares::average>();
+        set_registers<Shares::second, Shares::average>();
         Part<Block::second_output>{params, weights, storage}.walk();
       } else {
         set_registers<Shares::state, Shares::average>();
@@ -59,7 +59,8 @@ struct KeyGradients {
  private:
   /// Registers of a thread, by warpgroup: 504 in all.
   struct Shares {
-    static constexpr int average = 168, outputs = 144, state = 216;
+    static constexpr int average = 168, dk = 144, dv = 152, state = 208;
+    static constexpr int first = Block::first_output == Output::dk ? dk : dv, second = dk + dv - first;
   };
 
   /// Scope: block, before a barrier.
