@@ -295,7 +295,7 @@ class State {
   /// f(four accumulators, their offset in a partial state).
   template <class F>
   __device__ __forceinline__ void for_each_vector(F f) {
-    const int first = group_ * group_elements + device::thread_index() % 128 * 4;
+    const int first = group_ * group_elements + device::opaque(device::thread_index()) % 128 * 4;
 #pragma unroll
     for (int c = 0; c < dims.qk; c += 8) {
       Vec vec;
