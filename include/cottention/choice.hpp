@@ -27,9 +27,11 @@ struct ForwardChoice {
 struct BackwardChoice {
   bool fused = false;     ///< whether one kernel makes dq, dk and dv
   Tiling fused_tiling{};  ///< its own; chunk 0: there is none
-  RecurrenceChoice dq{};  ///< beside a causal fused kernel: those for the heads whose dq it leaves
+  int fused_pieces = 0;   ///< that it cuts a sequence into at most; 0: there is none
+  RecurrenceChoice dq{};  ///< beside a causal fused kernel: those for the pieces of heads whose dq it leaves
   RecurrenceChoice dk{};
   RecurrenceChoice dv{};
+  RecurrenceChoice dk_dv{};  ///< one kernel for both, beside which dk and dv have none
   int launches = 0;
   std::size_t workspace_bytes = 0;
 };

@@ -82,6 +82,11 @@ TEST_CASE("Forward of the wgmma engine from PTX: sequences whole and in pieces a
     }
 }
 
+TEST_CASE("dk and dv in one kernel of the wgmma engine from PTX are right") {
+  for (const std::int64_t n : {1, 300})
+    check_cuda_backward<Of<64, 80, Mask::causal>>(of_length(n), {.split = {1}});
+}
+
 TEST_CASE("Backward of the wgmma engine from PTX: sequences whole and in pieces are right") {
   using P = Of<64, 64, Mask::causal>;
   for (const std::int64_t n : {1, 70, 300})

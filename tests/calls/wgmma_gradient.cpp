@@ -1,5 +1,6 @@
 // Gradients of causal calls that one kernel of the wgmma engine makes, against the reference: in the
-// emulator, or on a GPU. It takes S from final_h. Compiled for the element type COTTENTION_TEST_ELEMENT.
+// emulator, or on a GPU. It takes S from final_h or sums it first. Compiled for the element type
+// COTTENTION_TEST_ELEMENT.
 #include <algorithm>
 #include <cstddef>
 #include <cstdint>
@@ -27,12 +28,10 @@ using Of = Problem<T, HeadDim{64, 64}, Mask::causal, scale>;
 
 /// Checks the gradients of a case, and that one kernel of this engine made them.
 template <cottention::AnyProblem P>
-void check(Inputs<T>& inputs, BackwardManner manner = {}) {
+void check_as_given(Inputs<T>& inputs, const BackwardManner& manner) {
 #if __has_include(<emulation.hpp>)
   cottention::emulation::clear_statistics();
 #endif
-  manner.final_h = Presence::present;
-  manner.split = {1};
   check_cuda_backward<P>(inputs, manner);
 #if __has_include(<emulation.hpp>)
   const cottention::Shape s = inputs.description().shape;
@@ -44,6 +43,14 @@ void check(Inputs<T>& inputs, BackwardManner manner = {}) {
   CHECK(std::none_of(launches.begin(), launches.end(),
                      [](const auto& launch) { return launch.kernel.find("sm80") != std::string::npos; }));
 #endif
+}
+
+/// The same with S from final_h and sequences that are not cut.
+template <cottention::AnyProblem P>
+void check(Inputs<T>& inputs, BackwardManner manner = {}) {
+  manner.final_h = Presence::present;
+  manner.split = {1};
+  check_as_given<P>(inputs, manner);
 }
 
 template <class F>
@@ -105,42 +112,99 @@ TEST_CASE("Wgmma gradients: NaN and infinity reach only what sees them") {
                                            value, Presence::present);
 }
 
+TEST_CASE("Wgmma gradients: without final_h and in pieces they are right") {
+  const Case whole{.shape = {2, 130, 130, 4, 2, 64, 64}, .padding = Padding::middle};
+  const Case packed{.shape = {.heads_q = 2, .heads_kv = 1, .dim_qk = 64, .dim_v = 64},
+                    .lengths_q = {70, 1000, 0, 1, 600},
+                    .trailing_q = 5,
+                    .trailing_k = 5,
+                    .padding = Padding::middle,
+                    .initial_state = Presence::present};
+  const Case batch{.shape = {2, 1100, 1100, 1, 1, 64, 64}, .initial_state = Presence::present};
+  const auto run = [](Case c, int pieces, Presence final_h) {
+    for_each_scale([&]<class P>() {
+      c.scale = P::scale;
+      Inputs<T> inputs(c);
+      check_as_given<P>(inputs, {.split = {pieces}, .final_h = final_h});
+    });
+  };
+  run(whole, 1, Presence::absent);
+  run(packed, 1, Presence::absent);
+  run(packed, 3, Presence::absent);
+  run(packed, 2, Presence::present);
+  run(batch, 4, Presence::absent);
+  run(batch, 2, Presence::present);
+}
+
+TEST_CASE("Wgmma gradients: in the batch-invariant plan a sequence's bits are its own") {
+  using P = Of<Scale::by_query>;
+  const Inputs<T> inputs(Case{.scale = P::scale,
+                              .shape = {.heads_q = 2, .heads_kv = 1, .dim_qk = 64, .dim_v = 64},
+                              .lengths_q = {600, 1100},
+                              .padding = Padding::middle});
+  auto args = inputs.backward();
+  args.plan = cottention::Plan::batch_invariant;
+  const auto starts_with = [](const std::vector<double>& all, const std::vector<double>& some) {
+    return !some.empty() && some.size() <= all.size() && std::equal(some.begin(), some.end(), all.begin());
+  };
+  const Gradient both = run_cuda_backward<P>(args);
+  args.shape.batch = 1;
+  for (const std::int64_t seq : {1700, 600}) {
+    args.shape.seq_q = args.shape.seq_k = seq;
+    const Gradient one = run_cuda_backward<P>(args);
+    const auto rows = [](std::vector<double> x, std::size_t size) { return x.resize(size), x; };
+    CHECK(starts_with(both.dq, rows(one.dq, 600 * 2 * 64)));
+    CHECK(starts_with(both.dk, rows(one.dk, 600 * 64)));
+    CHECK(starts_with(both.dv, rows(one.dv, 600 * 64)));
+    CHECK(starts_with(both.dinitial_state, one.dinitial_state));
+  }
+}
+
 TEST_CASE("Wgmma gradients: dq of a state that vanishes beside later ones is made again") {
-  // S of the first chunks is far below the rounding of final_h.
-  const auto run = []<class P>(double late) {
-    Inputs<T> inputs(Case{.scale = P::scale, .shape = {1, 320, 320, 1, 1, 64, 64}});
-    for (std::int64_t position = 64; position < 320; ++position)
+  // S of the first chunks of a piece is far below the rounding of what comes later in it.
+  const auto run = []<class P>(double late, std::int64_t length, std::int64_t first_late, int pieces) {
+    Inputs<T> inputs(Case{.scale = P::scale, .shape = {1, length, length, 1, 1, 64, 64}});
+    for (std::int64_t position = first_late; position < length; ++position)
       for (int d = 0; d < 64; ++d) {
         T& v = inputs.v().row(position, 0)[d];
         v = from_double<T>(cottention::to_double(v) * late);
         T& dout = inputs.dout().row(position, 0)[d];
         dout = from_double<T>(cottention::to_double(dout) / late / late);
       }
-    check<P>(inputs);
+    check_as_given<P>(inputs,
+                      {.split = {pieces}, .final_h = pieces == 1 ? Presence::present : Presence::absent});
   };
   for (const double late : {0x1p6, 0x1p13, 0x1p20}) {
     INFO("later rows of v are " << late << " times as long");
-    run.operator()<Of<Scale::by_key>>(late);
-    run.operator()<Of<Scale::by_query>>(late);
+    run.operator()<Of<Scale::by_key>>(late, 320, 64, 1);
+    run.operator()<Of<Scale::by_query>>(late, 320, 64, 1);
   }
+  run.operator()<Of<Scale::by_query>>(0x1p20, 600, 64, 2);  // of the first piece
+  run.operator()<Of<Scale::by_key>>(0x1p20, 600, 384, 2);   // of the second
+  run.operator()<Of<Scale::by_query>>(0x1p20, 600, 384, 2);
 }
 
 #if __has_include(<emulation.hpp>)
 TEST_CASE("Wgmma gradients: no schedule of threads and copies changes a bit") {
-  Inputs<T> inputs(Case{.shape = {1, 200, 200, 4, 2, 64, 64}, .padding = Padding::middle});
+  const auto check_schedules = []<class P>(const auto& args, int pieces) {
+    Gradient first;
+    cottention::emulation::for_each_schedule([&](const auto& options) {
+      INFO(cottention::emulation::describe(options));
+      const Gradient gradient = run_cuda_backward<P>(args, {.split = {pieces}});
+      if (first.dq.empty()) first = gradient;
+      CHECK(gradient.dq == first.dq);
+      CHECK(gradient.dk == first.dk);
+      CHECK(gradient.dv == first.dv);
+      CHECK(gradient.dscale_logit == first.dscale_logit);
+      CHECK(gradient.dinitial_state == first.dinitial_state);
+    });
+  };
+  const Inputs<T> inputs(Case{.shape = {1, 200, 200, 4, 2, 64, 64}, .padding = Padding::middle});
   const auto h = final_h_of(inputs);
   auto args = inputs.backward();
   args.final_h = h.data();
-  Gradient first;
-  cottention::emulation::for_each_schedule([&](const auto& options) {
-    INFO(cottention::emulation::describe(options));
-    const Gradient gradient = run_cuda_backward<Of<Scale::by_key>>(args, {.split = {1}});
-    if (first.dq.empty()) first = gradient;
-    CHECK(gradient.dq == first.dq);
-    CHECK(gradient.dk == first.dk);
-    CHECK(gradient.dv == first.dv);
-    CHECK(gradient.dscale_logit == first.dscale_logit);
-    CHECK(gradient.dinitial_state == first.dinitial_state);
-  });
+  check_schedules.operator()<Of<Scale::by_key>>(args, 1);
+  const Inputs<T> cut(Case{.scale = Scale::by_query, .shape = {1, 520, 520, 1, 1, 64, 64}});
+  check_schedules.operator()<Of<Scale::by_query>>(cut.backward(), 2);
 }
 #endif

@@ -90,6 +90,12 @@ void list_backward() {
   list_kernel<kernel::Trailing<typename P::element, 3>>("all", "");
   using Fused = host::FusedBackwardTilings<P>;
   for_each_row<Fused>([&]<Tiling t>() { list_kernel<P, t, typename Fused::template Kernel<t>>(); });
+  using Keys = host::KeyGradientTilings<P>;
+  for_each_row<Keys>([&]<Tiling t>() { list_kernel<P, t, typename Keys::template Kernel<t>>(); });
+  if constexpr (Fused::has_wgmma) {  // S of pieces
+    using OfS = typename host::PieceStates<P>::OfS;
+    list_kernel<P, tuning::wgmma_recurrence<OfS>, host::Reduce<OfS, tuning::wgmma_recurrence<OfS>>>();
+  }
   list_recurrence<P, recurrence::Output::dq>();
   list_recurrence<P, recurrence::Output::dk>();
   list_recurrence<P, recurrence::Output::dv>();

@@ -40,6 +40,14 @@ TEST_CASE("No race in gradients made together on the wgmma engine") {
   check_cuda_backward<P<bfloat16, 64, 64, Mask::causal, Scale::by_query>>(
       {.shape = {1, 300, 300, 1, 1, 0, 0}, .rows = Rows::mixed},
       {.split = {1}, .final_h = Presence::present});
+  check_cuda_backward<P<bfloat16, 64, 64, Mask::causal>>(in_pieces, {.split = {2}});
+}
+
+TEST_CASE("No race in dk and dv made together on the wgmma engine") {
+  using cottention::bfloat16;
+  using Wide = P<bfloat16, 64, 80, Mask::causal>;
+  check_cuda_backward<Wide>(masked(2), {.split = {1}});
+  check_cuda_backward<Wide>({.shape = {1, 600, 600, 1, 1, 0, 0}, .rows = Rows::mixed}, {.split = {2}});
 }
 
 TEST_CASE("No race in gradients made one by one") {

@@ -25,15 +25,15 @@ struct MmaSyncAlone {
 
 /// Global bytes of a call, over those of reading q, k, v and dout and writing dq, dk and dv once.
 template <cottention::AnyProblem P>
-double traffic(const cottention::Shape& shape, Presence final_h,
-               std::span<const Wanted> wanted = rows_alone) {
+double traffic(const cottention::Shape& shape, Presence final_h, std::span<const Wanted> wanted = rows_alone,
+               int pieces = 1) {
   using T = typename P::element;
   const Inputs<T> inputs(Case{.mask = P::mask, .scale = P::scale, .shape = shape});
   auto args = inputs.backward();
   const auto h = final_h_of(inputs);
   if (final_h == Presence::present) args.final_h = h.data();
   cottention::emulation::clear_statistics();
-  (void)run_cuda_backward<P>(args, {.split = {1}, .wanted = wanted});
+  (void)run_cuda_backward<P>(args, {.split = {pieces}, .wanted = wanted});
   const auto counted = cottention::emulation::statistics();
   const std::int64_t query_side = shape.seq_q * shape.heads_q * (2 * shape.dim_qk + shape.dim_v);
   const std::int64_t key_side = shape.seq_k * shape.heads_kv * (2 * shape.dim_qk + 2 * shape.dim_v);
@@ -63,6 +63,30 @@ TEST_CASE("Gradients together on the wgmma engine move each tensor once, of grou
     CHECK(moved <= 1.05);
   }
   check_conflicts();
+}
+
+TEST_CASE("dk and dv together on the wgmma engine move each of their tensors once, of grouped heads too") {
+  using P = Problem<cottention::bfloat16, HeadDim{128, 128}, Mask::causal, Scale::by_key>;
+  constexpr Wanted keys_alone[] = {Wanted::dk, Wanted::dv};
+  for (const std::int64_t heads_q : {1, 2}) {
+    // Of all that gradients together move, this leaves dq.
+    const double of_all = static_cast<double>(3 * heads_q + 4),
+                 of_these = static_cast<double>(2 * heads_q + 4);
+    const double moved =
+        traffic<P>(support::Extents{1, 2048, 2048, heads_q, 1, 128, 128}, Presence::absent, keys_alone) *
+        of_all / of_these;
+    CHECK(moved >= 0.99);
+    CHECK(moved <= 1.05);
+  }
+  check_conflicts();
+}
+
+TEST_CASE("Gradients together on the wgmma engine read k and v again for S, and q and g for D") {
+  using P = Problem<cottention::bfloat16, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
+  const cottention::Shape shape = support::Extents{1, 2048, 2048, 1, 1, 64, 64};
+  CHECK(traffic<P>(shape, Presence::absent) <= 9.0 / 7 * 1.05);
+  CHECK(traffic<P>(shape, Presence::absent, rows_alone, 2) <= 10.0 / 7 * 1.05);
+  CHECK(traffic<P>(shape, Presence::present, rows_alone, 2) <= 9.0 / 7 * 1.05);
 }
 
 TEST_CASE("Wide gradients together move each tensor once, causal and bidirectional") {

@@ -1,4 +1,4 @@
-// A call of `backward`: a recurrence for each gradient, or one kernel for all of them.
+// A call of `backward`: a recurrence for each gradient, or one kernel for all of them, or for dk and dv.
 #pragma once
 
 #include <algorithm>
@@ -10,59 +10,15 @@
 #include <type_traits>
 
 #include <cottention/choice.hpp>
+#include <cottention/host/gradient_tilings.cuh>
 #include <cottention/host/launches.cuh>
+#include <cottention/host/piece_states.cuh>
 #include <cottention/host/recurrence.cuh>
 #include <cottention/host/validation.hpp>
 #include <cottention/kernel/scale_grad.cuh>
 #include <cottention/workspace_layout.hpp>
 
 namespace cottention::host {
-
-/// The kernel of a Tiling that makes all gradients.
-template <AnyProblem P, Tiling tiling>
-struct FusedBackwardKernel {
-  using type = Gradient<P, tiling>;
-};
-template <AnyProblem P, Tiling tiling>
-requires(P::mask == Mask::bidirectional) struct FusedBackwardKernel<P, tiling> {
-  using type = GradientApply<P, tiling>;
-};
-
-/// Rows of the kernel that makes all gradients. A call with a Tiling of the caller's has none.
-template <AnyProblem P, Tiling... given>
-struct FusedBackwardTilings {
-  static constexpr bool has_wgmma = sizeof...(given) == 0 && sm90::has_fused_backward<P>;
-  static constexpr tuning::TilingTable table = [] {
-    tuning::TilingTable rows;
-    if constexpr (sizeof...(given) == 0) rows = tuning::fused_backward_tilings<P>;
-    if constexpr (has_wgmma) rows.add(tuning::wgmma_fused_backward<P>);
-    return rows;
-  }();
-  template <Tiling tiling>
-  using Kernel = typename FusedBackwardKernel<P, tiling>::type;
-
-  /// The row of the wgmma engine, whose kernel takes S from final_h; the count of rows where the device or a
-  /// tensor is not for it.
-  static std::size_t choose_wgmma(const Workload& call, const device::Properties& device) {
-    if constexpr (has_wgmma) {
-      constexpr Tiling tiling = tuning::wgmma_fused_backward<P>;
-      if (device.compute_capability == 90 && call.tma.first_refused() == nullptr &&
-          has_room<Kernel<tiling>>(device) && device::has_code<Kernel<tiling>>())
-        return table.row_of(tiling);
-    }
-    return table.count;
-  }
-  /// The row of the mma.sync engine for so many blocks; the count of rows where the device has room for none.
-  static std::size_t choose_mma_sync(tuning::Occupancy occupancy, const device::Properties& device) {
-    if constexpr (sizeof...(given) == 0 && sm80::has_fused_backward<P>) {
-      constexpr Tiling low = tuning::fused_backward_tiling<P>(tuning::Occupancy::low),
-                       high = tuning::fused_backward_tiling<P>(tuning::Occupancy::high);
-      if (occupancy == tuning::Occupancy::low && has_room<Kernel<low>>(device)) return table.row_of(low);
-      if (has_room<Kernel<high>>(device)) return table.row_of(high);
-    }
-    return table.count;
-  }
-};
 
 /// Scratch memory of one call. The recurrences run one after the other and use the same.
 template <class A>
@@ -102,6 +58,10 @@ class BackwardCall {
     for_each_output(
         [this]<class R, Tiling tiling>(const SplitPlan& p) { this->template count<R, tiling>(p); });
     fused_row_ = choose_fused(load, device);
+    shares_keys_ = !is_fused() && has_key_gradients(device);
+    if constexpr (FusedRows::has_wgmma)
+      if (FusedRows::choose_wgmma(load, device) != no_row)
+        counts_.partial_states = (std::max)(counts_.partial_states, piece_states().elements());
   }
 
   /// Bytes of scratch memory that are enough whichever outputs are wanted.
@@ -117,7 +77,14 @@ class BackwardCall {
   BackwardChoice choice() const {
     BackwardChoice choice{.fused = is_fused(), .workspace_bytes = workspace_bytes()};
     if constexpr (FusedRows::table.count > 0)
-      if (choice.fused) choice.fused_tiling = FusedRows::table.list[fused_row_];
+      if (choice.fused) {
+        choice.fused_tiling = FusedRows::table.list[fused_row_];
+        choice.fused_pieces = fused_splits().pieces;
+      }
+    if constexpr (KeyRows::table.count > 0)
+      if (shares_keys_)
+        choice.dk_dv = {.tiling = KeyRows::table.list[0],
+                        .pieces = recurrences_[place_of(Output::dk)].splits.pieces};
     for_each_output([&]<class R, Tiling tiling>(const SplitPlan& p) {
       if (!has_own_kernels(R::output)) return;
       (R::output == Output::dq   ? choice.dq
@@ -135,19 +102,28 @@ class BackwardCall {
       if (is_fused())
         with_row<FusedRows>(fused_row_, [&]<Tiling tiling>() {
           using Kernel = typename FusedRows::template Kernel<tiling>;
-          each.template operator()<Kernel>({args_.shape.batch * args_.shape.heads_kv},
-                                           [&] { return fused_params(workspace); });
+          if constexpr (tiling.engine == Engine::wgmma)
+            piece_states().kernels(workspace.partial_states, each,
+                                   [&] { return fused_params<tiling>(workspace).dk; });
+          each.template operator()<Kernel>({fused_splits().batch_heads, fused_splits().pieces},
+                                           [&] { return fused_params<tiling>(workspace); });
         });
     for_each_output([&]<class R, Tiling tiling>(const SplitPlan& splits) {
+      if constexpr (KeyRows::table.count > 0 && R::output == Output::dk && tiling.engine == Engine::wgmma)
+        if (shares_keys_) key_kernels<R, tiling>(splits, workspace, each);
       if (!has_own_kernels(R::output)) return;
       const auto of_recurrence = [&] {
         auto p = params<R, tiling>(splits, workspace);
         if (is_fused()) p.redo_flags = workspace.redo_flags;
         return p;
       };
-      recurrence_kernels<R, tiling>(splits, [&]<class Kernel>(device::Grid grid) {
+      const auto launch = [&]<class Kernel>(device::Grid grid) {
         each.template operator()<Kernel>(grid, of_recurrence);
-      });
+      };
+      if (is_fused())
+        output_kernels<R, tiling>(splits, launch);
+      else
+        recurrence_kernels<R, tiling>(splits, launch);
     });
     if (args_.dscale_logit != nullptr && args_.shape.heads_kv > 0)
       each.template operator()<kernel::ScaleGrad<T>>({args_.shape.heads_kv},
@@ -160,6 +136,7 @@ class BackwardCall {
 
  private:
   using FusedRows = FusedBackwardTilings<P, given...>;
+  using KeyRows = KeyGradientTilings<P, given...>;
   template <Output output>
   using RowsOf = RecurrenceRows<kernel::Roles<P, output>, given...>;
 
@@ -193,7 +170,7 @@ class BackwardCall {
   void count(const SplitPlan& p) {
     counts_.partial_states =
         (std::max)(counts_.partial_states, static_cast<std::int64_t>(p.partial_bytes / sizeof(A)));
-    if (FusedRows::table.count > 0 && P::mask == Mask::causal) counts_.redo_flags = p.batch_heads;
+    if (FusedRows::table.count > 0 && P::mask == Mask::causal) counts_.redo_flags = p.batch_heads * p.pieces;
     if constexpr (has_project<R, tiling>) {
       const Shape& s = args_.shape;
       const std::int64_t rows = (R::rows_are_queries ? s.seq_q * s.heads_q : s.seq_k * s.heads_kv) *
@@ -236,16 +213,20 @@ class BackwardCall {
   /// each has kernels of its own.
   std::size_t choose_fused(const Workload& load, const device::Properties& device) const {
     const Shape& s = load.shape;
-    // Whether a sequence is cut may follow from the rest of its batch, and must not change its bits then.
-    if (load.plan == Plan::batch_invariant) return no_row;
     if (s.seq_q == 0 || s.heads_q == 0) return no_row;
-    for (const Recurrence& r : recurrences_)
-      if (r.splits.pieces > 1) return no_row;
-    if (wanted(Output::dq) + wanted(Output::dk) + wanted(Output::dv) < 2) return no_row;
+    const int outputs = wanted(Output::dq) + wanted(Output::dk) + wanted(Output::dv);
+    if (outputs < 2) return no_row;
+    if (!wanted(Output::dq) && has_key_gradients(device)) return no_row;  // it moves no tensor for dq
+    const bool is_invariant = load.plan == Plan::batch_invariant;
+    bool is_cut = false;
+    for (const Recurrence& r : recurrences_) is_cut = is_cut || r.splits.pieces > 1;
+    // Two of the gradients alone move 9 or 10 tensors; together, with S summed first, it takes as long as 10.
+    if (args_.final_h != nullptr || is_cut || is_invariant || outputs == 3)
+      if (const std::size_t row = FusedRows::choose_wgmma(load, device); row != no_row) return row;
+    // Whether a sequence is cut may follow from the rest of its batch, and must not change its bits then.
+    if (is_invariant || is_cut) return no_row;
     const tuning::Occupancy occupancy = tuning::occupancy_of(s.batch * s.heads_kv, device.multiprocessors);
     if constexpr (P::mask == Mask::causal) {
-      if (args_.final_h != nullptr)
-        if (const std::size_t row = FusedRows::choose_wgmma(load, device); row != no_row) return row;
       if (s.heads_q != s.heads_kv) return no_row;
       // Three kernels of the wgmma engine read twice the bytes. Counted in the clocks of shared memory
       // (docs/performance.md, "Floors"), the kernel of the mma.sync engine takes less time beyond that only
@@ -262,11 +243,39 @@ class BackwardCall {
     });
     return all;
   }
+  /// Whether one kernel makes dk and dv: both are wanted, and would be recurrences of the wgmma engine.
+  bool has_key_gradients(const device::Properties& device) const {
+    bool has = KeyRows::table.count > 0 && wanted(Output::dk) && wanted(Output::dv);
+    for_each_output([&]<class R, Tiling tiling>(const SplitPlan&) {
+      if (R::output != Output::dq) has = has && tiling.engine == Engine::wgmma;
+    });
+    if constexpr (KeyRows::table.count > 0) {
+      using Kernel = typename KeyRows::template Kernel<KeyRows::table.list[0]>;
+      return has && has_room<Kernel>(device) && device::has_code<Kernel>();
+    }
+    return has;
+  }
   bool is_fused() const { return fused_row_ != no_row; }
   /// Whether an output has kernels of its own: beside the fused kernel, dq of the heads whose redo flag it
   /// sets.
   bool has_own_kernels(Output output) const {
+    if (shares_keys_ && output != Output::dq) return false;
     return wanted(output) && (!is_fused() || (P::mask == Mask::causal && output == Output::dq));
+  }
+
+  /// The kernel that makes dk and dv, from the states of dk's recurrence.
+  template <kernel::AnyRoles R, Tiling tiling, class Each>
+  void key_kernels(const SplitPlan& splits, const GradientWorkspace<A>& workspace, Each each) const {
+    if (splits.pieces > 1)
+      state_kernels<R, tiling>(splits, [&]<class Kernel>(device::Grid grid) {
+        each.template operator()<Kernel>(grid, [&] { return params<R, tiling>(splits, workspace); });
+      });
+    using Kernel = typename KeyRows::template Kernel<KeyRows::table.list[0]>;
+    each.template operator()<Kernel>({splits.batch_heads, splits.pieces}, [&] {
+      auto p = gradient_params(workspace);
+      p.dq.out = {};  // maybe not for TMA
+      return p;
+    });
   }
 
   // ---- What kernels are given
@@ -290,14 +299,29 @@ class BackwardCall {
             .partials_per_head = partials_per_head_};
   }
 
-  kernel::GradientParams<P> fused_params(const GradientWorkspace<A>& workspace) const {
+  /// How the kernel that makes all gradients cuts sequences. Only that of the wgmma engine does, whose
+  /// recurrences are cut alike.
+  const SplitPlan& fused_splits() const { return recurrences_[place_of(Output::dq)].splits; }
+  PieceStates<P> piece_states() const { return {args_, fused_splits()}; }
+
+  /// Those of each recurrence.
+  kernel::GradientParams<P> gradient_params(const GradientWorkspace<A>& workspace) const {
     kernel::GradientParams<P> p;
     for_each_output([&]<class R, Tiling tiling>(const SplitPlan& splits) {
       auto& part = R::output == Output::dq ? p.dq : R::output == Output::dk ? p.dk : p.dv;
       part = params<R, tiling>(splits, workspace);
     });
+    return p;
+  }
+  template <Tiling fused_tiling>
+  kernel::GradientParams<P> fused_params(const GradientWorkspace<A>& workspace) const {
+    kernel::GradientParams<P> p = gradient_params(workspace);
     p.final_h = args_.final_h;
     if constexpr (P::mask == Mask::causal) p.redo_flags = workspace.redo_flags;
+    if constexpr (fused_tiling.engine == Engine::wgmma) {
+      p.dq.partial_states = piece_states().of_s(workspace.partial_states);
+      p.dk.partial_states = piece_states().of_d(workspace.partial_states);
+    }
     return p;
   }
 
@@ -340,6 +364,7 @@ class BackwardCall {
   GradientCounts counts_;
   int partials_per_head_ = 0;
   std::size_t fused_row_ = no_row;
+  bool shares_keys_ = false;
 };
 
 }  // namespace cottention::host

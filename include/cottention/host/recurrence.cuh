@@ -136,16 +136,20 @@ CallStatus validate_engine(const Workload& call, const device::Properties& devic
   return {};
 }
 
-/// The kernels over heads, in their order: `each` is called with a kernel and its grid.
+/// The kernels that write the partial states of pieces, in their order: `each` is called with a kernel and
+/// its grid.
 template <kernel::AnyRoles R, Tiling tiling, class Each>
-void recurrence_kernels(const SplitPlan& plan, Each each) {
+void state_kernels(const SplitPlan& plan, Each each) {
   using Prefix = kernel::Prefix<typename R::element, R::mask>;
+  each.template operator()<Reduce<R, tiling>>({plan.batch_heads, plan.pieces, plan.v_tiles});
+  if (plan.pieces > 1)
+    each.template operator()<Prefix>({plan.batch_heads, Prefix::parts(plan.partial_elements), plan.v_tiles});
+}
+/// The kernels that make the output, likewise.
+template <kernel::AnyRoles R, Tiling tiling, class Each>
+void output_kernels(const SplitPlan& plan, Each each) {
   const device::Grid pieces{plan.batch_heads, plan.pieces, plan.v_tiles};
   const device::Grid parts{plan.batch_heads, plan.m_blocks, plan.v_tiles};
-  if (plan.pieces > 1) {
-    each.template operator()<Reduce<R, tiling>>(pieces);
-    each.template operator()<Prefix>({plan.batch_heads, Prefix::parts(plan.partial_elements), plan.v_tiles});
-  }
   if constexpr (R::mask == Mask::causal)
     each.template operator()<Walk<R, tiling>>(pieces);
   else
@@ -153,6 +157,12 @@ void recurrence_kernels(const SplitPlan& plan, Each each) {
   if constexpr (has_project<R, tiling>)
     each.template operator()<Project<R, tiling>>(
         {plan.batch_heads, R::mask == Mask::causal ? plan.pieces : plan.m_blocks});
+}
+/// All kernels over heads.
+template <kernel::AnyRoles R, Tiling tiling, class Each>
+void recurrence_kernels(const SplitPlan& plan, Each each) {
+  if (plan.pieces > 1) state_kernels<R, tiling>(plan, each);
+  output_kernels<R, tiling>(plan, each);
 }
 
 /// All but the tensors and states.

@@ -12,6 +12,8 @@
 //
 // Scaled by query, the gradient of m is a sum of log(n) (q^ . dq^), of which 1 / sqrt(dim_qk) of an error
 // falls on q^. Where more does, chunk after chunk, the distance from the initial state shows it.
+//
+// Where a sequence is cut, each piece has a bound of its own, and S before the piece is its initial state.
 #pragma once
 
 #include <concepts>
@@ -67,7 +69,8 @@ class DqErrorBound {
     add(g_log_, g_log);
   }
 
-  /// Whether the error may be more than is allowed, as thread 0 is told. `off`: the sum of the squared
+  /// Whether the error may be more than is allowed, as thread 0 is told. chunks: additions to S that have
+  /// been rounded, two for each. `off`: the sum of the squared
   /// distances of the thread's elements of S, with all chunks subtracted, from the initial state. Scope:
   /// block; barriers inside: 14, or 18 with wants_scale_grad.
   __device__ __forceinline__ bool exceeds(double off, int chunks, bool wants_dq, bool wants_scale_grad,

@@ -32,7 +32,10 @@ struct RecurrenceParams {
   tile::View<A> grad_normalized;  // gradients of normalised rows for Project; null: blocks hold whole rows
   double* scale_grad_partials =
       nullptr;  // (batch * heads_kv, pieces or M blocks) of the gradient of scale_logit; null: not wanted
-  const int* redo_flags = nullptr;  // (batch * heads_kv) 0: Walk leaves the head out; null: it does all heads
+  const int* redo_flags =
+      nullptr;  // (batch * heads_kv, max_pieces) 0: Walk leaves the piece out; null: it does all of them
+  /// Causal: whether the sum over the piece that is last in the walk is wanted.
+  bool sums_last_piece = false;
   std::int64_t seq_rows = 0, seq_terms = 0;
   int row_group = 1, term_group = 1;  // heads of rows and of terms for each of heads_kv
   int heads_kv = 0;
@@ -44,13 +47,13 @@ struct RecurrenceParams {
 };
 
 /// The parameters of a kernel that makes dq, dk and dv together. Blocks: x = batch index * heads_kv +
-/// key/value head.
+/// key/value head, y = piece where the kernel takes sequences that are cut.
 template <AnyProblem P>
 struct GradientParams {
   using T = typename P::element;
-  RecurrenceParams<T> dq, dk, dv;          // of each alone; no sequence is cut
-  const Accumulate<T>* final_h = nullptr;  // null: summed here first
-  int* redo_flags = nullptr;               // [batch head], causal: whether dq is to be done again
+  RecurrenceParams<T> dq, dk, dv;          // of each alone
+  const Accumulate<T>* final_h = nullptr;  // null: summed first
+  int* redo_flags = nullptr;  // (batch * heads_kv, max_pieces), causal: whether dq is to be done again
 };
 
 /// The partial state (partial_elements) of a piece, by its order in the walk, and a V tile, of the head of
@@ -60,6 +63,12 @@ __device__ __forceinline__ Accumulate<T>* partial_state_of(const RecurrenceParam
                                                            int order) {
   const std::int64_t head_tile = std::int64_t{device::block_x()} * params.v_tiles + v_tile;
   return params.partial_states + (head_tile * params.split_rule.max_pieces + order) * params.partial_elements;
+}
+
+/// The place of the block's piece in an array (batch * heads_kv, max_pieces).
+template <Element T>
+__device__ __forceinline__ std::int64_t piece_index(const RecurrenceParams<T>& params) {
+  return std::int64_t{device::block_x()} * params.split_rule.max_pieces + device::block_y();
 }
 
 }  // namespace cottention::kernel

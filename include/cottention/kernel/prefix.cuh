@@ -11,8 +11,8 @@ namespace cottention::kernel {
 /// Replaces the partial state of each piece of a head by the sum of those up to and including it; a thread
 /// owns the same 16 bytes of every state. The order of elements in a partial state is that of its Tiling, and
 /// does not matter here: one kernel serves every recurrence and Tiling. Blocks: x and z as in
-/// RecurrenceParams, y = part of a partial state. Causal walks do not read the last sum, which is not
-/// computed; bidirectional ones read no other.
+/// RecurrenceParams, y = part of a partial state. Causal walks do not read the last sum, which is
+/// computed where sums_last_piece asks for it; bidirectional ones read no other.
 template <Element T, Mask mask>
 struct Prefix {
   static constexpr int threads = 128;
@@ -37,7 +37,7 @@ struct Prefix {
     const tile::SequenceSide rows(params.row_offsets, nullptr, batch, params.seq_rows);
     const tile::SequenceSide terms(params.term_offsets, nullptr, batch, params.seq_terms);
     const tile::Pieces pieces(tile::walk_length<mask>(rows, terms), params.split_rule, params.chunk);
-    const int count = pieces.count - (mask == Mask::causal ? 1 : 0);
+    const int count = pieces.count - (mask == Mask::causal && !params.sums_last_piece ? 1 : 0);
     const auto at = [&](int piece) {
       return reinterpret_cast<Vec*>(partial_state_of(params, device::block_z(), piece) + element);
     };

@@ -17,7 +17,8 @@ inline constexpr bool has_fused_backward =
     std::same_as<typename P::element, bfloat16>&& P::mask == Mask::causal&& P::head_dim == HeadDim{64, 64};
 
 /// Maps have the tensors' dimensions, as those of RecurrenceParams; tiles of outputs are 16 rows, a warp's.
-/// final_h is not null.
+/// Partial states: of dq are S after each piece, H^T (v, k), read where final_h does not have it; of dk are D
+/// behind each piece, as Walk of dk reads them, null where no sequence is cut.
 template <AnyProblem P>
 struct GradientParams : kernel::GradientParams<P> {
   device::TensorMap q_map, k_map, v_map, g_map, dq_map, dk_map, dv_map;
@@ -38,7 +39,7 @@ struct GradientBlock {
   using Params = GradientParams<P>;
   using Rows = Tile<T, dim>;
   using Pair = RowPair<T, dim>;
-  using Pairs = PairRing<T, dim, tiling.stages>;
+  using Pairs = PairRing<Pair, tiling.stages>;
   using State = sm90::State<T, HeadDim{dim, dim}>;
   using PublishedState = StateTile<T, dim, dim>;
   using ErrorBound = kernel::DqErrorBound<P, threads, 128>;
@@ -48,63 +49,12 @@ struct GradientBlock {
   using Roles = kernel::Roles<P, output>;
   using Head = sm90::Head<Roles<Output::dq>, tiling>;
 
-  /// The queries or the keys of the head, in shared memory.
-  struct Side {
-    const std::uint8_t* mask;
-    int length, start, first_head, batch;
-
-    /// Scope: thread, before a barrier.
-    __device__ __forceinline__ void set(const tile::SequenceSide& side, int head, std::int64_t batch_index) {
-      device::store_shared(&mask, side.mask);
-      device::store_shared(&length, side.length);
-      device::store_shared(&start, static_cast<int>(side.start));
-      device::store_shared(&first_head, head);
-      device::store_shared(&batch, side.packed ? 0 : static_cast<int>(batch_index));
-    }
-    __device__ __forceinline__ tile::ValidRows<chunk_rows> valid(int row) const {
-      return tile::ValidRows<chunk_rows>::load(device::load_shared(&mask), row, device::load_shared(&length));
-    }
-    /// Of a query head of the group.
-    __device__ __forceinline__ Coordinates at(int group_head, int row) const {
-      return {device::load_shared(&start) + row, device::load_shared(&first_head) + group_head,
-              device::load_shared(&batch)};
-    }
-    template <class E>
-    __device__ __forceinline__ tile::RowView<E> rows(const tile::View<E>& view, int group_head) const {
-      const Coordinates first = at(group_head, 0);
-      return {view.data + first.row * view.seq + first.batch * view.batch + first.head * view.head, view.seq,
-              device::load_shared(&length)};
-    }
-  };
-  /// A position of the walk: chunk by chunk from the last one on, and in each one query head of the group
-  /// after the other.
-  struct alignas(8) Position {
-    int chunks = 0;      // before it
-    int group_head = 0;  // query head of the group
-
-    __device__ __forceinline__ void advance(int group) {
-      if (++group_head < group) return;
-      group_head = 0;
-      ++chunks;
-    }
-    __device__ __forceinline__ typename Pairs::Place queries(int group) const {
-      return in_ring(static_cast<unsigned>(chunks) * static_cast<unsigned>(group) +
-                     static_cast<unsigned>(group_head));
-    }
-    __device__ __forceinline__ typename Pairs::Place keys() const {
-      return in_ring(static_cast<unsigned>(chunks));
-    }
-    __device__ __forceinline__ RingPlace<1> state() const { return {0, chunks % 2}; }
-
-   private:
-    static_assert((tiling.stages & (tiling.stages - 1)) == 0);
-    static __device__ __forceinline__ typename Pairs::Place in_ring(unsigned count) {
-      const auto own = static_cast<unsigned>(device::opaque(static_cast<int>(count)));
-      return {static_cast<int>(own % tiling.stages), static_cast<int>(own / tiling.stages % 2)};
-    }
-  };
+  using Side = sm90::Side;
+  using Position = sm90::Position<tiling.stages>;
   struct Storage {
-    int chunks;       // of the sequence
+    int pieces;       // of the sequence
+    int chunks;       // of the piece
+    int last_row;     // of its last chunk
     Position loaded;  // the next one to load; its thread has no registers for it
     Side of_queries, of_keys;
     Pairs queries, keys;  // of q and g, and of k and v
@@ -118,20 +68,21 @@ struct GradientBlock {
     ErrorBound dq_error;
   };
 
-  /// Writes which chunks of a walk over `terms` are leading ones. Scope: warp, before a barrier; one does it.
+  /// Writes which chunks of the piece's walk over `terms` are leading ones. Scope: warp, before a barrier;
+  /// one does it.
   template <recurrence::Direction direction>
-  static __device__ __forceinline__ void find_leading(int warp, const tile::SequenceSide& terms,
-                                                      int& end_shared) {
+  static __device__ __forceinline__ void find_leading(int warp, const Head& head,
+                                                      const tile::SequenceSide& terms, int& end_shared) {
     if (device::warp_index() != warp) return;
     const auto found =
-        tile::LeadingChunks<chunk_rows, direction>::find(terms.mask, 0, terms.length, terms.length);
+        tile::LeadingChunks<chunk_rows, direction>::find(terms.mask, head.first, head.last, terms.length);
     if (lane_index() == 0) device::store_shared(&end_shared, found.end);
   }
   static __device__ __forceinline__ bool within(const Storage& storage, const Position& at) {
     return at.chunks < device::load_shared(&storage.chunks);
   }
   static __device__ __forceinline__ int row_of(const Storage& storage, const Position& at) {
-    return (device::load_shared(&storage.chunks) - 1 - at.chunks) * chunk_rows;
+    return device::load_shared(&storage.last_row) - at.chunks * chunk_rows;
   }
   static __device__ __forceinline__ std::int64_t state_offset() {
     return std::int64_t{device::block_x()} * dim * dim;
@@ -140,7 +91,10 @@ struct GradientBlock {
   static __device__ __forceinline__ void init(const Head& head, Storage& storage) {
     storage.of_queries.set(head.rows, head.kv_head * head.group, head.batch);
     storage.of_keys.set(head.terms, head.kv_head, head.batch);
-    device::store_shared(&storage.chunks, (head.last + chunk_rows - 1) / chunk_rows);
+    const int chunks = (head.last - head.first + chunk_rows - 1) / chunk_rows;
+    device::store_shared(&storage.pieces, head.pieces.count);
+    device::store_shared(&storage.chunks, chunks);
+    device::store_shared(&storage.last_row, head.first + (chunks - 1) * chunk_rows);
     device::store_shared(&storage.loaded, Position{});
     storage.queries.init(4 * groups);
     storage.keys.init(4 * groups);

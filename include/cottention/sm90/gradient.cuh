@@ -1,5 +1,5 @@
-// All gradients of one causal head in one pass over its chunks, in reverse: sm80/gradient.cuh has the
-// formulas, and why dq may have to be made again. Warpgroups have a part each:
+// All gradients of one causal head, or of a piece of it, in one pass over its chunks, in reverse:
+// sm80/gradient.cuh has the formulas, and why dq may have to be made again. Warpgroups have a part each:
 //
 //     dq       scores g v^T, out = scores k + g S^T, and the norms of q
 //     dk       scores v g^T, out = scores q + v D^T, and the norms of k
@@ -32,15 +32,21 @@ struct Gradient {
 
   static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     const typename Block::Head head(params.dq);
+    if (head.order >= head.pieces.count) {  // a sequence may have fewer pieces than another of its batch
+      if (device::thread_index() == 0) write(params, 0, false);
+      return;
+    }
     if (device::thread_index() == 0) Block::init(head, storage);
-    Block::template find_leading<recurrence::Direction::forward>(0, head.terms, storage.leading_keys_end);
-    Block::template find_leading<recurrence::Direction::reverse>(1, head.rows, storage.leading_queries_end);
+    Block::template find_leading<recurrence::Direction::forward>(0, head, head.terms,
+                                                                 storage.leading_keys_end);
+    Block::template find_leading<recurrence::Direction::reverse>(1, head, head.rows,
+                                                                 storage.leading_queries_end);
     typename Block::Weights weights(params.dq, head.batch, head.kv_head, head.keys(), 0, head.last,
                                     storage.counts);
     storage.dq_error.set_zero();
     device::store_shared(storage.scale_grad + device::thread_index(), 0.0);
     device::sync_block();  // barriers are initialised
-    float off = 0;         // of S from the initial state
+    float off = 0;         // of S from what it is before the piece
     const int part = group_index();
     if (part == 0) {
       set_registers<Shares::first, Shares::average>();
@@ -56,7 +62,7 @@ struct Gradient {
       off = walk_states(params, storage);
     }
     device::sync_block();  // what weights need is used again
-    finish_head(params, storage, off);
+    finish_piece(params, storage, off);
   }
 
  private:
@@ -65,15 +71,28 @@ struct Gradient {
     static constexpr int average = 128, first = 128, second = 120, dv = 120, states = 144;
   };
 
-  /// Returns the thread's part of the squared distance that S, with all chunks subtracted, is off the initial
-  /// state. Scope: the last warpgroup.
-  static __device__ __forceinline__ float walk_states(const Params& params, Storage& storage) {
-    State s(0), d(0);
-    s.load(params.final_h + Block::state_offset(), recurrence::StateLayout::as_is);
-    if (params.dk.initial_h != nullptr)
+  /// Loads S after the piece and D behind it. Scope: the last warpgroup.
+  static __device__ __forceinline__ void start_states(const Params& params, int pieces, State& s, State& d) {
+    const int behind = pieces - 1 - device::block_y();  // pieces
+    if (behind == 0 && params.final_h != nullptr)
+      s.load(params.final_h + Block::state_offset(), recurrence::StateLayout::as_is);
+    else
+      s.load_partial(kernel::partial_state_of(params.dq, 0, device::block_y()));
+    // The partial states of dk are in the order of its walk, a copy of the caller's state for the last one:
+    // start_walk() of reduce.cuh says why.
+    if (behind > 0 || (params.dk.partial_states != nullptr && params.dk.initial_h != nullptr))
+      d.load_partial(kernel::partial_state_of(params.dk, 0, (behind > 0 ? behind : pieces) - 1));
+    else if (params.dk.initial_h != nullptr)
       d.load(params.dk.initial_h + Block::state_offset(), recurrence::StateLayout::transposed);
     else
       d.set_zero();
+  }
+
+  /// Returns the thread's part of the squared distance that S, with all chunks subtracted, is off what it is
+  /// before the piece. Scope: the last warpgroup.
+  static __device__ __forceinline__ float walk_states(const Params& params, Storage& storage) {
+    State s(0), d(0);
+    start_states(params, device::load_shared(&storage.pieces), s, d);
     storage.dq_error.observe_state(s.squares());
     StateExponents<T, Block::dim> exponents;  // of half alone
     const auto publish = [&](State& state, typename Block::PublishedState& to, Ring<1>& barriers,
@@ -99,6 +118,8 @@ struct Gradient {
       d.template absorb<true>(queries.y, queries.x, queries.terms);
       storage.queries.barriers.arrive_empty(at.queries(params.dq.row_group));
     }
+    const int order = device::opaque(device::block_y());
+    if (order > 0) return s.squared_distance_from_partial(kernel::partial_state_of(params.dq, 0, order - 1));
     if (params.dv.final_h != nullptr)
       d.store(params.dv.final_h + Block::state_offset(), recurrence::StateLayout::transposed);
     const float* initial = params.dq.initial_h;
@@ -106,19 +127,35 @@ struct Gradient {
                               recurrence::StateLayout::as_is);
   }
 
-  /// Writes what is left at the end of a head, and whether its dq is to be made again. Scope: block; barriers
-  /// inside: those of ErrorBound::exceeds(), and 2.
-  static __device__ __forceinline__ void finish_head(const Params& params, Storage& storage, float off) {
-    double* const partials = (Block::weighs_queries ? params.dq : params.dk).scale_grad_partials;
-    if (partials != nullptr)
-      kernel::store_scale_grad(
-          partials, 1, device::load_shared(storage.scale_grad + device::opaque(device::thread_index())),
+  /// Writes what is left at the end of a piece, and whether its dq is to be made again. Scope: block;
+  /// barriers inside: those of ErrorBound::exceeds(), and 2.
+  static __device__ __forceinline__ void finish_piece(const Params& params, Storage& storage, float off) {
+    double scale_grad = 0;
+    if (scale_grad_partials(params) != nullptr) {
+      device::sync_block();  // earlier readers of the storage are done
+      scale_grad = device::sum_over_block<threads>(
+          device::load_shared(storage.scale_grad + device::opaque(device::thread_index())),
           storage.counts.sum);
-    const bool exceeds =
-        storage.dq_error.exceeds(off, device::load_shared(&storage.chunks), params.dq.out.data != nullptr,
-                                 Block::weighs_queries && partials != nullptr, storage.counts.sum);
-    if (device::thread_index() == 0)
-      device::store_global(params.redo_flags + device::block_x(), exceeds ? 1 : 0);
+    }
+    // The sum of a piece alone starts from zero and may be up to twice the largest S; its roundings and those
+    // of S together are less than those of three times the chunks.
+    const int chunks =
+        device::load_shared(&storage.chunks) * (device::load_shared(&storage.pieces) > 1 ? 3 : 1);
+    const bool exceeds = storage.dq_error.exceeds(
+        off, chunks, params.dq.out.data != nullptr,
+        Block::weighs_queries && scale_grad_partials(params) != nullptr, storage.counts.sum);
+    if (device::thread_index() == 0) write(params, scale_grad, exceeds);
+  }
+
+  static __device__ __forceinline__ double* scale_grad_partials(const Params& params) {
+    return (Block::weighs_queries ? params.dq : params.dk).scale_grad_partials;
+  }
+  /// Writes the piece's part of the gradient of scale_logit and its redo flag. Scope: one thread.
+  static __device__ __forceinline__ void write(const Params& params, double scale_grad, bool exceeds) {
+    const std::int64_t at = kernel::piece_index(params.dq);
+    if (scale_grad_partials(params) != nullptr)
+      device::store_global(scale_grad_partials(params) + at, scale_grad);
+    device::store_global(params.redo_flags + at, exceeds ? 1 : 0);
   }
 };
 

@@ -121,14 +121,14 @@ __device__ __forceinline__ void load_panels(Tile<T, columns>& tile, const device
   for (int p = 0; p < Tile<T, columns>::panels; ++p)
     device::tma_load(&tile.panel[p], &map, barrier, panel_columns * p, from.row, from.head, from.batch);
 }
-/// Starts stores of the tile's rows that exist in the tensor. Scope: thread, after fence_proxy_async() by the
-/// writers and a barrier.
+/// Starts stores of the tile's rows from `first` on, as many as the map's tiles have, that exist in the
+/// tensor. Scope: thread, after fence_proxy_async() by the writers and a barrier.
 template <Element T, int columns>
-__device__ __forceinline__ void store_panels(const Tile<T, columns>& tile, const device::TensorMap& map,
-                                             Coordinates to) {
+__device__ __forceinline__ void store_panels(Tile<T, columns>& tile, const device::TensorMap& map,
+                                             Coordinates to, int first = 0) {
 #pragma unroll
   for (int p = 0; p < Tile<T, columns>::panels; ++p)
-    device::tma_store(&map, &tile.panel[p], panel_columns * p, to.row, to.head, to.batch);
+    device::tma_store(&map, tile.panel[p].at(first, 0), panel_columns * p, to.row, to.head, to.batch);
   device::cp_async_bulk_commit();
 }
 

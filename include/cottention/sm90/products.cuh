@@ -24,6 +24,18 @@ __device__ __forceinline__ void start_scores(Scores& scores, const RowFragments<
                                                           k == 0 ? device::Sum::start : device::Sum::add);
   device::wgmma_commit();
 }
+/// The same where lanes have no registers for a.
+template <Element T, int columns>
+__device__ __forceinline__ void start_scores(Scores& scores, const Tile<T, columns>& a,
+                                             const Tile<T, columns>& b) {
+  device::wgmma_fence();
+#pragma unroll
+  for (int k = 0; k < columns / 16; ++k)
+    device::wgmma_m64k16<T, chunk_rows, device::Major::k, device::Major::k>(
+        scores.of_panel[0], a.panel[k / 4].rows_as_mn(k % 4), b.panel[k / 4].rows_as_mn(k % 4),
+        k == 0 ? device::Sum::start : device::Sum::add);
+  device::wgmma_commit();
+}
 /// Waits for all of the warpgroup's products, after which `sums` may be read. Scope: warpgroup.
 template <int columns>
 __device__ __forceinline__ void finish(Sums<columns>& sums) {

@@ -26,6 +26,15 @@ __device__ __forceinline__ void start_walk(const Head<R, tiling>& head, StateOf<
   else
     start_state(head, state);
 }
+/// The same for dq that is made again, whose state before a piece is S as Gradient (gradient.cuh) had it.
+/// Scope: warpgroup.
+template <kernel::AnyRoles R, Tiling tiling>
+__device__ __forceinline__ void start_again(const Head<R, tiling>& head, StateOf<R>& state) {
+  if (head.order > 0)
+    state.load_transposed_partial(head.partial_state(head.order - 1));
+  else
+    start_state(head, state);
+}
 /// Writes the state (dims.qk, dims.v) where the caller wants it. Scope: warpgroup.
 template <kernel::AnyRoles R, Tiling tiling>
 __device__ __forceinline__ void store_final_state(const Head<R, tiling>& head, StateOf<R>& state) {
@@ -116,10 +125,10 @@ __device__ __forceinline__ void sum_piece(const Head<R, tiling>& head, StateOf<R
     absorb_next<R, tiling>(state, storage.terms, storage.factors, term_place, factor_place);
 }
 
-/// Writes the partial state of each piece. In a causal call no block needs the sum of the piece that is last
-/// in the order of the walk. Its partial state is a copy of the caller's initial state instead, which Walk's
-/// first block reads: Walk's last block writes the final state, maybe to the memory of the initial one, and
-/// blocks run in any order.
+/// Writes the partial state of each piece. In a causal call no block of Walk needs the sum of the piece that
+/// is last in the order of the walk. Unless sums_last_piece asks for it, its partial state is a copy of the
+/// caller's initial state instead, which Walk's first block reads: Walk's last block writes the final state,
+/// maybe to the memory of the initial one, and blocks run in any order.
 template <kernel::AnyRoles R, Tiling tiling>
 struct Reduce {
   using T = typename R::element;
@@ -134,7 +143,7 @@ struct Reduce {
   static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     const Head<R, tiling> head(params);
     if (head.order >= head.pieces.count) return;
-    const bool copies_initial = R::mask == Mask::causal && head.is_last();
+    const bool copies_initial = R::mask == Mask::causal && head.is_last() && !params.sums_last_piece;
     if (copies_initial && params.initial_h == nullptr) return;
     if (device::thread_index() == 0) storage.init();
     ChunkFactors<R, tiling> factors(head, storage.factors);

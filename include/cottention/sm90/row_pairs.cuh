@@ -13,10 +13,11 @@
 namespace cottention::sm90 {
 
 /// 64 rows of x, q or k, whose norms count, and of y, g or v.
-template <Element T, int columns>
+template <Element T, int x_columns, int y_columns = x_columns>
 struct RowPair {
-  static constexpr int bytes = 2 * Tile<T, columns>::bytes;
-  Tile<T, columns> x, y;
+  static constexpr int bytes = Tile<T, x_columns>::bytes + Tile<T, y_columns>::bytes;
+  Tile<T, x_columns> x;
+  Tile<T, y_columns> y;
   ChunkTerms<T> terms;                        // norms and weights of x's rows
   device::Vector<std::uint32_t, 4> findings;  // (warps)
 };
@@ -26,18 +27,18 @@ namespace finding {
 inline constexpr std::uint32_t x_not_finite = 1, y_not_finite = 2;
 }
 /// Scope: thread, once the pair is measured.
-template <Element T, int columns>
-__device__ __forceinline__ std::uint32_t findings_of(const RowPair<T, columns>& pair) {
+template <class Pair>
+__device__ __forceinline__ std::uint32_t findings_of(const Pair& pair) {
   const auto found = device::load_shared(&pair.findings);
   return found[0] | found[1] | found[2] | found[3];
 }
 
 /// Pairs go round as the buffers of pipeline.cuh; between `full` and their first readers a warpgroup measures
 /// them, each warp its rows, and arrives at `measured`.
-template <Element T, int columns, int stages>
+template <class Pair, int stages>
 struct PairRing {
   using Place = RingPlace<stages>;
-  RowPair<T, columns> pairs[stages];
+  Pair pairs[stages];
   Ring<stages> barriers;
   device::Mbarrier measured[stages];
 
@@ -46,13 +47,13 @@ struct PairRing {
     barriers.init(1, readers);
     for (device::Mbarrier& barrier : measured) device::mbarrier_init(&barrier, 4);
   }
-  __device__ __forceinline__ RowPair<T, columns>& at(Place place) { return pairs[place.index]; }
+  __device__ __forceinline__ Pair& at(Place place) { return pairs[place.index]; }
   /// Starts the loads of a pair once its buffer is empty. Scope: thread.
   __device__ __forceinline__ void load(Place place, const device::TensorMap& x_map,
                                        const device::TensorMap& y_map, Coordinates from) {
     barriers.wait_empty(place);
     device::Mbarrier* const full = barriers.full + place.index;
-    device::mbarrier_arrive_expect_tx(full, RowPair<T, columns>::bytes);
+    device::mbarrier_arrive_expect_tx(full, Pair::bytes);
     load_panels(at(place).x, x_map, full, from);
     load_panels(at(place).y, y_map, full, from);
   }
@@ -63,6 +64,63 @@ struct PairRing {
   __device__ __forceinline__ void arrive_measured(Place place) {
     device::sync_warp();
     if (lane_index() == 0) device::mbarrier_arrive(measured + place.index);
+  }
+};
+
+/// The queries or the keys of the head, in shared memory.
+struct Side {
+  const std::uint8_t* mask;
+  int length, start, first_head, batch;
+
+  /// Scope: thread, before a barrier.
+  __device__ __forceinline__ void set(const tile::SequenceSide& side, int head, std::int64_t batch_index) {
+    device::store_shared(&mask, side.mask);
+    device::store_shared(&length, side.length);
+    device::store_shared(&start, static_cast<int>(side.start));
+    device::store_shared(&first_head, head);
+    device::store_shared(&batch, side.packed ? 0 : static_cast<int>(batch_index));
+  }
+  __device__ __forceinline__ tile::ValidRows<chunk_rows> valid(int row) const {
+    return tile::ValidRows<chunk_rows>::load(device::load_shared(&mask), row, device::load_shared(&length));
+  }
+  /// Of a query head of the group.
+  __device__ __forceinline__ Coordinates at(int group_head, int row) const {
+    return {device::load_shared(&start) + row, device::load_shared(&first_head) + group_head,
+            device::load_shared(&batch)};
+  }
+  template <class E>
+  __device__ __forceinline__ tile::RowView<E> rows(const tile::View<E>& view, int group_head) const {
+    const Coordinates first = at(group_head, 0);
+    return {view.data + first.row * view.seq + first.batch * view.batch + first.head * view.head, view.seq,
+            device::load_shared(&length)};
+  }
+};
+
+/// A position of the walk: chunk by chunk from the last one on, and in each one query head of the group
+/// after the other.
+template <int stages>
+struct alignas(8) Position {
+  using Place = RingPlace<stages>;
+  int chunks = 0;      // before it
+  int group_head = 0;  // query head of the group
+
+  __device__ __forceinline__ void advance(int group) {
+    if (++group_head < group) return;
+    group_head = 0;
+    ++chunks;
+  }
+  __device__ __forceinline__ Place queries(int group) const {
+    return in_ring(static_cast<unsigned>(chunks) * static_cast<unsigned>(group) +
+                   static_cast<unsigned>(group_head));
+  }
+  __device__ __forceinline__ Place keys() const { return in_ring(static_cast<unsigned>(chunks)); }
+  __device__ __forceinline__ RingPlace<1> state() const { return {0, chunks % 2}; }
+
+ private:
+  static_assert((stages & (stages - 1)) == 0);
+  static __device__ __forceinline__ Place in_ring(unsigned count) {
+    const auto own = static_cast<unsigned>(device::opaque(static_cast<int>(count)));
+    return {static_cast<int>(own % stages), static_cast<int>(own / stages % 2)};
   }
 };
 

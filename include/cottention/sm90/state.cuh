@@ -94,6 +94,33 @@ class State {
       device::store_global(reinterpret_cast<Vec*>(partial + offset), vec);
     });
   }
+  /// Loads H from the partial state of a recurrence that has b and c exchanged, and so H in place of H^T.
+  __device__ __forceinline__ void load_transposed_partial(const float* partial) {
+    const int lane = own_lane();
+    const int c = chunk_rows * group_ + 16 * warp_in_group() + lane / 4, b = 2 * (lane % 4);
+    h_.for_each([&](float& x, int h, int column, int e) {
+      x = c + 8 * h < dims.v
+              ? device::load_global(
+                    partial + State<T, HeadDim{dims.v, dims.qk}>::partial_offset(b + column + e, c + 8 * h))
+              : 0.0f;
+    });
+  }
+  /// The sum of the squared distances of the lane's elements from a partial state.
+  __device__ __forceinline__ float squared_distance_from_partial(const float* partial) {
+    float sum = 0;
+    for_each_vector([partial, &sum](Vec& vec, int offset) {
+      const Vec other = device::load_global(reinterpret_cast<const Vec*>(partial + offset));
+#pragma unroll
+      for (int i = 0; i < 4; ++i) sum = device::fma(vec[i] - other[i], vec[i] - other[i], sum);
+    });
+    return sum;
+  }
+  /// Where an element of H^T, (column of c, column of b), is in a partial state: for_each_vector() has the
+  /// order.
+  static __device__ __forceinline__ int partial_offset(int c, int b) {
+    const int thread = c % 64 / 16 * 32 + c % 8 * 4 + b % 8 / 2;
+    return c / 64 * group_elements + b / 8 * 512 + thread * 4 + c % 16 / 8 * 2 + b % 2;
+  }
 
   // ---- arithmetic
 
@@ -268,7 +295,7 @@ class State {
   /// f(four accumulators, their offset in a partial state).
   template <class F>
   __device__ __forceinline__ void for_each_vector(F f) {
-    const int first = group_ * group_elements + device::thread_index() % 128 * 4;
+    const int first = group_ * group_elements + device::opaque(device::thread_index()) % 128 * 4;
 #pragma unroll
     for (int c = 0; c < dims.qk; c += 8) {
       Vec vec;

@@ -57,7 +57,8 @@ struct Walk {
   };
 
   static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
-    if (params.redo_flags != nullptr && device::load_global(params.redo_flags + device::block_x()) == 0)
+    if (params.redo_flags != nullptr &&
+        device::load_global(params.redo_flags + kernel::piece_index(params)) == 0)
       return;
     const Head<R, tiling> head(params);
     Epilogue<R, tiling> epilogue(params, head);
@@ -90,7 +91,10 @@ struct Walk {
 
   static __device__ __forceinline__ void walk_state(const Head<R, tiling>& head, Storage& storage,
                                                     State state) {
-    start_walk(head, state);
+    if (R::output == recurrence::Output::dq && head.params.redo_flags != nullptr)
+      start_again(head, state);
+    else
+      start_walk(head, state);
     RingPlace<tiling.stages> term_place;
     RingPlace<2> factor_place;
     RingPlace<StateRing<R>::size> state_place;

@@ -6,6 +6,7 @@
 
 #include <cottention/kernel/roles.cuh>
 #include <cottention/sm90/gradient.cuh>
+#include <cottention/sm90/key_gradients.cuh>
 #include <cottention/sm90/params.cuh>
 #include <cottention/sm90/walk.cuh>
 #include <cottention/tiling.hpp>
@@ -47,5 +48,10 @@ requires(sm90::has_kernels<R>) inline constexpr Tiling wgmma_recurrence = fittin
 template <AnyProblem P>
 requires(sm90::has_fused_backward<P>) inline constexpr Tiling wgmma_fused_backward{
     .chunk = sm90::chunk_rows, .warps = 16, .stages = 4, .columns = P::head_dim.v, .engine = Engine::wgmma};
+
+/// dk and dv in one kernel, whose states take a warpgroup. Unmeasured.
+template <AnyProblem P>
+requires(sm90::has_key_gradients<P>) inline constexpr Tiling wgmma_key_gradients{
+    .chunk = sm90::chunk_rows, .warps = 12, .stages = 2, .columns = P::head_dim.v, .engine = Engine::wgmma};
 
 }  // namespace cottention::tuning

@@ -1,0 +1,114 @@
+// dk and dv of one causal head in one pass over its chunks, in reverse. Both are recurrences over the same
+// state, D, the sum of q g^T behind a chunk (recurrence.hpp). Warpgroups have a part each:
+//
+//     dk       scores v g^T, out = scores q + v D^T, and the norms of k
+//     dv       scores k q^T, out = scores g + k D, and the norms of q
+//     state    D: publishes it before the chunk, adds the chunk
+//
+// q, k, v and g are read once. A block walks one piece of a sequence, from the state behind it, which is that
+// of dk's recurrence.
+#pragma once
+
+#include <cottention/sm90/key_gradient_part.cuh>
+#include <cottention/sm90/reduce.cuh>
+#include <cottention/sm90/registers.cuh>
+
+namespace cottention::sm90 {
+
+template <AnyProblem P, Tiling tiling>
+struct KeyGradients {
+  using Block = KeyGradientBlock<P, tiling>;
+  using T = typename Block::T;
+  using Output = recurrence::Output;
+  using Params = typename Block::Params;
+  using Storage = typename Block::Storage;
+  using Position = typename Block::Position;
+  using Head = typename Block::Head;
+  using R = typename Block::template Roles<Output::dk>;
+  static constexpr bool needs_sm90a = true;
+  static constexpr int threads = Block::threads, min_blocks_per_sm = 1;
+  template <Output output>
+  using Part = KeyGradientPart<P, tiling, output>;
+
+  static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
+    const Head head(params.dk);
+    if (device::thread_index() < 128) device::store_shared(storage.scale_grad + device::thread_index(), 0.0);
+    // A sequence may have fewer pieces than another of its batch.
+    if (head.order < head.pieces.count) {
+      if (device::thread_index() == 0) Block::init(head, storage);
+      find_leading(head, storage);
+      typename Block::Weights weights(params.dk, head.batch, head.kv_head, head.keys(), head.first, head.last,
+                                      storage.counts);
+      device::sync_block();  // barriers are initialised
+      const int part = group_index();
+      if (part == 0) {
+        set_registers<Shares::first, Shares::average>();
+        Part<Block::first_output>{params, weights, storage}.walk();
+      } else if (part == 1) {
+        set_registers<Shares::second, Shares::average>();
+        Part<Block::second_output>{params, weights, storage}.walk();
+      } else {
+        set_registers<Shares::state, Shares::average>();
+        walk_state(params, head, storage);
+      }
+    }
+    if (P::scale == Scale::by_key && params.dk.scale_grad_partials != nullptr)
+      store_scale_grad(params, storage);
+  }
+
+ private:
+  /// Registers of a thread, by warpgroup: 504 in all.
+  struct Shares {
+    static constexpr int average = 168, dk = 144, dv = 152, state = 208;
+    static constexpr int first = Block::first_output == Output::dk ? dk : dv, second = dk + dv - first;
+  };
+
+  /// Scope: block, before a barrier.
+  static __device__ __forceinline__ void find_leading(const Head& head, Storage& storage) {
+    if (device::warp_index() != 0) return;
+    const auto found = tile::LeadingChunks<chunk_rows, recurrence::Direction::reverse>::find(
+        head.terms.mask, head.first, head.last, head.terms.length);
+    if (lane_index() == 0) device::store_shared(&storage.leading_end, found.end);
+  }
+
+  /// Scope: the last warpgroup, which has all rows of D.
+  static __device__ __forceinline__ void walk_state(const Params& params, const Head& head,
+                                                    Storage& storage) {
+    using State = StateOf<R>;
+    static_assert(State::groups <= 2);
+    State first(0), second(State::groups - 1);
+    const auto for_each_group = [&](auto f) {
+      f(first);
+      if constexpr (State::groups == 2) f(second);
+    };
+    for_each_group([&](State& state) { start_walk(head, state); });
+    StateExponents<T, R::dims.v> exponents;  // of half alone
+#pragma unroll 1
+    for (Position at; Block::within(storage, at); at.advance(params.dk.term_group)) {
+      if (at.group_head == 0) {
+        storage.d_barriers.wait_empty(at.state());
+        for_each_group([&](State& state) { state.publish(storage.d, exponents); });
+        device::fence_proxy_async();
+        storage.d_barriers.arrive_full(at.state());
+      }
+      const auto place = at.queries(params.dk.term_group);
+      storage.queries.wait_measured(place);
+      typename Block::Pair& queries = storage.queries.at(place);
+      for_each_group([&](State& state) { state.template absorb<true>(queries.y, queries.x, queries.terms); });
+      storage.queries.barriers.arrive_empty(place);
+    }
+    float* const final_h = params.dv.final_h;
+    if (head.is_last() && final_h != nullptr)
+      for_each_group([&](State& state) { state.store(final_h + head.state_offset(), params.dk.layout); });
+  }
+
+  static __device__ __forceinline__ void store_scale_grad(const Params& params, Storage& storage) {
+    device::sync_block();  // the first warpgroup has summed
+    const double own =
+        device::thread_index() < 128 ? device::load_shared(storage.scale_grad + device::thread_index()) : 0.0;
+    kernel::store_scale_grad(params.dk.scale_grad_partials, params.dk.split_rule.max_pieces, own,
+                             storage.counts.sum);
+  }
+};
+
+}  // namespace cottention::sm90
