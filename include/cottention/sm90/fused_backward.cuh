@@ -43,8 +43,8 @@ struct GradientBlock {
   using State = sm90::State<T, HeadDim{dim, dim}>;
   using PublishedState = StateTile<T, dim, dim>;
   using ErrorBound = kernel::DqErrorBound<P, threads, 128>;
-  using Weights =
-      kernel::PositionWeights<P, recurrence::Direction::reverse, chunk_rows, threads / device::warp_size>;
+  using Weights = kernel::PositionWeights<P, recurrence::Direction::reverse, chunk_rows,
+                                          threads / device::warp_size, true>;
   template <Output output>
   using Roles = kernel::Roles<P, output>;
   using Head = sm90::Head<Roles<Output::dq>, tiling>;
@@ -64,7 +64,7 @@ struct GradientBlock {
     int leading_keys_end, leading_queries_end;  // of tile::LeadingChunks
     PublishedState s, d;                        // S^T (v, k) and D (q, g)
     Ring<1> s_barriers, d_barriers;
-    kernel::CountStorage<float, threads / device::warp_size> counts;
+    kernel::CountStorage<float, threads / device::warp_size, true> counts;
     ErrorBound dq_error;
   };
 

@@ -209,7 +209,7 @@ struct KeyGradientPart {
                         device::load_shared(&storage.of_keys.length));
     sync_first_group();  // those of the chunk are written
     weights.enter_chunk();
-    storage.factors.set_weight(weights, storage.of_keys.valid(row));
+    storage.factors.set_weight(weights, storage.of_keys, row, storage.of_keys.is_whole(row));
   }
   /// Measures the warp's rows of a pair: of keys for dk's epilogue and dv's factors, of queries as terms.
   /// Rows that are not valid become zeros, and those of extreme norm are rescaled.
@@ -232,15 +232,17 @@ struct KeyGradientPart {
       changed = true;
     }
     const float rnorm = norm.rnorm();
-    const float weight = weighs ? device::load_shared(storage.factors.weight + own_row()) : 1.0f;
+    const int own = own_row(), at = OutputFactors::place(own);
+    OutputFactors::Weight weight{1, 0};
+    if constexpr (weighs) weight = device::load_shared(storage.factors.weights + at);
     if (writes_own_row()) {
       if constexpr (is_dk) {
-        device::store_shared(pair.terms.factors.full + own_row(), rnorm * weight);
-        device::store_shared(storage.factors.norm_backward + own_row(),
-                             tile::NormBackward<float>::of(norm, rnorm));
-        if constexpr (weighs) device::store_shared(storage.factors.rnorm + own_row(), rnorm);
+        device::store_shared(pair.terms.factors.full + own, rnorm * weight.weight);
+        const auto norm_backward = tile::NormBackward<float>::of(norm, rnorm, weight.weight);
+        device::store_shared(storage.factors.rows + at, OutputFactors::Row{norm_backward, rnorm * weight.weight,
+                                                                             weight.log_count});
       } else {
-        pair.terms.factors.set(own_row(), rnorm * weight);
+        pair.terms.factors.set(own, rnorm * weight.weight);
       }
     }
     if constexpr (!is_dk) {
@@ -269,15 +271,17 @@ struct KeyGradientPart {
     if constexpr (is_dk) {
       RowFragments<T, Block::dims.qk> x;
       x.load(keys(at).x);
-      float weight[2], products[2];
-      tile::NormBackward<float> norm_backward[2];
+      OutputFactors::Row of_rows[2];
       OutputFactors::for_both_rows([&](int h, int r) {
-        norm_backward[h] = device::load_shared(storage.factors.norm_backward + r);
-        if constexpr (weighs) weight[h] = device::load_shared(storage.factors.weight + r);
+        of_rows[h] = device::load_shared(storage.factors.rows + OutputFactors::place(r));
       });
-      if (weighs && weights.scaled()) out.scale_rows(weight);
-      through_norm(out, x, norm_backward, products);
-      if constexpr (weighs) add_scale_grad(own_of(products));
+      float products[2];
+      through_norm(out, x, {of_rows[0].norm_backward, of_rows[1].norm_backward}, products);
+      if constexpr (weighs) {
+        const float coefficients[2] = {products[0] * of_rows[0].rnorm, products[1] * of_rows[1].rnorm};
+        const float logs[2] = {of_rows[0].log_count, of_rows[1].log_count};
+        add_scale_grad(own_of(coefficients), own_of(logs));
+      }
     } else {
       float factors[2];
       OutputFactors::for_both_rows(
@@ -305,12 +309,9 @@ struct KeyGradientPart {
     if (lane_index() == 0) device::cp_async_bulk_wait_read<0>();
     storage.keys.barriers.arrive_empty(at.keys());
   }
-  /// product: k . dk^ of the lane's own row.
-  __device__ __forceinline__ void add_scale_grad(float product) {
-    if (params.dk.scale_grad_partials == nullptr || !writes_own_row()) return;
-    const float log = device::load_shared(storage.factors.log_count + own_row());
-    if (log < 0) return;
-    const float coefficient = product * device::load_shared(storage.factors.rnorm + own_row());
+  /// coefficient: k^ . dk^ of the lane's own row, with its weight.
+  __device__ __forceinline__ void add_scale_grad(float coefficient, float log) {
+    if (params.dk.scale_grad_partials == nullptr || !writes_own_row() || log < 0) return;
     double* const sum = storage.scale_grad + device::opaque(device::thread_index()) % 128;
     device::store_shared(
         sum, device::load_shared(sum) + static_cast<double>(log) * static_cast<double>(coefficient));

@@ -15,12 +15,12 @@ namespace cottention::sm90 {
 /// of which one writes.
 template <bool kept = false>
 __device__ __forceinline__ int own_row() {
-  const int lane = lane_index<kept>();
-  return 16 * warp_in_group<kept>() + lane / 4 + lane % 2 * 8;
+  const int thread = thread_index<kept>();
+  return (thread / 2 & 48) | (thread / 4 & 7) | (thread << 3 & 8);
 }
 template <bool kept = false>
 __device__ __forceinline__ bool writes_own_row() {
-  return lane_index<kept>() % 4 < 2;
+  return (thread_index<kept>() & 2) == 0;
 }
 
 /// What the lanes have of their own rows, for rows g and g + 8 of each lane. Scope: warp; barriers inside: 0.

@@ -136,7 +136,8 @@ class State {
         device::store_shared(exponents.scale + 4 * group_ + warp_in_group(),
                              device::times_power_of_two(1.0f, exponent));
     }
-    const int lane = own_lane(), row = 16 * warp_in_group() + lane % 16;
+    T* const own_high = lane_vector(tile.high[group_][0]);
+    constexpr int to_low = static_cast<int>(sizeof tile.high / sizeof(T));  // elements
 #pragma unroll
     for (int c = 0; c < dims.qk; c += 16) {
       std::uint32_t high[4], low[4];
@@ -148,8 +149,8 @@ class State {
         else
           tile::split<T>(x[2 * i], x[2 * i + 1], high[i], low[i]);
       }
-      device::stmatrix_x4(tile.high[group_][c / 64].at(row, c % 64 + lane / 16 * 8), high);
-      device::stmatrix_x4(tile.low[group_][c / 64].at(row, c % 64 + lane / 16 * 8), low);
+      device::stmatrix_x4(lane_vector_of(own_high, c / 16), high);
+      device::stmatrix_x4(lane_vector_of(own_high, c / 16) + to_low, low);
     }
   }
 
