@@ -14,7 +14,7 @@ namespace cottention::sm90 {
 /// warpgroup up to dim 64.
 template <AnyProblem P>
 inline constexpr bool has_fused_backward =
-    std::same_as<typename P::element, bfloat16>&& P::mask == Mask::causal&& P::head_dim == HeadDim{64, 64};
+    sizeof(typename P::element) == 2 && P::mask == Mask::causal&& P::head_dim == HeadDim{64, 64};
 
 /// Maps have the tensors' dimensions, as those of RecurrenceParams; tiles of outputs are 16 rows, a warp's.
 /// final_h is not null.
@@ -113,6 +113,7 @@ struct GradientBlock {
     double scale_grad[threads];                 // (threads)
     int leading_keys_end, leading_queries_end;  // of tile::LeadingChunks
     PublishedState s, d;                        // S^T (v, k) and D (q, g)
+    StateScale s_scale, d_scale;                // of half alone
     Ring<1> s_barriers, d_barriers;
     kernel::CountStorage<float, threads / device::warp_size> counts;
     ErrorBound dq_error;
@@ -146,6 +147,9 @@ struct GradientBlock {
     storage.keys.init(4 * groups);
     storage.s_barriers.init(4, 4);
     storage.d_barriers.init(4, 8);
+    if constexpr (std::same_as<T, half>)  // terms have their weights in full
+      for (auto* pairs : {storage.queries.pairs, storage.keys.pairs})
+        for (int i = 0; i < tiling.stages; ++i) device::store_shared(&pairs[i].terms.weight, 1.0f);
     device::fence_mbarrier_init();
   }
 

@@ -95,18 +95,23 @@ struct GradientPart {
       const bool finite = score(scores, rows, queries(at), keys(at));
       storage.s_barriers.wait_full(at.state());
       Out out;
+      RowScales<T> scales;
+      scales.raise(scores);
       if (finite && !leading().contain(row(at))) {
         std::uint32_t p[4][4];
         to_operand<T, false>(scores, p);
         start_out(out, rows);
+        scales.raise_sums(out);
         start_attend(out, p, keys(at).x);
         finish(out);
       } else {
         start_out(out, rows);
         finish(out);
+        scales.raise_sums(out);
         attend_carefully<R::direction>(out, scores, keys(at).x, finite);
         rows.x.load(queries(at).x);  // they take no registers before
       }
+      scales.lower_sums(out);
       storage.queries.barriers.arrive_empty(at.queries(params.dq.row_group));
       store(at, at.group_head, rows, out);
     }
@@ -133,6 +138,9 @@ struct GradientPart {
       storage.queries.wait_measured(at.queries(params.dq.row_group));
       Scores scores;
       const bool finite = score(scores, rows, keys(at), queries(at));
+      RowScales<T> scales;
+      scales.raise(scores);
+      scales.raise_sums(out);
       if (finite && !leading().contain(row(at))) {
         start_attend(out, scores, c_of(queries(at)));
         finish(out);
@@ -140,6 +148,7 @@ struct GradientPart {
         attend_carefully<R::direction>(out, scores, c_of(queries(at)), finite);
         load_a(rows, keys(at));  // it takes no registers before
       }
+      scales.lower_sums(out);
       storage.queries.barriers.arrive_empty(at.queries(params.dq.row_group));
     }
     if constexpr (output == Output::dv)
@@ -185,9 +194,13 @@ struct GradientPart {
     scale_and_mask<R::direction, false, false>(scores, of_terms.terms.factors.full, row_factors);
     return (findings_of(of_terms) & (norm ? finding::x_not_finite : finding::y_not_finite)) == 0;
   }
-  /// Starts out = a H.
+  /// Starts out = a H. It is finished, too, for half, since it has to be scaled.
   __device__ __forceinline__ void start_out(Out& out, const Fragments& rows) {
-    if constexpr (output == Output::dk)
+    if constexpr (std::same_as<T, half>) {
+      start_inter_chunk_of_scaled<output != Output::dk>(out, a_of(rows), of_queries ? storage.s : storage.d);
+      finish(out);
+      out.scale_all(device::load_shared(&(of_queries ? storage.s_scale : storage.d_scale).scale));
+    } else if constexpr (output == Output::dk)
       start_inter_chunk(out, a_of(rows), storage.d);
     else
       start_inter_chunk_transposed(out, a_of(rows), of_queries ? storage.s : storage.d);
