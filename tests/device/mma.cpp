@@ -36,7 +36,13 @@ struct M16N8K16 {
   static Place b(int lane, int i) { return {(lane % 4) * 2 + (i & 1) + (i >= 2 ? 8 : 0), lane >> 2}; }
   static Place d(int lane, int i) { return {(lane >> 2) + (i < 2 ? 0 : 8), (lane % 4) * 2 + (i & 1)}; }
 };
-struct M16N8K8 {  // tf32
+struct M16N8K8 {
+  static constexpr int m = 16, n = 8, k = 8, a_elements = 4, b_elements = 2, d_elements = 4;
+  static Place a(int lane, int i) { return M16N8K16::a(lane, i); }
+  static Place b(int lane, int i) { return M16N8K16::b(lane, i); }
+  static Place d(int lane, int i) { return M16N8K16::d(lane, i); }
+};
+struct M16N8K8Tf32 {
   static constexpr int m = 16, n = 8, k = 8, a_elements = 4, b_elements = 2, d_elements = 4;
   static Place a(int lane, int i) {
     return {i == 0 || i == 2 ? lane >> 2 : (lane >> 2) + 8, i < 2 ? lane % 4 : lane % 4 + 4};
@@ -52,12 +58,14 @@ struct M8N8K4 {  // fp64
 };
 
 /// d += a b twice, each lane with its own registers.
-template <class T>
+template <class T, class Shape>
 struct MultiplyToFloat {
+  static constexpr std::size_t a_registers = Shape::a_elements * sizeof(T) / 4,
+                               b_registers = Shape::b_elements * sizeof(T) / 4;
   struct Params {
     float* d;  // (lane, 4)
-    const device::Vector<std::uint32_t, 4>* a;
-    const device::Vector<std::uint32_t, 2>* b;
+    const device::Vector<std::uint32_t, a_registers>* a;
+    const device::Vector<std::uint32_t, b_registers>* b;
   };
   struct Storage {};
   static constexpr int threads = 32, min_blocks_per_sm = 1;
@@ -71,6 +79,8 @@ struct MultiplyToFloat {
     for (int repeat = 0; repeat < 2; ++repeat) {
       if constexpr (std::same_as<T, float>)
         device::mma_m16n8k8_tf32(d, a.values, b.values);
+      else if constexpr (Shape::k == 8)
+        device::mma_m16n8k8<T>(d, a.values, b[0]);
       else
         device::mma_m16n8k16<T>(d, a.values, b.values);
     }
@@ -157,20 +167,24 @@ void check_cut_off() {
     for (int j = 0; j < Shape::n; ++j) b.at({k, j}) = j % 2 == 0 ? 0x1p-12 : -0x1p-12;
   for (int i = 0; i < Shape::m; ++i)
     for (int j = 0; j < Shape::n; ++j) d.at({i, j}) = j % 2 == 0 ? 1 : -1;
-  check_product<MultiplyToFloat<T>, Shape, T, float>(a, b, d, d);
+  check_product<MultiplyToFloat<T, Shape>, Shape, T, float>(a, b, d, d);
 }
 
 }  // namespace
 
-TEST_CASE("mma_m16n8k16 multiplies half and bfloat16 elements in the places the PTX ISA gives") {
+TEST_CASE(
+    "mma_m16n8k16 and mma_m16n8k8 multiply half and bfloat16 elements in the places the PTX ISA gives") {
   device_test::in_every_schedule([] {
-    check_product<MultiplyToFloat<half>, M16N8K16, half, float>();
-    check_product<MultiplyToFloat<bfloat16>, M16N8K16, bfloat16, float>();
+    check_product<MultiplyToFloat<half, M16N8K16>, M16N8K16, half, float>();
+    check_product<MultiplyToFloat<bfloat16, M16N8K16>, M16N8K16, bfloat16, float>();
+    check_product<MultiplyToFloat<half, M16N8K8>, M16N8K8, half, float>();
+    check_product<MultiplyToFloat<bfloat16, M16N8K8>, M16N8K8, bfloat16, float>();
   });
 }
 
 TEST_CASE("mma_m16n8k8_tf32 multiplies tf32 elements in the places the PTX ISA gives") {
-  device_test::in_every_schedule([] { check_product<MultiplyToFloat<float>, M16N8K8, float, float>(); });
+  device_test::in_every_schedule(
+      [] { check_product<MultiplyToFloat<float, M16N8K8Tf32>, M16N8K8Tf32, float, float>(); });
 }
 
 TEST_CASE("mma_m8n8k4_f64 multiplies fp64 elements in the places the PTX ISA gives") {
@@ -182,7 +196,9 @@ TEST_CASE("mma cuts sums in fp32 off towards zero") {
   device_test::in_every_schedule([] {
     check_cut_off<half, M16N8K16>();
     check_cut_off<bfloat16, M16N8K16>();
-    check_cut_off<float, M16N8K8>();
+    check_cut_off<half, M16N8K8>();
+    check_cut_off<bfloat16, M16N8K8>();
+    check_cut_off<float, M16N8K8Tf32>();
   });
 }
 

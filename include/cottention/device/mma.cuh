@@ -7,8 +7,11 @@
 //     m16n8k16   a  (g, 2t..), (g + 8, 2t..), (g, 2t + 8..), (g + 8, 2t + 8..)     (16, 16)
 //                b  (2t.., g), (2t + 8.., g)                                       (16, 8)
 //                d  (g, 2t..), (g + 8, 2t..)                                       (16, 8)
+//     m16n8k8    a  (g, 2t..), (g + 8, 2t..)                                       (16, 8)
+//                b  (2t.., g)                                                      (8, 8)
+//                d  (g, 2t..), (g + 8, 2t..)                                       (16, 8)
 //     m16n8k8    a  (g, t), (g + 8, t), (g, t + 4), (g + 8, t + 4)                 (16, 8)
-//                b  (t, g), (t + 4, g)                                             (8, 8)
+//      of tf32   b  (t, g), (t + 4, g)                                             (8, 8)
 //                d  (g, 2t..), (g + 8, 2t..)                                       (16, 8)
 //     m8n8k4     a  (g, t)                                                         (8, 4)
 //                b  (t, g)                                                         (4, 8)
@@ -39,6 +42,21 @@ __device__ __forceinline__ void mma_m16n8k16(float (&d)[4], const std::uint32_t 
         "{%0, %1, %2, %3};"
         : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
         : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+}
+
+/// (16, 8) x (8, 8) -> (16, 8) of half or bfloat16, accumulated in fp32. PTX ISA: mma.m16n8k8 (sm_80).
+template <Element T>
+__device__ __forceinline__ void mma_m16n8k8(float (&d)[4], const std::uint32_t (&a)[2], std::uint32_t b) {
+  static_assert(std::same_as<T, half> || std::same_as<T, bfloat16>);
+  if constexpr (std::same_as<T, half>)
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, %3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(b));
+  else
+    asm("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0, %1, %2, %3}, {%4, %5}, {%6}, {%0, %1, %2, "
+        "%3};"
+        : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3])
+        : "r"(a[0]), "r"(a[1]), "r"(b));
 }
 
 /// (16, 8) x (8, 8) -> (16, 8) of the bits of tf32 numbers (convert.cuh), accumulated in fp32. PTX ISA:

@@ -3,6 +3,7 @@
 
 #include <concepts>
 
+#include <cottention/device/mma.cuh>
 #include <cottention/device/warp.cuh>
 #include <cottention/sm90/tiles.cuh>
 #include <cottention/tile/row_norm.cuh>
@@ -31,21 +32,58 @@ __device__ __forceinline__ float own_of(const float (&both)[2]) {
   return lane_index() % 2 != 0 ? both[1] : both[0];
 }
 
+/// Sums of squares of the warp's rows, as the diagonal of x x^T: operand a of x is operand b of x^T too,
+/// eight rows in each register. Tensor cores cut the sums off, by at most 2^-20 of them for 128 columns.
+template <Element T>
+class RowSquares {
+ public:
+  /// Adds those of 16 columns, which `r` has as operand a. Scope: warp.
+  __device__ __forceinline__ void add(const std::uint32_t (&r)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; i += 2) {
+      const std::uint32_t both[2] = {r[i], r[i + 1]};
+      device::mma_m16n8k8<T>(by_upper_, both, r[i]);
+      device::mma_m16n8k8<T>(by_lower_, both, r[i + 1]);
+    }
+  }
+  /// Whether the lane has those of rows g and g + 8, as of_both_rows() returns them.
+  static __device__ __forceinline__ bool are_here() {
+    const int lane = lane_index();
+    return lane / 8 == lane % 4;
+  }
+  __device__ __forceinline__ void of_both_rows(float (&squares)[2]) const {
+    const bool odd = lane_index() / 4 % 2 != 0;
+    squares[0] = odd ? by_upper_[1] : by_upper_[0];
+    squares[1] = odd ? by_lower_[3] : by_lower_[2];
+  }
+  /// That of the lane's own row. Scope: warp; barriers inside: 0.
+  __device__ __forceinline__ float of_own_row() const {
+    float squares[2];
+    of_both_rows(squares);
+    const int lane = lane_index(), from = lane / 4 * 4 + lane / 8;
+#pragma unroll
+    for (int h = 0; h < 2; ++h) squares[h] = device::shuffle(squares[h], from);
+    return own_of(squares);
+  }
+
+ private:
+  float by_upper_[4] = {}, by_lower_[4] = {};  // rows of x by rows 0, ..., 7 and by 8, ..., 15
+};
+
 /// The sum of squares of the lane's own row. Scope: warp; barriers inside: 0.
 template <Element T, int columns>
 __device__ __forceinline__ float squares_of_own_row(const RowFragments<T, columns>& x) {
-  float squares[2] = {};
-  x.add_squares(squares);
-  sum_over_quad(squares);
-  return own_of(squares);
+  RowSquares<T> squares;
+#pragma unroll
+  for (int k = 0; k < columns / 16; ++k) squares.add(x.r[k]);
+  return squares.of_own_row();
 }
 
 template <Element T, int columns>
 __device__ __forceinline__ float squares_of_own_row(Tile<T, columns>& tile) {
-  float squares[2] = {};
-  for_each_fragment(tile, [&](const RowFragments<T, 16>& x) { x.add_squares(squares); });
-  sum_over_quad(squares);
-  return own_of(squares);
+  RowSquares<T> squares;
+  for_each_fragment(tile, [&](const RowFragments<T, 16>& x) { squares.add(x.r[0]); });
+  return squares.of_own_row();
 }
 /// The norm of the lane's own row, or an upper bound of it where its sum of squares is below 2^-80, where
 /// squares may have underflowed; 0 for zeros alone. Scope: warp; barriers inside: 0.

@@ -132,16 +132,6 @@ struct RowFragments {
     for (int k = 0; k < steps; ++k)
       device::ldmatrix_x4(r[k], tile.panel[k / 4].at(row, k % 4 * 16 + lane / 16 * 8));
   }
-  /// Sums of squares of the lane's elements of rows g and g + 8.
-  __device__ __forceinline__ void add_squares(float (&squares)[2]) const {
-#pragma unroll
-    for (int k = 0; k < steps; ++k)
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        const float low = device::unpack_low<T>(r[k][i]), high = device::unpack_high<T>(r[k][i]);
-        squares[i % 2] = device::fma(low, low, device::fma(high, high, squares[i % 2]));
-      }
-  }
   /// f(x, h, column, e) for each element, as Sums::for_each.
   template <class F>
   __device__ __forceinline__ void for_each(F f) const {

@@ -46,11 +46,12 @@ struct Sums {
   }
 };
 
-/// mma.m16n8k16, of 16-bit elements.
-template <class T>
+/// mma.m16n8k16 and mma.m16n8k8, of 16-bit elements.
+template <class T, int depth>
 void mma_16(Warp& w, const Instruction& i) {
-  float a[16][16], b[16][8];
-  for (int r = 0; r < 4; ++r) {
+  constexpr int a_registers = depth / 4, b_registers = depth / 8;
+  float a[16][depth], b[depth][8];
+  for (int r = 0; r < a_registers; ++r) {
     const std::uint32_t* const from = w.at<std::uint32_t>(i.o[4 + r]);
     for (int l = 0; l < lanes; ++l) {
       float* const to = &a[l / 4 + 8 * (r % 2)][2 * (l % 4) + 8 * (r / 2)];
@@ -58,14 +59,14 @@ void mma_16(Warp& w, const Instruction& i) {
       to[1] = T::widen(from[l] >> 16);
     }
   }
-  for (int r = 0; r < 2; ++r) {
-    const std::uint32_t* const from = w.at<std::uint32_t>(i.o[8 + r]);
+  for (int r = 0; r < b_registers; ++r) {
+    const std::uint32_t* const from = w.at<std::uint32_t>(i.o[4 + a_registers + r]);
     for (int l = 0; l < lanes; ++l) {
       b[2 * (l % 4) + 8 * r][l / 4] = T::widen(from[l] & 0xffff);
       b[2 * (l % 4) + 8 * r + 1][l / 4] = T::widen(from[l] >> 16);
     }
   }
-  Sums sums(w, i, 10);
+  Sums sums(w, i, 4 + a_registers + b_registers);
   multiply(T::factor, a, b, sums.c);
   sums.store(w, i);
 }
@@ -139,8 +140,12 @@ void store_matrices(Warp& w, const Instruction& i) {
 
 void add_matrices(Forms& f) {
   const char* const products = "WWWWwwwwwwwwww";
-  f["mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"] = {mma_16<Bfloat>, products, Kind::converged};
-  f["mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"] = {mma_16<Half>, products, Kind::converged};
+  f["mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"] = {mma_16<Bfloat, 16>, products, Kind::converged};
+  f["mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32"] = {mma_16<Half, 16>, products, Kind::converged};
+  const char* const short_products = "WWWWwwwwwww";
+  f["mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32"] = {mma_16<Bfloat, 8>, short_products,
+                                                             Kind::converged};
+  f["mma.sync.aligned.m16n8k8.row.col.f32.f16.f16.f32"] = {mma_16<Half, 8>, short_products, Kind::converged};
   f["mma.sync.aligned.m16n8k8.row.col.f32.tf32.tf32.f32"] = {mma_tf32, products, Kind::converged};
   f["mma.sync.aligned.m8n8k4.row.col.f64.f64.f64.f64"] = {mma_f64, "DDdddd", Kind::converged};
   f["ldmatrix.sync.aligned.m8n8.x4.shared.b16"] = {load_matrices<4, false>, "WWWWa", Kind::converged};

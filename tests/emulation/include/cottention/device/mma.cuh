@@ -18,6 +18,13 @@ void mma_m16n8k16(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_
                       b, where);
 }
 
+/// As one of depth 16 whose second half is zero: tensor cores add products in blocks of at most 8.
+template <Element T>
+void mma_m16n8k8(float (&d)[4], const std::uint32_t (&a)[2], std::uint32_t b,
+                 emulation::Where where = emulation::Where::current()) {
+  mma_m16n8k16<T>(d, {a[0], a[1], 0u, 0u}, {b, 0u}, where);
+}
+
 inline void mma_m16n8k8_tf32(float (&d)[4], const std::uint32_t (&a)[4], const std::uint32_t (&b)[2],
                              emulation::Where where = emulation::Where::current()) {
   emulation::multiply(emulation::Operand::tf32, d, a, b, where);
