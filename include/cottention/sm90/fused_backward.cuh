@@ -31,6 +31,8 @@ struct GradientBlock {
   static constexpr int dim = P::head_dim.qk;
   static constexpr int groups = 4, threads = 128 * groups;
   static constexpr bool weighs_queries = P::scale == Scale::by_query;
+  /// Whether factors of terms need no power of two of their own: in half, where they have weights, they do.
+  static constexpr bool bounds_factors = !std::same_as<T, half>;
   /// The first warpgroup measures the rows that have weights.
   static constexpr Output first_output = weighs_queries ? Output::dq : Output::dk,
                           second_output = weighs_queries ? Output::dk : Output::dq;
@@ -40,7 +42,7 @@ struct GradientBlock {
   using Pair = RowPair<T, dim>;
   using Pairs = PairRing<T, dim, tiling.stages>;
   using State = sm90::State<T, HeadDim{dim, dim}>;
-  using PublishedState = StateTile<T, dim, dim>;
+  using PublishedState = SquareStateTile<T, dim>;
   using ErrorBound = kernel::DqErrorBound<P, threads, 128>;
   using Weights =
       kernel::PositionWeights<P, recurrence::Direction::reverse, chunk_rows, threads / device::warp_size>;
@@ -113,7 +115,6 @@ struct GradientBlock {
     double scale_grad[threads];                 // (threads)
     int leading_keys_end, leading_queries_end;  // of tile::LeadingChunks
     PublishedState s, d;                        // S^T (v, k) and D (q, g)
-    StateScale s_scale, d_scale;                // of half alone
     Ring<1> s_barriers, d_barriers;
     kernel::CountStorage<float, threads / device::warp_size> counts;
     ErrorBound dq_error;

@@ -68,8 +68,6 @@ struct Gradient {
   /// Returns the thread's part of the squared distance that S, with all chunks subtracted, is off the initial
   /// state. Scope: the last warpgroup.
   static __device__ __forceinline__ float walk_states(const Params& params, Storage& storage) {
-    // In half, weights may be far below 1.
-    constexpr bool bounded = !std::same_as<T, half>;
     State s(0), d(0);
     s.load(params.final_h + Block::state_offset(), recurrence::StateLayout::as_is);
     if (params.dk.initial_h != nullptr)
@@ -77,32 +75,27 @@ struct Gradient {
     else
       d.set_zero();
     storage.dq_error.observe_state(s.squares());
-    const auto publish = [&](State& state, typename Block::PublishedState& to, StateScale& scale,
-                             Ring<1>& barriers, const Position& at) {
+    const auto publish = [&](State& state, typename Block::PublishedState& to, Ring<1>& barriers,
+                             const Position& at) {
       barriers.wait_empty(at.state());
-      if constexpr (std::same_as<T, half>) {
-        state.publish(to, scale);
-      } else {
-        StateExponents<T, Block::dim> nothing;
-        state.publish(to, nothing);
-      }
+      state.publish(to);
       device::fence_proxy_async();
       barriers.arrive_full(at.state());
     };
 #pragma unroll 1
     for (Position at; Block::within(storage, at); at.advance(params.dq.row_group)) {
       if (at.group_head == 0) {
-        publish(d, storage.d, storage.d_scale, storage.d_barriers, at);
+        publish(d, storage.d, storage.d_barriers, at);
         storage.keys.wait_measured(at.keys());
         typename Block::Pair& keys = storage.keys.at(at.keys());
-        s.template absorb<bounded, Change::subtract>(keys.x, keys.y, keys.terms);
+        s.template absorb<Block::bounds_factors, Change::subtract>(keys.x, keys.y, keys.terms);
         storage.keys.barriers.arrive_empty(at.keys());
-        publish(s, storage.s, storage.s_scale, storage.s_barriers, at);
+        publish(s, storage.s, storage.s_barriers, at);
         storage.dq_error.observe_state(s.squares());
       }
       storage.queries.wait_measured(at.queries(params.dq.row_group));
       typename Block::Pair& queries = storage.queries.at(at.queries(params.dq.row_group));
-      d.template absorb<bounded>(queries.y, queries.x, queries.terms);
+      d.template absorb<Block::bounds_factors>(queries.y, queries.x, queries.terms);
       storage.queries.barriers.arrive_empty(at.queries(params.dq.row_group));
     }
     if (params.dv.final_h != nullptr)

@@ -199,7 +199,7 @@ struct GradientPart {
     if constexpr (std::same_as<T, half>) {
       start_inter_chunk_of_scaled<output != Output::dk>(out, a_of(rows), of_queries ? storage.s : storage.d);
       finish(out);
-      out.scale_all(device::load_shared(&(of_queries ? storage.s_scale : storage.d_scale).scale));
+      out.scale_all(device::load_shared(&(of_queries ? storage.s : storage.d).scale));
     } else if constexpr (output == Output::dk)
       start_inter_chunk(out, a_of(rows), storage.d);
     else

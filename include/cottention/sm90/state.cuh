@@ -29,12 +29,15 @@ struct StateExponents {
   float scale[count];  // (rows / 16): what those rows were divided by
 };
 
-/// The power of two that all of a state in half is divided by where it is read both ways: exponents of rows
-/// would be factors of the output in one reading, and of the terms of its sums in the other. Low parts are
+/// A state that is read both ways. For half one power of two divides all of it: exponents of rows would be
+/// factors of the output in one reading, and of the terms of its sums in the other. Low parts are then
 /// multiplied by tile::rest_scale, so that elements are rounded to 2^-51 of the largest at worst.
-struct StateScale {
+template <Element T, int dim>
+struct SquareStateTile : StateTile<T, dim, dim> {};
+template <int dim>
+struct SquareStateTile<half, dim> : StateTile<half, dim, dim> {
   alignas(16) float largest[4];  // (warps): of the warp's rows
-  float scale;
+  float scale;                   // what all was divided by
 };
 
 /// What the terms of a chunk are multiplied by, in shared memory.
@@ -126,26 +129,16 @@ class State {
         tile::split<T>(x0, x1, high, low);
     });
   }
-  /// The same of a state that one warpgroup has all of and that is read both ways. Scope: as above; barriers
-  /// inside: 1, barrier 2. Between two calls with one StateScale there must be a barrier of the warpgroup.
-  __device__ __forceinline__ void publish(StateTile<T, dims.v, dims.qk>& tile,
-                                          StateScale& scale) requires std::same_as<T, half> {
+  /// The same of a state that one warpgroup has all of. Scope: as above; barriers inside: for half 1, barrier
+  /// 2, and between two calls with one tile there must be a barrier of the warpgroup.
+  __device__ __forceinline__ void publish(SquareStateTile<T, dims.qk>& tile) {
     static_assert(groups == 1);
-    const float of_warp = largest();
-    if (own_lane() == 0) device::store_shared(scale.largest + warp_in_group(), of_warp);
-    device::bar_sync(2, 128);
-    const auto of_warps =
-        device::load_shared(reinterpret_cast<const device::Vector<float, 4>*>(scale.largest));
-    float of_all = of_warps[0];
-#pragma unroll
-    for (int i = 1; i < 4; ++i) of_all = of_warps[i] > of_all ? of_warps[i] : of_all;
-    const int exponent = tile::exponent_for_half(of_all);
-    if (own_lane() == 0 && warp_in_group() == 0)
-      device::store_shared(&scale.scale, device::times_power_of_two(1.0f, exponent));
-    const float up = device::times_power_of_two(1.0f, -exponent);
-    write(tile, [up](float x0, float x1, std::uint32_t& high, std::uint32_t& low) {
-      tile::split<T>(x0 * up, x1 * up, tile::rest_scale<T>, high, low);
-    });
+    if constexpr (std::same_as<T, half>) {
+      publish_scaled(tile);
+    } else {
+      StateExponents<T, dims.v> nothing;
+      publish(tile, nothing);
+    }
   }
 
   /// H += weight times the sum over the chunk of b_j (factor_j c_j)^T, or H -=, which takes the very products
@@ -207,6 +200,24 @@ class State {
       device::stmatrix_x4(tile.high[group_][c / 64].at(row, c % 64 + lane / 16 * 8), high);
       device::stmatrix_x4(tile.low[group_][c / 64].at(row, c % 64 + lane / 16 * 8), low);
     }
+  }
+
+  __device__ __forceinline__ void publish_scaled(SquareStateTile<T, dims.qk>& tile) {
+    const float of_warp = largest();
+    if (own_lane() == 0) device::store_shared(tile.largest + warp_in_group(), of_warp);
+    device::bar_sync(2, 128);
+    const auto of_warps =
+        device::load_shared(reinterpret_cast<const device::Vector<float, 4>*>(tile.largest));
+    float of_all = of_warps[0];
+#pragma unroll
+    for (int i = 1; i < 4; ++i) of_all = of_warps[i] > of_all ? of_warps[i] : of_all;
+    const int exponent = tile::exponent_for_half(of_all);
+    if (own_lane() == 0 && warp_in_group() == 0)
+      device::store_shared(&tile.scale, device::times_power_of_two(1.0f, exponent));
+    const float up = device::times_power_of_two(1.0f, -exponent);
+    write(tile, [up](float x0, float x1, std::uint32_t& high, std::uint32_t& low) {
+      tile::split<T>(x0 * up, x1 * up, tile::rest_scale<T>, high, low);
+    });
   }
 
   /// Beyond 64 columns lanes lack the registers for what follows from their index.
