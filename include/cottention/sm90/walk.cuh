@@ -39,24 +39,28 @@ struct Walk {
   static constexpr recurrence::Direction direction = R::direction;
 
   /// Registers of the states and of the operands that are made of terms.
-  static constexpr int state_registers = R::dims.qk > 64         ? (std::same_as<T, half> ? 152 : 144)
+  static constexpr int state_registers = R::dims.qk > 64
+                                             ? (std::same_as<T, half> && !lacks_registers<R> ? 152 : 144)
                                          : min_blocks_per_sm > 1 ? 104
                                                                  : 128;
   using Shares = RegisterShares<threads, min_blocks_per_sm, state_registers>;
 
   using Params = RecurrenceParams<T>;
+  using WalkLoader = Loader<R, tiling, direction, true, true, lacks_registers<R>>;
   struct Storage {
     RowRing<R, tiling> rows;
     TermRing<R, tiling> terms;
     StateRing<R> state;
     FactorsStorage<R, tiling> factors;
+    typename WalkLoader::Position loading;
+    ScaleGradSums<R> scale_grad;
   };
 
   static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     if (params.redo_flags != nullptr && device::load_global(params.redo_flags + device::block_x()) == 0)
       return;
     const Head<R, tiling> head(params);
-    Epilogue<R, tiling> epilogue(params, head);
+    Epilogue<R, tiling> epilogue(params, head, storage.scale_grad);
     // A sequence may have fewer pieces than another of its batch.
     if (head.order < head.pieces.count) {
       init(storage);
@@ -123,7 +127,7 @@ struct Walk {
     Sums<R::dims.v> out{};
 
     __device__ __forceinline__ void walk() {
-      Loader<R, tiling, direction, true, true> loader(params, head, head.first, head.last, head.group);
+      WalkLoader loader(params, head, head.first, head.last, head.group, &storage.loading);
       const bool loads = device::thread_index() == 0;
       if (loads)
         for (int i = 1; i < tiling.stages; ++i) loader.next(&storage.rows, &storage.terms);
