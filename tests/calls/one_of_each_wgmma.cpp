@@ -1,4 +1,4 @@
-// Forward and backward of bf16 on the wgmma engine from the PTX that nvcc generates: one kernel of each kind
+// Forward and backward on the wgmma engine from the PTX that nvcc generates: one kernel of each kind
 // that the calls launch, in as few instantiations as that takes. wgmma.cpp has the rest.
 #include <cstdint>
 
@@ -42,4 +42,10 @@ TEST_CASE("Backward of the wgmma engine from PTX: sequences whole and in pieces 
   for (const std::int64_t n : {1, 70, 300})
     for (const int pieces : {1, 3})
       check_cuda_backward<P, tiling_of<P, recurrence::Output::dv>()>(of_length(n), {.split = {pieces}});
+}
+
+TEST_CASE("All gradients in one kernel of the wgmma engine from PTX are right in half") {
+  using P = Problem<fp16, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
+  for (const std::int64_t n : {1, 200})
+    check_cuda_backward<P>(of_length(n), {.split = {1}, .final_h = Presence::present});
 }
