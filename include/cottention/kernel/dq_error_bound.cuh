@@ -61,6 +61,13 @@ class DqErrorBound {
     for_each([&squares](float x) { squares = device::fma(x, x, squares); });
     device::store_shared(sum, squares);
   }
+  /// Sums of squares of elements of dq, before and after they go through the norm.
+  __device__ __forceinline__ void add_dq(float before_norm, float after_norm) {
+    const int at = own();
+    float *const before = grad_unit_q_ + at, *const after = dq_ + at;
+    device::store_shared(before, device::load_shared(before) + before_norm);
+    device::store_shared(after, device::load_shared(after) + after_norm);
+  }
   /// A row's term of the gradient of m, log(n) (q^ . dq^), and log(n) ||g|| with g's weight.
   __device__ __forceinline__ void observe_scale_grad(float term, float g_log) {
     add(scale_grad_, term);

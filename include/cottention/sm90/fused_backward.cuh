@@ -44,8 +44,8 @@ struct GradientBlock {
   using State = sm90::State<T, HeadDim{dim, dim}>;
   using PublishedState = SquareStateTile<T, dim>;
   using ErrorBound = kernel::DqErrorBound<P, threads, 128>;
-  using Weights =
-      kernel::PositionWeights<P, recurrence::Direction::reverse, chunk_rows, threads / device::warp_size>;
+  using Weights = kernel::PositionWeights<P, recurrence::Direction::reverse, chunk_rows,
+                                          threads / device::warp_size, true>;
   template <Output output>
   using Roles = kernel::Roles<P, output>;
   using Head = sm90::Head<Roles<Output::dq>, tiling>;
@@ -53,15 +53,21 @@ struct GradientBlock {
   /// The queries or the keys of the head, in shared memory.
   struct Side {
     const std::uint8_t* mask;
-    int length, start, first_head, batch;
+    int length, whole_end;  // whole_end: length, or 0 where positions may be masked
+    int start, first_head, batch;
 
     /// Scope: thread, before a barrier.
     __device__ __forceinline__ void set(const tile::SequenceSide& side, int head, std::int64_t batch_index) {
       device::store_shared(&mask, side.mask);
       device::store_shared(&length, side.length);
+      device::store_shared(&whole_end, side.mask == nullptr ? side.length : 0);
       device::store_shared(&start, static_cast<int>(side.start));
       device::store_shared(&first_head, head);
       device::store_shared(&batch, side.packed ? 0 : static_cast<int>(batch_index));
+    }
+    /// Whether all rows of the chunk exist and none can be masked.
+    __device__ __forceinline__ bool is_whole(int row) const {
+      return row + chunk_rows <= device::load_shared(&whole_end);
     }
     __device__ __forceinline__ tile::ValidRows<chunk_rows> valid(int row) const {
       return tile::ValidRows<chunk_rows>::load(device::load_shared(&mask), row, device::load_shared(&length));
@@ -116,7 +122,7 @@ struct GradientBlock {
     int leading_keys_end, leading_queries_end;  // of tile::LeadingChunks
     PublishedState s, d;                        // S^T (v, k) and D (q, g)
     Ring<1> s_barriers, d_barriers;
-    kernel::CountStorage<float, threads / device::warp_size> counts;
+    kernel::CountStorage<float, threads / device::warp_size, true> counts;
     ErrorBound dq_error;
   };
 

@@ -40,11 +40,13 @@ struct GradientPart {
       for (int i = 1; i < tiling.stages; ++i) Block::load_next(params, storage);
 #pragma unroll 1
     for (Position at; Block::within(storage, at); ++at.chunks) {
-      if constexpr (weighs_rows) prepare_weights(row(at));
+      const int row = Block::row_of(storage, at);
+      const bool is_whole = own_side().is_whole(row);
+      if constexpr (weighs_rows) prepare_weights(row, is_whole);
       if constexpr (of_queries)
-        walk_queries(at);
+        walk_queries(at, row, is_whole);
       else
-        walk_keys(at);
+        walk_keys(at, row, is_whole);
     }
     if (lane_index() == 0) device::cp_async_bulk_wait<0>();
   }
@@ -61,13 +63,13 @@ struct GradientPart {
   }
 
   /// Scope: the first warpgroup, whose barriers are inside: 2.
-  __device__ __forceinline__ void prepare_weights(int row) {
+  __device__ __forceinline__ void prepare_weights(int row, bool is_whole) {
     sync_first_group();  // the weights of the chunk before are read
     weights.begin_chunk(row, device::load_shared(&storage.of_keys.mask),
                         device::load_shared(&storage.of_keys.length));
     sync_first_group();  // those of the chunk are written
     weights.enter_chunk();
-    factors().set_weight(weights, own_side().valid(row));
+    factors().set_weight(weights, own_side(), row, is_whole);
   }
 
   // Each use computes these: lanes have no registers for them.
@@ -75,7 +77,6 @@ struct GradientPart {
   __device__ __forceinline__ Pair& queries(const Position& at) const {
     return storage.queries.at(at.queries(params.dq.row_group));
   }
-  __device__ __forceinline__ int row(const Position& at) const { return Block::row_of(storage, at); }
   static __device__ __forceinline__ Rows& b_of(Pair& terms) {
     return R::has_norm_backward ? terms.y : terms.x;
   }
@@ -84,20 +85,21 @@ struct GradientPart {
   }
 
   /// The outputs of a chunk's queries, head by head.
-  __device__ __forceinline__ void walk_queries(Position& at) {
+  __device__ __forceinline__ void walk_queries(Position& at, int row, bool is_whole) {
     storage.keys.wait_measured(at.keys());
 #pragma unroll 1
     for (at.group_head = 0; at.group_head < params.dq.row_group; ++at.group_head) {
       Fragments rows;
-      measure(rows, storage.queries, at.queries(params.dq.row_group), row(at));
+      measure(rows, storage.queries, at.queries(params.dq.row_group), row, is_whole);
       load();
       Scores scores;
-      const bool finite = score(scores, rows, queries(at), keys(at));
+      bool finite;
+      const bool plain = score(scores, rows, queries(at), keys(at), row, finite);
       storage.s_barriers.wait_full(at.state());
       Out out;
       RowScales<T> scales;
       scales.raise(scores);
-      if (finite && !leading().contain(row(at))) {
+      if (plain) {
         std::uint32_t p[4][4];
         to_operand<T, false>(scores, p);
         start_out(out, rows);
@@ -113,16 +115,16 @@ struct GradientPart {
       }
       scales.lower_sums(out);
       storage.queries.barriers.arrive_empty(at.queries(params.dq.row_group));
-      store(at, at.group_head, rows, out);
+      store(row, is_whole, at.group_head, rows, out);
     }
     storage.s_barriers.arrive_empty(at.state());
     storage.keys.barriers.arrive_empty(at.keys());
   }
   /// The outputs of a chunk's keys, which the query heads of the group add to.
-  __device__ __forceinline__ void walk_keys(Position& at) {
+  __device__ __forceinline__ void walk_keys(Position& at, int row, bool is_whole) {
     Fragments rows;
     if constexpr (output == Output::dk) {
-      measure(rows, storage.keys, at.keys(), row(at));
+      measure(rows, storage.keys, at.keys(), row, is_whole);
     } else {
       storage.keys.wait_measured(at.keys());
       load_a(rows, keys(at));
@@ -137,11 +139,12 @@ struct GradientPart {
       load();
       storage.queries.wait_measured(at.queries(params.dq.row_group));
       Scores scores;
-      const bool finite = score(scores, rows, keys(at), queries(at));
+      bool finite;
+      const bool plain = score(scores, rows, keys(at), queries(at), row, finite);
       RowScales<T> scales;
       scales.raise(scores);
       scales.raise_sums(out);
-      if (finite && !leading().contain(row(at))) {
+      if (plain) {
         start_attend(out, scores, c_of(queries(at)));
         finish(out);
       } else {
@@ -156,15 +159,22 @@ struct GradientPart {
     else
       rows.x.load(keys(at).x);  // it takes no registers before
     storage.keys.barriers.arrive_empty(at.keys());
-    store(at, 0, rows, out);
+    store(row, is_whole, 0, rows, out);
   }
 
-  __device__ __forceinline__ void measure(Fragments& rows, Pairs& pairs, typename Pairs::Place place,
-                                          int row) {
+  __device__ __forceinline__ void measure(Fragments& rows, Pairs& pairs, typename Pairs::Place place, int row,
+                                          bool is_whole) {
     pairs.barriers.wait_full(place);
-    rows.template measure<weighs_rows>(pairs.at(place), factors(), own_side().valid(row));
+    const auto measured =
+        rows.template measure<weighs_rows>(pairs.at(place), factors(), own_side(), row, is_whole);
     pairs.arrive_measured(place);
-    if (writes_own_row()) observe_own_row();
+    if (!writes_own_row()) return;
+    if constexpr (of_queries && weighs_rows)
+      device::store_shared(factors().y_bound + own_row(), measured.y_bound);
+    if constexpr (of_queries)
+      storage.dq_error.observe_query(measured.y_bound, measured.inverse);
+    else
+      storage.dq_error.observe_key(measured.y_bound);
   }
   __device__ __forceinline__ OutputFactors& factors() const { return storage.factors[of_queries ? 0 : 1]; }
   static __device__ __forceinline__ void load_a(Fragments& rows, Pair& keys) {
@@ -183,16 +193,18 @@ struct GradientPart {
            device::opaque(device::thread_index()) == (Block::weighs_queries ? 0 : 128);
   }
 
-  /// Scores with the factors of terms. Returns whether c is finite.
-  __device__ __forceinline__ bool score(Scores& scores, const Fragments& rows, Pair& of_rows,
-                                        Pair& of_terms) {
+  /// Scores with the factors of terms. finite: whether c is. Returns whether it is and rounded scores do.
+  __device__ __forceinline__ bool score(Scores& scores, const Fragments& rows, Pair& of_rows, Pair& of_terms,
+                                        int row, bool& finite) {
     constexpr bool norm = R::has_norm_backward;
     Rows& b = b_of(of_terms);
     start_scores(scores, a_of(rows), b);
     finish(scores);
-    if (leading().are_all()) replace_diagonal(scores, norm ? of_rows.y : of_rows.x, b);
+    const bool is_leading = leading().contain(row);
+    if (is_leading && leading().are_all()) replace_diagonal(scores, norm ? of_rows.y : of_rows.x, b);
     scale_and_mask<R::direction, false, false>(scores, of_terms.terms.factors.full, row_factors);
-    return (findings_of(of_terms) & (norm ? finding::x_not_finite : finding::y_not_finite)) == 0;
+    finite = (findings_of(of_terms) & (norm ? finding::x_not_finite : finding::y_not_finite)) == 0;
+    return finite && !is_leading;
   }
   /// Starts out = a H. It is finished, too, for half, since it has to be scaled.
   __device__ __forceinline__ void start_out(Out& out, const Fragments& rows) {
@@ -211,25 +223,15 @@ struct GradientPart {
         [&](int h, int row) { row_factors[h] = device::load_shared(keys.factors.full + row); });
   }
   /// The epilogue of rows row, ... of a query head.
-  __device__ __forceinline__ void store(const Position& at, int group_head, const Fragments& rows, Out& out) {
-    if constexpr (output == Output::dv) {
+  __device__ __forceinline__ void store(int row, bool is_whole, int group_head, const Fragments& rows,
+                                        Out& out) {
+    if constexpr (output == Output::dv)
       out.scale_rows(row_factors);
-    } else {
-      float weight[2], products[2];
-      tile::NormBackward<float> norm_backward[2];
-      OutputFactors::for_both_rows([&](int h, int r) {
-        norm_backward[h] = device::load_shared(factors().norm_backward + r);
-        if constexpr (weighs_rows) weight[h] = device::load_shared(factors().weight + r);
-      });
-      if (weighs_rows && weights.scaled()) out.scale_rows(weight);
-      if constexpr (output == Output::dq) observe_dq<false>(out);
-      through_norm(out, rows.x, norm_backward, products);
-      if constexpr (weighs_rows) add_scale_grad(own_of(products));
-      if constexpr (output == Output::dq) observe_dq<true>(out);
-    }
+    else
+      finish_rows(rows, out);
     const auto& view = own(params.dq.out, params.dk.out, params.dv.out);
     if (view.data == nullptr) return;
-    clear_sums(out, own_side().valid(row(at)));
+    if (!is_whole) clear_sums(out, own_side().valid(row));
     Rows& buffer = storage.outputs[static_cast<int>(output) - 1];
     if (lane_index() == 0) device::cp_async_bulk_wait_read<0>();
     device::sync_warp();
@@ -237,21 +239,39 @@ struct GradientPart {
     device::fence_proxy_async();
     device::sync_warp();
     const int own_rows = 16 * warp_in_group();
-    if (row(at) + own_rows + 16 > device::load_shared(&own_side().length)) {
-      copy_rows(buffer, own_side().rows(view, group_head), row(at));
+    if (row + own_rows + 16 > device::load_shared(&own_side().length)) {
+      copy_rows(buffer, own_side().rows(view, group_head), row);
     } else if (lane_index() == 0) {
-      const Coordinates to = own_side().at(group_head, row(at) + own_rows);
+      const Coordinates to = own_side().at(group_head, row + own_rows);
       device::tma_store(&own(params.dq_map, params.dk_map, params.dv_map), buffer.at(own_rows, 0), 0, to.row,
                         to.head, to.batch);
       device::cp_async_bulk_commit();
     }
   }
-  /// product: x . dx^ of the lane's own row.
-  __device__ __forceinline__ void add_scale_grad(float product) {
+  /// Takes out through the norm of its rows.
+  __device__ __forceinline__ void finish_rows(const Fragments& rows, Out& out) {
+    OutputFactors::Row of_rows[2];
+    OutputFactors::for_both_rows([&](int h, int r) {
+      if constexpr (weighs_rows)
+        of_rows[h] = device::load_shared(factors().rows + OutputFactors::place(r));
+      else
+        of_rows[h].norm_backward =
+            device::load_shared(&factors().rows[OutputFactors::place(r)].norm_backward);
+    });
+    float products[2];
+    const tile::NormBackward<float> backward[2] = {of_rows[0].norm_backward, of_rows[1].norm_backward};
+    through_norm(out, rows.x, backward, products);
+    if constexpr (weighs_rows) {
+      const float coefficients[2] = {products[0] * of_rows[0].rnorm, products[1] * of_rows[1].rnorm};
+      const float logs[2] = {of_rows[0].log_count, of_rows[1].log_count};
+      add_scale_grad(own_of(coefficients), own_of(logs));
+    }
+    if constexpr (output == Output::dq) observe_dq(out, backward, products);
+  }
+  /// coefficient: x^ . dx^ of the lane's own row, with its weight.
+  __device__ __forceinline__ void add_scale_grad(float coefficient, float log) {
     if ((of_queries ? params.dq : params.dk).scale_grad_partials == nullptr || !writes_own_row()) return;
-    const float log = device::load_shared(factors().log_count + own_row());
     if (log < 0) return;
-    const float coefficient = product * device::load_shared(factors().rnorm + own_row());
     double* const sum = storage.scale_grad + device::opaque(device::thread_index());
     device::store_shared(
         sum, device::load_shared(sum) + static_cast<double>(log) * static_cast<double>(coefficient));
@@ -259,17 +279,35 @@ struct GradientPart {
       storage.dq_error.observe_scale_grad(log * coefficient,
                                           log * device::load_shared(factors().y_bound + own_row()));
   }
-  __device__ __forceinline__ void observe_own_row() {
-    const float y = device::load_shared(factors().y_bound + own_row());
-    if constexpr (of_queries)
-      storage.dq_error.observe_query(y, device::load_shared(&factors().norm_backward[own_row()].scale));
-    else
-      storage.dq_error.observe_key(y);
-  }
-  template <bool after_norm>
-  __device__ __forceinline__ void observe_dq(Out& out) {
-    storage.dq_error.template observe_dq<after_norm>(
-        [&out](auto f) { out.for_each([&f](float& x, int, int, int) { f(x); }); });
+  /// Sums up the squares of rows of dq, rounded, and those of what went through the norm, d:
+  ///
+  ///     ||dq||^2 = scale^2 (||d||^2 - slope (x . d)^2)
+  ///
+  /// where the weight is in scale and not in d. Rows whose 1 / scale^2 leaves fp32's range count as less.
+  __device__ __forceinline__ void observe_dq(const Out& out, const tile::NormBackward<float> (&backward)[2],
+                                             const float (&products)[2]) {
+    RowSquares<T> of_rows;
+#pragma unroll
+    for (int k = 0; k < dim / 16; ++k) {
+      std::uint32_t pairs[4];
+      pack_fragment<T>(out, k, pairs);
+      of_rows.add(pairs);
+    }
+    if (!RowSquares<T>::are_here()) return;
+    float squares[2], before = 0;
+    of_rows.of_both_rows(squares);
+    OutputFactors::for_both_rows([&](int h, int r) {
+      const float scale_squared = backward[h].scale * backward[h].scale;
+      float of_d = backward[h].slope * products[h] * products[h];
+      if (scale_squared >= 0x1p-80f && scale_squared <= 0x1p80f) {
+        const float inverse = device::rsqrt(scale_squared);
+        of_d = device::fma(squares[h] * inverse, inverse, of_d);
+      }
+      const float weight =
+          weighs_rows ? device::load_shared(&factors().weights[OutputFactors::place(r)].weight) : 1.0f;
+      before = device::fma(of_d * weight, weight, before);
+    });
+    storage.dq_error.add_dq(before, squares[0] + squares[1]);
   }
 
   template <class X>

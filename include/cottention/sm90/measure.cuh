@@ -14,10 +14,10 @@ namespace cottention::sm90 {
 /// The row of the warp's 16 whose norm a lane has: g, or g + 8 where t is odd. Each row has two such lanes,
 /// of which one writes.
 __device__ __forceinline__ int own_row() {
-  const int lane = lane_index();
-  return 16 * warp_in_group() + lane / 4 + lane % 2 * 8;
+  const int thread = device::opaque(device::thread_index());
+  return (thread / 2 & 48) | (thread / 4 & 7) | (thread << 3 & 8);
 }
-__device__ __forceinline__ bool writes_own_row() { return lane_index() % 4 < 2; }
+__device__ __forceinline__ bool writes_own_row() { return (device::opaque(device::thread_index()) & 2) == 0; }
 
 /// What the lanes have of their own rows, for rows g and g + 8 of each lane. Scope: warp; barriers inside: 0.
 __device__ __forceinline__ void to_both_rows(float own, float (&both)[2]) {

@@ -31,14 +31,10 @@ __device__ __forceinline__ void finish(Sums<columns>& sums) {
   sums.pin();
 }
 
-/// Multiplies scores by the factors of terms and, where rows have some, of rows g and g + 8; those that the
-/// causal mask hides become 0. has_registers: lanes keep what follows from their index. Scope: warp; barriers
-/// inside: 0.
-template <recurrence::Direction direction, bool scales_rows, bool has_registers = true>
-__device__ __forceinline__ void scale_and_mask(Scores& scores, const float* term_factors_shared,
-                                               const float (&row_factors)[2]) {
-  const int lane = has_registers ? device::lane_index() : lane_index(),
-            top = 16 * (has_registers ? device::warp_index() % 4 : warp_in_group());
+/// scale_and_mask() of the warp whose first row is `top`.
+template <recurrence::Direction direction, bool scales_rows, int top>
+__device__ __forceinline__ void scale_and_mask_rows(Scores& scores, const float* term_factors_shared,
+                                                    int lane, const float (&row_factors)[2]) {
   const int row = lane / 4, term = 2 * (lane % 4);
 #pragma unroll
   for (int first = 0; first < chunk_rows; first += 16) {
@@ -60,16 +56,36 @@ __device__ __forceinline__ void scale_and_mask(Scores& scores, const float* term
           float& score = x[c / 2 + 2 * h + e];
           score *= f[e];
           if constexpr (scales_rows) score *= row_factors[h];
+          if (first != top) continue;
+          const bool visible =
+              c == 8 * h ? tile::is_visible<direction>(row, term + e) : tile::is_visible<direction>(8 * h, c);
+          if (!visible) score = 0;
         }
     }
-    if (first != top) continue;
-#pragma unroll
-    for (int c = 0; c < 16; c += 8)
-#pragma unroll
-      for (int h = 0; h < 2; ++h)
-#pragma unroll
-        for (int e = 0; e < 2; ++e)
-          if (!tile::is_visible<direction>(row + 8 * h, term + c + e)) x[c / 2 + 2 * h + e] = 0;
+  }
+}
+
+/// Multiplies scores by the factors of terms and, where rows have some, of rows g and g + 8; those that the
+/// causal mask hides become 0. has_registers: lanes keep what follows from their index. Scope: warp; barriers
+/// inside: 0.
+template <recurrence::Direction direction, bool scales_rows, bool has_registers = true>
+__device__ __forceinline__ void scale_and_mask(Scores& scores, const float* term_factors_shared,
+                                               const float (&row_factors)[2]) {
+  const int lane = has_registers ? device::lane_index() : lane_index(),
+            warp = has_registers ? device::warp_index() % 4 : warp_in_group();
+  // Code of its own for each warp, which then has no branches.
+  const auto of_warp = [&]<int w>() {
+    scale_and_mask_rows<direction, scales_rows, 16 * w>(scores, term_factors_shared, lane, row_factors);
+  };
+  if (warp < 2) {
+    if (warp == 0)
+      of_warp.template operator()<0>();
+    else
+      of_warp.template operator()<1>();
+  } else if (warp == 2) {
+    of_warp.template operator()<2>();
+  } else {
+    of_warp.template operator()<3>();
   }
 }
 

@@ -68,29 +68,37 @@ struct PairRing {
 
 /// What 64 rows of dq or dk are multiplied by, in shared memory: lanes have no registers for it.
 struct OutputFactors {
-  tile::NormBackward<float> norm_backward[chunk_rows];  // (rows)
-  float weight[chunk_rows], rnorm[chunk_rows];          // (rows)
-  float y_bound[chunk_rows];                            // (rows) of ||y|| times the weight
-  float log_count[chunk_rows];  // (rows) ln(max(n, 1)); below 0: the row does not count
+  struct alignas(16) Row {
+    tile::NormBackward<float> norm_backward;  // with the weight
+    float rnorm;                              // times the weight
+    float log_count;                          // ln(max(n, 1)); below 0: the row does not count
+  };
+  struct alignas(8) Weight {
+    float weight, log_count;
+  };
+  /// Where rows and weights have a row: rows r and r + 8, of neighbouring lanes, lie in other banks.
+  static __device__ __forceinline__ int place(int row) { return row ^ (row >> 1 & 4); }
+  Row rows[chunk_rows];        // (rows)
+  Weight weights[chunk_rows];  // (rows)
+  float y_bound[chunk_rows];   // (rows) of ||y|| times the weight
 
   /// Writes the weight and the logarithm of the lane's own row. Scope: warp; barriers inside: 0.
-  template <class Weights>
-  __device__ __forceinline__ void set_weight(const Weights& weights,
-                                             const tile::ValidRows<chunk_rows>& valid) {
+  template <class Weights, class Side>
+  __device__ __forceinline__ void set_weight(const Weights& of_positions, const Side& side, int first_row,
+                                             bool is_whole) {
     const int row = own_row();
-    const float of_row = kernel::row_weight<true>(weights, row).full;
-    const float log = valid.contains(row) ? weights.log_count(row) : -1.0f;
+    const float of_row = kernel::row_weight<true>(of_positions, row).full;
+    const bool counts = is_whole || side.valid(first_row).contains(row);
+    const float log = counts ? of_positions.log_count(row) : -1.0f;
     device::sync_warp();  // other lanes have read those of the chunk before
-    if (writes_own_row()) {
-      device::store_shared(weight + row, of_row);
-      device::store_shared(log_count + row, log);
-    }
+    if (writes_own_row()) device::store_shared(weights + place(row), Weight{of_row, log});
     device::sync_warp();
   }
   /// Of rows g and g + 8 of the warp: f(h, row).
   template <class F>
   static __device__ __forceinline__ void for_both_rows(F f) {
-    const int row = 16 * warp_in_group() + lane_index() / 4;
+    const int thread = device::opaque(device::thread_index());
+    const int row = (thread / 2 & 48) | (thread / 4 & 7);
 #pragma unroll
     for (int h = 0; h < 2; ++h) f(h, row + 8 * h);
   }
@@ -101,14 +109,21 @@ template <Element T, int columns>
 struct MeasuredRows {
   RowFragments<T, columns> x, y;
 
+  /// Of the lane's own row.
+  struct Measured {
+    float y_bound;  // of ||y||, times the weight
+    float inverse;  // 1 / max(||x||, eps)
+  };
+
   /// Loads and measures the rows, and writes what readers of the pair and the epilogue need. Rows that are
   /// not valid become zeros, and those of extreme norm are rescaled. is_weighted: x's rows have the weights
   /// of positions. Scope: warp; barriers inside: 0; PairRing::arrive_measured() must follow.
-  template <bool is_weighted>
-  __device__ __forceinline__ void measure(RowPair<T, columns>& pair, OutputFactors& factors,
-                                          const tile::ValidRows<chunk_rows>& valid) {
+  template <bool is_weighted, class Side>
+  __device__ __forceinline__ Measured measure(RowPair<T, columns>& pair, OutputFactors& factors,
+                                              const Side& side, int first_row, bool is_whole) {
     bool changed = false;
-    if (!valid.all()) {
+    if (!is_whole) {
+      const tile::ValidRows<chunk_rows> valid = side.valid(first_row);
       clear_rows(pair.x, valid);
       clear_rows(pair.y, valid);
       device::sync_warp();
@@ -126,24 +141,30 @@ struct MeasuredRows {
       changed = true;
     }
 
-    const float rnorm = norm.rnorm();
-    const auto norm_backward = tile::NormBackward<float>::of(norm, rnorm);
-    const float weight = is_weighted ? device::load_shared(factors.weight + own_row()) : 1.0f;
-    if (writes_own_row()) {
-      pair.terms.factors.set(own_row(), rnorm * weight);
-      device::store_shared(factors.norm_backward + own_row(), norm_backward);
-      if constexpr (is_weighted) device::store_shared(factors.rnorm + own_row(), rnorm);
+    const int own = own_row();
+    const bool writes = writes_own_row();
+    OutputFactors::Weight weight{1, 0};
+    if constexpr (is_weighted) weight = device::load_shared(factors.weights + OutputFactors::place(own));
+    const float rnorm = norm.rnorm(), inverse = norm.inverse();
+    const auto norm_backward = tile::NormBackward<float>::of(norm, rnorm, weight.weight);
+    pair.terms.factors.set_by_two(own, rnorm * weight.weight, !writes);
+    if (writes) {
+      OutputFactors::Row* const to = factors.rows + OutputFactors::place(own);
+      if constexpr (is_weighted)
+        device::store_shared(to, OutputFactors::Row{norm_backward, rnorm * weight.weight, weight.log_count});
+      else
+        device::store_shared(&to->norm_backward, norm_backward);
     }
 
     y.load(pair.y);
     const float squares_of_y = squares_of_own_row(y);
     if (device::any_lane(!device::is_finite(squares_of_y)))  // it may have overflowed
       found |= device::any_lane(!are_finite<T>(y.r)) ? finding::y_not_finite : 0;
-    const float y_bound = norm_bound_of_own_row(y, squares_of_y) * weight;
-    if (writes_own_row()) device::store_shared(factors.y_bound + own_row(), y_bound);
+    const float y_bound = norm_bound_of_own_row(y, squares_of_y) * weight.weight;
     if (lane_index() == 0)
       device::store_shared(reinterpret_cast<std::uint32_t*>(&pair.findings) + warp_in_group(), found);
     if (changed) device::fence_proxy_async();
+    return {y_bound, inverse};
   }
 };
 

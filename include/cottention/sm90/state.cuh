@@ -190,15 +190,16 @@ class State {
   /// inside: 0.
   template <class Split>
   __device__ __forceinline__ void write(StateTile<T, dims.v, dims.qk>& tile, Split split) {
-    const int lane = own_lane(), row = 16 * warp_in_group() + lane % 16;
+    T* const own_high = lane_vector(tile.high[group_][0]);
+    constexpr int to_low = static_cast<int>(sizeof tile.high / sizeof(T));  // elements
 #pragma unroll
     for (int c = 0; c < dims.qk; c += 16) {
       std::uint32_t high[4], low[4];
       const float* const x = &h_.of_panel[c / 64][c % 64 / 2];
 #pragma unroll
       for (int i = 0; i < 4; ++i) split(x[2 * i], x[2 * i + 1], high[i], low[i]);
-      device::stmatrix_x4(tile.high[group_][c / 64].at(row, c % 64 + lane / 16 * 8), high);
-      device::stmatrix_x4(tile.low[group_][c / 64].at(row, c % 64 + lane / 16 * 8), low);
+      device::stmatrix_x4(lane_vector_of(own_high, c / 16), high);
+      device::stmatrix_x4(lane_vector_of(own_high, c / 16) + to_low, low);
     }
   }
 

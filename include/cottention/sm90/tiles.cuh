@@ -119,6 +119,22 @@ __device__ __forceinline__ int lane_index() { return device::opaque(device::lane
 __device__ __forceinline__ int warp_in_group() { return device::opaque(device::warp_index() % 4); }
 __device__ __forceinline__ int group_index() { return device::warp_index() / 4; }
 
+/// The vector whose address a lane gives to ldmatrix or stmatrix for the warp's 16 rows of a tile: of row
+/// lane % 16, in the first 16 columns of a panel. In few instructions, from the index of the thread alone.
+template <Element T>
+__device__ __forceinline__ T* lane_vector(Panel<T>& panel) {
+  const int thread = device::opaque(device::thread_index());
+  const int row = (thread << 6 & 0x1800) | (thread << 7 & 0x780);  // times its bytes
+  const int column = (thread & 16) ^ (thread << 4 & 0x70);         // bytes, swizzled
+  return reinterpret_cast<T*>(reinterpret_cast<unsigned char*>(&panel) + (row | column));
+}
+/// The lane's vector 16 `step` columns further on in the tile.
+template <Element T>
+__device__ __forceinline__ T* lane_vector_of(T* first, int step) {
+  constexpr int panel_elements = static_cast<int>(sizeof(Panel<T>) / sizeof(T));
+  return device::xor_shared(first, static_cast<unsigned>(step % 4 * 32)) + step / 4 * panel_elements;
+}
+
 /// Rows of a tile as operand a of wgmma: those of the warp, (16, columns).
 template <Element T, int columns>
 struct RowFragments {
@@ -127,10 +143,9 @@ struct RowFragments {
 
   /// Scope: warp; barriers inside: 0.
   __device__ __forceinline__ void load(Tile<T, columns>& tile) {
-    const int lane = lane_index(), row = 16 * warp_in_group() + lane % 16;
+    T* const first = lane_vector(tile.panel[0]);
 #pragma unroll
-    for (int k = 0; k < steps; ++k)
-      device::ldmatrix_x4(r[k], tile.panel[k / 4].at(row, k % 4 * 16 + lane / 16 * 8));
+    for (int k = 0; k < steps; ++k) device::ldmatrix_x4(r[k], lane_vector_of(first, k));
   }
   /// f(x, h, column, e) for each element, as Sums::for_each.
   template <class F>
@@ -163,11 +178,11 @@ __device__ __forceinline__ bool are_finite(const std::uint32_t (&r)[steps][4]) {
 /// warp; barriers inside: 0.
 template <Element T, int columns, class F>
 __device__ __forceinline__ void for_each_fragment(Tile<T, columns>& tile, F f) {
-  const int lane = lane_index(), row = 16 * warp_in_group() + lane % 16;
+  T* const first = lane_vector(tile.panel[0]);
 #pragma unroll 4
   for (int k = 0; k < columns / 16; ++k) {
     RowFragments<T, 16> x;
-    device::ldmatrix_x4(x.r[0], tile.panel[k / 4].at(row, k % 4 * 16 + lane / 16 * 8));
+    device::ldmatrix_x4(x.r[0], lane_vector_of(first, k));
     f(x);
   }
 }
@@ -180,18 +195,24 @@ __device__ __forceinline__ void sum_over_quad(float (&x)[2]) {
     for (int distance = 1; distance < 4; distance *= 2) x[h] += device::shuffle_xor(x[h], distance);
 }
 
+/// Columns 16 k, ... of sums, rounded, as operand a.
+template <Element T, int columns>
+__device__ __forceinline__ void pack_fragment(const Sums<columns>& sums, int k, std::uint32_t (&pairs)[4]) {
+  const float* const x = &sums.of_panel[k / 4][k % 4 * 8];
+#pragma unroll
+  for (int i = 0; i < 4; ++i) pairs[i] = device::pack<T>(x[2 * i], x[2 * i + 1]);
+}
+
 /// Writes the warp's rows of sums, rounded, to a tile. Scope: warp; barriers inside: 0.
 template <Element T, int columns, int tile_columns>
 __device__ __forceinline__ void store_rows(Tile<T, tile_columns>& tile, const Sums<columns>& sums) {
   static_assert(tile_columns >= columns);
-  const int lane = lane_index(), row = 16 * warp_in_group() + lane % 16;
+  T* const first = lane_vector(tile.panel[0]);
 #pragma unroll
-  for (int c = 0; c < columns; c += 16) {
+  for (int k = 0; k < columns / 16; ++k) {
     std::uint32_t pairs[4];
-    const float* const x = &sums.of_panel[c / 64][c % 64 / 2];
-#pragma unroll
-    for (int i = 0; i < 4; ++i) pairs[i] = device::pack<T>(x[2 * i], x[2 * i + 1]);
-    device::stmatrix_x4(tile.panel[c / 64].at(row, c % 64 + lane / 16 * 8), pairs);
+    pack_fragment<T>(sums, k, pairs);
+    device::stmatrix_x4(lane_vector_of(first, k), pairs);
   }
 }
 
