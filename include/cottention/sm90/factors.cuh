@@ -29,12 +29,13 @@ struct FactorsStorage {
   /// The norm backward leaves no registers for weights.
   static constexpr bool has_registers = !R::has_norm_backward;
   kernel::CountStorage<float, warps_of<R>, has_registers> counts;
-  /// (rows), where lanes lack the registers.
+  /// Rows of dk stay while the terms of a group pass.
+  static constexpr bool has_rows = lacks_registers<R> && !R::rows_are_queries;
   struct Row {
     tile::NormBackward<float> norm_backward;
     float rnorm;
   };
-  Row rows[lacks_registers<R> ? chunk_rows : 1];
+  Row rows[has_rows ? chunk_rows : 1];  // (rows)
 
   /// Scope: thread; fence_mbarrier_init() and sync_block() must follow.
   __device__ __forceinline__ void init(int empty_arrivals) {
@@ -167,7 +168,7 @@ class ChunkFactors {
   // ---- for the norm backward: of rows g and g + 8
 
   __device__ __forceinline__ tile::NormBackward<float> norm_backward(int h) const {
-    if constexpr (lacks_registers<R>)
+    if constexpr (Storage::has_rows)
       return device::load_shared(
           &storage_.rows[16 * warp_in_group() + lane_index() / 4 + 8 * h].norm_backward);
     else
@@ -175,7 +176,7 @@ class ChunkFactors {
   }
   /// 1 / ||x|| of the lane's own row, and ln(max(n, 1)).
   __device__ __forceinline__ float own_rnorm() const {
-    return lacks_registers<R> ? device::load_shared(&storage_.rows[own_row() % chunk_rows].rnorm) : rnorm_;
+    return Storage::has_rows ? device::load_shared(&storage_.rows[own_row() % chunk_rows].rnorm) : rnorm_;
   }
   __device__ __forceinline__ float own_log_count() const {
     return weights_.log_count(own_row() % chunk_rows);
@@ -249,7 +250,7 @@ class ChunkFactors {
           norm_of<rescales>(rows.norm_input, squares_of_own_row(rows.norm_input), 0, any_extreme);
       const float rnorm = norm.rnorm();
       const auto backward = tile::NormBackward<float>::of(norm, rnorm);
-      if constexpr (lacks_registers<R>) {
+      if constexpr (Storage::has_rows) {
         device::sync_warp();  // lanes have read those of the chunk before
         if (writes_own_row())
           device::store_shared(storage_.rows + own_row(), typename Storage::Row{backward, rnorm});
