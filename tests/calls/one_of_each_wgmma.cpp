@@ -1,4 +1,4 @@
-// Forward and backward of bf16 on the wgmma engine from the PTX that nvcc generates: one kernel of each kind
+// Forward and backward on the wgmma engine from the PTX that nvcc generates: one kernel of each kind
 // that the calls launch, in as few instantiations as that takes. wgmma.cpp and wgmma_gradient.cpp have the
 // rest.
 #include <concepts>
@@ -32,16 +32,17 @@ Case of_length(std::int64_t n) {
 template <cottention::AnyProblem P>
 void check_fused_backward(Case c) {
   namespace host = cottention::host;
+  using T = typename P::element;
   using Gradient = cottention::sm90::Gradient<P, cottention::tuning::wgmma_fused_backward<P>>;
   c.mask = P::mask;
   c.scale = P::scale;
   c.shape.dim_qk = P::head_dim.qk;
   c.shape.dim_v = P::head_dim.v;
-  Inputs<bf16> inputs(c);
+  Inputs<T> inputs(c);
   auto args = inputs.backward();
   std::vector<float> final_h = final_h_of(inputs);
   args.final_h = final_h.data();
-  GradientBuffers<bf16> out(args.shape, args.shape.batch, Layout::bshd);
+  GradientBuffers<T> out(args.shape, args.shape.batch, Layout::bshd);
   for (const Wanted wanted : every_gradient) out.ask(wanted, args);
   Mirror mirror;
   const auto device_args = mirrored(mirror, args);
@@ -54,7 +55,7 @@ void check_fused_backward(Case c) {
   call.kernels(mirror.array(scratch.data(), static_cast<std::int64_t>(scratch.size())),
                [&]<class Kernel>(cottention::device::Grid grid, const auto& params) {
                  constexpr bool is_fused = std::same_as<Kernel, Gradient>;
-                 if constexpr (is_fused || std::same_as<Kernel, cottention::kernel::ScaleGrad<bf16>>) {
+                 if constexpr (is_fused || std::same_as<Kernel, cottention::kernel::ScaleGrad<T>>) {
                    launches.template prepare<Kernel>();
                    launches.template launch<Kernel>(grid, params());
                    launched = launched || is_fused;
@@ -99,4 +100,5 @@ TEST_CASE("Backward of the wgmma engine from PTX: all gradients of one kernel ar
     check_fused_backward<Of<64, 64, Mask::causal>>(of_length(n));
     check_fused_backward<Problem<bf16, HeadDim{64, 64}, Mask::causal, Scale::by_query>>(of_length(n));
   }
+  check_fused_backward<Problem<fp16, HeadDim{64, 64}, Mask::causal, Scale::by_key>>(of_length(200));
 }

@@ -62,6 +62,15 @@ void compile(Call call) {
   kept = call;
 }
 
+/// Walk of an output on the wgmma engine, without the rest of its call.
+template <AnyProblem P, recurrence::Output output>
+void list_wgmma_walk() {
+  using R = kernel::Roles<P, output>;
+  constexpr Tiling t = tuning::wgmma_recurrence<R>;
+  compile<cudaError_t (*)()>(&device::prepare<host::Walk<R, t>>);
+  list_kernel<P, t, host::Walk<R, t>>();
+}
+
 template <AnyProblem P>
 void list_forward() {
   using Call = CallStatus (*)(const ForwardArguments<typename P::element>&, Workspace, cudaStream_t, Split);

@@ -34,9 +34,8 @@ TEMPLATE_TEST_CASE("No race in gradients made together", "", cottention::half, c
 }
 
 TEST_CASE("No race in gradients made together on the wgmma engine") {
-  using cottention::bfloat16;
-  check_cuda_backward<P<bfloat16, 64, 64, Mask::causal>>(masked(2),
-                                                         {.split = {1}, .final_h = Presence::present});
+  using cottention::bfloat16, cottention::half;
+  check_cuda_backward<P<half, 64, 64, Mask::causal>>(masked(2), {.split = {1}, .final_h = Presence::present});
   check_cuda_backward<P<bfloat16, 64, 64, Mask::causal, Scale::by_query>>(
       {.shape = {1, 300, 300, 1, 1, 0, 0}, .rows = Rows::mixed},
       {.split = {1}, .final_h = Presence::present});

@@ -111,7 +111,7 @@ struct RecurrenceRows<R, given> : GivenRow<given> {
   static_assert(
       given.engine != Engine::wgmma || sm90::has_kernels<R>,
       "cottention: Engine::wgmma is for 16-bit elements and head dims that are multiples of 16 from 64 "
-      "to 128; in fp16 dq and dk need one of the dims at 64. Remedy: Engine::mma_sync, the default.");
+      "to 128. Remedy: Engine::mma_sync, the default.");
   static_assert(
       given.engine != Engine::wgmma || is_tiling_of_wgmma<R, given>,
       "cottention: a Tiling of Engine::wgmma has chunk 64, 2 to 4 stages, all columns, warps 0 or as many "

@@ -23,6 +23,7 @@ struct Apply {
     RowRing<R, tiling> rows;
     StateTile<T, R::dims.v, R::dims.qk> state;
     StateExponents<T, R::dims.v> exponents;
+    ScaleGradSums<R> scale_grad;
   };
 
   static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
@@ -44,7 +45,7 @@ struct Apply {
     }
     ChunkFactors<R, tiling> factors(head, storage.reduce.factors);
     device::sync_block();  // barriers are initialised, the state is published
-    Epilogue<R, tiling> epilogue(params, head);
+    Epilogue<R, tiling> epilogue(params, head, storage.scale_grad);
     const int parts = params.m_blocks;
     const tile::Pieces m_blocks(head.rows.length, {.wanted = parts, .min_rows = 1, .max_pieces = parts},
                                 chunk_rows);

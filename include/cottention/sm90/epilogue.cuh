@@ -48,6 +48,12 @@ __device__ __forceinline__ void copy_rows(const Tile<T, columns>& from, const ti
   }
 }
 
+/// What lanes have summed for the gradient of scale_logit, in shared memory where they lack registers.
+template <kernel::AnyRoles R>
+struct ScaleGradSums {
+  double of_lanes[lacks_registers<R> ? 128 : 1];
+};
+
 /// The epilogue of a recurrence. Scope of all members but store_scale_grad(): the first warpgroup.
 template <kernel::AnyRoles R, Tiling tiling>
 class Epilogue {
@@ -56,8 +62,12 @@ class Epilogue {
   using Params = RecurrenceParams<T>;
   using Valid = tile::ValidRows<chunk_rows>;
 
-  __device__ __forceinline__ Epilogue(const Params& params, const Head<R, tiling>& head)
-      : params_(params), head_(head) {}
+  __device__ __forceinline__ Epilogue(const Params& params, const Head<R, tiling>& head,
+                                      ScaleGradSums<R>& sums_shared)
+      : params_(params), head_(head), sums_(sums_shared) {
+    if (lacks_registers<R> && group_index() == 0)
+      device::store_shared(sums_.of_lanes + device::thread_index(), 0.0);
+  }
 
   /// Writes the output of a chunk's rows to its buffer; they leave for memory in store(), after a barrier.
   __device__ __forceinline__ void stage(const ChunkFactors<R, tiling>& factors, const Valid& valid,
@@ -70,7 +80,7 @@ class Epilogue {
       through_norm(out, x, {factors.norm_backward(0), factors.norm_backward(1)}, products);
       const float coefficient = own_of(products) * factors.own_rnorm();
       if (params_.scale_grad_partials != nullptr && writes_own_row() && valid.contains(own_row()))
-        scale_grad_ += static_cast<double>(factors.own_log_count()) * static_cast<double>(coefficient);
+        add_scale_grad(static_cast<double>(factors.own_log_count()) * static_cast<double>(coefficient));
     }
     if (params_.out.data == nullptr) return;
     clear_sums(out, valid);
@@ -97,12 +107,29 @@ class Epilogue {
       device::BlockSumStorage<double, warps_of<R> * device::warp_size>& storage_shared) const {
     if constexpr (R::has_norm_backward)
       if (params_.scale_grad_partials != nullptr)
-        kernel::store_scale_grad(params_.scale_grad_partials, partials_per_head, scale_grad_, storage_shared);
+        kernel::store_scale_grad(params_.scale_grad_partials, partials_per_head, scale_grad(),
+                                 storage_shared);
   }
 
  private:
+  __device__ __forceinline__ void add_scale_grad(double term) {
+    if constexpr (lacks_registers<R>) {
+      double* const sum = sums_.of_lanes + device::opaque(device::thread_index());
+      device::store_shared(sum, device::load_shared(sum) + term);
+    } else {
+      scale_grad_ += term;
+    }
+  }
+  __device__ __forceinline__ double scale_grad() const {
+    if constexpr (lacks_registers<R>)
+      return group_index() == 0 ? device::load_shared(sums_.of_lanes + device::thread_index()) : 0.0;
+    else
+      return scale_grad_;
+  }
+
   const Params& params_;
   const Head<R, tiling>& head_;
+  ScaleGradSums<R>& sums_;
   double scale_grad_ = 0;  // of the lane's own rows
 };
 

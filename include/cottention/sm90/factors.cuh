@@ -36,6 +36,13 @@ struct FactorsStorage {
   /// The norm backward leaves no registers for weights.
   static constexpr bool has_registers = !R::has_norm_backward;
   kernel::CountStorage<float, warps_of<R>, has_registers> counts;
+  /// Rows of dk stay while the terms of a group pass.
+  static constexpr bool has_rows = lacks_registers<R> && !R::rows_are_queries;
+  struct Row {
+    tile::NormBackward<float> norm_backward;
+    float rnorm;
+  };
+  Row rows[has_rows ? chunk_rows : 1];  // (rows)
 
   /// Scope: thread; fence_mbarrier_init() and sync_block() must follow.
   __device__ __forceinline__ void init(int empty_arrivals) {
@@ -168,10 +175,16 @@ class ChunkFactors {
   // ---- for the norm backward: of rows g and g + 8
 
   __device__ __forceinline__ tile::NormBackward<float> norm_backward(int h) const {
-    return {scale_[h], slope_[h]};
+    if constexpr (Storage::has_rows)
+      return device::load_shared(
+          &storage_.rows[16 * warp_in_group() + lane_index() / 4 + 8 * h].norm_backward);
+    else
+      return {scale_[h], slope_[h]};
   }
   /// 1 / ||x|| of the lane's own row, and ln(max(n, 1)).
-  __device__ __forceinline__ float own_rnorm() const { return rnorm_; }
+  __device__ __forceinline__ float own_rnorm() const {
+    return Storage::has_rows ? device::load_shared(&storage_.rows[own_row() % chunk_rows].rnorm) : rnorm_;
+  }
   __device__ __forceinline__ float own_log_count() const {
     return weights_.log_count(own_row() % chunk_rows);
   }
@@ -243,10 +256,18 @@ class ChunkFactors {
     if constexpr (R::has_norm_backward) {
       const tile::RowNorm<float> norm =
           norm_of<rescales>(rows.norm_input, squares_of_own_row(rows.norm_input), 0, any_extreme);
-      rnorm_ = norm.rnorm();
-      const auto backward = tile::NormBackward<float>::of(norm, rnorm_);
-      to_both_rows(backward.scale, scale_);
-      to_both_rows(backward.slope, slope_);
+      const float rnorm = norm.rnorm();
+      const auto backward = tile::NormBackward<float>::of(norm, rnorm);
+      if constexpr (Storage::has_rows) {
+        device::sync_warp();  // lanes have read those of the chunk before
+        if (writes_own_row())
+          device::store_shared(storage_.rows + own_row(), typename Storage::Row{backward, rnorm});
+        device::sync_warp();
+      } else {
+        rnorm_ = rnorm;
+        to_both_rows(backward.scale, scale_);
+        to_both_rows(backward.slope, slope_);
+      }
       if constexpr (scales_rows) {
         const tile::RowNorm<float> of_a{squares_of_own_row(a), 0};
         to_both_rows(of_a.rnorm(), row_);

@@ -14,7 +14,7 @@ namespace cottention::sm90 {
 /// warpgroup up to dim 64.
 template <AnyProblem P>
 inline constexpr bool has_fused_backward =
-    std::same_as<typename P::element, bfloat16>&& P::mask == Mask::causal&& P::head_dim == HeadDim{64, 64};
+    sizeof(typename P::element) == 2 && P::mask == Mask::causal&& P::head_dim == HeadDim{64, 64};
 
 /// Maps have the tensors' dimensions, as those of RecurrenceParams; tiles of outputs are 16 rows, a warp's.
 /// Partial states: of dq are S after each piece, H^T (v, k), read where final_h does not have it; of dk are D
@@ -32,6 +32,8 @@ struct GradientBlock {
   static constexpr int dim = P::head_dim.qk;
   static constexpr int groups = 4, threads = 128 * groups;
   static constexpr bool weighs_queries = P::scale == Scale::by_query;
+  /// Whether factors of terms need no power of two of their own: in half, where they have weights, they do.
+  static constexpr bool bounds_factors = !std::same_as<T, half>;
   /// The first warpgroup measures the rows that have weights.
   static constexpr Output first_output = weighs_queries ? Output::dq : Output::dk,
                           second_output = weighs_queries ? Output::dk : Output::dq;
@@ -41,7 +43,7 @@ struct GradientBlock {
   using Pair = RowPair<T, dim>;
   using Pairs = PairRing<Pair, tiling.stages>;
   using State = sm90::State<T, HeadDim{dim, dim}>;
-  using PublishedState = StateTile<T, dim, dim>;
+  using PublishedState = SquareStateTile<T, dim>;
   using ErrorBound = kernel::DqErrorBound<P, threads, 128>;
   using Weights = kernel::PositionWeights<P, recurrence::Direction::reverse, chunk_rows,
                                           threads / device::warp_size, true>;
@@ -100,6 +102,9 @@ struct GradientBlock {
     storage.keys.init(4 * groups);
     storage.s_barriers.init(4, 4);
     storage.d_barriers.init(4, 8);
+    if constexpr (std::same_as<T, half>)  // terms have their weights in full
+      for (auto* pairs : {storage.queries.pairs, storage.keys.pairs})
+        for (int i = 0; i < tiling.stages; ++i) device::store_shared(&pairs[i].terms.weight, 1.0f);
     device::fence_mbarrier_init();
   }
 

@@ -94,11 +94,10 @@ struct Gradient {
     State s(0), d(0);
     start_states(params, device::load_shared(&storage.pieces), s, d);
     storage.dq_error.observe_state(s.squares());
-    StateExponents<T, Block::dim> exponents;  // of half alone
     const auto publish = [&](State& state, typename Block::PublishedState& to, Ring<1>& barriers,
                              const Position& at) {
       barriers.wait_empty(at.state());
-      state.publish(to, exponents);
+      state.publish(to);
       device::fence_proxy_async();
       barriers.arrive_full(at.state());
     };
@@ -108,14 +107,14 @@ struct Gradient {
         publish(d, storage.d, storage.d_barriers, at);
         storage.keys.wait_measured(at.keys());
         typename Block::Pair& keys = storage.keys.at(at.keys());
-        s.template absorb<true, Change::subtract>(keys.x, keys.y, keys.terms);
+        s.template absorb<Block::bounds_factors, Change::subtract>(keys.x, keys.y, keys.terms);
         storage.keys.barriers.arrive_empty(at.keys());
         publish(s, storage.s, storage.s_barriers, at);
         storage.dq_error.observe_state(s.squares());
       }
       storage.queries.wait_measured(at.queries(params.dq.row_group));
       typename Block::Pair& queries = storage.queries.at(at.queries(params.dq.row_group));
-      d.template absorb<true>(queries.y, queries.x, queries.terms);
+      d.template absorb<Block::bounds_factors>(queries.y, queries.x, queries.terms);
       storage.queries.barriers.arrive_empty(at.queries(params.dq.row_group));
     }
     const int order = device::opaque(device::block_y());

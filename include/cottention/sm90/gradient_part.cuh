@@ -97,18 +97,23 @@ struct GradientPart {
       const bool plain = score(scores, rows, queries(at), keys(at), row, finite);
       storage.s_barriers.wait_full(at.state());
       Out out;
+      RowScales<T> scales;
+      scales.raise(scores);
       if (plain) {
         std::uint32_t p[4][4];
         to_operand<T, false>(scores, p);
         start_out(out, rows);
+        scales.raise_sums(out);
         start_attend(out, p, keys(at).x);
         finish(out);
       } else {
         start_out(out, rows);
         finish(out);
+        scales.raise_sums(out);
         attend_carefully<R::direction>(out, scores, keys(at).x, finite);
         rows.x.load(queries(at).x);  // they take no registers before
       }
+      scales.lower_sums(out);
       storage.queries.barriers.arrive_empty(at.queries(params.dq.row_group));
       store(row, is_whole, at.group_head, rows, out);
     }
@@ -136,6 +141,9 @@ struct GradientPart {
       Scores scores;
       bool finite;
       const bool plain = score(scores, rows, keys(at), queries(at), row, finite);
+      RowScales<T> scales;
+      scales.raise(scores);
+      scales.raise_sums(out);
       if (plain) {
         start_attend(out, scores, c_of(queries(at)));
         finish(out);
@@ -143,6 +151,7 @@ struct GradientPart {
         attend_carefully<R::direction>(out, scores, c_of(queries(at)), finite);
         load_a(rows, keys(at));  // it takes no registers before
       }
+      scales.lower_sums(out);
       storage.queries.barriers.arrive_empty(at.queries(params.dq.row_group));
     }
     if constexpr (output == Output::dv)
@@ -197,9 +206,13 @@ struct GradientPart {
     finite = (findings_of(of_terms) & (norm ? finding::x_not_finite : finding::y_not_finite)) == 0;
     return finite && !is_leading;
   }
-  /// Starts out = a H.
+  /// Starts out = a H. It is finished, too, for half, since it has to be scaled.
   __device__ __forceinline__ void start_out(Out& out, const Fragments& rows) {
-    if constexpr (output == Output::dk)
+    if constexpr (std::same_as<T, half>) {
+      start_inter_chunk_of_scaled<output != Output::dk>(out, a_of(rows), of_queries ? storage.s : storage.d);
+      finish(out);
+      out.scale_all(device::load_shared(&(of_queries ? storage.s : storage.d).scale));
+    } else if constexpr (output == Output::dk)
       start_inter_chunk(out, a_of(rows), storage.d);
     else
       start_inter_chunk_transposed(out, a_of(rows), of_queries ? storage.s : storage.d);

@@ -1,6 +1,8 @@
 // What the kernels of this engine are given, and which recurrences they are written for.
 #pragma once
 
+#include <concepts>
+
 #include <cottention/device/tma.cuh>
 #include <cottention/kernel/params.cuh>
 #include <cottention/kernel/roles.cuh>
@@ -22,13 +24,15 @@ struct RecurrenceParams : kernel::RecurrenceParams<T> {
   device::TensorMap a_map, b_map, c_map, norm_input_map, out_map;
 };
 
-/// Whether there are kernels for a recurrence. Those of dq and dk in fp16 with both dims beyond 64 would
-/// spill.
+/// Whether there are kernels for a recurrence.
 template <kernel::AnyRoles R>
 inline constexpr bool has_kernels = [] {
   constexpr auto fits = [](int dim) { return dim % 16 == 0 && dim >= 64 && dim <= 128; };
-  return sizeof(typename R::element) == 2 && fits(R::dims.qk) && fits(R::dims.v) &&
-         !(R::normalizes_all_operands && R::dims.qk > 64 && R::dims.v > 64);
+  return sizeof(typename R::element) == 2 && fits(R::dims.qk) && fits(R::dims.v);
 }();
+/// Whether the first warpgroup lacks the registers for what it seldom uses, which is in shared memory then.
+template <kernel::AnyRoles R>
+inline constexpr bool lacks_registers =
+    std::same_as<typename R::element, half>&& R::has_norm_backward&& R::dims.qk > 64 && R::dims.v > 64;
 
 }  // namespace cottention::sm90

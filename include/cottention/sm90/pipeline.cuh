@@ -146,58 +146,81 @@ struct TermRing {
 
 /// Starts the loads of a walk in its order, a position at a time: of rows where a position has new ones,
 /// likewise of terms. Query heads of a group bring rows or terms of their own; the other side is loaded once
-/// for each chunk. Scope of all members: one thread, always the same.
+/// for each chunk. in_shared: its position is in shared memory. Scope of all members: one thread, always the
+/// same.
 template <kernel::AnyRoles R, Tiling tiling, recurrence::Direction direction, bool loads_rows,
-          bool loads_terms>
+          bool loads_terms, bool in_shared = false>
 class Loader {
+  using Cursor = tile::Cursor<tiling.stages, chunk_rows, direction>;
+
  public:
   using Params = RecurrenceParams<typename R::element>;
   using Place = RingPlace<tiling.stages>;
+  /// What is loaded next.
+  struct Position {
+    Cursor at;
+    Place row, term;
+  };
 
   __device__ __forceinline__ Loader(const Params& params, const Head<R, tiling>& head, int first, int last,
-                                    int group)
-      : params_(params),
-        head_(head),
-        first_(first),
-        last_(last),
-        group_(group),
-        at_(Cursor::start(first, last)) {}
+                                    int group, Position* position_shared = nullptr)
+      : params_(params), head_(head), first_(first), last_(last), group_(group), shared_(position_shared) {
+    if (!in_shared || device::thread_index() == 0) set({Cursor::start(first, last), {}, {}});
+  }
 
   /// Starts the next position's loads, if there is one; a ring that the kernel does not have is null. Rows
   /// are loaded to a buffer once all threads that read its earlier rows are past a barrier of their warpgroup
   /// and this thread's stores have read it.
   __device__ __forceinline__ void next(RowRing<R, tiling>* rows, TermRing<R, tiling>* terms) {
-    if (!at_.within(first_, last_)) return;
-    if (loads_rows && (R::rows_are_queries || at_.group_head == 0)) {
+    auto [at, row_place, term_place] = get();
+    if (!at.within(first_, last_)) return;
+    if (loads_rows && (R::rows_are_queries || at.group_head == 0)) {
       device::cp_async_bulk_wait_read<0>();
-      RowBuffer<R>& to = rows->buffers[row_place_.index];
-      device::Mbarrier* const full = rows->barriers.full + row_place_.index;
-      const Coordinates from = coordinates<R, tiling>(head_, R::rows_are_queries, at_.group_head, at_.row);
+      RowBuffer<R>& to = rows->buffers[row_place.index];
+      device::Mbarrier* const full = rows->barriers.full + row_place.index;
+      const Coordinates from = coordinates<R, tiling>(head_, R::rows_are_queries, at.group_head, at.row);
       device::mbarrier_arrive_expect_tx(full, RowBuffer<R>::bytes);
       load_panels(to.a(), params_.a_map, full, from);
       if constexpr (R::has_norm_backward) load_panels(to.norm_input, params_.norm_input_map, full, from);
-      row_place_.advance();
+      row_place.advance();
     }
-    if (loads_terms && (!R::rows_are_queries || at_.group_head == 0)) {
-      terms->barriers.wait_empty(term_place_);
-      TermBuffer<R>& to = terms->buffers[term_place_.index];
-      device::Mbarrier* const full = terms->barriers.full + term_place_.index;
-      const Coordinates from = coordinates<R, tiling>(head_, !R::rows_are_queries, at_.group_head, at_.row);
+    if (loads_terms && (!R::rows_are_queries || at.group_head == 0)) {
+      terms->barriers.wait_empty(term_place);
+      TermBuffer<R>& to = terms->buffers[term_place.index];
+      device::Mbarrier* const full = terms->barriers.full + term_place.index;
+      const Coordinates from = coordinates<R, tiling>(head_, !R::rows_are_queries, at.group_head, at.row);
       device::mbarrier_arrive_expect_tx(full, TermBuffer<R>::bytes);
       load_panels(to.b, params_.b_map, full, from);
       load_panels(to.c, params_.c_map, full, from);
-      term_place_.advance();
+      term_place.advance();
     }
-    at_.advance(group_);
+    at.advance(group_);
+    set({at, row_place, term_place});
   }
 
  private:
-  using Cursor = tile::Cursor<tiling.stages, chunk_rows, direction>;
+  __device__ __forceinline__ Position get() const {
+    if constexpr (in_shared)
+      return {device::load_shared(&shared_->at), device::load_shared(&shared_->row),
+              device::load_shared(&shared_->term)};
+    else
+      return own_;
+  }
+  __device__ __forceinline__ void set(const Position& position) {
+    if constexpr (in_shared) {
+      device::store_shared(&shared_->at, position.at);
+      device::store_shared(&shared_->row, position.row);
+      device::store_shared(&shared_->term, position.term);
+    } else {
+      own_ = position;
+    }
+  }
+
   const Params& params_;
   const Head<R, tiling>& head_;
   int first_, last_, group_;
-  Cursor at_;
-  Place row_place_, term_place_;
+  Position* shared_;
+  Position own_{};
 };
 
 /// Which rows of the chunk at `row` exist and are not masked. Scope: warp; barriers inside: 0.

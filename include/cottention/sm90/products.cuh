@@ -101,6 +101,54 @@ __device__ __forceinline__ void scale_and_mask(Scores& scores, const float* term
   }
 }
 
+/// Powers of two by which scores in half are multiplied, and the sums that they add to meanwhile: the largest
+/// score of each row comes near the end of half's range, so the others lose no more than that one. Other
+/// types have none.
+template <Element T>
+class RowScales {
+ public:
+  /// Finds them, and multiplies scores by them. Scope: warp; barriers inside: 0.
+  __device__ __forceinline__ void raise(Scores& scores) {
+    if constexpr (std::same_as<T, half>) {
+      float largest[2] = {};
+      scores.for_each([&largest](float& score, int h, int, int) {
+        const float magnitude = device::magnitude(score);
+        largest[h] = magnitude > largest[h] ? magnitude : largest[h];
+      });
+#pragma unroll
+      for (int h = 0; h < 2; ++h) {
+#pragma unroll
+        for (int distance = 1; distance < 4; distance *= 2) {
+          const float other = device::shuffle_xor(largest[h], distance);
+          largest[h] = other > largest[h] ? other : largest[h];
+        }
+        const int exponent = tile::exponent_for_half(largest[h]);
+        exponent_[h] = exponent > least ? exponent : least;
+      }
+      raise_sums(scores);
+    }
+  }
+  template <int columns>
+  __device__ __forceinline__ void raise_sums(Sums<columns>& sums) const {
+    if constexpr (std::same_as<T, half>) scale<-1>(sums);
+  }
+  template <int columns>
+  __device__ __forceinline__ void lower_sums(Sums<columns>& sums) const {
+    if constexpr (std::same_as<T, half>) scale<1>(sums);
+  }
+
+ private:
+  static constexpr int least = -60;  // beyond it, sums could leave fp32's range
+
+  template <int sign, int columns>
+  __device__ __forceinline__ void scale(Sums<columns>& sums) const {
+    sums.scale_rows({device::times_power_of_two(1.0f, sign * exponent_[0]),
+                     device::times_power_of_two(1.0f, sign * exponent_[1])});
+  }
+
+  int exponent_[std::same_as<T, half> ? 2 : 1] = {};
+};
+
 /// Scores as operand a of wgmma: rounded, or what rounding took away, times rest_scale. Scope: warp; barriers
 /// inside: 0.
 template <Element T, bool rest>
@@ -249,6 +297,30 @@ __device__ __forceinline__ void start_inter_chunk_transposed(Sums<columns>& out,
     }
   });
   device::wgmma_commit();
+}
+/// Starts out = a H of a state in half that StateScale is of, whose low parts are done by then; a and H are
+/// as the two functions above take them. Scope: warpgroup.
+template <bool transposed, int columns>
+__device__ __forceinline__ void start_inter_chunk_of_scaled(Sums<columns>& out,
+                                                            const RowFragments<half, columns>& a,
+                                                            const SquareStateTile<half, columns>& h) {
+  static_assert(columns == panel_columns);
+  constexpr auto major = transposed ? device::Major::mn : device::Major::k;
+  const auto add = [&](const Panel<half>& part, device::Sum first) {
+#pragma unroll
+    for (int k = 0; k < columns / 16; ++k)
+      device::wgmma_m64k16<half, columns, major>(out.of_panel[0], a.r[k],
+                                                 transposed ? part.columns_as_mn(k) : part.rows_as_mn(k),
+                                                 k == 0 ? first : device::Sum::add);
+    device::wgmma_commit();
+  };
+  device::wgmma_fence();
+  add(h.low[0][0], device::Sum::start);
+  finish(out);
+  out.scale_all(1 / tile::rest_scale<half>);
+  out.pin();
+  device::wgmma_fence();
+  add(h.high[0][0], device::Sum::add);
 }
 /// What a H is divided by in half: out's columns times the powers of two of the state's rows, and all times
 /// factors of rows g and g + 8. Scope: warp; barriers inside: 0.

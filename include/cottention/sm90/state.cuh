@@ -6,10 +6,12 @@
 #include <concepts>
 #include <cstdint>
 
+#include <cottention/device/barrier.cuh>
 #include <cottention/device/tma.cuh>
 #include <cottention/recurrence.hpp>
 #include <cottention/sm90/tiles.cuh>
 #include <cottention/tile/exponents.cuh>
+#include <cottention/tile/scores.cuh>
 #include <cottention/tile/split.cuh>
 
 namespace cottention::sm90 {
@@ -25,6 +27,17 @@ template <Element T, int c_columns>
 struct StateExponents {
   static constexpr int count = std::same_as<T, half> ? 4 * Tile<T, c_columns>::panels : 1;
   float scale[count];  // (rows / 16): what those rows were divided by
+};
+
+/// A state that is read both ways. For half one power of two divides all of it: exponents of rows would be
+/// factors of the output in one reading, and of the terms of its sums in the other. Low parts are then
+/// multiplied by tile::rest_scale, so that elements are rounded to 2^-51 of the largest at worst.
+template <Element T, int dim>
+struct SquareStateTile : StateTile<T, dim, dim> {};
+template <int dim>
+struct SquareStateTile<half, dim> : StateTile<half, dim, dim> {
+  alignas(16) float largest[4];  // (warps): of the warp's rows
+  float scale;                   // what all was divided by
 };
 
 /// What the terms of a chunk are multiplied by, in shared memory.
@@ -136,21 +149,22 @@ class State {
         device::store_shared(exponents.scale + 4 * group_ + warp_in_group(),
                              device::times_power_of_two(1.0f, exponent));
     }
-    T* const own_high = lane_vector(tile.high[group_][0]);
-    constexpr int to_low = static_cast<int>(sizeof tile.high / sizeof(T));  // elements
-#pragma unroll
-    for (int c = 0; c < dims.qk; c += 16) {
-      std::uint32_t high[4], low[4];
-      const float* const x = &h_.of_panel[c / 64][c % 64 / 2];
-#pragma unroll
-      for (int i = 0; i < 4; ++i) {
-        if constexpr (std::same_as<T, half>)
-          tile::split<T>(x[2 * i] * scale, x[2 * i + 1] * scale, high[i], low[i]);
-        else
-          tile::split<T>(x[2 * i], x[2 * i + 1], high[i], low[i]);
-      }
-      device::stmatrix_x4(lane_vector_of(own_high, c / 16), high);
-      device::stmatrix_x4(lane_vector_of(own_high, c / 16) + to_low, low);
+    write(tile, [scale](float x0, float x1, std::uint32_t& high, std::uint32_t& low) {
+      if constexpr (std::same_as<T, half>)
+        tile::split<T>(x0 * scale, x1 * scale, high, low);
+      else
+        tile::split<T>(x0, x1, high, low);
+    });
+  }
+  /// The same of a state that one warpgroup has all of. Scope: as above; barriers inside: for half 1, barrier
+  /// 2, and between two calls with one tile there must be a barrier of the warpgroup.
+  __device__ __forceinline__ void publish(SquareStateTile<T, dims.qk>& tile) {
+    static_assert(groups == 1);
+    if constexpr (std::same_as<T, half>) {
+      publish_scaled(tile);
+    } else {
+      StateExponents<T, dims.v> nothing;
+      publish(tile, nothing);
     }
   }
 
@@ -198,6 +212,41 @@ class State {
 
  private:
   using Vec = device::Vector<float, 4>;
+
+  /// Writes the warpgroup's rows as operands that split(x0, x1, high, low) makes. Scope: warp; barriers
+  /// inside: 0.
+  template <class Split>
+  __device__ __forceinline__ void write(StateTile<T, dims.v, dims.qk>& tile, Split split) {
+    T* const own_high = lane_vector(tile.high[group_][0]);
+    constexpr int to_low = static_cast<int>(sizeof tile.high / sizeof(T));  // elements
+#pragma unroll
+    for (int c = 0; c < dims.qk; c += 16) {
+      std::uint32_t high[4], low[4];
+      const float* const x = &h_.of_panel[c / 64][c % 64 / 2];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) split(x[2 * i], x[2 * i + 1], high[i], low[i]);
+      device::stmatrix_x4(lane_vector_of(own_high, c / 16), high);
+      device::stmatrix_x4(lane_vector_of(own_high, c / 16) + to_low, low);
+    }
+  }
+
+  __device__ __forceinline__ void publish_scaled(SquareStateTile<T, dims.qk>& tile) {
+    const float of_warp = largest();
+    if (own_lane() == 0) device::store_shared(tile.largest + warp_in_group(), of_warp);
+    device::bar_sync(2, 128);
+    const auto of_warps =
+        device::load_shared(reinterpret_cast<const device::Vector<float, 4>*>(tile.largest));
+    float of_all = of_warps[0];
+#pragma unroll
+    for (int i = 1; i < 4; ++i) of_all = of_warps[i] > of_all ? of_warps[i] : of_all;
+    const int exponent = tile::exponent_for_half(of_all);
+    if (own_lane() == 0 && warp_in_group() == 0)
+      device::store_shared(&tile.scale, device::times_power_of_two(1.0f, exponent));
+    const float up = device::times_power_of_two(1.0f, -exponent);
+    write(tile, [up](float x0, float x1, std::uint32_t& high, std::uint32_t& low) {
+      tile::split<T>(x0 * up, x1 * up, tile::rest_scale<T>, high, low);
+    });
+  }
 
   /// Beyond 64 columns lanes lack the registers for what follows from their index.
   static __device__ __forceinline__ int own_lane() {

@@ -41,7 +41,7 @@ struct Walk {
   /// Registers of the states and of the operands that are made of terms. Panels of two widths take more; and
   /// a first warpgroup that has more than it needs keeps so much from chunk to chunk that lanes spill.
   static constexpr int state_registers = [] {
-    if (std::same_as<T, half> && R::dims.qk > 64) return 152;
+    if (std::same_as<T, half> && R::dims.qk > 64) return lacks_registers<R> ? 144 : 152;
     if (R::dims.qk > 64) return R::dims.qk % 64 == 0 || R::has_norm_backward ? 144 : 160;
     if (min_blocks_per_sm > 1) return 104;
     return R::dims.v > 64 && !R::has_norm_backward ? 152 : 128;
@@ -49,11 +49,14 @@ struct Walk {
   using Shares = RegisterShares<threads, min_blocks_per_sm, state_registers>;
 
   using Params = RecurrenceParams<T>;
+  using WalkLoader = Loader<R, tiling, direction, true, true, lacks_registers<R>>;
   struct Storage {
     RowRing<R, tiling> rows;
     TermRing<R, tiling> terms;
     StateRing<R> state;
     FactorsStorage<R, tiling> factors;
+    typename WalkLoader::Position loading;
+    ScaleGradSums<R> scale_grad;
   };
 
   static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
@@ -61,7 +64,7 @@ struct Walk {
         device::load_global(params.redo_flags + kernel::piece_index(params)) == 0)
       return;
     const Head<R, tiling> head(params);
-    Epilogue<R, tiling> epilogue(params, head);
+    Epilogue<R, tiling> epilogue(params, head, storage.scale_grad);
     // A sequence may have fewer pieces than another of its batch.
     if (head.order < head.pieces.count) {
       init(storage);
@@ -131,7 +134,7 @@ struct Walk {
     Sums<R::dims.v> out{};
 
     __device__ __forceinline__ void walk() {
-      Loader<R, tiling, direction, true, true> loader(params, head, head.first, head.last, head.group);
+      WalkLoader loader(params, head, head.first, head.last, head.group, &storage.loading);
       const bool loads = device::thread_index() == 0;
       if (loads)
         for (int i = 1; i < tiling.stages; ++i) loader.next(&storage.rows, &storage.terms);

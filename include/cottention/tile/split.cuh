@@ -16,6 +16,14 @@ __device__ __forceinline__ void split(float x0, float x1, std::uint32_t& high, s
   high = device::pack<T>(x0, x1);
   low = device::pack<T>(x0 - device::unpack_low<T>(high), x1 - device::unpack_high<T>(high));
 }
+/// high + low / low_scale = x: low parts that would be below half's range are within it.
+template <Element T>
+__device__ __forceinline__ void split(float x0, float x1, float low_scale, std::uint32_t& high,
+                                      std::uint32_t& low) {
+  high = device::pack<T>(x0, x1);
+  low = device::pack<T>((x0 - device::unpack_low<T>(high)) * low_scale,
+                        (x1 - device::unpack_high<T>(high)) * low_scale);
+}
 /// high + low = x f to 2^-15 of it, for a pair x and factors f, each pair in one register; f's are split too.
 __device__ __forceinline__ void split_product(std::uint32_t pair, std::uint32_t factors_high,
                                               std::uint32_t factors_low, std::uint32_t& high,

@@ -44,7 +44,8 @@ constexpr Tiling fitting_wgmma_tiling() {
 template <kernel::AnyRoles R>
 requires(sm90::has_kernels<R>) inline constexpr Tiling wgmma_recurrence = fitting_wgmma_tiling<R>();
 
-/// All gradients in one kernel: 209 KiB of shared memory, one block on a multiprocessor. Unmeasured.
+/// All gradients in one kernel: 209 KiB of shared memory (in half 211), one block on a multiprocessor.
+/// Unmeasured.
 template <AnyProblem P>
 requires(sm90::has_fused_backward<P>) inline constexpr Tiling wgmma_fused_backward{
     .chunk = sm90::chunk_rows, .warps = 16, .stages = 4, .columns = P::head_dim.v, .engine = Engine::wgmma};
