@@ -103,9 +103,9 @@ struct KeyGradients {
   }
 
   static __device__ __forceinline__ void store_scale_grad(const Params& params, Storage& storage) {
-    device::sync_block();  // the first warpgroup has summed
-    const double own =
-        device::thread_index() < 128 ? device::load_shared(storage.scale_grad + device::thread_index()) : 0.0;
+    device::sync_block();                                       // the first warpgroup has summed
+    const int thread = device::opaque(device::thread_index());  // lanes keep no address for it
+    const double own = thread < 128 ? device::load_shared(storage.scale_grad + thread) : 0.0;
     kernel::store_scale_grad(params.dk.scale_grad_partials, params.dk.split_rule.max_pieces, own,
                              storage.counts.sum);
   }
