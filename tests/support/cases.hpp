@@ -128,6 +128,20 @@ inline std::vector<Case> states() {
   return of_every_kind(some);
 }
 
+/// Sequences of one chunk and of several, on either side of the lengths where that changes (cpu/form.hpp): 54
+/// and 109 tokens at dimensions (64, 48), 160 and 320 at 160.
+inline std::vector<Case> forms() {
+  std::vector<Case> some;
+  for (const std::int64_t n : {33, 54, 55, 109, 110})
+    some.push_back({.shape = {2, n, n, 4, 2, 64, 48}, .padding = n == 54 ? Padding::middle : Padding::none});
+  for (const std::int64_t n : {160, 161, 320, 321}) some.push_back({.shape = {1, n, n, 1, 1, 160, 160}});
+  some.push_back({.shape = {1, 40, 70, 2, 1, 64, 64}});
+  some.push_back({.shape = {.heads_q = 2, .heads_kv = 1, .dim_qk = 64, .dim_v = 96},
+                  .lengths_q = {76, 20, 0, 77, 153, 154},
+                  .padding = Padding::middle});
+  return of_every_kind(some);
+}
+
 inline std::vector<Case> cross_attention() {
   std::vector<Case> some;
   constexpr std::int64_t lengths[][2] = {{1, 70}, {70, 1}, {33, 100}, {200, 64}, {0, 40}, {40, 0}};
@@ -225,6 +239,7 @@ inline std::vector<Case> batches() {
   return of_every_kind(
       {{.shape = {3, 100, 100, 4, 2, 24, 40}, .padding = Padding::middle, .initial_state = Presence::present},
        {.shape = {3, 5000, 5000, 1, 1, 16, 8}, .padding = Padding::right},
+       {.shape = {1, 1100, 1100, 3, 3, 16, 8}},
        {.shape = {.heads_q = 2, .heads_kv = 1, .dim_qk = 8, .dim_v = 16},
         .lengths_q = {70, 9001, 0, 1, 5000},
         .initial_state = Presence::present}});
