@@ -121,6 +121,13 @@ TEST_CASE("A single thread walks a causal task from end to end and reduces nothi
   CHECK(simulate(jobs, 1, 1, 1) == 0);
 }
 
+TEST_CASE("Short sequences have three pieces or more, where two threads have use for them, or one") {
+  CHECK(Pieces(1023, 64 * 64, 32).count == 1);
+  CHECK(Pieces(1024, 64 * 64, 32).count == 3);
+  CHECK(Pieces(4096, 64 * 64, 32).count == 12);
+  CHECK(Pieces(4097, 64 * 64, 32).count == 5);
+}
+
 TEST_CASE("Two threads read less than half of a long sequence twice") {
   for (unsigned seed = 1; seed <= 20; ++seed) {
     Numbers jobs;
@@ -182,6 +189,9 @@ TEST_CASE("A sequence is one chunk where that takes the fewest multiply-adds") {
   CHECK(is_single_chunk({.a_rows = 64, .bc_rows = 64, .dim_a = 64, .dim_c = 64, .causal = false}));
   CHECK(!is_single_chunk({.a_rows = 65, .bc_rows = 65, .dim_a = 64, .dim_c = 64, .causal = false}));
   CHECK(!is_single_chunk({.a_rows = 0, .bc_rows = 9, .dim_a = 64, .dim_c = 64, .causal = false}));
+  CHECK(chunk_rows(1024, 1023, 32) == 32);
+  CHECK(chunk_rows(1024, 1024, 32) == 128);
+  CHECK(chunk_rows(16384, 64, 48) == 96);
   CHECK(!is_single_chunk({.a_rows = 9, .bc_rows = 0, .dim_a = 64, .dim_c = 64, .causal = false}));
 }
 

@@ -57,10 +57,9 @@ class Driver {
   // What SplitQueue calls.
   bool is_split(std::int64_t i) const {
     if (workspace_.entry_count == 0 || pieces(tasks_.rows(i)).count < 2) return false;
-    const std::int64_t threads = workspace_.threads;
-    const std::int64_t left_over = work_.tasks % threads;
-    return tasks_.rows(i) > work_.rows / threads ||
-           (!work_.packed && i >= work_.tasks - left_over && 3 * left_over <= 2 * threads);
+    const bool splits = tasks_.rows(i) > work_.rows / workspace_.threads ||
+                        i >= work_.tasks - left_over_tasks(work_, workspace_.threads);
+    return splits && !is_single(tasks_.task(i));
   }
   SplitCounts extent(std::int64_t i) const {
     const WalkTask<T> task = tasks_.task(i);
@@ -244,6 +243,8 @@ class Driver {
     m.walker.begin_chunk(0, a_rows, static_cast<int>(task.walk.bc_rows));
     m.scale_grad_sum = m.walker.template walk_rows<causal>(0, a_rows, m.prefix, task.final != nullptr, m.sum);
     store_scale_grad_sums(&m, 1, 0);
+    m.scale_grad_sum = 0;
+    for (int piece = 1; piece < pieces(a_rows).count; ++piece) store_scale_grad_sums(&m, 1, piece);
     store(task, m.prefix);
   }
 

@@ -42,13 +42,17 @@ constexpr bool is_single_chunk(const WalkExtents& x) {
   return x.a_rows * x.bc_rows * (x.dim_a + x.dim_c) <= saved * x.dim_a * x.dim_c;
 }
 
-/// The rows of a chunk where a sequence has several, in blocks of `block` rows.
-constexpr std::int64_t chunk_rows(std::int64_t, std::int64_t, std::int64_t block) { return block; }
-
 /// Rows of b and c whose products are summed from zero before they are added to an output or a state, a
 /// multiple of `block`.
 constexpr std::int64_t key_group(std::int64_t block) {
   return block * (std::max)(std::int64_t{1}, 128 / block);
+}
+
+/// The rows of a chunk where a sequence has several, in blocks of `block` rows. Every chunk reads its state
+/// twice and writes it once, so where that is far larger than the second-level cache, a chunk is as long as a
+/// group: at 1,024 dimensions that was 1.2 times as fast, at 512 it was not.
+constexpr std::int64_t chunk_rows(std::int64_t dim_a, std::int64_t dim_c, std::int64_t block) {
+  return dim_a * dim_c >= 1024 * 1024 ? key_group(block) : block;
 }
 
 }  // namespace cottention::cpu

@@ -69,12 +69,22 @@ std::int64_t heads_interleaved_limit(const Work& work, std::int64_t state_elemen
                                   max_heads_interleaved);
 }
 
+/// The number of tasks, the last ones, that remain when all threads have had as many, where threads share
+/// them.
+inline std::int64_t left_over_tasks(const Work& work, std::int64_t threads) {
+  const std::int64_t left_over = work.tasks % threads;
+  return !work.packed && 3 * left_over <= 2 * threads ? left_over : 0;
+}
+
 /// The largest number of heads, up to `max_heads`, that leaves no thread with more heads than one at a time
-/// would.
-inline std::int64_t choose_heads_interleaved(const Work& work, int threads, std::int64_t max_heads) {
+/// would. `whole` is the number of tasks that are not split.
+inline std::int64_t choose_heads_interleaved(const Work& work, std::int64_t whole, int threads,
+                                             std::int64_t max_heads) {
   const auto heads_of_busiest_thread = [&](std::int64_t heads_interleaved) {  // on any one thread
-    const std::int64_t head_blocks =
-        work.tasks / work.heads * ((work.heads + heads_interleaved - 1) / heads_interleaved);
+    const auto blocks = [&](std::int64_t heads) {
+      return (heads + heads_interleaved - 1) / heads_interleaved;
+    };
+    const std::int64_t head_blocks = whole / work.heads * blocks(work.heads) + blocks(whole % work.heads);
     return (head_blocks + threads - 1) / threads * heads_interleaved;
   };
   while (max_heads > 1 && heads_of_busiest_thread(max_heads) > heads_of_busiest_thread(1)) --max_heads;
@@ -128,7 +138,9 @@ CallWorkspace<T> take_workspace(Carver& carver, const Work& work, int chunk, int
   w.state_elements = pitch_qk * pitch_v;
   const std::int64_t max_heads = heads_interleaved_limit<T>(work, w.state_elements);
   w.threads = static_cast<int>(std::clamp<std::int64_t>(work.rows / rows_per_thread, 1, threads));
-  w.heads_interleaved = static_cast<int>(choose_heads_interleaved(work, w.threads, max_heads));
+  const bool splits = Pieces(work.tasks == 0 ? 0 : work.rows / work.tasks, w.state_elements, chunk).count > 1;
+  const std::int64_t whole = work.tasks - (splits && w.threads > 1 ? left_over_tasks(work, w.threads) : 0);
+  w.heads_interleaved = static_cast<int>(choose_heads_interleaved(work, whole, w.threads, max_heads));
   const auto scratch_bytes = [&](std::int64_t dim_a, std::int64_t dim_c) {
     return thread_scratch_bytes<A>(dim_a, dim_c, chunk, max_heads, work.sums_heads);
   };
