@@ -78,6 +78,28 @@ TEMPLATE_TEST_CASE("Backward: gradients pass through states", "", COTTENTION_TES
   for (const Case& c : cases::states()) check_backward<TestType>(c);
 }
 
+TEMPLATE_TEST_CASE("Backward: sequences of one chunk and of several are right, with states and without", "",
+                   COTTENTION_TEST_ELEMENTS) {
+  for (const Case& c : cases::forms()) {
+    check_backward<TestType>(c);
+    const Inputs<TestType> inputs(c);
+    INFO(describe<TestType>(c));
+    auto args = inputs.backward();
+    args.dfinal_state = nullptr;
+    const Gradient expected = gradient(c.mask, c.scale, args);
+    const bool packed = !c.lengths_q.empty();
+    const std::int64_t batch = packed ? 1 : args.shape.batch;
+    TensorBuffer<TestType> dq(Layout::bhsd, batch, args.shape.seq_q, args.shape.heads_q, args.shape.dim_qk);
+    TensorBuffer<TestType> dk(Layout::bhsd, batch, args.shape.seq_k, args.shape.heads_kv, args.shape.dim_qk);
+    TensorBuffer<TestType> dv(Layout::bhsd, batch, args.shape.seq_k, args.shape.heads_kv, args.shape.dim_v);
+    args.dq = dq.view(), args.dk = dk.view(), args.dv = dv.view();
+    run(cpu_backward<TestType>(c.mask, c.scale), args, {});
+    CHECK(relative_error(dq.values(), expected.dq) <= bounds<TestType>.gradient);
+    CHECK(relative_error(dk.values(), expected.dk) <= bounds<TestType>.gradient);
+    CHECK(relative_error(dv.values(), expected.dv) <= bounds<TestType>.gradient);
+  }
+}
+
 TEMPLATE_TEST_CASE("Backward: cross-attention is right", "", COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::cross_attention()) check_backward<TestType>(c);
 }

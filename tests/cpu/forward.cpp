@@ -45,6 +45,22 @@ TEMPLATE_TEST_CASE("Forward: states go in and come out, in place too", "", COTTE
       check_forward<TestType>(c, {.final_state = final_state});
 }
 
+TEMPLATE_TEST_CASE("Forward: sequences of one chunk and of several are right, with states and without", "",
+                   COTTENTION_TEST_ELEMENTS) {
+  for (Case c : cases::forms())
+    for (const Presence initial_state : {Presence::absent, Presence::present}) {
+      c.initial_state = initial_state;
+      Inputs<TestType> inputs(c);
+      INFO(describe<TestType>(c));
+      const auto call = cpu_forward<TestType>(c.mask, c.scale);
+      const Output expected = expected_output(c, inputs.forward());
+      check_output(inputs, run_forward(call, inputs.forward(), raising_none<TestType>(c, {})), expected);
+      const Manner stateless = raising_none<TestType>(c, {.final_state = FinalState::absent});
+      CHECK(relative_error(run_forward(call, inputs.forward(), stateless).o, expected.o) <=
+            bounds<TestType>.forward);
+    }
+}
+
 TEMPLATE_TEST_CASE("Forward: cross-attention is right", "", COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::cross_attention()) check_forward<TestType>(c);
 }

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include <cottention/cpu/backward.hpp>
+#include <cottention/cpu/form.hpp>
 #include <cottention/cpu/schedule.hpp>
 
 #include "support/catch.hpp"
@@ -120,6 +121,13 @@ TEST_CASE("A single thread walks a causal task from end to end and reduces nothi
   CHECK(simulate(jobs, 1, 1, 1) == 0);
 }
 
+TEST_CASE("Short sequences have three pieces or more, where two threads have use for them, or one") {
+  CHECK(Pieces(1023, 64 * 64, 32).count == 1);
+  CHECK(Pieces(1024, 64 * 64, 32).count == 3);
+  CHECK(Pieces(4096, 64 * 64, 32).count == 12);
+  CHECK(Pieces(4097, 64 * 64, 32).count == 5);
+}
+
 TEST_CASE("Two threads read less than half of a long sequence twice") {
   for (unsigned seed = 1; seed <= 20; ++seed) {
     Numbers jobs;
@@ -146,6 +154,45 @@ TEST_CASE("Pieces cover a sequence, and follow its length and the size of the st
       }
       CHECK(covered == length);
     }
+}
+
+TEST_CASE("A sequence is one chunk where that takes the fewest multiply-adds") {
+  constexpr std::int64_t chunk = 32;
+  const auto cost = [](const WalkExtents& x, std::int64_t rows) {  // in chunks of so many rows
+    const std::int64_t state = x.dim_a * x.dim_c;
+    if (x.causal) {
+      const std::int64_t between = 2 * (x.a_rows - rows) + (x.initial ? rows : 0) + (x.final ? rows : 0);
+      return x.a_rows * rows * (x.dim_a + x.dim_c) / 2 + between * state;
+    }
+    if (rows < x.a_rows) return (x.a_rows + x.bc_rows) * state;
+    return x.a_rows * x.bc_rows * (x.dim_a + x.dim_c) + (x.initial ? x.a_rows : 0) * state +
+           (x.final ? x.bc_rows : 0) * state;
+  };
+  for (const bool causal : {true, false})
+    for (const bool initial : {true, false})
+      for (const bool final : {true, false})
+        for (const std::int64_t dim_c : {16, 48, 64, 256, 1024})
+          for (const std::int64_t dim_a : {64, 128, 1024}) {
+            WalkExtents x{
+                .dim_a = dim_a, .dim_c = dim_c, .causal = causal, .initial = initial, .final = final};
+            bool single = true;
+            for (x.a_rows = 64; x.a_rows <= 4096; x.a_rows += 16) {
+              x.bc_rows = x.a_rows;
+              CAPTURE(causal, initial, final, dim_a, dim_c, x.a_rows);
+              CHECK(is_single_chunk(x) == (cost(x, x.a_rows) <= cost(x, chunk)));
+              CHECK((single || !is_single_chunk(x)));  // up to one length
+              single = is_single_chunk(x);
+            }
+          }
+  CHECK(is_single_chunk({.a_rows = 128, .bc_rows = 128, .dim_a = 64, .dim_c = 64}));
+  CHECK(!is_single_chunk({.a_rows = 129, .bc_rows = 129, .dim_a = 64, .dim_c = 64}));
+  CHECK(is_single_chunk({.a_rows = 64, .bc_rows = 64, .dim_a = 64, .dim_c = 64, .causal = false}));
+  CHECK(!is_single_chunk({.a_rows = 65, .bc_rows = 65, .dim_a = 64, .dim_c = 64, .causal = false}));
+  CHECK(!is_single_chunk({.a_rows = 0, .bc_rows = 9, .dim_a = 64, .dim_c = 64, .causal = false}));
+  CHECK(chunk_rows(1024, 1023, 32) == 32);
+  CHECK(chunk_rows(1024, 1024, 32) == 128);
+  CHECK(chunk_rows(16384, 64, 48) == 96);
+  CHECK(!is_single_chunk({.a_rows = 9, .bc_rows = 0, .dim_a = 64, .dim_c = 64, .causal = false}));
 }
 
 TEST_CASE(

@@ -67,6 +67,7 @@ inline std::vector<Case> wide_head_dims() {
           {.shape = {1, 33, 33, 1, 1, 1024, 1024}},
           {.shape = {1, 9, 9, 1, 1, 16'384, 16}, .initial_state = Presence::present},
           {.shape = {1, 9, 9, 1, 1, 16, 16'384}, .initial_state = Presence::present},
+          {.shape = {1, 140, 140, 1, 1, 16'384, 64}, .initial_state = Presence::present},
           {.mask = Mask::bidirectional,
            .shape = {1, 9, 9, 1, 1, 16'384, 16},
            .rows = Rows::equal,
@@ -140,6 +141,20 @@ inline std::vector<Case> states() {
   std::vector<Case> some;
   for (const std::int64_t n : {0, 1, 40, 129})
     some.push_back({.shape = {3, n, n, 4, 2, 40, 24}, .initial_state = Presence::present});
+  return of_every_kind(some);
+}
+
+/// Sequences of one chunk and of several, on either side of the lengths where that changes (cpu/form.hpp): 54
+/// and 109 tokens at dimensions (64, 48), 160 and 320 at 160.
+inline std::vector<Case> forms() {
+  std::vector<Case> some;
+  for (const std::int64_t n : {33, 54, 55, 109, 110})
+    some.push_back({.shape = {2, n, n, 4, 2, 64, 48}, .padding = n == 54 ? Padding::middle : Padding::none});
+  for (const std::int64_t n : {160, 161, 320, 321}) some.push_back({.shape = {1, n, n, 1, 1, 160, 160}});
+  some.push_back({.shape = {1, 40, 70, 2, 1, 64, 64}});
+  some.push_back({.shape = {.heads_q = 2, .heads_kv = 1, .dim_qk = 64, .dim_v = 96},
+                  .lengths_q = {76, 20, 0, 77, 153, 154},
+                  .padding = Padding::middle});
   return of_every_kind(some);
 }
 
@@ -244,6 +259,7 @@ inline std::vector<Case> batches() {
   return of_every_kind(
       {{.shape = {3, 100, 100, 4, 2, 24, 40}, .padding = Padding::middle, .initial_state = Presence::present},
        {.shape = {3, 5000, 5000, 1, 1, 16, 8}, .padding = Padding::right},
+       {.shape = {1, 1100, 1100, 3, 3, 16, 8}},
        {.shape = {.heads_q = 2, .heads_kv = 1, .dim_qk = 8, .dim_v = 16},
         .lengths_q = {70, 9001, 0, 1, 5000},
         .initial_state = Presence::present}});

@@ -41,6 +41,7 @@ class CallTasks {
             .dim_qk = s.dim_qk,
             .dim_v = s.dim_v,
             .scale_grad_tasks = backward && P::scale != Scale::none ? heads() : 0,
+            .sums_heads = backward && view_.group() > 1,
             .packed = packed,
             .heads_adjacent = view_.heads_adjacent()};
   }

@@ -16,11 +16,12 @@ namespace cottention::cpu {
 
 /// `Tasks` describes the tasks of a call: `Work work()`, `WalkTask<T> task(i)`, `int64 rows(i)`, and
 /// `int64 scale_grad_index(i)`, the task's index among those that sum for the gradient of m, or -1.
-template <AnyProblem P, int chunk, int vector_bytes, class Tasks>
+template <AnyProblem P, int block, int vector_bytes, class Tasks>
 class Driver {
  public:
   using T = typename P::element;
   using A = Accumulate<T>;
+  using State = RunningState<A>;
   static constexpr bool causal = P::mask == Mask::causal;
 
   Driver(const Tasks& tasks, const CallWorkspace<T>& workspace)
@@ -56,10 +57,9 @@ class Driver {
   // What SplitQueue calls.
   bool is_split(std::int64_t i) const {
     if (workspace_.entry_count == 0 || pieces(tasks_.rows(i)).count < 2) return false;
-    const std::int64_t threads = workspace_.threads;
-    const std::int64_t left_over = work_.tasks % threads;
-    return tasks_.rows(i) > work_.rows / threads ||
-           (!work_.packed && i >= work_.tasks - left_over && 3 * left_over <= 2 * threads);
+    const bool splits = tasks_.rows(i) > work_.rows / workspace_.threads ||
+                        i >= work_.tasks - left_over_tasks(work_, workspace_.threads);
+    return splits && !is_single(tasks_.task(i));
   }
   SplitCounts extent(std::int64_t i) const {
     const WalkTask<T> task = tasks_.task(i);
@@ -79,49 +79,63 @@ class Driver {
   }
 
  private:
-  /// A task that a thread is running. The three states are in the thread's scratch, or, for split tasks, in
-  /// the entry.
+  /// A task that a thread is running. Its states are in the thread's scratch, or, for split tasks, in the
+  /// entry.
   struct ActiveWalk {
     std::int64_t index = 0;
     WalkTask<T> task;
-    Walker<T, chunk, vector_bytes> walker;
-    A *prefix = nullptr, *h = nullptr, *sum = nullptr;
+    Walker<T, block, vector_bytes> walker;
+    std::int64_t rows = 0;  // of a chunk
+    A* states = nullptr;
+    std::int64_t state_elements = 0;
+    State prefix, h, sum;
     double scale_grad_sum = 0;
+
+    A* state(int i) const { return states + i * state_elements; }
   };
 
-  Pieces pieces(std::int64_t rows) const { return {rows, workspace_.state_elements, chunk}; }
+  Pieces pieces(std::int64_t rows) const { return {rows, workspace_.state_elements, block}; }
   WalkTask<T>* open_task(int entry) const { return workspace_.open_tasks + entry; }
   A* state(int entry, int i) const {
     return workspace_.states + (entry * workspace_.states_per_entry + i) * workspace_.state_elements;
   }
 
+  /// Takes `states` states and a chunk of `rows` rows from the thread's scratch.
+  ThreadScratch<A> take_scratch(const WalkTask<T>& task, std::byte* scratch, std::int64_t states,
+                                std::int64_t rows) const {
+    Carver carver(scratch);
+    return ThreadScratch<A>::take(carver, states,
+                                  {.block = block,
+                                   .rows = rows,
+                                   .sums_heads = work_.sums_heads,
+                                   .a_pitch = row_pitch(task.walk.a.rows.dim),
+                                   .c_pitch = row_pitch(task.walk.c.rows.dim)});
+  }
   ActiveWalk activate(std::int64_t index, const WalkTask<T>& task, std::byte* scratch, int number) const {
     ActiveWalk m;
     m.index = index;
     m.task = task;
-    Carver carver(scratch);
-    const auto parts =
-        ThreadScratch<A>::take(carver, workspace_.heads_interleaved, chunk, row_pitch(task.walk.a.rows.dim),
-                               row_pitch(task.walk.c.rows.dim));
+    m.rows = chunk_rows(task.walk.a.rows.dim, task.walk.c.rows.dim, block);
+    const auto parts = take_scratch(task, scratch, workspace_.heads_interleaved * states_per_task, m.rows);
     m.walker = {task.walk, parts.operands};
-    m.prefix = parts.states + 3 * number * workspace_.state_elements;
-    m.h = m.prefix + workspace_.state_elements;
-    m.sum = m.h + workspace_.state_elements;
+    m.state_elements = workspace_.state_elements;
+    m.states = parts.states + states_per_task * number * m.state_elements;
+    m.prefix.data = m.state(0);
     return m;
   }
 
-  /// f(active walk, first row, rows) for each chunk of the piece, one walk after the other.
+  /// f(active walk, first row, rows) for each `step` rows of the piece, one walk after the other.
   template <class F>
-  void each_chunk(ActiveWalk* active, int count, const Pieces& p, int piece, F f) const {
+  void each_chunk(ActiveWalk* active, int count, const Pieces& p, int piece, std::int64_t step, F f) const {
     for (int i = 0; i < count; ++i) {
       active[i].walker.seek(p.first(piece));
       active[i].scale_grad_sum = 0;
     }
-    for (std::int64_t t = p.first(piece); t < p.last(piece); t += chunk)
+    for (std::int64_t t = p.first(piece); t < p.last(piece); t += step)
       for (int i = 0; i < count; ++i) {
         const bool last = i + 1 == count;
-        active[i].walker.set_next(active[last ? 0 : i + 1].walker, last ? t + chunk : t);
-        f(active[i], t, static_cast<int>(std::min<std::int64_t>(chunk, p.last(piece) - t)));
+        active[i].walker.set_next(active[last ? 0 : i + 1].walker, last ? t + step : t);
+        f(active[i], t, static_cast<int>((std::min)(step, p.last(piece) - t)));
       }
   }
   /// Stores the piece's sums. The thread that writes a piece's outputs calls this; another thread may be
@@ -131,19 +145,21 @@ class Driver {
       if (const std::int64_t at = tasks_.scale_grad_index(active[i].index); at >= 0)
         workspace_.scale_grad_sums[at * max_pieces + piece] = active[i].scale_grad_sum;
   }
-  void walk(ActiveWalk* active, int count, const Pieces& p, int piece) const {
-    each_chunk(active, count, p, piece, [](ActiveWalk& m, std::int64_t t, int rows) {
-      m.scale_grad_sum += m.walker.walk_chunk(t, rows, m.h, m.sum);
+  /// Walks a piece. Its last chunk is not added to h but where `absorbs_last`.
+  void walk(ActiveWalk* active, int count, const Pieces& p, int piece, bool absorbs_last) const {
+    each_chunk(active, count, p, piece, active->rows, [&](ActiveWalk& m, std::int64_t t, int rows) {
+      const bool absorbs = absorbs_last || t + rows < p.last(piece);
+      m.scale_grad_sum += m.walker.walk_chunk(t, rows, m.h, absorbs, m.sum);
     });
     store_scale_grad_sums(active, count, piece);
   }
   void reduce(ActiveWalk* active, int count, const Pieces& p, int piece) const {
-    each_chunk(active, count, p, piece,
+    each_chunk(active, count, p, piece, active->rows,
                [](ActiveWalk& m, std::int64_t t, int rows) { m.walker.reduce_chunk(t, rows, m.sum); });
   }
   void apply(ActiveWalk* active, int count, const Pieces& p, int piece) const {
-    each_chunk(active, count, p, piece, [](ActiveWalk& m, std::int64_t t, int rows) {
-      m.scale_grad_sum += m.walker.apply_chunk(t, rows, m.prefix);
+    each_chunk(active, count, p, piece, block, [](ActiveWalk& m, std::int64_t t, int rows) {
+      m.scale_grad_sum += m.walker.apply_block(t, rows, m.prefix.data);
     });
     store_scale_grad_sums(active, count, piece);
   }
@@ -152,42 +168,84 @@ class Driver {
   void run_whole(std::int64_t first, std::int64_t heads, std::byte* scratch) {
     ActiveWalk active[max_heads_interleaved];
     int count = 0;
-    for (std::int64_t i = first; i < first + heads; ++i)
-      if (!is_split(i)) {
-        active[count] = activate(i, tasks_.task(i), scratch, count);
-        ++count;
-      }
-    if (count == 0) return;
-    for (int i = 0; i < count; ++i) load_state(active[i].task, active[i].prefix);
-    const Pieces sums = pieces(active[0].task.walk.bc_rows);
-    if constexpr (causal) {
-      const bool final = active[0].task.final != nullptr;
-      for (int piece = 0; piece < sums.count; ++piece) {
-        const bool more = sums.count > 1 && (piece + 1 < sums.count || final);
-        for (int i = 0; i < count; ++i) {
-          ActiveWalk& m = active[i];
-          if (sums.count == 1)
-            m.h = m.prefix;
-          else
-            copy_state(m.h, m.prefix);
-          if (more)
-            clear_state(m.sum);
-          else
-            m.sum = nullptr;
-        }
-        walk(active, count, sums, piece);
-        for (int i = 0; more && i < count; ++i) add_state(active[i].prefix, active[i].sum);
-      }
-    } else {
-      for (int piece = 0; piece < sums.count; ++piece) {
-        for (int i = 0; i < count; ++i) clear_state(active[i].sum);
-        reduce(active, count, sums, piece);
-        for (int i = 0; i < count; ++i) add_state(active[i].prefix, active[i].sum);
-      }
-      const Pieces outputs = pieces(active[0].task.walk.a_rows);
-      for (int piece = 0; piece < outputs.count; ++piece) apply(active, count, outputs, piece);
+    for (std::int64_t i = first; i < first + heads; ++i) {
+      if (is_split(i)) continue;
+      const WalkTask<T> task = tasks_.task(i);
+      if (is_single(task))
+        run_single(i, task, scratch);
+      else
+        active[count] = activate(i, task, scratch, count), ++count;
     }
-    for (int i = 0; i < count; ++i) store_state(active[i].task, active[i].prefix);
+    if (count == 0) return;
+    for (int i = 0; i < count; ++i) load(active[i].task, active[i].prefix);
+    if constexpr (causal)
+      walk_all(active, count);
+    else
+      reduce_and_apply_all(active, count);
+    for (int i = 0; i < count; ++i) store(active[i].task, active[i].prefix);
+  }
+
+  /// All pieces of walks of one sequence, from their prefixes, which become their final states.
+  void walk_all(ActiveWalk* active, int count) const {
+    const Pieces p = pieces(active->task.walk.bc_rows);
+    for (int piece = 0; piece < p.count; ++piece) {
+      const bool more = piece + 1 < p.count || active->task.final != nullptr;
+      // Where nothing came before, the state of a piece is that behind it, too.
+      const bool one_state = active->prefix.zero || p.count == 1;
+      for (int i = 0; i < count; ++i) {
+        ActiveWalk& m = active[i];
+        m.h = one_state ? m.prefix : State{m.state(1), false};
+        m.sum = one_state || !more ? State{} : State{m.state(2), true};
+        if (!one_state) copy_state(m.h.data, m.prefix.data);
+      }
+      walk(active, count, p, piece, one_state && more);
+      for (int i = 0; i < count; ++i) {
+        ActiveWalk& m = active[i];
+        if (one_state)
+          m.prefix = m.h;
+        else if (more)
+          add_state(m.prefix.data, m.sum.data);
+      }
+    }
+  }
+
+  void reduce_and_apply_all(ActiveWalk* active, int count) const {
+    const Pieces sums = pieces(active->task.walk.bc_rows);
+    for (int piece = 0; piece < sums.count; ++piece) {
+      const bool one_state = active->prefix.zero;
+      for (int i = 0; i < count; ++i)
+        active[i].sum = one_state ? active[i].prefix : State{active[i].state(2), true};
+      reduce(active, count, sums, piece);
+      for (int i = 0; i < count; ++i)
+        if (one_state)
+          active[i].prefix = active[i].sum;
+        else
+          add_state(active[i].prefix.data, active[i].sum.data);
+    }
+    for (int i = 0; i < count; ++i) clear_where_zero(active[i].prefix);
+    const Pieces outputs = pieces(active->task.walk.a_rows);
+    for (int piece = 0; piece < outputs.count; ++piece) apply(active, count, outputs, piece);
+  }
+
+  /// A task whose sequence is one chunk.
+  void run_single(std::int64_t index, const WalkTask<T>& task, std::byte* scratch) const {
+    const std::int64_t rows = (std::max)(task.walk.a_rows, task.walk.bc_rows);
+    const bool has_state = task.initial != nullptr || task.final != nullptr;
+    const auto parts = take_scratch(task, scratch, has_state ? 1 : 0, round_up(rows, block));
+    ActiveWalk m;
+    m.index = index;
+    m.task = task;
+    m.walker = {task.walk, parts.operands};
+    m.prefix.data = has_state ? parts.states : nullptr;
+    load(task, m.prefix);
+    m.walker.seek(0);
+    const int a_rows = static_cast<int>(task.walk.a_rows);
+    m.walker.begin_chunk(0, a_rows, static_cast<int>(task.walk.bc_rows));
+    m.scale_grad_sum = m.walker.template walk_rows<causal>(0, a_rows, m.prefix, task.final != nullptr, m.sum);
+    store_scale_grad_sums(&m, 1, 0);
+    m.scale_grad_sum = 0;
+    for (int piece = 1; piece < pieces(a_rows).count; ++piece) store_scale_grad_sums(&m, 1, piece);
+    store(task, m.prefix);
   }
 
   /// Works on split tasks until none is left.
@@ -202,22 +260,46 @@ class Driver {
       }
       ActiveWalk m = activate(cursor.task, *open_task(assignment.entry), scratch, 0);
       const Pieces sums = pieces(m.task.walk.bc_rows);
-      m.sum = assignment.yields_sum ? state(assignment.entry, assignment.piece + 1) : nullptr;
-      if (m.sum != nullptr) clear_state(m.sum);
+      m.sum = {assignment.yields_sum ? state(assignment.entry, assignment.piece + 1) : nullptr, true};
       if (assignment.kind == Assignment::Kind::reduce) {
         reduce(&m, 1, sums, assignment.piece);
       } else if constexpr (causal) {
-        copy_state(m.h, state(assignment.entry, assignment.piece));
-        walk(&m, 1, sums, assignment.piece);
+        m.h.data = m.state(1);
+        m.h.zero = assignment.piece == 0 && m.task.initial == nullptr;
+        if (!m.h.zero) copy_state(m.h.data, state(assignment.entry, assignment.piece));
+        walk(&m, 1, sums, assignment.piece, false);
       } else {
-        m.prefix = state(assignment.entry, sums.count);
+        m.prefix = {state(assignment.entry, sums.count), false};
         apply(&m, 1, pieces(m.task.walk.a_rows), assignment.piece);
       }
       queue.done(assignment);
     }
   }
 
-  void clear_state(A* h) const { std::fill_n(h, workspace_.state_elements, A{0}); }
+  static bool is_single(const WalkTask<T>& task) {
+    const WalkParams<T>& w = task.walk;
+    return w.bc_heads > 0 && is_single_chunk({.a_rows = w.a_rows,
+                                              .bc_rows = w.bc_rows,
+                                              .dim_a = w.a.rows.dim,
+                                              .dim_c = w.c.rows.dim,
+                                              .causal = causal,
+                                              .initial = task.initial != nullptr,
+                                              .final = task.final != nullptr});
+  }
+  /// Loads the initial state, where there is one.
+  static void load(const WalkTask<T>& task, State& h) {
+    h.zero = task.initial == nullptr;
+    if (!h.zero) load_state(task, h.data);
+  }
+  void store(const WalkTask<T>& task, State& h) const {
+    if (task.final == nullptr) return;
+    clear_where_zero(h);
+    store_state(task, h.data);
+  }
+  void clear_where_zero(State& h) const {
+    if (h.zero) std::fill_n(h.data, workspace_.state_elements, A{0});
+    h.zero = false;
+  }
   void copy_state(A* to, const A* from) const { std::copy_n(from, workspace_.state_elements, to); }
   void add_state(A* to, const A* from) const {
     for (std::int64_t e = 0; e < workspace_.state_elements; ++e) to[e] += from[e];

@@ -35,9 +35,12 @@ struct Pieces {
 
   Pieces() = default;
   Pieces(std::int64_t length_, std::int64_t state_elements, std::int64_t chunk) : length(length_) {
-    // Each chunk of a sequence with pieces is added to two states, so short sequences stay whole.
-    const int limit = length <= 4096 ? 1 : piece_limit(state_elements);
-    rows = recurrence::piece_rows(length, {.wanted = limit, .min_rows = 1024, .max_pieces = limit}, chunk);
+    // Each chunk of a sequence with pieces is added to two states, so short sequences have few pieces or
+    // none.
+    const int limit = length < 1024 ? 1 : length <= 4096 ? 12 : piece_limit(state_elements);
+    const int min_rows = length <= 4096 ? 342 : 1024;  // three pieces of 1,024 rows
+    rows =
+        recurrence::piece_rows(length, {.wanted = limit, .min_rows = min_rows, .max_pieces = limit}, chunk);
     count = static_cast<int>((length + rows - 1) / rows);
   }
 

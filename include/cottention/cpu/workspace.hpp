@@ -18,6 +18,7 @@ struct Work {
   std::int64_t rows = 0;    // of all tasks together
   std::int64_t dim_qk = 0, dim_v = 0;
   std::int64_t scale_grad_tasks = 0;  // tasks that may sum for the gradient of m
+  bool sums_heads = false;            // tasks that sum over the query heads of a group
   bool packed = false;                // sequences may differ in length
   bool heads_adjacent = false;        // the rows of neighbouring heads are adjacent in memory
 };
@@ -68,31 +69,64 @@ std::int64_t heads_interleaved_limit(const Work& work, std::int64_t state_elemen
                                   max_heads_interleaved);
 }
 
+/// The number of tasks, the last ones, that remain when all threads have had as many, where threads share
+/// them.
+inline std::int64_t left_over_tasks(const Work& work, std::int64_t threads) {
+  const std::int64_t left_over = work.tasks % threads;
+  return !work.packed && 3 * left_over <= 2 * threads ? left_over : 0;
+}
+
 /// The largest number of heads, up to `max_heads`, that leaves no thread with more heads than one at a time
-/// would.
-inline std::int64_t choose_heads_interleaved(const Work& work, int threads, std::int64_t max_heads) {
+/// would. `whole` is the number of tasks that are not split.
+inline std::int64_t choose_heads_interleaved(const Work& work, std::int64_t whole, int threads,
+                                             std::int64_t max_heads) {
   const auto heads_of_busiest_thread = [&](std::int64_t heads_interleaved) {  // on any one thread
-    const std::int64_t head_blocks =
-        work.tasks / work.heads * ((work.heads + heads_interleaved - 1) / heads_interleaved);
+    const auto blocks = [&](std::int64_t heads) {
+      return (heads + heads_interleaved - 1) / heads_interleaved;
+    };
+    const std::int64_t head_blocks = whole / work.heads * blocks(work.heads) + blocks(whole % work.heads);
     return (head_blocks + threads - 1) / threads * heads_interleaved;
   };
   while (max_heads > 1 && heads_of_busiest_thread(max_heads) > heads_of_busiest_thread(1)) --max_heads;
   return max_heads;
 }
 
-/// A thread's scratch: the three states of each task that it interleaves, and one chunk of operands, which
-/// the tasks share.
+/// A thread's scratch: `states` states, and one chunk of operands, which the tasks that it interleaves share.
 template <class A>
 struct ThreadScratch {
-  A* states;  // (heads, 3, state_elements)
+  A* states;  // (states, state_elements)
   ChunkScratch<A> operands;
 
-  static ThreadScratch take(Carver& carver, std::int64_t heads, std::int64_t chunk, std::int64_t a_pitch,
-                            std::int64_t c_pitch) {
-    A* states = carver.take<A>(heads, 3, a_pitch * c_pitch);
-    return {states, ChunkScratch<A>::take(carver, chunk, a_pitch, c_pitch)};
+  static ThreadScratch take(Carver& carver, std::int64_t states, const ScratchExtents& extents) {
+    A* h = carver.take<A>(states, extents.a_pitch * extents.c_pitch);
+    return {h, ChunkScratch<A>::take(carver, extents)};
   }
 };
+
+/// The states of each task that a thread interleaves: before its piece, before its chunk, and of its piece.
+inline constexpr std::int64_t states_per_task = 3;
+
+/// Bytes of a thread's scratch for walks with these dimensions: for chunks of tasks that are interleaved, and
+/// for a sequence of one chunk with one state or none.
+template <class A>
+std::int64_t thread_scratch_bytes(std::int64_t dim_a, std::int64_t dim_c, std::int64_t block,
+                                  std::int64_t heads, bool sums_heads) {
+  ScratchExtents extents{.block = block,
+                         .rows = chunk_rows(dim_a, dim_c, block),
+                         .sums_heads = sums_heads,
+                         .a_pitch = row_pitch(dim_a),
+                         .c_pitch = row_pitch(dim_c)};
+  Carver chunks;
+  ThreadScratch<A>::take(chunks, heads * states_per_task, extents);
+  std::int64_t bytes = chunks.extent();
+  for (const int states : {0, 1}) {
+    Carver single;
+    extents.rows = (std::max)(block, round_up(max_single_chunk(dim_a, dim_c, states), block));
+    ThreadScratch<A>::take(single, states, extents);
+    bytes = (std::max)(bytes, single.extent());
+  }
+  return bytes;
+}
 
 /// Places a call's workspace, or counts its bytes where the carver has no memory.
 template <Element T>
@@ -104,12 +138,14 @@ CallWorkspace<T> take_workspace(Carver& carver, const Work& work, int chunk, int
   w.state_elements = pitch_qk * pitch_v;
   const std::int64_t max_heads = heads_interleaved_limit<T>(work, w.state_elements);
   w.threads = static_cast<int>(std::clamp<std::int64_t>(work.rows / rows_per_thread, 1, threads));
-  w.heads_interleaved = static_cast<int>(choose_heads_interleaved(work, w.threads, max_heads));
-  // dq and dk exchange the pitches.
-  Carver scratch, exchanged;
-  ThreadScratch<A>::take(scratch, max_heads, chunk, pitch_qk, pitch_v);
-  ThreadScratch<A>::take(exchanged, max_heads, chunk, pitch_v, pitch_qk);
-  w.scratch_bytes = (std::max)(scratch.extent(), exchanged.extent());
+  const bool splits = Pieces(work.tasks == 0 ? 0 : work.rows / work.tasks, w.state_elements, chunk).count > 1;
+  const std::int64_t whole = work.tasks - (splits && w.threads > 1 ? left_over_tasks(work, w.threads) : 0);
+  w.heads_interleaved = static_cast<int>(choose_heads_interleaved(work, whole, w.threads, max_heads));
+  const auto scratch_bytes = [&](std::int64_t dim_a, std::int64_t dim_c) {
+    return thread_scratch_bytes<A>(dim_a, dim_c, chunk, max_heads, work.sums_heads);
+  };
+  w.scratch_bytes = (std::max)(scratch_bytes(work.dim_qk, work.dim_v),
+                               scratch_bytes(work.dim_v, work.dim_qk));  // dq and dk exchange them
   // A few split tasks at a time keep all threads busy; each entry has a state for each piece and one more.
   const int entry_count = threads > 1 ? threads / 8 + (threads % 8 != 0 ? 1 : 0) : 0;
   w.entry_count = w.threads > 1 && (work.packed || work.tasks % w.threads != 0) ? entry_count : 0;

@@ -1,0 +1,64 @@
+// The scratch memory of one chunk's operands.
+#pragma once
+
+#include <cstdint>
+
+#include <cottention/cpu/form.hpp>
+#include <cottention/workspace_layout.hpp>
+
+namespace cottention::cpu {
+
+using cottention::detail::Carver, cottention::detail::round_up;
+
+/// The pitch, in elements, of scratch rows of `dim` elements: whole vectors and register tiles of every
+/// target.
+constexpr std::int64_t row_pitch(std::int64_t dim) { return round_up(dim, 16); }
+
+/// What the size of a chunk's scratch follows from.
+struct ScratchExtents {
+  std::int64_t block = 0;   // rows of a and of the output that are computed together
+  std::int64_t rows = 0;    // of a chunk, a multiple of `block`
+  bool sums_heads = false;  // the output sums over several heads of b and c, so it is kept for all rows
+  std::int64_t a_pitch = 0, c_pitch = 0;  // row_pitch of dim_a and dim_c
+};
+
+/// A thread's scratch for one chunk of b and c, and one block of a.
+template <class A>
+struct ChunkScratch {
+  std::int64_t a_pitch, c_pitch, score_pitch;
+  A* a;           // (block, a_pitch)
+  A* b_t;         // (rows / block, a_pitch, block)
+  A* c;           // (rows, c_pitch)
+  A* scores;      // (block, score_pitch)
+  A* o;           // (block, c_pitch), or with sums_heads (rows, c_pitch)
+  A* normalized;  // (block, c_pitch)
+  double* n;      // (rows)
+  A* weight;      // (rows)
+  bool* finite;   // (rows / block), whether all of c is
+
+  static ChunkScratch take(Carver& carver, const ScratchExtents& x) {
+    ChunkScratch s{};
+    s.a_pitch = x.a_pitch;
+    s.c_pitch = x.c_pitch;
+    s.score_pitch = (std::min)(x.rows, key_group(x.block));
+    s.a = carver.take<A>(x.block, x.a_pitch);
+    s.b_t = carver.take<A>(x.rows, x.a_pitch);
+    s.c = carver.take<A>(x.rows, x.c_pitch);
+    s.o = carver.take<A>(x.sums_heads ? x.rows : x.block, x.c_pitch);
+    s.normalized = carver.take<A>(x.block, x.c_pitch);
+    s.scores = carver.take<A>(x.block, s.score_pitch);
+    s.n = carver.take<double>(x.rows);
+    s.weight = carver.take<A>(x.rows);
+    s.finite = carver.take<bool>(x.rows / x.block);
+    return s;
+  }
+};
+
+/// A state that a walk reads and adds to.
+template <class A>
+struct RunningState {
+  A* data = nullptr;  // (a_pitch, c_pitch), zero outside (dim_a, dim_c); null: not kept
+  bool zero = true;   // nothing has been added, and the memory holds anything
+};
+
+}  // namespace cottention::cpu
