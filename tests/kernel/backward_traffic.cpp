@@ -84,9 +84,12 @@ TEST_CASE("dk and dv together on the wgmma engine move each of their tensors onc
 TEST_CASE("Gradients together on the wgmma engine read k and v again for S, and q and g for D") {
   using P = Problem<cottention::bfloat16, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
   const cottention::Shape shape = support::Extents{1, 2048, 2048, 1, 1, 64, 64};
+  // Beside the tensors a partial state is written and read by Reduce, Prefix and Gradient, S five times for
+  // the first piece and four times for the last, and D five times for the piece that is before the other.
+  constexpr double state = 4.0 * 64 * 64 / (2048 * 64 * 2);
   CHECK(traffic<P>(shape, Presence::absent) <= 9.0 / 7 * 1.05);
-  CHECK(traffic<P>(shape, Presence::absent, rows_alone, 2) <= 10.0 / 7 * 1.05);
-  CHECK(traffic<P>(shape, Presence::present, rows_alone, 2) <= 9.0 / 7 * 1.05);
+  CHECK(traffic<P>(shape, Presence::absent, rows_alone, 2) <= (10 + 14 * state) / 7 * 1.05);
+  CHECK(traffic<P>(shape, Presence::present, rows_alone, 2) <= (9 + 10 * state) / 7 * 1.05);
 }
 
 TEST_CASE("Wide gradients together move each tensor once, causal and bidirectional") {

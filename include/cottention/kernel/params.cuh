@@ -61,14 +61,15 @@ struct GradientParams {
 template <Element T>
 __device__ __forceinline__ Accumulate<T>* partial_state_of(const RecurrenceParams<T>& params, int v_tile,
                                                            int order) {
-  const std::int64_t head_tile = std::int64_t{device::block_x()} * params.v_tiles + v_tile;
+  const std::int64_t head_tile = std::int64_t{device::opaque(device::block_x())} * params.v_tiles + v_tile;
   return params.partial_states + (head_tile * params.split_rule.max_pieces + order) * params.partial_elements;
 }
 
 /// The place of the block's piece in an array (batch * heads_kv, max_pieces).
 template <Element T>
 __device__ __forceinline__ std::int64_t piece_index(const RecurrenceParams<T>& params) {
-  return std::int64_t{device::block_x()} * params.split_rule.max_pieces + device::block_y();
+  return std::int64_t{device::opaque(device::block_x())} * params.split_rule.max_pieces +
+         device::opaque(device::block_y());
 }
 
 }  // namespace cottention::kernel

@@ -55,6 +55,7 @@ struct GradientBlock {
   using Position = sm90::Position<tiling.stages>;
   struct Storage {
     int pieces;       // of the sequence
+    int order;        // of the piece
     int chunks;       // of the piece
     int last_row;     // of its last chunk
     Position loaded;  // the next one to load; its thread has no registers for it
@@ -87,7 +88,7 @@ struct GradientBlock {
     return device::load_shared(&storage.last_row) - at.chunks * chunk_rows;
   }
   static __device__ __forceinline__ std::int64_t state_offset() {
-    return std::int64_t{device::block_x()} * dim * dim;
+    return std::int64_t{device::opaque(device::block_x())} * dim * dim;
   }
 
   static __device__ __forceinline__ void init(const Head& head, Storage& storage) {
@@ -95,6 +96,7 @@ struct GradientBlock {
     storage.of_keys.set(head.terms, head.kv_head, head.batch);
     const int chunks = (head.last - head.first + chunk_rows - 1) / chunk_rows;
     device::store_shared(&storage.pieces, head.pieces.count);
+    device::store_shared(&storage.order, head.order);
     device::store_shared(&storage.chunks, chunks);
     device::store_shared(&storage.last_row, head.first + (chunks - 1) * chunk_rows);
     device::store_shared(&storage.loaded, Position{});

@@ -72,12 +72,14 @@ struct Gradient {
   };
 
   /// Loads S after the piece and D behind it. Scope: the last warpgroup.
-  static __device__ __forceinline__ void start_states(const Params& params, int pieces, State& s, State& d) {
-    const int behind = pieces - 1 - device::block_y();  // pieces
+  static __device__ __forceinline__ void start_states(const Params& params, const Storage& storage, State& s,
+                                                      State& d) {
+    const int pieces = device::load_shared(&storage.pieces), order = device::load_shared(&storage.order);
+    const int behind = pieces - 1 - order;  // pieces
     if (behind == 0 && params.final_h != nullptr)
       s.load(params.final_h + Block::state_offset(), recurrence::StateLayout::as_is);
     else
-      s.load_partial(kernel::partial_state_of(params.dq, 0, device::block_y()));
+      s.load_partial(kernel::partial_state_of(params.dq, 0, order));
     // The partial states of dk are in the order of its walk, a copy of the caller's state for the last one:
     // start_walk() of reduce.cuh says why.
     if (behind > 0 || (params.dk.partial_states != nullptr && params.dk.initial_h != nullptr))
@@ -92,7 +94,7 @@ struct Gradient {
   /// before the piece. Scope: the last warpgroup.
   static __device__ __forceinline__ float walk_states(const Params& params, Storage& storage) {
     State s(0), d(0);
-    start_states(params, device::load_shared(&storage.pieces), s, d);
+    start_states(params, storage, s, d);
     storage.dq_error.observe_state(s.squares());
     const auto publish = [&](State& state, typename Block::PublishedState& to, Ring<1>& barriers,
                              const Position& at) {
@@ -117,7 +119,7 @@ struct Gradient {
       d.template absorb<Block::bounds_factors>(queries.y, queries.x, queries.terms);
       storage.queries.barriers.arrive_empty(at.queries(params.dq.row_group));
     }
-    const int order = device::opaque(device::block_y());
+    const int order = device::load_shared(&storage.order);
     if (order > 0) return s.squared_distance_from_partial(kernel::partial_state_of(params.dq, 0, order - 1));
     if (params.dv.final_h != nullptr)
       d.store(params.dv.final_h + Block::state_offset(), recurrence::StateLayout::transposed);

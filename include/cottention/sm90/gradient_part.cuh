@@ -40,13 +40,11 @@ struct GradientPart {
       for (int i = 1; i < tiling.stages; ++i) Block::load_next(params, storage);
 #pragma unroll 1
     for (Position at; Block::within(storage, at); ++at.chunks) {
-      const int row = Block::row_of(storage, at);
-      const bool is_whole = own_side().is_whole(row);
-      if constexpr (weighs_rows) prepare_weights(row, is_whole);
+      if constexpr (weighs_rows) prepare_weights(row(at));
       if constexpr (of_queries)
-        walk_queries(at, row, is_whole);
+        walk_queries(at);
       else
-        walk_keys(at, row, is_whole);
+        walk_keys(at);
     }
     if (lane_index() == 0) device::cp_async_bulk_wait<0>();
   }
@@ -63,13 +61,13 @@ struct GradientPart {
   }
 
   /// Scope: the first warpgroup, whose barriers are inside: 2.
-  __device__ __forceinline__ void prepare_weights(int row, bool is_whole) {
+  __device__ __forceinline__ void prepare_weights(int row) {
     sync_first_group();  // the weights of the chunk before are read
     weights.begin_chunk(row, device::load_shared(&storage.of_keys.mask),
                         device::load_shared(&storage.of_keys.length));
     sync_first_group();  // those of the chunk are written
     weights.enter_chunk();
-    factors().set_weight(weights, own_side(), row, is_whole);
+    factors().set_weight(weights, own_side(), row, own_side().is_whole(row));
   }
 
   // Each use computes these: lanes have no registers for them.
@@ -77,6 +75,7 @@ struct GradientPart {
   __device__ __forceinline__ Pair& queries(const Position& at) const {
     return storage.queries.at(at.queries(params.dq.row_group));
   }
+  __device__ __forceinline__ int row(const Position& at) const { return Block::row_of(storage, at); }
   static __device__ __forceinline__ Rows& b_of(Pair& terms) {
     return R::has_norm_backward ? terms.y : terms.x;
   }
@@ -85,16 +84,16 @@ struct GradientPart {
   }
 
   /// The outputs of a chunk's queries, head by head.
-  __device__ __forceinline__ void walk_queries(Position& at, int row, bool is_whole) {
+  __device__ __forceinline__ void walk_queries(Position& at) {
     storage.keys.wait_measured(at.keys());
 #pragma unroll 1
     for (at.group_head = 0; at.group_head < params.dq.row_group; ++at.group_head) {
       Fragments rows;
-      measure(rows, storage.queries, at.queries(params.dq.row_group), row, is_whole);
+      measure(rows, storage.queries, at.queries(params.dq.row_group), row(at));
       load();
       Scores scores;
       bool finite;
-      const bool plain = score(scores, rows, queries(at), keys(at), row, finite);
+      const bool plain = score(scores, rows, queries(at), keys(at), at, finite);
       storage.s_barriers.wait_full(at.state());
       Out out;
       RowScales<T> scales;
@@ -111,20 +110,20 @@ struct GradientPart {
         finish(out);
         scales.raise_sums(out);
         attend_carefully<R::direction>(out, scores, keys(at).x, finite);
-        rows.x.load(queries(at).x);  // they take no registers before
       }
       scales.lower_sums(out);
+      rows.x.load(queries(at).x);  // they take no registers before
       storage.queries.barriers.arrive_empty(at.queries(params.dq.row_group));
-      store(row, is_whole, at.group_head, rows, out);
+      store(at, at.group_head, rows, out);
     }
     storage.s_barriers.arrive_empty(at.state());
     storage.keys.barriers.arrive_empty(at.keys());
   }
   /// The outputs of a chunk's keys, which the query heads of the group add to.
-  __device__ __forceinline__ void walk_keys(Position& at, int row, bool is_whole) {
+  __device__ __forceinline__ void walk_keys(Position& at) {
     Fragments rows;
     if constexpr (output == Output::dk) {
-      measure(rows, storage.keys, at.keys(), row, is_whole);
+      measure(rows, storage.keys, at.keys(), row(at));
     } else {
       storage.keys.wait_measured(at.keys());
       load_a(rows, keys(at));
@@ -140,7 +139,7 @@ struct GradientPart {
       storage.queries.wait_measured(at.queries(params.dq.row_group));
       Scores scores;
       bool finite;
-      const bool plain = score(scores, rows, keys(at), queries(at), row, finite);
+      const bool plain = score(scores, rows, keys(at), queries(at), at, finite);
       RowScales<T> scales;
       scales.raise(scores);
       scales.raise_sums(out);
@@ -159,14 +158,14 @@ struct GradientPart {
     else
       rows.x.load(keys(at).x);  // it takes no registers before
     storage.keys.barriers.arrive_empty(at.keys());
-    store(row, is_whole, 0, rows, out);
+    store(at, 0, rows, out);
   }
 
-  __device__ __forceinline__ void measure(Fragments& rows, Pairs& pairs, typename Pairs::Place place, int row,
-                                          bool is_whole) {
+  __device__ __forceinline__ void measure(Fragments& rows, Pairs& pairs, typename Pairs::Place place,
+                                          int row) {
     pairs.barriers.wait_full(place);
-    const auto measured =
-        rows.template measure<weighs_rows>(pairs.at(place), factors(), own_side(), row, is_whole);
+    const auto measured = rows.template measure<weighs_rows>(pairs.at(place), factors(), own_side(), row,
+                                                             own_side().is_whole(row));
     pairs.arrive_measured(place);
     if (!writes_own_row()) return;
     if constexpr (of_queries && weighs_rows)
@@ -195,12 +194,12 @@ struct GradientPart {
 
   /// Scores with the factors of terms. finite: whether c is. Returns whether it is and rounded scores do.
   __device__ __forceinline__ bool score(Scores& scores, const Fragments& rows, Pair& of_rows, Pair& of_terms,
-                                        int row, bool& finite) {
+                                        const Position& at, bool& finite) {
     constexpr bool norm = R::has_norm_backward;
     Rows& b = b_of(of_terms);
     start_scores(scores, a_of(rows), b);
     finish(scores);
-    const bool is_leading = leading().contain(row);
+    const bool is_leading = leading().contain(row(at));
     if (is_leading && leading().are_all()) replace_diagonal(scores, norm ? of_rows.y : of_rows.x, b);
     scale_and_mask<R::direction, false, false>(scores, of_terms.terms.factors.full, row_factors);
     finite = (findings_of(of_terms) & (norm ? finding::x_not_finite : finding::y_not_finite)) == 0;
@@ -222,16 +221,15 @@ struct GradientPart {
     OutputFactors::for_both_rows(
         [&](int h, int row) { row_factors[h] = device::load_shared(keys.factors.full + row); });
   }
-  /// The epilogue of rows row, ... of a query head.
-  __device__ __forceinline__ void store(int row, bool is_whole, int group_head, const Fragments& rows,
-                                        Out& out) {
+  /// The epilogue of a chunk's rows of a query head.
+  __device__ __forceinline__ void store(const Position& at, int group_head, const Fragments& rows, Out& out) {
     if constexpr (output == Output::dv)
       out.scale_rows(row_factors);
     else
       finish_rows(rows, out);
     const auto& view = own(params.dq.out, params.dk.out, params.dv.out);
     if (view.data == nullptr) return;
-    if (!is_whole) clear_sums(out, own_side().valid(row));
+    if (!own_side().is_whole(row(at))) clear_sums(out, own_side().valid(row(at)));
     Rows& buffer = storage.outputs[static_cast<int>(output) - 1];
     if (lane_index() == 0) device::cp_async_bulk_wait_read<0>();
     device::sync_warp();
@@ -239,10 +237,10 @@ struct GradientPart {
     device::fence_proxy_async();
     device::sync_warp();
     const int own_rows = 16 * warp_in_group();
-    if (row + own_rows + 16 > device::load_shared(&own_side().length)) {
-      copy_rows(buffer, own_side().rows(view, group_head), row);
+    if (row(at) + own_rows + 16 > device::load_shared(&own_side().length)) {
+      copy_rows(buffer, own_side().rows(view, group_head), row(at));
     } else if (lane_index() == 0) {
-      const Coordinates to = own_side().at(group_head, row + own_rows);
+      const Coordinates to = own_side().at(group_head, row(at) + own_rows);
       device::tma_store(&own(params.dq_map, params.dk_map, params.dv_map), buffer.at(own_rows, 0), 0, to.row,
                         to.head, to.batch);
       device::cp_async_bulk_commit();

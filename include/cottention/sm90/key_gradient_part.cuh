@@ -239,8 +239,8 @@ struct KeyGradientPart {
       if constexpr (is_dk) {
         device::store_shared(pair.terms.factors.full + own, rnorm * weight.weight);
         const auto norm_backward = tile::NormBackward<float>::of(norm, rnorm, weight.weight);
-        device::store_shared(storage.factors.rows + at, OutputFactors::Row{norm_backward, rnorm * weight.weight,
-                                                                             weight.log_count});
+        device::store_shared(storage.factors.rows + at,
+                             OutputFactors::Row{norm_backward, rnorm * weight.weight, weight.log_count});
       } else {
         pair.terms.factors.set(own, rnorm * weight.weight);
       }

@@ -113,8 +113,8 @@ __device__ __forceinline__ void for_each_panel(F f) {
   if constexpr (first + 1 < panels) for_each_panel<panels, first + 1>(f);
 }
 
-/// Indices of the thread, of the lane, and of the warp in its warpgroup. Opaque (device/thread.cuh) unless `kept`: most lanes lack
-/// the registers for all that follows from them.
+/// Indices of the thread, of the lane, and of the warp in its warpgroup. Opaque (device/thread.cuh) unless
+/// `kept`: most lanes lack the registers for all that follows from them.
 template <bool kept = false>
 __device__ __forceinline__ int thread_index() {
   return kept ? device::thread_index() : device::opaque(device::thread_index());
