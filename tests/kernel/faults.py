@@ -70,11 +70,11 @@ FAULTS = {
 }
 
 PUBLISH = """\
-      state.publish(to, exponents);
+      state.publish(to);
       device::fence_proxy_async();
 """
 ABSORB_QUERIES = """\
-      d.template absorb<true>(queries.y, queries.x, queries.terms);
+      d.template absorb<Block::bounds_factors>(queries.y, queries.x, queries.terms);
 """
 RELEASE_QUERIES = """\
       storage.queries.barriers.arrive_empty(at.queries(params.dq.row_group));
@@ -131,7 +131,7 @@ TOGETHER = {
             "",
             "read by stores of warp "),
         # States are taken for published from the first chunk on, and so are those of the chunk before.
-        "wrong_parity": Fault("fused_backward.cuh", "return {0, chunks % 2};", "return {0, 1 - chunks % 2};", "wrong answer"),
+        "wrong_parity": Fault("row_pairs.cuh", "return {0, chunks % 2};", "return {0, 1 - chunks % 2};", "wrong answer"),
     },
     "Apply": {
         # H is published without being shown to the asynchronous proxy.
