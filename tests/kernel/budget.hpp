@@ -135,16 +135,14 @@ constexpr Row walk(const char* name) {
           }};
 }
 
-/// All gradients in one kernel.
-template <AnyProblem P, tuning::Occupancy occupancy,
-          Tiling tiling = tuning::fused_backward_tiling<P>(occupancy)>
-constexpr Row gradient(const char* name) {
-  return {name, tiling.chunk, tiling.warps,
-          static_cast<int>((4 * P::head_dim.qk + 3 * P::head_dim.v) * sizeof(typename P::element)),
-          [](std::int64_t n, void (*before)()) {
+/// One kernel of a call of backward, of which `bytes` must move for a token and head, on a device that gets
+/// its engine's kernels.
+template <AnyProblem P, class Kernel, Tiling tiling, int bytes, tuning::Occupancy occupancy, bool has_final_h>
+constexpr Row backward_row(const char* name) {
+  return {name, tiling.chunk, tiling.warps, bytes, [](std::int64_t n, void (*before)()) {
             using T = typename P::element;
             const Inputs<P> inputs(n);
-            run_forward<P, tuning::tuned_forward<P>>(inputs);
+            if (has_final_h) run_forward<P, tuning::tuned_forward<P>>(inputs);
             const Array<T> dout(n * P::head_dim.v, 5), dq(n * P::head_dim.qk), dk(n * P::head_dim.qk),
                 dv(n * P::head_dim.v);
             const BackwardArguments<T> args{.shape = inputs.shape,
@@ -156,13 +154,34 @@ constexpr Row gradient(const char* name) {
                                             .dk = {dk.data()},
                                             .dv = {dv.data()},
                                             .scale_logit = inputs.scale_logit.data(),
-                                            .final_h = inputs.h.data()};
+                                            .final_h = has_final_h ? inputs.h.data() : nullptr};
             const device::Properties device = device_for(occupancy, tiling.engine);
             const host::BackwardCall<P> call(args, Split{1}, device);
             const Array<std::uint8_t> workspace(static_cast<std::int64_t>(call.workspace_bytes()));
             before();
-            launch<host::Gradient<P, tiling>>(call, workspace.data());
+            launch<Kernel>(call, workspace.data());
           }};
+}
+/// All gradients in one kernel.
+template <AnyProblem P, tuning::Occupancy occupancy,
+          Tiling tiling = tuning::fused_backward_tiling<P>(occupancy)>
+constexpr Row gradient(const char* name) {
+  constexpr int bytes = (4 * P::head_dim.qk + 3 * P::head_dim.v) * sizeof(typename P::element);
+  return backward_row<P, host::Gradient<P, tiling>, tiling, bytes, occupancy, true>(name);
+}
+/// dq in one kernel of the wgmma engine, and dk and dv in another.
+template <AnyProblem P>
+constexpr Row query_gradient(const char* name) {
+  using R = kernel::Roles<P, recurrence::Output::dq>;
+  constexpr Tiling tiling = tuning::wgmma_recurrence<R>;
+  constexpr int bytes = (3 * P::head_dim.qk + 2 * P::head_dim.v) * sizeof(typename P::element);
+  return backward_row<P, host::Walk<R, tiling>, tiling, bytes, tuning::Occupancy::low, false>(name);
+}
+template <AnyProblem P>
+constexpr Row key_gradients(const char* name) {
+  constexpr Tiling tiling = tuning::wgmma_key_gradients<P>;
+  constexpr int bytes = (3 * P::head_dim.qk + 3 * P::head_dim.v) * sizeof(typename P::element);
+  return backward_row<P, host::KeyGradients<P, tiling>, tiling, bytes, tuning::Occupancy::low, false>(name);
 }
 
 template <class T, int dim>
@@ -184,6 +203,8 @@ inline constexpr Row rows[] = {
     gradient<ByKey<bfloat16, 128>, Occupancy::high>("Gradient, bf16 128"),
     gradient<ByKey<bfloat16, 64>, Occupancy::low, tuning::wgmma_fused_backward<ByKey<bfloat16, 64>>>(
         "Gradient, wgmma, bf16 64"),
+    query_gradient<ByKey<bfloat16, 128>>("Walk of dq, wgmma, bf16 128"),
+    key_gradients<ByKey<bfloat16, 128>>("KeyGradients, wgmma, bf16 128"),
 };
 
 /// Counts are those of `longer` less those of `shorter`: of whole chunks alone.

@@ -51,7 +51,6 @@ struct GradientBlock {
   using Roles = kernel::Roles<P, output>;
   using Head = sm90::Head<Roles<Output::dq>, tiling>;
 
-  using Side = sm90::Side;
   using Position = sm90::Position<tiling.stages>;
   struct Storage {
     int pieces;       // of the sequence
@@ -59,7 +58,7 @@ struct GradientBlock {
     int chunks;       // of the piece
     int last_row;     // of its last chunk
     Position loaded;  // the next one to load; its thread has no registers for it
-    Side of_queries, of_keys;
+    HeadSide of_queries, of_keys;
     Pairs queries, keys;  // of q and g, and of k and v
     Rows outputs[3];
     OutputFactors factors[2];                   // of dq's and dk's rows

@@ -19,7 +19,6 @@ struct GradientPart {
   using Pair = typename Block::Pair;
   using Pairs = typename Block::Pairs;
   using Position = typename Block::Position;
-  using Side = typename Block::Side;
   using Weights = typename Block::Weights;
   static constexpr int dim = Block::dim;
   using R = kernel::Roles<P, output>;
@@ -56,7 +55,7 @@ struct GradientPart {
   static __device__ __forceinline__ const RowFragments<T, dim>& a_of(const Fragments& rows) {
     return R::has_norm_backward ? rows.y : rows.x;
   }
-  __device__ __forceinline__ const Side& own_side() const {
+  __device__ __forceinline__ const HeadSide& own_side() const {
     return of_queries ? storage.of_queries : storage.of_keys;
   }
 

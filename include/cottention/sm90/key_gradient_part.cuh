@@ -43,7 +43,7 @@ struct KeyGradientBlock {
   struct Storage {
     int chunks, last_row;  // of the piece, and the first row of its last one
     Position loaded;       // the next one to load; its thread has no registers for it
-    Side of_queries, of_keys;
+    HeadSide of_queries, of_keys;
     Pairs queries, keys;              // of q and g; of k and v, through whose memory dk and dv leave
     device::Mbarrier keys_read;       // once for each chunk
     OutputFactors factors;            // of dk's rows; the weights are those of the rows that have some
@@ -213,7 +213,7 @@ struct KeyGradientPart {
   }
   /// Measures the warp's rows of a pair: of keys for dk's epilogue and dv's factors, of queries as terms.
   /// Rows that are not valid become zeros, and those of extreme norm are rescaled.
-  __device__ __forceinline__ void measure(Pairs& pairs, typename Pairs::Place place, const Side& side,
+  __device__ __forceinline__ void measure(Pairs& pairs, typename Pairs::Place place, const HeadSide& side,
                                           int row) {
     pairs.barriers.wait_full(place);
     Pair& pair = pairs.at(place);

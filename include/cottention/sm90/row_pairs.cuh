@@ -68,7 +68,7 @@ struct PairRing {
 };
 
 /// The queries or the keys of the head, in shared memory.
-struct Side {
+struct HeadSide {
   const std::uint8_t* mask;
   int length, whole_end;  // whole_end: length, or 0 where positions may be masked
   int start, first_head, batch;
@@ -148,7 +148,7 @@ struct OutputFactors {
 
   /// Writes the weight and the logarithm of the lane's own row. Scope: warp; barriers inside: 0.
   template <class Weights>
-  __device__ __forceinline__ void set_weight(const Weights& of_positions, const Side& side, int first_row,
+  __device__ __forceinline__ void set_weight(const Weights& of_positions, const HeadSide& side, int first_row,
                                              bool is_whole) {
     const int row = own_row();
     const float of_row = kernel::row_weight<true>(of_positions, row).full;
@@ -184,7 +184,7 @@ struct MeasuredRows {
   /// of positions. Scope: warp; barriers inside: 0; PairRing::arrive_measured() must follow.
   template <bool is_weighted>
   __device__ __forceinline__ Measured measure(RowPair<T, columns>& pair, OutputFactors& factors,
-                                              const Side& side, int first_row, bool is_whole) {
+                                              const HeadSide& side, int first_row, bool is_whole) {
     bool changed = false;
     if (!is_whole) {
       const tile::ValidRows<chunk_rows> valid = side.valid(first_row);
