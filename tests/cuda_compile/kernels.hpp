@@ -91,6 +91,14 @@ void list_wgmma_forward() {
   list_recurrence_tiling<R, tuning::wgmma_recurrence<R>>();
 }
 
+/// The sum of S that gradients made together start from.
+template <AnyProblem P>
+void list_sum_of_pieces() {
+  using Pieces = host::PieceStates<P>;
+  constexpr Tiling t = Pieces::tiling_of_s;
+  list_kernel<P, t, host::Reduce<typename Pieces::OfS, t>>();
+}
+
 template <AnyProblem P>
 void list_backward() {
   using Call = CallStatus (*)(const BackwardArguments<typename P::element>&, Workspace, cudaStream_t, Split);
@@ -101,10 +109,7 @@ void list_backward() {
   for_each_row<Fused>([&]<Tiling t>() { list_kernel<P, t, typename Fused::template Kernel<t>>(); });
   using Keys = host::KeyGradientTilings<P>;
   for_each_row<Keys>([&]<Tiling t>() { list_kernel<P, t, typename Keys::template Kernel<t>>(); });
-  if constexpr (Fused::has_wgmma) {  // S of pieces
-    using OfS = typename host::PieceStates<P>::OfS;
-    list_kernel<P, tuning::wgmma_recurrence<OfS>, host::Reduce<OfS, tuning::wgmma_recurrence<OfS>>>();
-  }
+  if constexpr (Fused::has_wgmma) list_sum_of_pieces<P>();
   list_recurrence<P, recurrence::Output::dq>();
   list_recurrence<P, recurrence::Output::dk>();
   list_recurrence<P, recurrence::Output::dv>();

@@ -19,6 +19,8 @@ class PieceStates {
   using A = Accumulate<T>;
   using OfS = kernel::Roles<P, recurrence::Output::o>;
   using OfD = kernel::Roles<P, recurrence::Output::dk>;
+  static constexpr Tiling tiling_of_s = tuning::wgmma_recurrence<OfS>,
+                          tiling_of_d = tuning::wgmma_recurrence<OfD>;
 
   PieceStates(const BackwardArguments<T>& args, const SplitPlan& splits) : args_(args), splits_(splits) {}
 
@@ -32,11 +34,11 @@ class PieceStates {
   template <class Each, class OfDk>
   void kernels(A* memory, Each each, OfDk of_dk) const {
     if (needs_s())
-      state_kernels<OfS, tuning::wgmma_recurrence<OfS>>(splits_, [&]<class Kernel>(device::Grid grid) {
+      state_kernels<OfS, tiling_of_s>(splits_, [&]<class Kernel>(device::Grid grid) {
         each.template operator()<Kernel>(grid, [&] { return params_of_s(memory); });
       });
     if (splits_.pieces > 1)
-      state_kernels<OfD, tuning::wgmma_recurrence<OfD>>(
+      state_kernels<OfD, tiling_of_d>(
           splits_, [&]<class Kernel>(device::Grid grid) { each.template operator()<Kernel>(grid, of_dk); });
   }
 

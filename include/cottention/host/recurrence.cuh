@@ -59,7 +59,8 @@ bool has_kernels_of(const device::Properties& device) {
 }
 
 /// Whether a call takes the kernels of the wgmma engine: they are written for the recurrence, TMA takes the
-/// tensors, and code for the device is compiled in. The rest of a batch does not count.
+/// tensors, and code for the device is compiled in. In the batch-invariant plan the rest of a batch does not
+/// count.
 template <kernel::AnyRoles R>
 bool takes_wgmma(const Workload& call, const device::Properties& device) {
   if constexpr (sm90::has_kernels<R>)

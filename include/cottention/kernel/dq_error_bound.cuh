@@ -2,8 +2,9 @@
 //
 // That pass has S, the sum of k v^T before a chunk, by downdating: from the final state on, each chunk
 // subtracts its own terms. What rounding leaves in S, an error E, enters dq as E g, with the weights and the
-// 1 / ||q|| of dq's rows. The kernel sums squares of S, v, g and dq over a head, and exceeds() compares a
-// bound of E g with dq; without the 1 / ||q|| too, which may vary so much that a few rows are all of the sum.
+// 1 / ||q|| of dq's rows. The kernel sums squares of S, v, g and dq over a head, or a piece of it, and
+// exceeds() compares a bound of E g with dq; without the 1 / ||q|| too, which may vary so much that a few
+// rows are all of the sum.
 //
 // The bound of E adds up independent errors: of the terms of a chunk, relative to S at most `term_error`, and
 // of S as it is rounded each time, in the mean square `sum_error`. Roundings of chunks that repeat do not

@@ -1,5 +1,5 @@
-// The tiles of all gradients in one kernel: pairs of q and g, and of k and v, which are read from memory once
-// and serve three outputs and two states; and what a warp measures of them.
+// The tiles of kernels that make more than one gradient: pairs of q and g, and of k and v, which are read from
+// memory once and serve all outputs and states; and what a warp measures of them.
 #pragma once
 
 #include <cstdint>
