@@ -203,6 +203,17 @@ TEST_CASE("Backward: an empty problem succeeds, and its state's gradient passes 
   run(call, args, {});
 }
 
+TEST_CASE("Backward: a group without query heads has the gradients of its final state alone") {
+  for (const Mask mask : {Mask::causal, Mask::bidirectional})
+    for (const std::int64_t n : {3, 70, 1100})  // 1,100 tokens are split
+      for (const int threads : {1, 2}) {
+        check_backward<float>({.mask = mask, .shape = {1, n, n, 0, 1, 4, 5}},
+                              {.execution = executor(threads)});
+        check_backward<float>({.mask = mask, .shape = {2, n, n, 0, 2, 64, 48}},
+                              {.execution = executor(threads)});
+      }
+}
+
 namespace {
 
 /// Where NaN or infinity goes in: one value of one row.

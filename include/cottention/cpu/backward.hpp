@@ -10,9 +10,9 @@
 namespace cottention::cpu {
 
 /// Bytes of scratch that `backward` needs, whatever the length of the sequences and whichever outputs are
-/// wanted: pointers need not be set yet, and what is enough for a larger batch, more heads or more threads is
-/// enough for a smaller one. Anything but ok names what of the shape or of `execution` would be refused; then
-/// `bytes` is 0.
+/// wanted: pointers need not be set yet, and what is enough for a larger batch, more key heads in groups of
+/// the same size or more threads is enough for fewer, in the same layout. Anything but ok names what of the
+/// shape or of `execution` would be refused; then `bytes` is 0.
 template <AnyProblem P, Tiling tile = tuned_tiling<P>>
 [[nodiscard]] CallStatus workspace_bytes(const BackwardArguments<typename P::element>& args,
                                          std::size_t& bytes, const Execution& execution = {}) {

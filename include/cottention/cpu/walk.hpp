@@ -102,6 +102,7 @@ class Walker {
       prefetch_next_bc(head, count);
       absorb(head, &h, nullptr);
     }
+    if (params_.bc_heads == 0) clear(h);  // a group without query heads
   }
 
   /// Computes o = a h for rows t to t + count - 1, one block. Returns as walk_rows does.

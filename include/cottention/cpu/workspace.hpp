@@ -33,8 +33,8 @@ inline CallStatus validate(const Carver& carver, int threads) {
 }
 
 /// How many threads and entries a call uses, and the parts of its workspace. Sizes follow from the head
-/// dimensions, the number of threads and the number of heads, and grow with each of them; they do not depend
-/// on the lengths of sequences, so a call may use less than its workspace.
+/// dimensions, the number of threads, the number of heads and their layout, and grow with the first three;
+/// they do not depend on the lengths of sequences, so a call may use less than its workspace.
 template <Element T>
 struct CallWorkspace {
   using A = Accumulate<T>;
