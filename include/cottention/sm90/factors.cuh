@@ -14,10 +14,11 @@
 namespace cottention::sm90 {
 
 /// Whether lanes of the first warpgroup have registers for what follows from their index. Those of dv in
-/// half, which keep its sums from one query head to the next, have few beyond 64 columns.
+/// half, which keep its sums from one query head to the next, have few beyond 64 columns, and Apply has few
+/// where two blocks share a multiprocessor.
 template <kernel::AnyRoles R>
 inline constexpr bool keeps_indices =
-    !R::has_norm_backward &&
+    !R::has_norm_backward && R::mask == Mask::causal &&
     (R::rows_are_queries || !std::same_as<typename R::element, half> || R::dims.qk <= 64);
 
 /// Waits for the 128 threads of the first warpgroup. Scope: warpgroup.

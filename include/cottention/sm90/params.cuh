@@ -30,9 +30,10 @@ inline constexpr bool has_kernels = [] {
   constexpr auto fits = [](int dim) { return dim % 16 == 0 && dim >= 64 && dim <= 128; };
   return sizeof(typename R::element) == 2 && fits(R::dims.qk) && fits(R::dims.v);
 }();
-/// Whether the first warpgroup lacks the registers for what it seldom uses, which is in shared memory then.
+/// Whether the first warpgroup lacks the registers for what it seldom uses, which is in shared memory then:
+/// beyond 64 columns that of dk, and of dq in half.
 template <kernel::AnyRoles R>
-inline constexpr bool lacks_registers =
-    std::same_as<typename R::element, half>&& R::has_norm_backward&& R::dims.qk > 64 && R::dims.v > 64;
+inline constexpr bool lacks_registers = R::has_norm_backward&& R::dims.qk > 64 && R::dims.v > 64 &&
+                                        (std::same_as<typename R::element, half> || !R::rows_are_queries);
 
 }  // namespace cottention::sm90
