@@ -102,7 +102,7 @@ class Walker {
       prefetch_next_bc(head, count);
       absorb(head, &h, nullptr);
     }
-    if (params_.bc_heads == 0) clear(h);  // a group without query heads
+    if (params_.bc_heads == 0) set_zero(h);  // a group without query heads
   }
 
   /// Computes o = a h for rows t to t + count - 1, one block. Returns as walk_rows does.
@@ -125,15 +125,15 @@ class Walker {
  private:
   /// walk_chunk where there are no b and c.
   double apply_chunk(std::int64_t t, int count, State& h, State& sum) {
-    clear(h);
-    clear(sum);
+    set_zero(h);
+    set_zero(sum);
     double scale_grad_sum = 0;
     for (int row = 0; row < count; row += block)
       scale_grad_sum += apply_block(t + row, (std::min)(block, count - row), h.data);
     return scale_grad_sum;
   }
   /// Makes a state to which nothing has been added one in memory.
-  void clear(State& h) {
+  void set_zero(State& h) {
     if (h.data != nullptr && h.zero) std::fill_n(h.data, s_.a_pitch * s_.c_pitch, A{0});
     h.zero = false;
   }
