@@ -12,8 +12,6 @@
 #include <algorithm>
 #include <cstdint>
 
-#include <cottention/workspace_layout.hpp>
-
 namespace cottention::cpu {
 
 /// What the form of a walk follows from.

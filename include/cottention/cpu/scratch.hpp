@@ -1,6 +1,7 @@
 // The scratch memory of one chunk's operands.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 #include <cottention/cpu/form.hpp>

@@ -228,9 +228,9 @@ class BackwardCall {
     const tuning::Occupancy occupancy = tuning::occupancy_of(s.batch * s.heads_kv, device.multiprocessors);
     if constexpr (P::mask == Mask::causal) {
       if (s.heads_q != s.heads_kv) return no_row;
-      // Three kernels of the wgmma engine read twice the bytes. Counted in the clocks of shared memory
-      // (docs/performance.md, "Floors"), the kernel of the mma.sync engine takes less time beyond that only
-      // with many blocks, up to dim 64. Unmeasured.
+      // Kernels of the wgmma engine for each gradient, or for dq and for dk with dv, move up to twice the
+      // bytes. Counted in the clocks of shared memory (docs/performance.md, "Floors"), the kernel of the
+      // mma.sync engine takes less time beyond that only with many blocks, up to dim 64. Unmeasured.
       const bool is_narrow = P::head_dim.qk <= 64 && P::head_dim.v <= 64;
       if (all_take_wgmma() && !(is_narrow && occupancy == tuning::Occupancy::high)) return no_row;
     }
