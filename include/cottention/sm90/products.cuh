@@ -303,7 +303,7 @@ __device__ __forceinline__ void start_inter_chunk_transposed(Sums<columns>& out,
 template <bool transposed, int columns>
 __device__ __forceinline__ void start_inter_chunk_of_scaled(Sums<columns>& out,
                                                             const RowFragments<half, columns>& a,
-                                                            const SquareStateTile<half, columns>& h) {
+                                                            const TwoWayStateTile<half, columns>& h) {
   static_assert(columns == panel_columns);
   constexpr auto major = transposed ? device::Major::mn : device::Major::k;
   const auto add = [&](const Panel<half>& part, device::Sum first) {

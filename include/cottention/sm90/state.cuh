@@ -33,9 +33,9 @@ struct StateExponents {
 /// factors of the output in one reading, and of the terms of its sums in the other. Low parts are then
 /// multiplied by tile::rest_scale, so that elements are rounded to 2^-51 of the largest at worst.
 template <Element T, int dim>
-struct SquareStateTile : StateTile<T, dim, dim> {};
+struct TwoWayStateTile : StateTile<T, dim, dim> {};
 template <int dim>
-struct SquareStateTile<half, dim> : StateTile<half, dim, dim> {
+struct TwoWayStateTile<half, dim> : StateTile<half, dim, dim> {
   alignas(16) float largest[4];  // (warps): of the warp's rows
   float scale;                   // what all was divided by
 };
@@ -158,7 +158,7 @@ class State {
   }
   /// The same of a state that one warpgroup has all of. Scope: as above; barriers inside: for half 1, barrier
   /// 2, and between two calls with one tile there must be a barrier of the warpgroup.
-  __device__ __forceinline__ void publish(SquareStateTile<T, dims.qk>& tile) {
+  __device__ __forceinline__ void publish(TwoWayStateTile<T, dims.qk>& tile) {
     static_assert(groups == 1);
     if constexpr (std::same_as<T, half>) {
       publish_scaled(tile);
@@ -230,7 +230,7 @@ class State {
     }
   }
 
-  __device__ __forceinline__ void publish_scaled(SquareStateTile<T, dims.qk>& tile) {
+  __device__ __forceinline__ void publish_scaled(TwoWayStateTile<T, dims.qk>& tile) {
     const float of_warp = largest();
     if (own_lane() == 0) device::store_shared(tile.largest + warp_in_group(), of_warp);
     device::bar_sync(2, 128);
