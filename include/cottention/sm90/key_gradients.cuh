@@ -9,6 +9,8 @@
 // of dk's recurrence.
 #pragma once
 
+#include <concepts>
+
 #include <cottention/sm90/key_gradient_part.cuh>
 #include <cottention/sm90/reduce.cuh>
 #include <cottention/sm90/registers.cuh>
@@ -57,11 +59,11 @@ struct KeyGradients {
   }
 
  private:
-  /// Registers of a thread, by warpgroup: 504 in all. Panels of two widths take more in the state's, and dv
-  /// of fewer columns less.
+  /// Registers of a thread, by warpgroup: 504 in all. In half a state of panels of 64 and 48 columns takes
+  /// more.
   struct Shares {
-    static constexpr int average = 168, dk = 144, dv = P::head_dim.v == 128 ? 152 : 144,
-                         state = 3 * average - dk - dv;
+    static constexpr bool moves = std::same_as<T, half> && P::head_dim.v == 112;
+    static constexpr int average = 168, dk = 144, dv = moves ? 144 : 152, state = moves ? 216 : 208;
     static constexpr int first = Block::first_output == Output::dk ? dk : dv, second = dk + dv - first;
   };
 
