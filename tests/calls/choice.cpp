@@ -174,6 +174,41 @@ TEST_CASE("On compute capability 9.0 one kernel makes dk and dv where both would
 }
 
 TEST_CASE(
+    "On compute capability 9.0 one kernel makes bidirectional dk and dv where none makes all gradients") {
+  using cottention::choice, cottention::Engine;
+  using Square = Problem<cottention::bfloat16, HeadDim{64, 64}, Mask::bidirectional, Scale::by_key>;
+  using Oblong = Problem<cottention::bfloat16, HeadDim{128, 64}, Mask::bidirectional, Scale::by_key>;
+  const RestoreOptions restore;
+  auto args = wanted_of(1100, 2, 2);
+  const auto is_shared = []<class P>(const auto& of, int pieces, int launches) {
+    const auto chosen = choice<P>(of, {pieces});
+    CHECK(!chosen.fused);
+    CHECK(chosen.dk_dv.tiling == cottention::tuning::wgmma_key_gradients<P>);
+    CHECK(chosen.dk_dv.pieces == pieces);
+    CHECK(chosen.dk.tiling.chunk == 0);
+    CHECK(chosen.launches == launches);
+  };
+  // Apply of dq; Reduce and KeyGradientApply; ScaleGrad; with pieces Reduce before the first, and Prefix
+  // twice.
+  is_shared.template operator()<Square>(args, 1, 4);
+  is_shared.template operator()<Square>(args, 2, 7);
+  auto invariant = args;
+  invariant.plan = Plan::batch_invariant;
+  is_shared.template operator()<Square>(invariant, 2, 7);
+  auto keys = args;
+  keys.dq.data = nullptr;
+  is_shared.template operator()<Square>(keys, 1, 3);
+  args.shape.dim_qk = 128;
+  is_shared.template operator()<Oblong>(args, 1, 4);
+  args.dv.data = nullptr;
+  CHECK(choice<Oblong>(args, {1}).dk_dv.tiling.chunk == 0);
+  cottention::emulation::options().multiprocessors = 1;  // many blocks of dim 64 take one kernel of mma.sync
+  args = wanted_of(1100, 2, 2);
+  CHECK(choice<Square>(args, {1}).fused_tiling.engine == Engine::mma_sync);
+  is_shared.template operator()<Square>(args, 2, 7);
+}
+
+TEST_CASE(
     "Which engine a call takes follows from no pointer, and in the batch-invariant plan from no batch size") {
   using T = cottention::bfloat16;
   const auto engine_of = [](const cottention::ForwardArguments<T>& args) {

@@ -1,5 +1,5 @@
-// Gradients of causal calls whose dk and dv one kernel of the wgmma engine makes, against the reference: in
-// the emulator, or on a GPU. Compiled for the element type COTTENTION_TEST_ELEMENT.
+// Gradients of calls whose dk and dv one kernel of the wgmma engine makes, against the reference: in the
+// emulator, or on a GPU. Compiled for the element type COTTENTION_TEST_ELEMENT.
 #include <algorithm>
 #include <concepts>
 #include <cstddef>
@@ -26,6 +26,8 @@ using T = COTTENTION_TEST_ELEMENT;
 using ByKey = Problem<T, HeadDim{128, 64}, Mask::causal, Scale::by_key>;
 using ByQuery = Problem<T, HeadDim{80, 64}, Mask::causal, Scale::by_query>;
 using Unscaled = Problem<T, HeadDim{64, 112}, Mask::causal, Scale::none>;
+using ApplyByKey = Problem<T, HeadDim{64, 128}, Mask::bidirectional, Scale::by_key>;
+using ApplyByQuery = Problem<T, HeadDim{112, 80}, Mask::bidirectional, Scale::by_query>;
 
 /// Checks the gradients of a case, and that one kernel of this engine made dk and dv.
 template <cottention::AnyProblem P>
@@ -37,8 +39,9 @@ void check(Case c, const BackwardManner& manner = {}) {
 #if __has_include(<emulation.hpp>)
   if (c.shape.batch == 0 || (c.shape.seq_q == 0 && c.lengths_q.empty())) return;
   const auto& launches = cottention::emulation::launches();
-  CHECK(std::count_if(launches.begin(), launches.end(), [](const auto& launch) {
-          return launch.kernel.find("sm9012KeyGradients") != std::string::npos;
+  const char* const kernel = P::mask == Mask::causal ? "sm9012KeyGradients" : "sm9016KeyGradientApply";
+  CHECK(std::count_if(launches.begin(), launches.end(), [kernel](const auto& launch) {
+          return launch.kernel.find(kernel) != std::string::npos;
         }) == 1);
   CHECK(std::none_of(launches.begin(), launches.end(),
                      [](const auto& launch) { return launch.kernel.find("sm80") != std::string::npos; }));
@@ -50,18 +53,21 @@ void for_each_problem(F f) {
   f.template operator()<ByKey>();
   f.template operator()<ByQuery>();
   f.template operator()<Unscaled>();
+  f.template operator()<ApplyByKey>();
+  f.template operator()<ApplyByQuery>();
 }
 
-/// Every `every`th causal case, of half every other one of these, with the Problem of its scale.
+/// Every `every`th case of each mask, of half every other one of these, with the Problem of its mask and
+/// scale.
 void check_all(const std::vector<Case>& some, std::size_t every, BackwardManner manner = {}) {
   manner.split = {1};
   if (std::same_as<T, cottention::half>) every *= 2;
-  std::size_t turn = 0;
+  std::size_t turns[2] = {};
   for (Case c : some) {
-    if (c.mask != Mask::causal || turn++ % every != 0) continue;
+    if (turns[c.mask == Mask::causal ? 0 : 1]++ % every != 0) continue;
     if (c.layout == Layout::gaps) c.layout = Layout::aligned_gaps;
     for_each_problem([&]<class P>() {
-      if (c.scale == P::scale) check<P>(c, manner);
+      if (c.mask == P::mask && c.scale == P::scale) check<P>(c, manner);
     });
   }
 }
@@ -83,14 +89,17 @@ TEST_CASE("Wgmma dk and dv: tiny, huge, zero and correlated rows are right") {
 }
 TEST_CASE("Wgmma dk and dv: few tokens are right") {
   for (const std::int64_t n : {1, 3, 15})
-    for_each_problem([&]<class P>() { check<P>({.shape = {1, n, n, 2, 1, 0, 0}}); });
+    for_each_problem([&]<class P>() { check<P>({.mask = P::mask, .shape = {1, n, n, 2, 1, 0, 0}}); });
 }
 TEST_CASE("Wgmma dk and dv: sequences in pieces are right, however many") {
-  const Case whole{
+  Case whole{
       .shape = {1, 700, 700, 2, 1, 0, 0}, .padding = Padding::middle, .initial_state = Presence::present};
   const Case packed{
       .shape = {.heads_q = 1, .heads_kv = 1}, .lengths_q = {70, 600, 0}, .initial_state = Presence::present};
-  for_each_problem([&]<class P>() { check<P>(whole, {.split = {2}}); });
+  for_each_problem([&]<class P>() {
+    whole.mask = P::mask;
+    check<P>(whole, {.split = {2}});
+  });
   check<ByKey>(packed, {.split = {2}});
 }
 TEST_CASE("Wgmma dk and dv: NaN and infinity reach only what sees them") {
@@ -102,14 +111,24 @@ TEST_CASE("Wgmma dk and dv: NaN and infinity reach only what sees them") {
                                              operand < 2 ? 70 : 129, value, Presence::absent);
 }
 
+TEST_CASE("Wgmma dk and dv: bidirectional, every key sees NaN and infinity of queries") {
+  const double nan = std::numeric_limits<double>::quiet_NaN(),
+               infinity = std::numeric_limits<double>::infinity();
+  for (const int operand : {0, 1, 2, 3})
+    for (const double value : {nan, infinity})
+      backward_turns::check_spread_of<ApplyByKey>(
+          Case{.mask = Mask::bidirectional, .shape = {1, 70, 130, 2, 1, 64, 128}}, operand,
+          operand % 2 == 0 ? 20 : 69, value, Presence::absent);
+}
+
 #if __has_include(<emulation.hpp>)
-TEST_CASE("Wgmma dk and dv: no schedule of threads and copies changes a bit") {
-  Inputs<T> inputs(
-      Case{.scale = Scale::by_query, .shape = {1, 200, 200, 2, 1, 80, 64}, .padding = Padding::middle});
+template <cottention::AnyProblem P>
+void check_schedules(const Case& c) {
+  Inputs<T> inputs(c);
   Gradient first;
   cottention::emulation::for_each_schedule([&](const auto& options) {
     INFO(cottention::emulation::describe(options));
-    const Gradient gradient = run_cuda_backward<ByQuery>(
+    const Gradient gradient = run_cuda_backward<P>(
         inputs.backward(),
         {.split = {1}, .wanted = std::array{Wanted::dk, Wanted::dv, Wanted::dinitial_state}});
     if (first.dk.empty()) first = gradient;
@@ -117,5 +136,13 @@ TEST_CASE("Wgmma dk and dv: no schedule of threads and copies changes a bit") {
     CHECK(gradient.dv == first.dv);
     CHECK(gradient.dinitial_state == first.dinitial_state);
   });
+}
+TEST_CASE("Wgmma dk and dv: no schedule of threads and copies changes a bit") {
+  check_schedules<ByQuery>(
+      {.scale = Scale::by_query, .shape = {1, 200, 200, 2, 1, 80, 64}, .padding = Padding::middle});
+  check_schedules<ApplyByKey>({.mask = Mask::bidirectional,
+                               .scale = Scale::by_key,
+                               .shape = {1, 70, 330, 2, 1, 64, 128},
+                               .padding = Padding::middle});
 }
 #endif

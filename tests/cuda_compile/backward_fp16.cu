@@ -8,4 +8,5 @@ int main() {
   cuda_compile::list_wgmma_walk<Problem<half, HeadDim{128, 128}, Mask::causal, Scale::by_key>,
                                 recurrence::Output::dk>();
   cuda_compile::list_key_gradients<Problem<half, HeadDim{128, 128}, Mask::causal, Scale::by_key>>();
+  cuda_compile::list_key_gradients<Problem<half, HeadDim{128, 128}, Mask::bidirectional, Scale::by_key>>();
 }

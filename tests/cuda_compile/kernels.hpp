@@ -74,9 +74,11 @@ void list_wgmma_walk() {
 /// The kernel that makes dk and dv, likewise.
 template <AnyProblem P>
 void list_key_gradients() {
-  for_each_row<host::KeyGradientTilings<P>>([]<Tiling t>() {
-    compile<cudaError_t (*)()>(&device::prepare<host::KeyGradients<P, t>>);
-    list_kernel<P, t, host::KeyGradients<P, t>>();
+  using Keys = host::KeyGradientTilings<P>;
+  for_each_row<Keys>([]<Tiling t>() {
+    using Kernel = typename Keys::template Kernel<t>;
+    compile<cudaError_t (*)()>(&device::prepare<Kernel>);
+    list_kernel<P, t, Kernel>();
   });
 }
 

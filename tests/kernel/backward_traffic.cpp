@@ -81,6 +81,18 @@ TEST_CASE("dk and dv together on the wgmma engine move each of their tensors onc
   check_conflicts();
 }
 
+TEST_CASE("Bidirectional dk and dv together, and dq, move 11 tensors on the wgmma engine, cut or not") {
+  using P = Problem<cottention::bfloat16, HeadDim{64, 64}, Mask::bidirectional, Scale::by_key>;
+  // Of two pieces S and D are written by Reduce, read and written by Prefix, and read by each block after it.
+  constexpr double state = 4.0 * 64 * 64 / (2048 * 64 * 2);
+  for (const int pieces : {1, 2}) {
+    const double moved =
+        traffic<P>(support::Extents{1, 2048, 2048, 1, 1, 64, 64}, Presence::absent, rows_alone, pieces);
+    CHECK(moved >= 0.99 * 11 / 7);
+    CHECK(moved <= (11 + (pieces == 1 ? 2 : 16) * state) / 7 * 1.05);
+  }
+}
+
 TEST_CASE("Gradients together on the wgmma engine read k and v again for S, and q and g for D") {
   using P = Problem<cottention::bfloat16, HeadDim{64, 64}, Mask::causal, Scale::by_key>;
   const cottention::Shape shape = support::Extents{1, 2048, 2048, 1, 1, 64, 64};

@@ -17,6 +17,7 @@
 #include <cottention/sm80/walk.cuh>
 #include <cottention/sm90/apply.cuh>
 #include <cottention/sm90/gradient.cuh>
+#include <cottention/sm90/key_gradient_apply.cuh>
 #include <cottention/sm90/key_gradients.cuh>
 #include <cottention/sm90/reduce.cuh>
 #include <cottention/sm90/walk.cuh>
@@ -64,6 +65,8 @@ struct EngineKernels<Engine::wgmma> {
   using Gradient = sm90::Gradient<P, tiling>;
   template <AnyProblem P, Tiling tiling>
   using KeyGradients = sm90::KeyGradients<P, tiling>;
+  template <AnyProblem P, Tiling tiling>
+  using KeyGradientApply = sm90::KeyGradientApply<P, tiling>;
 
   template <kernel::AnyRoles R, Tiling tiling>
   static constexpr std::int64_t partial_elements = sm90::StateOf<R>::partial_elements;
@@ -85,6 +88,8 @@ template <AnyProblem P, Tiling tiling>
 using GradientApply = typename EngineKernels<tiling.engine>::template GradientApply<P, tiling>;
 template <AnyProblem P, Tiling tiling>
 using KeyGradients = typename EngineKernels<tiling.engine>::template KeyGradients<P, tiling>;
+template <AnyProblem P, Tiling tiling>
+using KeyGradientApply = typename EngineKernels<tiling.engine>::template KeyGradientApply<P, tiling>;
 
 template <kernel::AnyRoles R, Tiling tiling>
 inline constexpr std::int64_t partial_elements =

@@ -55,6 +55,16 @@ struct FusedBackwardTilings {
   }
 };
 
+/// The kernel of a Tiling that makes dk and dv.
+template <AnyProblem P, Tiling tiling>
+struct KeyGradientKernel {
+  using type = KeyGradients<P, tiling>;
+};
+template <AnyProblem P, Tiling tiling>
+requires(P::mask == Mask::bidirectional) struct KeyGradientKernel<P, tiling> {
+  using type = KeyGradientApply<P, tiling>;
+};
+
 /// Rows of the kernel that makes dk and dv. A call with a Tiling of the caller's has none.
 template <AnyProblem P, Tiling... given>
 struct KeyGradientTilings {
@@ -65,7 +75,7 @@ struct KeyGradientTilings {
     return rows;
   }();
   template <Tiling tiling>
-  using Kernel = KeyGradients<P, tiling>;
+  using Kernel = typename KeyGradientKernel<P, tiling>::type;
 };
 
 }  // namespace cottention::host

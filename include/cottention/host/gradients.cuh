@@ -170,6 +170,10 @@ class BackwardCall {
   void count(const SplitPlan& p) {
     counts_.partial_states =
         (std::max)(counts_.partial_states, static_cast<std::int64_t>(p.partial_bytes / sizeof(A)));
+    if constexpr (KeyRows::table.count > 0 && P::mask == Mask::bidirectional && R::output == Output::dk)
+      if (tiling.engine == Engine::wgmma)  // a kernel that makes dk and dv has D from there
+        counts_.partial_states =
+            (std::max)(counts_.partial_states, p.batch_heads * p.pieces * p.partial_elements);
     if (FusedRows::table.count > 0 && P::mask == Mask::causal) counts_.redo_flags = p.batch_heads * p.pieces;
     if constexpr (has_project<R, tiling>) {
       const Shape& s = args_.shape;
@@ -226,14 +230,12 @@ class BackwardCall {
     // Whether a sequence is cut may follow from the rest of its batch, and must not change its bits then.
     if (is_invariant || is_cut) return no_row;
     const tuning::Occupancy occupancy = tuning::occupancy_of(s.batch * s.heads_kv, device.multiprocessors);
-    if constexpr (P::mask == Mask::causal) {
-      if (s.heads_q != s.heads_kv) return no_row;
-      // Kernels of the wgmma engine for each gradient, or for dq and for dk with dv, move up to twice the
-      // bytes. Counted in the clocks of shared memory (docs/performance.md, "Floors"), the kernel of the
-      // mma.sync engine takes less time beyond that only with many blocks, up to dim 64. Unmeasured.
-      const bool is_narrow = P::head_dim.qk <= 64 && P::head_dim.v <= 64;
-      if (all_take_wgmma() && !(is_narrow && occupancy == tuning::Occupancy::high)) return no_row;
-    }
+    if (P::mask == Mask::causal && s.heads_q != s.heads_kv) return no_row;
+    // Kernels of the wgmma engine for each gradient, or for dq and for dk with dv, move up to twice the
+    // bytes. Counted in the clocks of shared memory (docs/performance.md, "Floors"), the kernel of the
+    // mma.sync engine takes less time beyond that only with many blocks, up to dim 64. Unmeasured.
+    const bool is_narrow = P::head_dim.qk <= 64 && P::head_dim.v <= 64;
+    if (all_take_wgmma() && !(is_narrow && occupancy == tuning::Occupancy::high)) return no_row;
     return FusedRows::choose_mma_sync(occupancy, device);
   }
   bool all_take_wgmma() const {
@@ -266,13 +268,20 @@ class BackwardCall {
   /// The kernel that makes dk and dv, from the states of dk's recurrence.
   template <kernel::AnyRoles R, Tiling tiling, class Each>
   void key_kernels(const SplitPlan& splits, const GradientWorkspace<A>& workspace, Each each) const {
-    if (splits.pieces > 1)
+    constexpr bool causal = P::mask == Mask::causal;
+    const auto with_states = [&](kernel::RecurrenceParams<T> p) {
+      if (!causal || splits.pieces > 1) p.partial_states = workspace.partial_states;
+      return p;
+    };
+    if (!causal || splits.pieces > 1)
       state_kernels<R, tiling>(splits, [&]<class Kernel>(device::Grid grid) {
-        each.template operator()<Kernel>(grid, [&] { return params<R, tiling>(splits, workspace); });
+        each.template operator()<Kernel>(grid,
+                                         [&] { return with_states(params<R, tiling>(splits, workspace)); });
       });
     using Kernel = typename KeyRows::template Kernel<KeyRows::table.list[0]>;
-    each.template operator()<Kernel>({splits.batch_heads, splits.pieces}, [&] {
+    each.template operator()<Kernel>({splits.batch_heads, causal ? splits.pieces : splits.m_blocks}, [&] {
       auto p = gradient_params(workspace);
+      p.dk = with_states(p.dk);
       p.dq.out = {};  // maybe not for TMA
       return p;
     });

@@ -1,9 +1,10 @@
-// The kernel that makes dk and dv together (key_gradients.cuh): what its warpgroups share, and the part of
-// those that have an output.
+// The kernels that make dk and dv together (key_gradients.cuh, key_gradient_apply.cuh): what their warpgroups
+// share, and the part of those that have an output.
 #pragma once
 
 #include <concepts>
 #include <cstdint>
+#include <type_traits>
 
 #include <cottention/sm90/epilogue.cuh>
 #include <cottention/sm90/fused_backward.cuh>
@@ -13,9 +14,31 @@ namespace cottention::sm90 {
 
 /// Whether there is a kernel that makes dk and dv.
 template <AnyProblem P>
-inline constexpr bool has_key_gradients =
-    P::mask == Mask::causal&& has_kernels<kernel::Roles<P, recurrence::Output::dk>>&&
-                   has_kernels<kernel::Roles<P, recurrence::Output::dv>>;
+inline constexpr bool has_key_gradients = has_kernels<kernel::Roles<P, recurrence::Output::dk>>&&
+    has_kernels<kernel::Roles<P, recurrence::Output::dv>>;
+
+/// D^T in the accumulators of one warpgroup, which has all of it.
+template <AnyProblem P>
+struct WholeState {
+  using Part = State<typename P::element, kernel::Roles<P, recurrence::Output::dk>::dims>;
+  static_assert(Part::groups <= 2);
+  Part first{0}, second{Part::groups - 1};
+
+  /// f(part) for each 64 rows.
+  template <class F>
+  __device__ __forceinline__ void for_each_part(F f) {
+    f(first);
+    if constexpr (Part::groups == 2) f(second);
+  }
+  /// As State::publish_all().
+  template <class To>
+  __device__ __forceinline__ void publish(To& tile) {
+    if constexpr (Part::groups == 2)
+      Part::publish_all(tile, first, second);
+    else
+      Part::publish_all(tile, first);
+  }
+};
 
 /// What the warpgroups share.
 template <AnyProblem P, Tiling tiling>
@@ -26,12 +49,14 @@ struct KeyGradientBlock {
   template <Output output>
   using Roles = kernel::Roles<P, output>;
   static constexpr HeadDim dims = P::head_dim;
-  static constexpr int threads = 3 * 128;
+  static constexpr bool causal = P::mask == Mask::causal;
+  static constexpr int groups = causal ? 3 : 2, threads = 128 * groups;
   /// Whether factors of terms need no power of two of their own: in half, where they have weights, they do.
   static constexpr bool bounds_factors = !std::same_as<T, half>;
   /// The first warpgroup measures the rows that have weights.
-  static constexpr Output first_output = P::scale == Scale::by_query ? Output::dv : Output::dk,
-                          second_output = P::scale == Scale::by_query ? Output::dk : Output::dv;
+  static constexpr bool weighs_queries = causal && P::scale == Scale::by_query;
+  static constexpr Output first_output = weighs_queries ? Output::dv : Output::dk,
+                          second_output = weighs_queries ? Output::dk : Output::dv;
 
   using Params = GradientParams<P>;
   using Pair = RowPair<T, dims.qk, dims.v>;
@@ -41,20 +66,26 @@ struct KeyGradientBlock {
       kernel::PositionWeights<P, recurrence::Direction::reverse, chunk_rows, threads / device::warp_size>;
   using Head = sm90::Head<Roles<Output::dk>, tiling>;
 
-  struct Storage {
-    int chunks, last_row;  // of the piece, and the first row of its last one
-    bool is_last;          // the piece, in the order of the walk
+  /// Without queries where D is the sum over all of them.
+  struct KeyStorage {
+    int chunks, last_row;  // of the block's part, and the first row of its last one
     Position loaded;       // the next one to load; its thread has no registers for it
-    HeadSide of_queries, of_keys;
-    Pairs queries, keys;                    // of q and g; of k and v, through whose memory dk and dv leave
+    HeadSide of_keys;
+    Pairs keys;                             // of k and v, through whose memory dk and dv leave
     device::Mbarrier keys_read;             // once for each chunk
     OutputFactors factors;                  // of dk's rows; the weights are those of the rows that have some
     double scale_grad[128];                 // (threads of dk)
-    int leading_end;                        // of tile::LeadingChunks
     TwoWayStateTile<T, dims.qk, dims.v> d;  // (q, g)
-    Ring<1> d_barriers;
     kernel::CountStorage<float, threads / device::warp_size> counts;
   };
+  struct CausalStorage : KeyStorage {
+    bool is_last;  // the piece, in the order of the walk
+    HeadSide of_queries;
+    Pairs queries;    // of q and g
+    int leading_end;  // of tile::LeadingChunks
+    Ring<1> d_barriers;
+  };
+  using Storage = std::conditional_t<causal, CausalStorage, KeyStorage>;
 
   static __device__ __forceinline__ bool within(const Storage& storage, const Position& at) {
     return at.chunks < device::load_shared(&storage.chunks);
@@ -63,21 +94,30 @@ struct KeyGradientBlock {
     return device::load_shared(&storage.last_row) - at.chunks * chunk_rows;
   }
 
-  /// Scope: thread, before a barrier.
-  static __device__ __forceinline__ void init(const Head& head, Storage& storage) {
-    storage.of_queries.set(head.terms, head.kv_head * head.group, head.batch);
+  static __device__ __forceinline__ void start_scale_grad(Storage& storage) {
+    if (device::thread_index() < 128) device::store_shared(storage.scale_grad + device::thread_index(), 0.0);
+  }
+  /// Writes what the block has summed for the gradient of scale_logit, if dk's rows have the weights. Scope:
+  /// block; barriers inside: 3.
+  static __device__ __forceinline__ void store_scale_grad(const Params& params, int partials_per_head,
+                                                          Storage& storage) {
+    if (P::scale != Scale::by_key || params.dk.scale_grad_partials == nullptr) return;
+    device::sync_block();                                       // the first warpgroup has summed
+    const int thread = device::opaque(device::thread_index());  // lanes keep no address for it
+    const double own = thread < 128 ? device::load_shared(storage.scale_grad + thread) : 0.0;
+    kernel::store_scale_grad(params.dk.scale_grad_partials, partials_per_head, own, storage.counts.sum);
+  }
+
+  /// For the rows first, ..., last - 1. Scope: thread, before a barrier.
+  static __device__ __forceinline__ void init(const Head& head, int first, int last, Storage& storage) {
     storage.of_keys.set(head.rows, head.kv_head, head.batch);
-    const int chunks = (head.last - head.first + chunk_rows - 1) / chunk_rows;
+    const int chunks = (last - first + chunk_rows - 1) / chunk_rows;
     device::store_shared(&storage.chunks, chunks);
-    device::store_shared(&storage.last_row, head.first + (chunks - 1) * chunk_rows);
-    device::store_shared(&storage.is_last, head.is_last());
+    device::store_shared(&storage.last_row, first + (chunks - 1) * chunk_rows);
     device::store_shared(&storage.loaded, Position{});
-    storage.queries.init(4 * 3);
     storage.keys.init(4 * 2);
-    storage.d_barriers.init(4, 4 * 2);
     device::mbarrier_init(&storage.keys_read, 4 * 2);
-    if constexpr (std::same_as<T, half>)  // terms have their weights in full
-      for (Pair& pair : storage.queries.pairs) device::store_shared(&pair.terms.weight, 1.0f);
+    if constexpr (causal) init_queries(head, storage);
     device::fence_mbarrier_init();
   }
 
@@ -85,13 +125,24 @@ struct KeyGradientBlock {
   static __device__ __forceinline__ void load_next(const Params& params, Storage& storage) {
     Position at = device::load_shared(&storage.loaded);
     if (!within(storage, at)) return;
-    const int row = row_of(storage, at), group = params.dk.term_group;
+    const int row = row_of(storage, at), group = causal ? params.dk.term_group : 1;
     if (at.group_head == 0)
       storage.keys.load(at.keys(), params.k_map, params.v_map, storage.of_keys.at(0, row));
-    storage.queries.load(at.queries(group), params.q_map, params.g_map,
-                         storage.of_queries.at(at.group_head, row));
+    if constexpr (causal)
+      storage.queries.load(at.queries(group), params.q_map, params.g_map,
+                           storage.of_queries.at(at.group_head, row));
     at.advance(group);
     device::store_shared(&storage.loaded, at);
+  }
+
+ private:
+  static __device__ __forceinline__ void init_queries(const Head& head, Storage& storage) {
+    storage.of_queries.set(head.terms, head.kv_head * head.group, head.batch);
+    device::store_shared(&storage.is_last, head.is_last());
+    storage.queries.init(4 * groups);
+    storage.d_barriers.init(4, 4 * 2);
+    if constexpr (std::same_as<T, half>)  // terms have their weights in full
+      for (Pair& pair : storage.queries.pairs) device::store_shared(&pair.terms.weight, 1.0f);
   }
 };
 
@@ -111,8 +162,9 @@ struct KeyGradientPart {
   using Leading = tile::LeadingChunks<chunk_rows, R::direction>;
   using Out = Sums<R::dims.v>;
   static constexpr bool is_first = output == Block::first_output, is_dk = output == Output::dk;
+  static constexpr bool causal = Block::causal;
   /// Whether the rows that the warpgroup measures have weights.
-  static constexpr bool weighs = is_first && P::scale != Scale::none;
+  static constexpr bool weighs = is_first && (P::scale == Scale::by_key || Block::weighs_queries);
 
   const Params& params;
   typename Block::Weights& weights;
@@ -129,11 +181,20 @@ struct KeyGradientPart {
  private:
   __device__ __forceinline__ void walk_chunk(Position& at) {
     at.group_head = 0;
-    if constexpr (weighs) prepare_weights(row(at));
+    if constexpr (weighs && causal) prepare_weights(row(at));
     if constexpr (is_dk) measure(storage.keys, at.keys(), storage.of_keys, row(at));
-    if constexpr (!is_dk) measure(storage.queries, at.queries(group()), storage.of_queries, row(at));
+    if constexpr (!is_dk && causal)
+      measure(storage.queries, at.queries(group()), storage.of_queries, row(at));
     Out out;
     start_chunk(out, at);
+    if constexpr (causal)
+      attend_queries(out, at);
+    else if (loads())
+      Block::load_next(params, storage);
+    store(at, out);
+  }
+  /// out += scores c of the chunk itself, for the query heads of the group.
+  __device__ __forceinline__ void attend_queries(Out& out, Position& at) {
 #pragma unroll 1
     for (; at.group_head < group(); ++at.group_head) {
       if (loads()) Block::load_next(params, storage);
@@ -156,7 +217,6 @@ struct KeyGradientPart {
       scales.lower_sums(out);
       storage.queries.barriers.arrive_empty(at.queries(group()));
     }
-    store(at, out);
   }
 
   // ---- Each use computes these: lanes have no registers for them.
@@ -200,7 +260,7 @@ struct KeyGradientPart {
   /// out = a H. The buffer of the keys before is released, once their output has left.
   __device__ __forceinline__ void start_chunk(Out& out, const Position& at) {
     storage.keys.wait_measured(at.keys());
-    storage.d_barriers.wait_full(at.state());
+    if constexpr (causal) storage.d_barriers.wait_full(at.state());
     RowFragments<T, R::dims.qk> a;
     a.load(a_of(keys(at)));
     if constexpr (std::same_as<T, half>)
@@ -211,7 +271,7 @@ struct KeyGradientPart {
       start_inter_chunk_transposed(out, a, storage.d);
     finish(out);
     if constexpr (std::same_as<T, half>) out.scale_all(device::load_shared(&storage.d.scale));
-    storage.d_barriers.arrive_empty(at.state());
+    if constexpr (causal) storage.d_barriers.arrive_empty(at.state());
     if (at.chunks > 0) release_keys({at.chunks - 1});
   }
   /// Scope: the first warpgroup, whose barriers are inside: 2.
@@ -246,7 +306,10 @@ struct KeyGradientPart {
     const float rnorm = norm.rnorm();
     const int own = own_row(), at = OutputFactors::place(own);
     OutputFactors::Weight weight{1, 0};
-    if constexpr (weighs) weight = device::load_shared(storage.factors.weights + at);
+    if constexpr (weighs && causal)
+      weight = device::load_shared(storage.factors.weights + at);
+    else if constexpr (weighs)
+      weight = {weights.weight(), valid.contains(own) ? weights.log_count(own) : -1.0f};
     if (writes_own_row()) {
       if constexpr (is_dk) {
         device::store_shared(pair.terms.factors.full + own, rnorm * weight.weight);

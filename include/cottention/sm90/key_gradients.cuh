@@ -19,6 +19,7 @@ namespace cottention::sm90 {
 
 template <AnyProblem P, Tiling tiling>
 struct KeyGradients {
+  static_assert(P::mask == Mask::causal);
   using Block = KeyGradientBlock<P, tiling>;
   using T = typename Block::T;
   using Output = recurrence::Output;
@@ -26,7 +27,6 @@ struct KeyGradients {
   using Storage = typename Block::Storage;
   using Position = typename Block::Position;
   using Head = typename Block::Head;
-  using R = typename Block::template Roles<Output::dk>;
   static constexpr bool needs_sm90a = true;
   static constexpr int threads = Block::threads, min_blocks_per_sm = 1;
   template <Output output>
@@ -34,10 +34,10 @@ struct KeyGradients {
 
   static __device__ __forceinline__ void run(const Params& params, Storage& storage) {
     const Head head(params.dk);
-    if (device::thread_index() < 128) device::store_shared(storage.scale_grad + device::thread_index(), 0.0);
+    Block::start_scale_grad(storage);
     // A sequence may have fewer pieces than another of its batch.
     if (head.order < head.pieces.count) {
-      if (device::thread_index() == 0) Block::init(head, storage);
+      if (device::thread_index() == 0) Block::init(head, head.first, head.last, storage);
       find_leading(head, storage);
       typename Block::Weights weights(params.dk, head.batch, head.kv_head, head.keys(), head.first, head.last,
                                       storage.counts);
@@ -54,8 +54,7 @@ struct KeyGradients {
         walk_state(params, head, storage);
       }
     }
-    if (P::scale == Scale::by_key && params.dk.scale_grad_partials != nullptr)
-      store_scale_grad(params, storage);
+    Block::store_scale_grad(params, params.dk.split_rule.max_pieces, storage);
   }
 
  private:
@@ -78,44 +77,27 @@ struct KeyGradients {
   /// Scope: the last warpgroup, which has all rows of D.
   static __device__ __forceinline__ void walk_state(const Params& params, const Head& head,
                                                     Storage& storage) {
-    using State = StateOf<R>;
-    static_assert(State::groups <= 2);
-    State first(0), second(State::groups - 1);
-    const auto for_each_group = [&](auto f) {
-      f(first);
-      if constexpr (State::groups == 2) f(second);
-    };
-    for_each_group([&](State& state) { start_walk(head, state); });
+    WholeState<P> d;
+    d.for_each_part([&](auto& part) { start_walk(head, part); });
 #pragma unroll 1
     for (Position at; Block::within(storage, at); at.advance(params.dk.term_group)) {
       if (at.group_head == 0) {
         storage.d_barriers.wait_empty(at.state());
-        if constexpr (State::groups == 2)
-          State::publish_all(storage.d, first, second);
-        else
-          State::publish_all(storage.d, first);
+        d.publish(storage.d);
         device::fence_proxy_async();
         storage.d_barriers.arrive_full(at.state());
       }
       const auto place = at.queries(params.dk.term_group);
       storage.queries.wait_measured(place);
       typename Block::Pair& queries = storage.queries.at(place);
-      for_each_group([&](State& state) {
-        state.template absorb<Block::bounds_factors>(queries.y, queries.x, queries.terms);
+      d.for_each_part([&](auto& part) {
+        part.template absorb<Block::bounds_factors>(queries.y, queries.x, queries.terms);
       });
       storage.queries.barriers.arrive_empty(place);
     }
     float* const final_h = params.dv.final_h;
     if (device::load_shared(&storage.is_last) && final_h != nullptr)
-      for_each_group([&](State& state) { state.store(final_h + head.state_offset(), params.dk.layout); });
-  }
-
-  static __device__ __forceinline__ void store_scale_grad(const Params& params, Storage& storage) {
-    device::sync_block();                                       // the first warpgroup has summed
-    const int thread = device::opaque(device::thread_index());  // lanes keep no address for it
-    const double own = thread < 128 ? device::load_shared(storage.scale_grad + thread) : 0.0;
-    kernel::store_scale_grad(params.dk.scale_grad_partials, params.dk.split_rule.max_pieces, own,
-                             storage.counts.sum);
+      d.for_each_part([&](auto& part) { part.store(final_h + head.state_offset(), params.dk.layout); });
   }
 };
 
