@@ -6,6 +6,7 @@
 #include <thread>
 
 #include <cottention/cpu/execution.hpp>
+#include <cottention/cpu/walk.hpp>
 #include <cottention/cpu/workspace.hpp>
 
 #if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp

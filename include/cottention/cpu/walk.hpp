@@ -9,8 +9,10 @@
 
 #include <cottention/cpu/multiply.hpp>
 #include <cottention/cpu/prefetch.hpp>
+#include <cottention/cpu/rows.hpp>
 #include <cottention/cpu/scratch.hpp>
 #include <cottention/cpu/walk_params.hpp>
+#include <cottention/cpu/weights.hpp>
 
 #if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
 #pragma float_control(precise, on, push)
