@@ -1,6 +1,7 @@
 // Copies of rows between the caller's tensors and a chunk's scratch: pack_* gathers, widens, normalises,
 // weights and masks them; store_* weights, masks and narrows them; norm_backward differentiates in between.
-#pragma once
+#if !defined(COTTENTION_CPU_ROWS_HPP)
+#define COTTENTION_CPU_ROWS_HPP
 
 #include <algorithm>
 #include <cmath>
@@ -16,7 +17,7 @@
 #pragma float_control(precise, on, push)
 #endif
 
-namespace cottention::cpu {
+namespace cottention::cpu::COTTENTION_CPU_TARGET {
 
 /// Whether pack_rows tells if all rows are finite.
 enum class Check { none, finite };
@@ -240,7 +241,8 @@ void pack_columns(const RowView<const T>& rows, int count, const A* weight, A* p
       }
     };
     std::ptrdiff_t c = 0;
-    for (; c + lanes <= dim; c += lanes) transpose_block(c, [](const T* in) { return load_widened<S>(in); });
+    // With a capture, since the function that a lambda without one converts to is compiled for no target.
+    for (; c + lanes <= dim; c += lanes) transpose_block(c, [&](const T* in) { return load_widened<S>(in); });
     if (c < dim) {
       transpose_block(c, [&](const T* in) { return load_widened_part<S>(in, static_cast<int>(dim - c)); });
       c += lanes;
@@ -313,8 +315,10 @@ void norm_backward(A* d, const A* normalized, std::ptrdiff_t pitch, int count, c
   }
 }
 
-}  // namespace cottention::cpu
+}  // namespace cottention::cpu::COTTENTION_CPU_TARGET
 
 #if defined(__clang__)
 #pragma float_control(pop)
+#endif
+
 #endif

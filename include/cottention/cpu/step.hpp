@@ -2,7 +2,7 @@
 #pragma once
 
 #include <cottention/cpu/execution.hpp>
-#include <cottention/cpu/stepper.hpp>
+#include <cottention/cpu/targets.hpp>
 #include <cottention/cpu/workspace.hpp>
 #include <cottention/validation.hpp>
 
@@ -10,7 +10,7 @@
 #pragma float_control(precise, on, push)
 #endif
 
-namespace cottention::cpu {
+namespace cottention::cpu::COTTENTION_CPU_TARGET {
 
 /// Bytes of scratch that `step` needs; pointers need not be set yet. Anything but ok names what of the shape
 /// or of `execution` would be refused; then `bytes` is 0.
@@ -43,7 +43,7 @@ std::size_t workspace_bytes(const StepArguments<typename P::element>& args, cons
 /// nor on the other lanes.
 ///
 /// Anything but ok names the argument, its value and the rule; then nothing has been written.
-template <AnyProblem P, int vector_bytes = native_vector_bytes>
+template <AnyProblem P, int vector_bytes = default_vector_bytes>
 [[nodiscard]] CallStatus step(const StepArguments<typename P::element>& args, Workspace workspace,
                               const Execution& execution = {}) {
   using T = typename P::element;
@@ -57,14 +57,16 @@ template <AnyProblem P, int vector_bytes = native_vector_bytes>
   if (CallStatus status = validate_contents<P>(args, parts.slots_seen); !status) return status;
   const std::int64_t heads = args.shape.heads_kv, tasks = args.shape.batch * heads;
   if (tasks == 0 || args.shape.seq_q == 0) return {};
-  auto body = [&](int thread) {
-    Stepper<P, vector_bytes> stepper(args, parts.scratch + thread * parts.scratch_bytes);
-    const std::int64_t share = tasks / parts.threads, left = tasks % parts.threads;
-    const std::int64_t first = share * thread + std::min<std::int64_t>(thread, left);
-    for (std::int64_t i = first; i < first + share + (thread < left ? 1 : 0); ++i)
-      stepper.step(i / heads, i % heads);
-  };
-  parallel(execution, parts.threads, body);
+  detail::with_target<vector_bytes>(execution, [&]<class Code> {
+    auto body = [&](int thread) {
+      typename Code::template LaneStepper<P> stepper(args, parts.scratch + thread * parts.scratch_bytes);
+      const std::int64_t share = tasks / parts.threads, left = tasks % parts.threads;
+      const std::int64_t first = share * thread + std::min<std::int64_t>(thread, left);
+      for (std::int64_t i = first; i < first + share + (thread < left ? 1 : 0); ++i)
+        stepper.step(i / heads, i % heads);
+    };
+    parallel(execution, parts.threads, body);
+  });
   for (std::int64_t lane = 0; lane < args.shape.batch; ++lane) {
     const std::int64_t slot = args.slot == nullptr ? lane : args.slot[lane];
     if (slot >= 0) args.pool.count[slot] += args.accepted == nullptr ? args.shape.seq_q : args.accepted[lane];
@@ -72,7 +74,7 @@ template <AnyProblem P, int vector_bytes = native_vector_bytes>
   return {};
 }
 
-}  // namespace cottention::cpu
+}  // namespace cottention::cpu::COTTENTION_CPU_TARGET
 
 #if defined(__clang__)
 #pragma float_control(pop)

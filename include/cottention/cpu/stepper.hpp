@@ -1,5 +1,6 @@
 // The recurrent update of one head's state.
-#pragma once
+#if !defined(COTTENTION_CPU_STEPPER_HPP)
+#define COTTENTION_CPU_STEPPER_HPP
 
 #include <cottention/cpu/counter.hpp>
 #include <cottention/cpu/multiply.hpp>
@@ -11,7 +12,7 @@
 #pragma float_control(precise, on, push)
 #endif
 
-namespace cottention::cpu {
+namespace cottention::cpu::COTTENTION_CPU_TARGET {
 
 /// Advances the state of one head of one lane.
 template <AnyProblem P, int vector_bytes>
@@ -176,8 +177,10 @@ class Stepper {
   A *weight_, *k_, *v_, *q_, *o_, *partial_;
 };
 
-}  // namespace cottention::cpu
+}  // namespace cottention::cpu::COTTENTION_CPU_TARGET
 
 #if defined(__clang__)
 #pragma float_control(pop)
+#endif
+
 #endif

@@ -1,5 +1,6 @@
 // The weights that follow from counts, w = max(n, 1)^-sigmoid(m).
-#pragma once
+#if !defined(COTTENTION_CPU_WEIGHTS_HPP)
+#define COTTENTION_CPU_WEIGHTS_HPP
 
 #include <cmath>
 #include <cstdint>
@@ -11,7 +12,7 @@
 #pragma float_control(precise, on, push)
 #endif
 
-namespace cottention::cpu {
+namespace cottention::cpu::COTTENTION_CPU_TARGET {
 
 namespace detail {
 
@@ -89,8 +90,10 @@ void weights_of_counts(const double* n, int count, double exponent, A* weight) {
   }
 }
 
-}  // namespace cottention::cpu
+}  // namespace cottention::cpu::COTTENTION_CPU_TARGET
 
 #if defined(__clang__)
 #pragma float_control(pop)
+#endif
+
 #endif
