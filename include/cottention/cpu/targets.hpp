@@ -123,7 +123,7 @@ auto with_target([[maybe_unused]] const Execution& execution, F f) {
 /// Bytes of the vectors that a call with this Execution takes where it names no width.
 inline int vector_width(const Execution& execution = {}) {
   return detail::with_target<default_vector_bytes>(execution,
-                                                   []<class Code> { return Code::bytes_of_vectors; });
+                                                   [&]<class Code> { return Code::bytes_of_vectors; });
 }
 
 }  // namespace cottention::cpu::COTTENTION_CPU_TARGET
