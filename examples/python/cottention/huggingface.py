@@ -37,7 +37,8 @@ def padding_mask(batch_size, q_length, kv_length, q_offset=0, kv_offset=0, mask_
     """What attention modules get as attention_mask: [batch, kv_length], true at tokens, or None where all are tokens."""
     if mask_function not in (causal_mask_function, bidirectional_mask_function):
         raise NotImplementedError("attn_implementation='cottention' has causal and bidirectional attention, with padding: "
-                                  "no sliding windows, packed sequences or masks of other patterns")
+                                  "no sliding windows, packed sequences or masks of other patterns. torch.compile sees "
+                                  "packed sequences where there is no attention_mask: give it one")
     if isinstance(q_offset, torch.Tensor):
         raise NotImplementedError("attn_implementation='cottention' has no static caches. Remedy: cache=cottention.huggingface.StateCache()")
     if attention_mask is None:
