@@ -17,7 +17,7 @@ CONFIGS = {
     "gpt2": lambda **more: GPT2Config(vocab_size=60, n_positions=40, n_embd=32, n_layer=2, n_head=4, initializer_range=0.3, bos_token_id=0,
                                       eos_token_id=0, **more),
     "llama": lambda **more: LlamaConfig(num_key_value_heads=2, bos_token_id=0, eos_token_id=0, **SMALL, **more),
-    "bert": lambda **more: BertConfig(**SMALL, **more),
+    "bert": lambda **more: BertConfig(**{**SMALL, **more}),
 }
 
 
@@ -104,8 +104,8 @@ def test_generates_the_same_with_every_cache(kind):
 
 def test_beam_search_with_states():
     model = model_of("gpt2")
-    for options in ({"num_beams": 3}, {"num_beams": 4, "num_return_sequences": 2, "length_penalty": 0.5}):
-        assert torch.equal(generated(model, hf.StateCache(), **options).sequences, generated(model, **options).sequences)
+    options = {"num_beams": 4, "num_return_sequences": 2}
+    assert torch.equal(generated(model, hf.StateCache(), **options).sequences, generated(model, **options).sequences)
 
 
 def test_states_take_the_prompt_in_pieces_and_begin_anew():
@@ -199,7 +199,7 @@ def test_training_step_and_dropout():
 
 
 def test_compiles_as_one_graph():
-    model, ids = model_of("bert"), tokens()
+    model, ids = model_of("bert", num_hidden_layers=1), tokens()
     mask = torch.ones_like(ids)
     mask[0, 6:] = 0
     compiled = torch.compile(model, fullgraph=True, backend="eager")
