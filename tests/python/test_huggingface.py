@@ -1,4 +1,5 @@
 """Models of transformers with attn_implementation="cottention": against the authors' formulas, with padding, caches and folders."""
+import pickle
 import warnings
 
 import authors
@@ -147,8 +148,9 @@ def test_saved_and_loaded_with_norm_const(kind, tmp_path):
     for cls in (type(model), AutoModel if kind == "bert" else AutoModelForCausalLM):
         again, info = hf.from_pretrained(cls, tmp_path, output_loading_info=True)
         assert not info["missing_keys"] and not info["unexpected_keys"]
-        assert type(again).__name__ == type(model).__name__ == again.config.architectures[0]
+        assert type(again) is type(model) and again.config.architectures == [type(model).__name__]
         assert torch.equal(again.eval()(tokens())[0], model(tokens())[0])
+    assert torch.equal(pickle.loads(pickle.dumps(again))(tokens())[0], model(tokens())[0])
     again.save_pretrained(tmp_path / "again")
     assert torch.equal(hf.from_pretrained(type(model), tmp_path / "again").eval()(tokens())[0], model(tokens())[0])
 

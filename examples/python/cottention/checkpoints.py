@@ -64,8 +64,7 @@ def load(cls, folder, scale="by_key", **kwargs):
                          "huggingface.from_pretrained()")
     config = cls.config_class.from_pretrained(folder)
     config.cottention_scale = scale
-    return huggingface.model_class(cls).from_pretrained(None, config=config, state_dict=state_dict, attn_implementation=huggingface.NAME,
-                                                        **kwargs)
+    return huggingface.from_pretrained(cls, None, config=config, state_dict=state_dict, **kwargs)
 
 
 def attention_layer(state_dict, prefix, causal, without_rotation=False):

@@ -189,8 +189,8 @@ def prepare(model, scale=None, norm_const=0.5):
 
 
 @functools.cache
-def model_class(cls):
-    """A class of transformers whose models are prepared; it bears the same name, which a saved configuration keeps."""
+def _prepared_class(cls):
+    """A class of transformers that prepares its models as they are made, before parameters are loaded into them."""
 
     def __init__(self, config, *args, **kwargs):
         cls.__init__(self, config, *args, **kwargs)
@@ -208,7 +208,8 @@ def from_pretrained(cls, name, **kwargs):
             kwargs["config"] = config
         cls = cls._model_mapping[type(kwargs["config"])]
     wants_info = kwargs.pop("output_loading_info", False)
-    model, info = model_class(cls).from_pretrained(name, attn_implementation=NAME, output_loading_info=True, **kwargs)
+    model, info = _prepared_class(cls).from_pretrained(name, attn_implementation=NAME, output_loading_info=True, **kwargs)
+    model.__class__ = cls  # which others can find by its name, to unpickle the model
     with torch.no_grad():
         for key in info["missing_keys"]:
             if key.endswith(".norm_const"):
