@@ -17,7 +17,7 @@ def programs():
             yield pytest.param(name, text, id=f"{page.name}-{name}")
 
 
-@pytest.mark.parametrize("name, text", programs())
+@pytest.mark.parametrize("name, text", list(programs()))
 def test_program(name, text, tmp_path):
     assert name, "a block of python wants the name of its file"
     (tmp_path / name).write_text(text, encoding="utf-8")
