@@ -90,6 +90,23 @@ template <class S, int max_vectors, class F>
   if constexpr (max_vectors > 1) for_column_blocks<S, max_vectors / 2>(columns, f, column);
 }
 
+/// to = from^T, with from (rows, columns); both are multiples of 16. A whole cache line of `to` is written
+/// before the next one: where rows lie a power of two apart, a line would be evicted in between.
+template <class S, class A>
+void transpose_matrix(const A* from, std::ptrdiff_t rows, std::ptrdiff_t columns, A* to) {
+  constexpr std::ptrdiff_t line = 64 / static_cast<std::ptrdiff_t>(sizeof(A));
+  for (std::ptrdiff_t row = 0; row < rows; row += line)
+    for (std::ptrdiff_t column = 0; column < columns; column += S::lanes)
+      for (std::ptrdiff_t part = row; part < row + line; part += S::lanes) {
+        typename S::Vector tile[S::lanes];
+#pragma GCC unroll 16
+        for (int i = 0; i < S::lanes; ++i) tile[i] = S::load(from + (part + i) * columns + column);
+        transpose<S>(tile);
+#pragma GCC unroll 16
+        for (int i = 0; i < S::lanes; ++i) S::store(to + (column + i) * rows + part, tile[i]);
+      }
+}
+
 }  // namespace cottention::cpu
 
 #if defined(__clang__)
