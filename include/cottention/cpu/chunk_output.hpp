@@ -20,7 +20,7 @@ class ChunkOutput {
   using S = Simd<A, vector_bytes>;
   static constexpr RegisterTile tile = register_tile<vector_bytes>;
   static constexpr int score_rows =
-      (std::max)(S::lanes, tile.rows);  // rows whose scores are computed together
+      (std::max)(S::lanes, tile.last_rows);  // rows whose scores are computed together
   static constexpr int group = static_cast<int>(key_group(block));
 
   ChunkOutput() = default;
@@ -121,7 +121,7 @@ class ChunkOutput {
   /// The rows of b and c in the block from `row` on.
   int rows_from(int row) const { return (std::min)(block, bc_rows_ - row); }
   A* o(int row) const { return s_.o + (sums_heads_ ? row * s_.c_pitch : 0); }
-  A* score(int row, std::ptrdiff_t key) const { return s_.scores + row * s_.score_pitch + key; }
+  A* score(std::ptrdiff_t row, std::ptrdiff_t key) const { return s_.scores + row * s_.score_pitch + key; }
 
   /// Rows t_ + row and on of an operand into `packed`.
   template <Check check>
@@ -139,12 +139,12 @@ class ChunkOutput {
     for (int key = first; key < last; key += block) {
       const auto columns = (std::min)(std::int64_t{block}, round_up(last - key, score_rows));
       for_column_blocks<S, tile.vectors>(columns, [&]<int vectors>(std::ptrdiff_t column) {
-        constexpr int height = (std::min)(score_rows, tile.rows * tile.vectors / vectors);
-        for (int i = 0; i < rows; i += height)
+        for_row_tiles<vector_bytes>(rows, [&]<int height>(std::ptrdiff_t i) {
           score_block<height, vectors>(prefetcher, i, b_t(key) + column)
               .each([&](int r, int v, typename S::Vector x) __attribute__((always_inline)) {
                 S::store(score(i + r, key - first + column + v * S::lanes), x);
               });
+        });
       });
     }
   }
@@ -155,7 +155,7 @@ class ChunkOutput {
   void compute_diagonal_scores(Prefetcher<block>& prefetcher, int count, int at, const A* b_t) {
     for (int row = 0; row < count; row += score_rows)
       for_column_blocks<S, tile.vectors>(row + score_rows, [&]<int vectors>(std::ptrdiff_t column) {
-        constexpr int height = (std::min)(score_rows, tile.rows * tile.vectors / vectors);
+        constexpr int height = (std::min)(score_rows, tile.last_rows * tile.vectors / vectors);
         for (int i = row; i < (std::min)(count, row + score_rows); i += height)
           score_block<height, vectors>(prefetcher, i, b_t + column)
               .each([&](int r, int v, typename S::Vector x) __attribute__((always_inline)) {
@@ -168,8 +168,8 @@ class ChunkOutput {
   }
 
   template <int rows, int vectors>
-  [[gnu::always_inline]] Accumulators<S, rows, vectors> score_block(Prefetcher<block>& prefetcher, int row,
-                                                                    const A* b_t) {
+  [[gnu::always_inline]] Accumulators<S, rows, vectors> score_block(Prefetcher<block>& prefetcher,
+                                                                    std::ptrdiff_t row, const A* b_t) {
     prefetcher.prefetch();
     Accumulators<S, rows, vectors> product;
     product.multiply_long(s_.a + row * s_.a_pitch, s_.a_pitch, b_t, block, operands_.a.rows.dim);
@@ -182,10 +182,10 @@ class ChunkOutput {
                       bool finite, bool add, const A* h) {
     for_column_blocks<S, tile.vectors>(s_.c_pitch, [&]<int vectors>(std::ptrdiff_t column) {
       if (finite) {
-        for (int row = 0; row < count; row += tile.rows)
-          output_block<tile.rows, vectors>(prefetcher, o, row, column, first,
-                                           seen + (diagonal ? (std::min)(row + tile.rows, count) : 0), add,
-                                           h);
+        for_row_tiles<vector_bytes>(count, [&]<int height>(std::ptrdiff_t row) {
+          const std::ptrdiff_t on_diagonal = diagonal ? (std::min)(row + height, std::ptrdiff_t{count}) : 0;
+          output_block<height, vectors>(prefetcher, o, row, column, first, seen + on_diagonal, add, h);
+        });
       } else {
         // A masked score times NaN is NaN in a row that must not depend on it, so each row reads its visible
         // scores alone.
@@ -196,7 +196,7 @@ class ChunkOutput {
   }
 
   template <int rows, int vectors>
-  [[gnu::always_inline]] void output_block(Prefetcher<block>& prefetcher, A* o, int row,
+  [[gnu::always_inline]] void output_block(Prefetcher<block>& prefetcher, A* o, std::ptrdiff_t row,
                                            std::ptrdiff_t column, int first, std::ptrdiff_t keys, bool add,
                                            const A* h) {
     o += row * s_.c_pitch + column;

@@ -248,9 +248,9 @@ class Walker {
   /// h += b^T c of rows `first` to last - 1 of the chunk, and sum += b^T c where that is not null.
   void update(int first, int last, A* h, bool h_zero, A* sum, bool sum_zero) {
     for_column_blocks<S, tile.vectors>(s_.c_pitch, [&]<int vectors>(std::ptrdiff_t column) {
-      for (std::ptrdiff_t row = 0; row < s_.a_pitch; row += tile.rows) {
+      for_row_tiles<vector_bytes>(s_.a_pitch, [&]<int height>(std::ptrdiff_t row) {
         prefetcher_.prefetch();
-        Accumulators<S, tile.rows, vectors> product;
+        Accumulators<S, height, vectors> product;
         for (int key = first; key < last; key += block)
           product.multiply(outputs_[0].b_t(key) + row * block, block, s_.c + key * s_.c_pitch + column,
                            s_.c_pitch, (std::min)(block, last - key));
@@ -259,7 +259,7 @@ class Walker {
           S::store(h + at, (h_zero ? typename S::Vector{} : S::load(h + at)) + x);
           if (sum != nullptr) S::store(sum + at, (sum_zero ? typename S::Vector{} : S::load(sum + at)) + x);
         });
-      }
+      });
     });
   }
 
