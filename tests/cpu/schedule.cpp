@@ -159,7 +159,7 @@ TEST_CASE("Pieces cover a sequence, and follow its length and the size of the st
 TEST_CASE("A sequence is one chunk where that takes the fewest multiply-adds") {
   constexpr std::int64_t chunk = 32;
   const auto cost = [](const WalkExtents& x, std::int64_t rows) {  // in chunks of so many rows
-    const std::int64_t state = x.dim_a * x.dim_c, outputs = x.joint ? 2 : 1;
+    const std::int64_t state = x.dim_a * x.dim_c, outputs = x.two_outputs ? 2 : 1;
     if (x.causal) {
       const std::int64_t applied = outputs * (x.initial ? x.a_rows : x.a_rows - rows);
       const std::int64_t absorbed = x.final ? x.a_rows : x.a_rows - rows;
@@ -175,7 +175,7 @@ TEST_CASE("A sequence is one chunk where that takes the fewest multiply-adds") {
         WalkExtents x{.dim_a = dim_a,
                       .dim_c = dim_c,
                       .causal = (kind & 1) != 0,
-                      .joint = (kind & 2) != 0,
+                      .two_outputs = (kind & 2) != 0,
                       .initial = (kind & 4) != 0,
                       .final = (kind & 8) != 0};
         bool single = true;
@@ -189,8 +189,8 @@ TEST_CASE("A sequence is one chunk where that takes the fewest multiply-adds") {
       }
   CHECK(is_single_chunk({.a_rows = 128, .bc_rows = 128, .dim_a = 64, .dim_c = 64}));
   CHECK(!is_single_chunk({.a_rows = 129, .bc_rows = 129, .dim_a = 64, .dim_c = 64}));
-  CHECK(is_single_chunk({.a_rows = 96, .bc_rows = 96, .dim_a = 64, .dim_c = 64, .joint = true}));
-  CHECK(!is_single_chunk({.a_rows = 97, .bc_rows = 97, .dim_a = 64, .dim_c = 64, .joint = true}));
+  CHECK(is_single_chunk({.a_rows = 96, .bc_rows = 96, .dim_a = 64, .dim_c = 64, .two_outputs = true}));
+  CHECK(!is_single_chunk({.a_rows = 97, .bc_rows = 97, .dim_a = 64, .dim_c = 64, .two_outputs = true}));
   CHECK(is_single_chunk({.a_rows = 64, .bc_rows = 64, .dim_a = 64, .dim_c = 64, .causal = false}));
   CHECK(!is_single_chunk({.a_rows = 65, .bc_rows = 65, .dim_a = 64, .dim_c = 64, .causal = false}));
   CHECK(!is_single_chunk({.a_rows = 0, .bc_rows = 9, .dim_a = 64, .dim_c = 64, .causal = false}));

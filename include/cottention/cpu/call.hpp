@@ -3,7 +3,7 @@
 
 #include <initializer_list>
 
-#include <cottention/cpu/driver.hpp>
+#include <cottention/cpu/targets.hpp>
 #include <cottention/cpu/tuning.hpp>
 #include <cottention/validation.hpp>
 
@@ -11,7 +11,7 @@
 #pragma float_control(precise, on, push)
 #endif
 
-namespace cottention::cpu::detail {
+namespace cottention::cpu::COTTENTION_CPU_TARGET::detail {
 
 /// The tasks of a call: one for each sequence, each key/value head, and each output that is computed, dk and
 /// dv together where both are.
@@ -25,8 +25,8 @@ class CallTasks {
       // The walk for dq or dk also yields the gradient of m, and the one for dv that of the initial state.
       const bool dk = args_.dk.data != nullptr || sums_scale_grad(Output::dk);
       const bool dv = args_.dv.data != nullptr || args_.dinitial_state != nullptr;
-      joint_ = dk && dv;
-      if (joint_)
+      key_gradients_ = dk && dv;
+      if (key_gradients_)
         add(Output::dk);  // longest first, so that threads end together
       else if (dk || dv)
         add(dk ? Output::dk : Output::dv);
@@ -48,7 +48,7 @@ class CallTasks {
             .dim_v = s.dim_v,
             .scale_grad_tasks = backward && P::scale != Scale::none ? heads() : 0,
             .sums_heads = backward && view_.group() > 1,
-            .joint = backward,
+            .two_outputs = backward,
             .packed = packed,
             .heads_adjacent = view_.heads_adjacent()};
   }
@@ -62,8 +62,8 @@ class CallTasks {
   WalkTask<T> task(std::int64_t i) const {
     const Sequence s = view_.sequence(i % heads() / args_.shape.heads_kv);
     const std::int64_t kv_head = i % args_.shape.heads_kv;
-    WalkTask<T> task =
-        joint_ && output(i) == Output::dk ? view_.joint_task(s, kv_head) : view_.task(output(i), s, kv_head);
+    WalkTask<T> task = key_gradients_ && output(i) == Output::dk ? view_.key_gradients_task(s, kv_head)
+                                                                 : view_.task(output(i), s, kv_head);
     task.walk.sums_scale_grad = scale_grad_index(i) >= 0;
     return task;
   }
@@ -96,7 +96,7 @@ class CallTasks {
   CallView<P, Arguments> view_;
   Output list_[2] = {};
   int outputs_ = 0;
-  bool joint_ = false;  // dk in the list stands for dk and dv
+  bool key_gradients_ = false;  // dk in the list stands for dk and dv
 };
 
 /// The `workspace_bytes` of forward and backward.
@@ -119,7 +119,6 @@ template <AnyProblem P, Tiling tile, int vector_bytes, class Arguments, class Fi
 CallStatus run_call(const Arguments& args, Workspace workspace, const Execution& execution,
                     std::initializer_list<Output> outputs, Finish finish) {
   using Tasks = CallTasks<P, Arguments>;
-  using CallDriver = Driver<P, tile.chunk, vector_bytes, Tasks>;
   if (CallStatus status = validate(execution); !status) return status;
   if (CallStatus status = validate<P>(args); !status) return status;
   if (CallStatus status = validate_contents<P>(args); !status) return status;
@@ -131,14 +130,16 @@ CallStatus run_call(const Arguments& args, Workspace workspace, const Execution&
   const bool any = tasks.any();
   if (any)
     if (CallStatus status = validate(workspace, carver.bytes(), threads); !status) return status;
-  CallDriver driver(tasks, parts);
-  if (any) driver.run(execution);
-  for (const Output output : outputs) tasks.view().clear_trailing(output, execution);
-  finish(tasks, any ? &driver : nullptr);
+  with_target<vector_bytes>(execution, [&]<class Code> {
+    typename Code::template CallDriver<P, tile.chunk, Tasks> driver(tasks, parts);
+    if (any) driver.run(execution);
+    for (const Output output : outputs) tasks.view().clear_trailing(output, execution);
+    finish(tasks, any ? &driver : nullptr);
+  });
   return {};
 }
 
-}  // namespace cottention::cpu::detail
+}  // namespace cottention::cpu::COTTENTION_CPU_TARGET::detail
 
 #if defined(__clang__)
 #pragma float_control(pop)

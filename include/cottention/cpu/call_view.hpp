@@ -3,7 +3,7 @@
 
 #include <cottention/arguments.hpp>
 #include <cottention/cpu/execution.hpp>
-#include <cottention/cpu/walk.hpp>
+#include <cottention/cpu/walk_params.hpp>
 #include <cottention/recurrence.hpp>
 
 #if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
@@ -92,12 +92,12 @@ class CallView {
     if (auto* final = final_state(output); final != nullptr) task.final = final + state;
     return task;
   }
-  /// The joint walk of dv and dk.
-  WalkTask<T> joint_task(const Sequence& s, std::int64_t kv_head) const {
-    WalkTask<T> joint = task(Output::dv, s, kv_head);
-    joint.walk.outputs[1] = operands(Output::dk, s, kv_head);
-    joint.walk.joint = true;
-    return joint;
+  /// The walk of dv and dk.
+  WalkTask<T> key_gradients_task(const Sequence& s, std::int64_t kv_head) const {
+    WalkTask<T> both = task(Output::dv, s, kv_head);
+    both.walk.outputs[1] = operands(Output::dk, s, kv_head);
+    both.walk.two_outputs = true;
+    return both;
   }
 
   /// Where the final state of an output's walk goes, as (dim_qk, dim_v); null where it is not wanted.

@@ -1,8 +1,10 @@
 // One output of a chunk: its operands in scratch, its scores, its products and its epilogue.
-#pragma once
+#if !defined(COTTENTION_CPU_CHUNK_OUTPUT_HPP)
+#define COTTENTION_CPU_CHUNK_OUTPUT_HPP
 
 #include <cottention/cpu/multiply.hpp>
 #include <cottention/cpu/prefetch.hpp>
+#include <cottention/cpu/rows.hpp>
 #include <cottention/cpu/scratch.hpp>
 #include <cottention/cpu/walk_params.hpp>
 
@@ -10,7 +12,7 @@
 #pragma float_control(precise, on, push)
 #endif
 
-namespace cottention::cpu {
+namespace cottention::cpu::COTTENTION_CPU_TARGET {
 
 /// o = tril(a b^T) c + a h for the rows of a chunk, a block of them at a time.
 template <Element T, int block, int vector_bytes>
@@ -153,7 +155,7 @@ class ChunkOutput {
   /// diagonal alone. A block that is narrower than the register tile is taller instead, so that as many
   /// accumulators hide the latency.
   void compute_diagonal_scores(Prefetcher<block>& prefetcher, int count, int at, const A* b_t) {
-    for (int row = 0; row < count; row += score_rows)
+    for (int row = 0; row < count; row += score_rows) {
       for_column_blocks<S, tile.vectors>(row + score_rows, [&]<int vectors>(std::ptrdiff_t column) {
         constexpr int height = (std::min)(score_rows, tile.last_rows * tile.vectors / vectors);
         for (int i = row; i < (std::min)(count, row + score_rows); i += height)
@@ -165,6 +167,11 @@ class ChunkOutput {
                          S::select(S::iota() + j <= row_index, x, typename S::Vector{}));
               });
       });
+      // A taller tile of outputs reads up to a vector more.
+      if (tile.rows > tile.last_rows && row + score_rows < block)
+        for (int i = row; i < row + score_rows; ++i)
+          S::store(score(i, at + row + score_rows), typename S::Vector{});
+    }
   }
 
   template <int rows, int vectors>
@@ -219,8 +226,10 @@ class ChunkOutput {
   alignas(64) A rnorm_[block] = {};
 };
 
-}  // namespace cottention::cpu
+}  // namespace cottention::cpu::COTTENTION_CPU_TARGET
 
 #if defined(__clang__)
 #pragma float_control(pop)
+#endif
+
 #endif

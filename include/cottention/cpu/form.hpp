@@ -19,11 +19,11 @@ struct WalkExtents {
   std::int64_t a_rows = 0, bc_rows = 0;
   std::int64_t dim_a = 0, dim_c = 0;
   bool causal = true;
-  bool joint = false;                   // dk and dv in one walk
+  bool two_outputs = false;             // dk and dv in one walk
   bool initial = false, final = false;  // whether the walk has these states
 
   /// How often a row of a is multiplied by the initial state; a row of b and c enters the final one once.
-  constexpr std::int64_t outputs() const { return joint ? 2 : 1; }
+  constexpr std::int64_t outputs() const { return two_outputs ? 2 : 1; }
   constexpr std::int64_t initial_saved() const { return initial ? 0 : outputs(); }
   constexpr std::int64_t final_saved() const { return final ? 0 : 1; }
 };

@@ -1,5 +1,6 @@
 // Matrix products on blocks in the first-level cache, all by one register-tiled kernel.
-#pragma once
+#if !defined(COTTENTION_CPU_MULTIPLY_HPP)
+#define COTTENTION_CPU_MULTIPLY_HPP
 
 #include <cottention/cpu/pairwise.hpp>
 #include <cottention/cpu/simd.hpp>
@@ -8,7 +9,7 @@
 #pragma float_control(precise, on, push)
 #endif
 
-namespace cottention::cpu {
+namespace cottention::cpu::COTTENTION_CPU_TARGET {
 
 /// The accumulators of a register tile, (rows, vectors * lanes).
 template <class S, int rows, int vectors>
@@ -122,8 +123,10 @@ void transpose_matrix(const A* from, std::ptrdiff_t rows, std::ptrdiff_t columns
       }
 }
 
-}  // namespace cottention::cpu
+}  // namespace cottention::cpu::COTTENTION_CPU_TARGET
 
 #if defined(__clang__)
 #pragma float_control(pop)
+#endif
+
 #endif

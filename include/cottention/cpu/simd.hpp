@@ -1,11 +1,11 @@
 // Vectors of double or float on the compiler's vector extensions, as wide as the target's registers.
 //
-// Everything is parameterised by the width in bytes rather than by the instruction set. So the width is part
-// of every template's name: translation units built for different targets can be linked into one program, and
-// the narrow paths are tested on a wide machine.
-#pragma once
+// Everything is parameterised by the width in bytes rather than by the instruction set, so the narrow paths
+// are tested on a wide machine.
+#if !defined(COTTENTION_CPU_SIMD_HPP)
+#define COTTENTION_CPU_SIMD_HPP
 
-#include <cottention/requirements.hpp>
+#include <cottention/cpu/target.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -17,16 +17,10 @@
 #pragma float_control(precise, on, push)
 #endif
 
-namespace cottention::cpu {
+namespace cottention::cpu::COTTENTION_CPU_TARGET {
 
 /// Bytes in the target's widest vector register; 16 where there is none, for the compiler to lower.
-#if defined(__AVX512F__)
-inline constexpr int native_vector_bytes = 64;
-#elif defined(__AVX__)
-inline constexpr int native_vector_bytes = 32;
-#else
-inline constexpr int native_vector_bytes = 16;
-#endif
+inline constexpr int native_vector_bytes = COTTENTION_CPU_VECTOR_BYTES;
 
 /// The block of a matrix product that is held in registers: rows x vectors accumulators. Where 16 rows are no
 /// whole number of blocks, those of last_rows rows complete them.
@@ -155,8 +149,10 @@ template <class S>
   return block[0];
 }
 
-}  // namespace cottention::cpu
+}  // namespace cottention::cpu::COTTENTION_CPU_TARGET
 
 #if defined(__clang__)
 #pragma float_control(pop)
+#endif
+
 #endif

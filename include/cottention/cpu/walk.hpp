@@ -7,16 +7,18 @@
 // update leaves `reduce`, and bidirectional attention is a reduce followed by an apply.
 //
 // dk and dv have the same b and c in exchanged roles, and so the same state, transposed. Where both are
-// wanted, one *joint* walk has both as outputs.
-#pragma once
+// wanted, one walk has both as outputs.
+#if !defined(COTTENTION_CPU_WALK_HPP)
+#define COTTENTION_CPU_WALK_HPP
 
 #include <cottention/cpu/chunk_output.hpp>
+#include <cottention/cpu/weights.hpp>
 
 #if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
 #pragma float_control(precise, on, push)
 #endif
 
-namespace cottention::cpu {
+namespace cottention::cpu::COTTENTION_CPU_TARGET {
 
 /// Runs a walk chunk by chunk, and within a chunk block by block.
 template <Element T, int block, int vector_bytes>
@@ -40,7 +42,7 @@ class Walker {
       "longer chunks only cost time. Remedy: Tiling{.chunk = 32}.");
 
   Walker() = default;
-  /// `transposed` is a state, (c_pitch, a_pitch), for a joint walk with states.
+  /// `transposed` is a state, (c_pitch, a_pitch), for a walk with two outputs and states.
   Walker(const WalkParams<T>& params, const WalkScratch<A>& scratch, A* transposed)
       : params_(params), s_(scratch.outputs[0]), transposed_(transposed) {
     for (int i = 0; i < params.output_count(); ++i)
@@ -117,7 +119,7 @@ class Walker {
 
   /// Makes h the state of the calls of apply_block that follow.
   void set_state(const A* h) {
-    if (params_.joint) transpose_matrix<S>(h, s_.a_pitch, s_.c_pitch, transposed_);
+    if (params_.two_outputs) transpose_matrix<S>(h, s_.a_pitch, s_.c_pitch, transposed_);
   }
 
   /// Computes o = a h for rows t to t + count - 1, one block. Returns as walk_rows does.
@@ -174,8 +176,8 @@ class Walker {
   }
   void enqueue_a(const WalkParams<T>& params, int i, std::int64_t head, std::int64_t t) {
     const OutputOperands<T>& x = params.outputs[i];
-    prefetcher_.enqueue_a(x.a, params.joint ? OperandView<const T>{} : x.norm_input, x.out, params.a_rows,
-                          head, t);
+    prefetcher_.enqueue_a(x.a, params.two_outputs ? OperandView<const T>{} : x.norm_input, x.out,
+                          params.a_rows, head, t);
   }
   void enqueue_bc(const WalkParams<T>& params, std::int64_t head, std::int64_t t) {
     prefetcher_.enqueue_bc(params.outputs[0].b, params.outputs[0].c, params.bc_rows, head, t);
@@ -200,7 +202,7 @@ class Walker {
     const auto weighted = [](const OutputOperands<T>& x) {
       return x.a.weighted || x.b.weighted || x.c.weighted || x.out.weighted;
     };
-    return weighted(params_.outputs[0]) || (params_.joint && weighted(params_.outputs[1]));
+    return weighted(params_.outputs[0]) || (params_.two_outputs && weighted(params_.outputs[1]));
   }
 
   /// Counts and weights of the chunk's first `count` rows.
@@ -216,7 +218,7 @@ class Walker {
   /// Packs the blocks of b and c that are not packed yet, up to row `end` of the chunk.
   void pack_bc(std::int64_t head, int end) {
     for (; packed_ < end; packed_ += block)
-      if (params_.joint) {
+      if (params_.two_outputs) {
         for (OneOutput& output : outputs_) output.pack_c(head, packed_);
         for (int i = 0; i < 2; ++i) outputs_[i].pack_b_from(outputs_[1 - i], packed_);
       } else {
@@ -225,7 +227,7 @@ class Walker {
       }
   }
   double write(int i, std::int64_t head, int row, int count) {
-    return outputs_[i].write(head, row, count, params_.joint ? &outputs_[0] : nullptr,
+    return outputs_[i].write(head, row, count, params_.two_outputs ? &outputs_[0] : nullptr,
                              params_.sums_scale_grad);
   }
 
@@ -275,8 +277,10 @@ class Walker {
   int packed_ = 0;      // of them, those of one head that are packed
 };
 
-}  // namespace cottention::cpu
+}  // namespace cottention::cpu::COTTENTION_CPU_TARGET
 
 #if defined(__clang__)
 #pragma float_control(pop)
+#endif
+
 #endif

@@ -6,6 +6,7 @@
 
 #include <cottention/cpu/call_view.hpp>
 #include <cottention/cpu/schedule.hpp>
+#include <cottention/cpu/scratch.hpp>
 #include <cottention/workspace_layout.hpp>
 
 namespace cottention::cpu {
@@ -19,7 +20,7 @@ struct Work {
   std::int64_t dim_qk = 0, dim_v = 0;
   std::int64_t scale_grad_tasks = 0;  // tasks that may sum for the gradient of m
   bool sums_heads = false;            // tasks that sum over the query heads of a group
-  bool joint = false;                 // a task may have two outputs
+  bool two_outputs = false;           // a task may have two outputs
   bool packed = false;                // sequences may differ in length
   bool heads_adjacent = false;        // the rows of neighbouring heads are adjacent in memory
 };
@@ -96,13 +97,13 @@ inline std::int64_t choose_heads_interleaved(const Work& work, std::int64_t whol
 template <class A>
 struct ThreadScratch {
   A* states;      // (states, state_elements)
-  A* transposed;  // a state, for a joint walk
+  A* transposed;  // a state, for a walk with two outputs
   WalkScratch<A> operands;
 
   static ThreadScratch take(Carver& carver, std::int64_t states, const ScratchExtents& extents) {
     const std::int64_t elements = extents.a_pitch * extents.c_pitch;
     A* h = carver.take<A>(states, elements);
-    A* transposed = carver.take<A>(extents.joint && states > 0 ? 1 : 0, elements);
+    A* transposed = carver.take<A>(extents.two_outputs && states > 0 ? 1 : 0, elements);
     return {h, transposed, WalkScratch<A>::take(carver, extents)};
   }
 };
@@ -114,11 +115,11 @@ inline constexpr std::int64_t states_per_task = 3;
 /// for a sequence of one chunk with one state or none.
 template <class A>
 std::int64_t thread_scratch_bytes(std::int64_t dim_a, std::int64_t dim_c, std::int64_t block,
-                                  std::int64_t heads, bool sums_heads, bool joint) {
+                                  std::int64_t heads, bool sums_heads, bool two_outputs) {
   ScratchExtents extents{.block = block,
                          .rows = chunk_rows(dim_a, dim_c, block),
                          .sums_heads = sums_heads,
-                         .joint = joint,
+                         .two_outputs = two_outputs,
                          .a_pitch = row_pitch(dim_a),
                          .c_pitch = row_pitch(dim_c)};
   Carver chunks;
@@ -127,7 +128,7 @@ std::int64_t thread_scratch_bytes(std::int64_t dim_a, std::int64_t dim_c, std::i
   for (const bool initial : {false, true})
     for (const bool final : {false, true}) {
       const WalkExtents single_chunk{
-          .dim_a = dim_a, .dim_c = dim_c, .joint = joint, .initial = initial, .final = final};
+          .dim_a = dim_a, .dim_c = dim_c, .two_outputs = two_outputs, .initial = initial, .final = final};
       Carver single;
       extents.rows = (std::max)(block, round_up(max_single_chunk(single_chunk), block));
       ThreadScratch<A>::take(single, initial || final ? 1 : 0, extents);
@@ -149,12 +150,12 @@ CallWorkspace<T> take_workspace(Carver& carver, const Work& work, int chunk, int
   const bool splits = Pieces(work.tasks == 0 ? 0 : work.rows / work.tasks, w.state_elements, chunk).count > 1;
   const std::int64_t whole = work.tasks - (splits && w.threads > 1 ? left_over_tasks(work, w.threads) : 0);
   w.heads_interleaved = static_cast<int>(choose_heads_interleaved(work, whole, w.threads, max_heads));
-  const auto scratch_bytes = [&](std::int64_t dim_a, std::int64_t dim_c, bool joint) {
-    return thread_scratch_bytes<A>(dim_a, dim_c, chunk, max_heads, work.sums_heads, joint);
+  const auto scratch_bytes = [&](std::int64_t dim_a, std::int64_t dim_c, bool two_outputs) {
+    return thread_scratch_bytes<A>(dim_a, dim_c, chunk, max_heads, work.sums_heads, two_outputs);
   };
   w.scratch_bytes = (std::max)({scratch_bytes(work.dim_qk, work.dim_v, false),
                                 scratch_bytes(work.dim_v, work.dim_qk, false),  // dq and dk exchange them
-                                scratch_bytes(work.dim_qk, work.dim_v, work.joint)});
+                                scratch_bytes(work.dim_qk, work.dim_v, work.two_outputs)});
   // A few split tasks at a time keep all threads busy; each entry has a state for each piece and one more.
   const int entry_count = threads > 1 ? threads / 8 + (threads % 8 != 0 ? 1 : 0) : 0;
   w.entry_count = w.threads > 1 && (work.packed || work.tasks % w.threads != 0) ? entry_count : 0;
