@@ -67,6 +67,7 @@ inline std::vector<Case> wide_head_dims() {
           {.shape = {1, 33, 33, 1, 1, 1024, 1024}},
           {.shape = {1, 9, 9, 1, 1, 16'384, 16}, .initial_state = Presence::present},
           {.shape = {1, 9, 9, 1, 1, 16, 16'384}, .initial_state = Presence::present},
+          {.shape = {1, 5, 5, 1, 1, 65'536, 8}, .initial_state = Presence::present},
           {.shape = {1, 140, 140, 1, 1, 16'384, 64}, .initial_state = Presence::present},
           {.mask = Mask::bidirectional,
            .shape = {1, 9, 9, 1, 1, 16'384, 16},
