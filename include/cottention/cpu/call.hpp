@@ -3,7 +3,7 @@
 
 #include <initializer_list>
 
-#include <cottention/cpu/driver.hpp>
+#include <cottention/cpu/targets.hpp>
 #include <cottention/cpu/tuning.hpp>
 #include <cottention/validation.hpp>
 
@@ -11,7 +11,7 @@
 #pragma float_control(precise, on, push)
 #endif
 
-namespace cottention::cpu::detail {
+namespace cottention::cpu::COTTENTION_CPU_TARGET::detail {
 
 /// The tasks of a call: one for each output that is computed, each sequence and each key/value head.
 template <AnyProblem P, class Arguments>
@@ -110,7 +110,6 @@ template <AnyProblem P, Tiling tile, int vector_bytes, class Arguments, class Fi
 CallStatus run_call(const Arguments& args, Workspace workspace, const Execution& execution,
                     std::initializer_list<Output> outputs, Finish finish) {
   using Tasks = CallTasks<P, Arguments>;
-  using CallDriver = Driver<P, tile.chunk, vector_bytes, Tasks>;
   if (CallStatus status = validate(execution); !status) return status;
   if (CallStatus status = validate<P>(args); !status) return status;
   if (CallStatus status = validate_contents<P>(args); !status) return status;
@@ -122,14 +121,16 @@ CallStatus run_call(const Arguments& args, Workspace workspace, const Execution&
   const bool any = tasks.any();
   if (any)
     if (CallStatus status = validate(workspace, carver.bytes(), threads); !status) return status;
-  CallDriver driver(tasks, parts);
-  if (any) driver.run(execution);
-  for (const Output output : outputs) tasks.view().clear_trailing(output, execution);
-  finish(tasks, any ? &driver : nullptr);
+  with_target<vector_bytes>(execution, [&]<class Code> {
+    typename Code::template CallDriver<P, tile.chunk, Tasks> driver(tasks, parts);
+    if (any) driver.run(execution);
+    for (const Output output : outputs) tasks.view().clear_trailing(output, execution);
+    finish(tasks, any ? &driver : nullptr);
+  });
   return {};
 }
 
-}  // namespace cottention::cpu::detail
+}  // namespace cottention::cpu::COTTENTION_CPU_TARGET::detail
 
 #if defined(__clang__)
 #pragma float_control(pop)

@@ -3,7 +3,7 @@
 
 #include <cottention/arguments.hpp>
 #include <cottention/cpu/execution.hpp>
-#include <cottention/cpu/walk.hpp>
+#include <cottention/cpu/walk_params.hpp>
 #include <cottention/recurrence.hpp>
 
 #if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp

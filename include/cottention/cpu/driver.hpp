@@ -1,18 +1,20 @@
 // Runs the walk tasks of a call on the caller's threads, within the caller's workspace.
-#pragma once
+#if !defined(COTTENTION_CPU_DRIVER_HPP)
+#define COTTENTION_CPU_DRIVER_HPP
 
 #include <atomic>
 #include <new>
 #include <thread>
 
 #include <cottention/cpu/execution.hpp>
+#include <cottention/cpu/walk.hpp>
 #include <cottention/cpu/workspace.hpp>
 
 #if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
 #pragma float_control(precise, on, push)
 #endif
 
-namespace cottention::cpu {
+namespace cottention::cpu::COTTENTION_CPU_TARGET {
 
 /// `Tasks` describes the tasks of a call: `Work work()`, `WalkTask<T> task(i)`, `int64 rows(i)`, and
 /// `int64 scale_grad_index(i)`, the task's index among those that sum for the gradient of m, or -1.
@@ -310,8 +312,10 @@ class Driver {
   const CallWorkspace<T>& workspace_;
 };
 
-}  // namespace cottention::cpu
+}  // namespace cottention::cpu::COTTENTION_CPU_TARGET
 
 #if defined(__clang__)
 #pragma float_control(pop)
+#endif
+
 #endif

@@ -1,5 +1,6 @@
 // Matrix products on blocks in the first-level cache, all by one register-tiled kernel.
-#pragma once
+#if !defined(COTTENTION_CPU_MULTIPLY_HPP)
+#define COTTENTION_CPU_MULTIPLY_HPP
 
 #include <cottention/cpu/pairwise.hpp>
 #include <cottention/cpu/simd.hpp>
@@ -8,7 +9,7 @@
 #pragma float_control(precise, on, push)
 #endif
 
-namespace cottention::cpu {
+namespace cottention::cpu::COTTENTION_CPU_TARGET {
 
 /// The accumulators of a register tile, (rows, vectors * lanes).
 template <class S, int rows, int vectors>
@@ -22,7 +23,7 @@ struct Accumulators {
     for (std::ptrdiff_t k = 0; k < depth; ++k) {
       typename S::Vector b_row[vectors];
 #pragma GCC unroll 8
-      for (int c = 0; c < vectors; ++c) b_row[c] = S::load(b + k * b_pitch + c * S::lanes);
+      for (int c = 0; c < vectors; ++c) b_row[c] = S::load_once(b + k * b_pitch + c * S::lanes);
 #pragma GCC unroll 16
       for (int r = 0; r < rows; ++r) {
         const typename S::Vector a_element = S::splat(a[r * a_pitch + k]);
@@ -90,8 +91,10 @@ template <class S, int max_vectors, class F>
   if constexpr (max_vectors > 1) for_column_blocks<S, max_vectors / 2>(columns, f, column);
 }
 
-}  // namespace cottention::cpu
+}  // namespace cottention::cpu::COTTENTION_CPU_TARGET
 
 #if defined(__clang__)
 #pragma float_control(pop)
+#endif
+
 #endif

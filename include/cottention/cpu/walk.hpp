@@ -5,18 +5,21 @@
 // The forward pass and all gradients are this walk with other operands in the roles of a, b and c;
 // recurrence.hpp has the table. Dropping the first term and the update leaves `apply`, dropping all but the
 // update leaves `reduce`, and bidirectional attention is a reduce followed by an apply.
-#pragma once
+#if !defined(COTTENTION_CPU_WALK_HPP)
+#define COTTENTION_CPU_WALK_HPP
 
 #include <cottention/cpu/multiply.hpp>
 #include <cottention/cpu/prefetch.hpp>
+#include <cottention/cpu/rows.hpp>
 #include <cottention/cpu/scratch.hpp>
 #include <cottention/cpu/walk_params.hpp>
+#include <cottention/cpu/weights.hpp>
 
 #if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
 #pragma float_control(precise, on, push)
 #endif
 
-namespace cottention::cpu {
+namespace cottention::cpu::COTTENTION_CPU_TARGET {
 
 /// Runs a walk chunk by chunk, and within a chunk block by block.
 template <Element T, int block, int vector_bytes>
@@ -386,8 +389,10 @@ class Walker {
   alignas(64) A rnorm_[block] = {};
 };
 
-}  // namespace cottention::cpu
+}  // namespace cottention::cpu::COTTENTION_CPU_TARGET
 
 #if defined(__clang__)
 #pragma float_control(pop)
+#endif
+
 #endif

@@ -3,8 +3,9 @@
 
 #include <cstdint>
 
-#include <cottention/cpu/rows.hpp>
-#include <cottention/cpu/weights.hpp>
+#include <cottention/cpu/counter.hpp>
+#include <cottention/cpu/row_view.hpp>
+#include <cottention/element.hpp>
 
 namespace cottention::cpu {
 

@@ -6,6 +6,7 @@
 
 #include <cottention/cpu/call_view.hpp>
 #include <cottention/cpu/schedule.hpp>
+#include <cottention/cpu/scratch.hpp>
 #include <cottention/workspace_layout.hpp>
 
 namespace cottention::cpu {
