@@ -15,6 +15,8 @@
 
 namespace cottention::cpu::COTTENTION_CPU_TARGET {
 
+#if !defined(__NVCC__)  // whose front end knows no vectors of a size that follows from a template's argument
+
 namespace detail {
 
 template <int lanes>
@@ -111,16 +113,24 @@ template <int lanes>
 
 }  // namespace detail
 
+#endif
+
 /// S::lanes elements at p, widened.
 template <class S, Element T>
 [[gnu::always_inline]] inline typename S::Vector load_widened(const T* p) {
   if constexpr (std::is_same_v<T, half> || std::is_same_v<T, bfloat16>) {
+#if defined(__NVCC__)
+    typename S::Vector wide;
+    for (int i = 0; i < S::lanes; ++i) wide[i] = static_cast<float>(p[i]);
+    return wide;
+#else
     detail::Words<S::lanes> words;
     std::memcpy(&words, p, sizeof words);
     if constexpr (std::is_same_v<T, half>)
       return detail::widen_half<S::lanes>(words);
     else
       return detail::widen_bfloat16<S::lanes>(words);
+#endif
   } else {
     return S::load(p);
   }
@@ -137,12 +147,17 @@ template <class S, Element T>
 /// Rounds to nearest even and stores S::lanes elements.
 template <class S, Element T>
 [[gnu::always_inline]] inline void store_narrowed(T* p, typename S::Vector x) {
+#if defined(__NVCC__)
+  if constexpr (std::is_same_v<T, half> || std::is_same_v<T, bfloat16>) {
+    for (int i = 0; i < S::lanes; ++i) p[i] = T(x[i]);
+#else
   if constexpr (std::is_same_v<T, half>) {
     const detail::Words<S::lanes> words = detail::round_half<S::lanes>(x);
     std::memcpy(static_cast<void*>(p), &words, sizeof words);
   } else if constexpr (std::is_same_v<T, bfloat16>) {
     const detail::Words<S::lanes> words = detail::round_bfloat16<S::lanes>(x);
     std::memcpy(static_cast<void*>(p), &words, sizeof words);
+#endif
   } else {
     S::store(p, x);
   }
