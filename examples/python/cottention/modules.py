@@ -38,6 +38,11 @@ class DecodingState(State):
         return type(self)(*(x.to(device) for x in self))
 
 
+def hide(mask, *rows):
+    """Zeros where the mask is false: rows that add nothing where they are not masked, and count."""
+    return [x.masked_fill(~mask, 0) for x in rows]
+
+
 class CosineAttention(nn.Module):
     """Multi-head attention by cosines: projections, cottention.attention, projection.
 
@@ -79,7 +84,8 @@ class CosineAttention(nn.Module):
     def _heads(self, x):
         return x.unflatten(-1, (-1, self.head_dim))
 
-    def forward(self, x, context=None, *, mask=None, context_mask=None, cu_seqlens=None, state=None, return_state=False):
+    def forward(self, x, context=None, *, mask=None, context_mask=None, cu_seqlens=None, state=None, return_state=False,
+                count_padding=False):
         """Rows like those of x, or (rows, DecodingState) with `return_state`, which step() goes on from.
 
         x             [batch, seq, embed_dim], or packed sequences [tokens, embed_dim] with `cu_seqlens` (attention()'s cu_seqlens_q)
@@ -88,14 +94,18 @@ class CosineAttention(nn.Module):
                       what comes out there is the bias of out_proj
         context_mask  the same of `context`
         state         DecodingState of the tokens before x
+        count_padding whether padding, still not seen, counts as tokens do: the authors' recurrent inference, docs/python.md
         """
         if context is None:
             context, context_mask = x, mask
         elif self.causal:
             raise ValueError("context is for attention that is not causal")
-        out = attention(self._heads(self.q_proj(x)), self._heads(self.k_proj(context)), self._heads(self.v_proj(context)), self.norm_const,
-                        causal=self.causal, scale=self.scale, query_mask=mask, key_mask=context_mask, cu_seqlens_q=cu_seqlens,
-                        initial_state=state, return_state=return_state, layout="bshd")
+        q, k, v = self._heads(self.q_proj(x)), self._heads(self.k_proj(context)), self._heads(self.v_proj(context))
+        if count_padding and context_mask is not None:
+            k, v = hide(context_mask[..., None, None], k, v)
+            context_mask = None
+        out = attention(q, k, v, self.norm_const, causal=self.causal, scale=self.scale, query_mask=mask, key_mask=context_mask,
+                        cu_seqlens_q=cu_seqlens, initial_state=state, return_state=return_state, layout="bshd")
         if not return_state:
             return self.out_proj(out.flatten(-2))
         return self.out_proj(out[0].flatten(-2)), DecodingState(*out[1])
