@@ -92,7 +92,8 @@ def in_child(heads, head_dim, causal, lengths, device):
     """measure() in a process that has held nothing else, with a C library that gives freed blocks back."""
     arguments = [heads, head_dim, int(causal), device, *lengths]
     environment = {"MALLOC_MMAP_THRESHOLD_": "16384", "MALLOC_TRIM_THRESHOLD_": "16384"}
-    child = subprocess.run([sys.executable, __file__, *map(str, arguments)], env={**os.environ, **environment}, capture_output=True, text=True)
+    child = subprocess.run([sys.executable, __file__, *map(str, arguments)], env={**os.environ, **environment}, capture_output=True,
+                           text=True)
     if child.returncode != 0:
         raise RuntimeError(f"the measurement of attention failed:\n{child.stderr[-2000:]}")
     return json.loads(child.stdout)

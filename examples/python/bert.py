@@ -8,7 +8,7 @@ import torch
 
 import training
 
-DEFAULTS = {"steps": 600, "length": 192, "batch": 12, "dim": 96, "heads": 4, "layers": 2, "seed": 1, "lr": 6e-3}
+DEFAULTS = {"steps": 600, "length": 192, "batch": 8, "dim": 96, "heads": 4, "layers": 2, "seed": 1, "lr": {"cosine": 1e-2, "softmax": 6e-3}}
 QUICK = {"steps": 20, "length": 64, "batch": 4, "dim": 32, "heads": 2, "layers": 1}
 MASKED = 0.15  # share of characters to be told; of these 80% are hidden, 10% replaced and 10% left
 

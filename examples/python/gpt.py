@@ -7,7 +7,7 @@ import torch
 
 import training
 
-DEFAULTS = {"steps": 600, "length": 256, "batch": 8, "dim": 96, "heads": 4, "layers": 2, "seed": 1, "lr": 6e-3}
+DEFAULTS = {"steps": 800, "length": 256, "batch": 4, "dim": 96, "heads": 4, "layers": 2, "seed": 1, "lr": {"cosine": 1e-2, "softmax": 6e-3}}
 QUICK = {"steps": 20, "length": 64, "batch": 4, "dim": 32, "heads": 2, "layers": 1}
 AGREEMENT = 1e-5  # relative RMS difference of logits, in parallel and step by step
 

@@ -1,4 +1,4 @@
-"""A small transformer over characters: with cosine attention, or with softmax attention and all else alike."""
+"""A small transformer over characters: with cosine attention, or with softmax attention."""
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -52,6 +52,8 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(dim)
         self.convolution = ShortConvolution(dim, taps, causal)
         self.attention = (CosineAttention if kind == "cosine" else SoftmaxAttention)(dim, heads, causal=causal, bias=False)
+        # Sums over many keys grow with their count, averages do not: a norm helps cosine attention and hinders softmax.
+        self.output_norm = nn.LayerNorm(dim) if kind == "cosine" else nn.Identity()
         self.hidden_norm = nn.LayerNorm(dim)
         self.up, self.down = nn.Linear(dim, 4 * dim), nn.Linear(4 * dim, dim)
 
@@ -62,14 +64,14 @@ class Block(nn.Module):
         rows = self.attention_norm(x)
         if mask is not None:
             rows = rows * mask[..., None]  # the convolution of a last token finds zeros where the text has ended
-        x = x + self.attention(self.convolution(rows), mask=mask)
+        x = x + self.output_norm(self.attention(self.convolution(rows), mask=mask))
         return x + self.hidden(x)
 
     def step(self, x, state):
         recent, attention = state
         rows = torch.cat([recent, self.attention_norm(x)], dim=1)
         recent.copy_(rows[:, 1:])
-        x = x + self.attention.step(self.convolution.over(rows), attention)
+        x = x + self.output_norm(self.attention.step(self.convolution.over(rows), attention))
         return x + self.hidden(x)
 
 
@@ -89,7 +91,7 @@ class LanguageModel(nn.Module):
             self.embedding.weight.mul_(0.5)
             self.head.weight.mul_(0.1)
             for block in self.blocks:
-                block.attention.out_proj.weight.mul_(0.3)
+                (block.output_norm if kind == "cosine" else block.attention.out_proj).weight.mul_(0.3)
                 block.down.weight.mul_(0.3)
 
     def forward(self, tokens, mask=None):

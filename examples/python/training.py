@@ -43,7 +43,8 @@ def options(name, description, defaults, quick, arguments=None):
                                  ("batch", 1, "sequences of a step"), ("dim", 8, "width of the model"), ("heads", 1, "heads of attention"),
                                  ("layers", 1, "blocks"), ("seed", 0, "of weights and batches")):
         parser.add_argument(f"--{option}", type=_at_least(least), metavar="N", help=f"{words} ({defaults[option]})")
-    parser.add_argument("--lr", type=float, metavar="X", help=f"highest learning rate ({defaults['lr']})")
+    parser.add_argument("--lr", type=float, metavar="X", help="highest learning rate of both models (cosine "
+                        f"{defaults['lr']['cosine']}, softmax {defaults['lr']['softmax']}: the best of those tried for each)")
     parser.add_argument("--device", default="cpu", help="cpu or cuda (cpu)")
     parser.add_argument("--text", type=pathlib.Path, default=TEXT, metavar="FILE", help="what to learn (the novel of examples/char_lm)")
     for kind, suffix in (("json", "json"), ("plot", "svg")):
@@ -55,8 +56,10 @@ def options(name, description, defaults, quick, arguments=None):
             setattr(chosen, option, value)
     if chosen.dim % chosen.heads != 0:
         parser.error(f"--dim {chosen.dim}: must be a multiple of --heads, {chosen.heads}")
-    if not 0 < chosen.lr < 1:
-        parser.error(f"--lr {chosen.lr}: must lie between 0 and 1")
+    if not isinstance(chosen.lr, dict):
+        if not 0 < chosen.lr < 1:
+            parser.error(f"--lr {chosen.lr}: must lie between 0 and 1")
+        chosen.lr = dict.fromkeys(KINDS, chosen.lr)
     if chosen.device.split(":")[0] not in ("cpu", "cuda"):
         parser.error(f"--device {chosen.device}: must be cpu or cuda")
     if chosen.device != "cpu" and not torch.cuda.is_available():
@@ -125,8 +128,9 @@ class Run:
 
     def __init__(self, kind, vocabulary, causal, batches, chosen):
         torch.manual_seed(chosen.seed)
-        self.kind, self.steps, self.lr = kind, chosen.steps, chosen.lr
-        self.model = LanguageModel(kind, vocabulary, dim=chosen.dim, heads=chosen.heads, layers=chosen.layers, causal=causal).to(chosen.device)
+        self.kind, self.steps, self.lr = kind, chosen.steps, chosen.lr[kind]
+        model = LanguageModel(kind, vocabulary, dim=chosen.dim, heads=chosen.heads, layers=chosen.layers, causal=causal)
+        self.model = model.to(chosen.device)
         self.batches = batches(torch.Generator().manual_seed(chosen.seed))
         matrices = [p for p in self.model.parameters() if p.dim() > 1]
         vectors = [p for p in self.model.parameters() if p.dim() <= 1]
@@ -194,8 +198,9 @@ def machine(device):
     with contextlib.suppress(OSError, IndexError):
         lines = pathlib.Path("/proc/cpuinfo").read_text().splitlines()
         name = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")][0]
-    found = {"cpu": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "instructions": torch.backends.cpu.get_cpu_capability(),
-             "system": platform.system(), "python": platform.python_version(), "torch": torch.__version__, "load_before": os.getloadavg()}
+    found = {"cpu": name, "cores": os.cpu_count(), "threads": torch.get_num_threads(), "load_before": os.getloadavg(),
+             "instructions": torch.backends.cpu.get_cpu_capability(), "system": platform.system(),
+             "python": platform.python_version(), "torch": torch.__version__}
     if device != "cpu":
         found["gpu"] = torch.cuda.get_device_name(device)
     return found
@@ -221,6 +226,15 @@ def report(result, runs, unit):
     print(f"training           cosine {rates['cosine']:,}, softmax {rates['softmax']:,} characters per second, all of a step", flush=True)
 
 
+def _rounded(value):
+    """Six digits are more than any measurement has."""
+    if isinstance(value, float):
+        return float(f"{value:.6g}")
+    if isinstance(value, dict):
+        return {key: _rounded(inner) for key, inner in value.items()}
+    return [_rounded(inner) for inner in value] if isinstance(value, (list, tuple)) else value
+
+
 def finish(result, chosen, started):
     """Measures attention by itself, and writes what was found."""
     lengths = (256, 512) if chosen.quick else (512, 1024, 2048, 4096, 8192)
@@ -228,7 +242,8 @@ def finish(result, chosen, started):
     attention_cost.show(result["attention"])
     result["seconds"] = round(time.monotonic() - started, 1)
     print(f"in all             {result['seconds']} s")
-    chosen.json.write_text(json.dumps(result, indent=1) + "\n")
+    lines = ",\n".join(f" {json.dumps(key)}: {json.dumps(_rounded(value))}" for key, value in result.items())
+    chosen.json.write_text(f"{{\n{lines}\n}}\n")
     print(f"result             {chosen.json}")
     try:
         import plot

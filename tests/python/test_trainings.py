@@ -40,8 +40,8 @@ def test_both_models_learn(quick):
     # The same characters for both: seeds, batches and masks agree.
     cosine, softmax = result["models"].values()
     assert cosine["tokens"] == softmax["tokens"]
-    heads = result["options"]["heads"] * result["options"]["layers"]
-    assert cosine["parameters"] == softmax["parameters"] + heads
+    options = result["options"]
+    assert cosine["parameters"] == softmax["parameters"] + options["layers"] * (options["heads"] + 2 * options["dim"])
     assert result["loss"]["ratio"] == pytest.approx(cosine["held_out"][-1][1] / softmax["held_out"][-1][1])
 
 
