@@ -11,8 +11,9 @@ STYLES = {"cosine": {"color": "#0b5fa5", "marker": "o"}, "softmax": {"color": "#
 
 def _against_length(axes, rows, key, unit, words):
     for form in dict.fromkeys(row["form"] for row in rows):
-        points = [(row["length"], row[key] / unit) for row in rows if row["form"] == form and row[key]]
-        axes.plot(*zip(*points), label=form, markersize=4, **STYLES[form])
+        points = [(row["length"], row[key] / unit) for row in rows if row["form"] == form and (row[key] or 0) >= unit]
+        if points:  # the system counts memory no finer than to a MiB or so
+            axes.plot(*zip(*points), label=form, markersize=4, **STYLES[form])
     lengths = sorted({row["length"] for row in rows})
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
