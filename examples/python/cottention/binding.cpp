@@ -3,7 +3,7 @@
 //
 //     COTTENTION_FORWARD, COTTENTION_BACKWARD or COTTENTION_STEP    the call
 //     COTTENTION_ELEMENT     double, float, cottention::half or cottention::bfloat16
-//     COTTENTION_HEAD_DIM    any_head_dim, or HeadDim{dim_qk, dim_v}, which CUDA wants
+//     COTTENTION_DIM_QK, COTTENTION_DIM_V    head dimensions, which CUDA wants; 0: any
 //     COTTENTION_MASK        causal or bidirectional
 //     COTTENTION_SCALE       none, by_key or by_query
 #include <cstddef>
@@ -19,7 +19,8 @@ namespace {
 
 using namespace cottention;
 
-using Attention = Problem<COTTENTION_ELEMENT, COTTENTION_HEAD_DIM, Mask::COTTENTION_MASK, Scale::COTTENTION_SCALE>;
+using Attention = Problem<COTTENTION_ELEMENT, (HeadDim{COTTENTION_DIM_QK, COTTENTION_DIM_V}), Mask::COTTENTION_MASK,
+                          Scale::COTTENTION_SCALE>;
 using Element = Attention::element;
 using Sum = Attention::accumulate;
 
@@ -55,7 +56,7 @@ Tensor<T> tensor(const Tensor<void>& t) {
   return {static_cast<T*>(t.data), t.strides};
 }
 
-Offsets offsets(const void* data, const Call& call) {
+[[maybe_unused]] Offsets offsets(const void* data, const Call& call) {
   if (call.offsets_are_int64 != 0) return static_cast<const std::int64_t*>(data);
   return static_cast<const std::int32_t*>(data);
 }

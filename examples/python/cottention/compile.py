@@ -1,16 +1,19 @@
 """Compiles binding.cpp on first use, with the machine's own compiler, into the user's cache folder.
 
 What is compiled is known by a hash of the sources, the flags and the compiler, so a changed header is compiled anew. The file
-gets its name when it is whole: processes that compile the same at once do no harm.
+gets its name when it is whole, and of processes that want the same at once one compiles it.
 
 Environment:
     CXX                         the C++ compiler; otherwise g++, c++ or clang++ of the PATH
     CUDA_HOME                   the CUDA Toolkit; otherwise the nvcc of the PATH
     COTTENTION_INCLUDE          the folder with the headers of cottention
     COTTENTION_CACHE            where compiled calls are kept; otherwise XDG_CACHE_HOME/cottention or ~/.cache/cottention
+    COTTENTION_FLAGS            flags for the compiler, after the package's own
     COTTENTION_QUIET            not empty: nothing is said of compiling
 """
+import contextlib
 import ctypes
+import fcntl
 import functools
 import hashlib
 import os
@@ -115,17 +118,18 @@ def architecture(capability):
 
 def command(call, element, mask, scale, head_dim=None, capability=None):
     """The compiler's command line without the output. A GPU, of a compute capability, wants fixed head dimensions."""
-    dims = "any_head_dim" if capability is None else f"HeadDim{{{head_dim[0]},{head_dim[1]}}}"
-    macros = [f"-DCOTTENTION_{call.upper()}", f"-DCOTTENTION_ELEMENT={ELEMENTS[element]}", f"-DCOTTENTION_HEAD_DIM={dims}",
-              f"-DCOTTENTION_MASK={mask}", f"-DCOTTENTION_SCALE={scale}"]
+    dim_qk, dim_v = (0, 0) if capability is None else head_dim
+    macros = [f"-DCOTTENTION_{call.upper()}", f"-DCOTTENTION_ELEMENT={ELEMENTS[element]}", f"-DCOTTENTION_DIM_QK={dim_qk}",
+              f"-DCOTTENTION_DIM_V={dim_v}", f"-DCOTTENTION_MASK={mask}", f"-DCOTTENTION_SCALE={scale}"]
+    extra = shlex.split(os.environ.get("COTTENTION_FLAGS", ""))
     if capability is None:
         native = "-mcpu=native" if platform.machine() in ("aarch64", "arm64") else "-march=native"
         flags = ["-std=c++20", "-O3", native, "-fopenmp", "-fPIC", "-fvisibility=hidden", "-shared"]
-        return [*shlex.split(host_compiler()), *flags, *macros, f"-I{include_folder()}", str(SOURCE)]
+        return [*shlex.split(host_compiler()), *flags, *extra, *macros, f"-I{include_folder()}", str(SOURCE)]
     flags = ["-std=c++20", "-O3", f"-arch={architecture(capability)}", "-Xcompiler=-fPIC,-fvisibility=hidden", "--shared", "-x", "cu"]
     if os.environ.get("CXX"):
         flags += ["-ccbin", os.environ["CXX"]]
-    return [*shlex.split(cuda_compiler()), *flags, *macros, f"-I{include_folder()}", str(SOURCE)]
+    return [*shlex.split(cuda_compiler()), *flags, *extra, *macros, f"-I{include_folder()}", str(SOURCE)]
 
 
 def _say(text):
@@ -137,15 +141,33 @@ def compiled(words, *problem, **options):
     """The path of the compiled call, which is made where the cache has none. `words` say what it is."""
     arguments = command(*problem, **options)
     compiler = cuda_compiler() if options.get("capability") is not None else host_compiler()
-    what = "\0".join([sources_hash(), version_of(compiler), *(a for a in arguments if not a.startswith("-I"))])
+    what = "\0".join([sources_hash(), version_of(compiler), *(a for a in arguments if not a.startswith("-I") and a != str(SOURCE))])
     folder = cache_folder()
     path = folder / f"{problem[0]}-{hashlib.sha256(what.encode()).hexdigest()[:32]}.so"
     if path.is_file():
         return path
     folder.mkdir(parents=True, exist_ok=True)
+    with _locked(path.with_suffix(".lock")):
+        if not path.is_file():
+            _compile(arguments, path, words, "ten seconds or more" if options.get("capability") is None else "minutes")
+    return path
+
+
+@contextlib.contextmanager
+def _locked(path):
+    """One process at a time. The lock ends with the process that has it."""
+    with open(path, "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
+
+
+def _compile(arguments, path, words, duration):
     started = time.monotonic()
-    _say(f"compiling {words}, once; this takes {'10 seconds to minutes' if options.get('capability') is None else 'minutes'}")
-    handle, unfinished = tempfile.mkstemp(suffix=".so.new", dir=folder)
+    _say(f"compiling {words}, once; this takes {duration}")
+    handle, unfinished = tempfile.mkstemp(suffix=".so.new", dir=path.parent)
     os.close(handle)
     try:
         process = subprocess.run([*arguments, "-o", unfinished], capture_output=True, text=True, stdin=subprocess.DEVNULL)
@@ -156,27 +178,34 @@ def compiled(words, *problem, **options):
     finally:
         pathlib.Path(unfinished).unlink(missing_ok=True)
     _say(f"compiled {words} in {time.monotonic() - started:.1f} s")
-    return path
 
 
-_lock = threading.Lock()
 _libraries = {}
+_locks = {}
+_locks_lock = threading.Lock()
 
 
 def library(call, element, mask, scale, head_dim=None, capability=None):
     """The compiled call, loaded. Threads that want the same wait for the one that compiles it."""
     key = (call, element, mask, scale, head_dim, capability)
     found = _libraries.get(key)
-    if found is None:
-        with _lock:
-            found = _libraries.get(key)
-            if found is None:
-                where = "" if capability is None else f", head dims {head_dim[0]} x {head_dim[1]}, {architecture(capability)}"
-                words = f"{call} for {element}, {mask}, scale {scale}{where}"
-                found = ctypes.CDLL(str(compiled(words, call, element, mask, scale, head_dim=head_dim, capability=capability)))
-                found.cottention_call.argtypes = [ctypes.c_char_p]
-                found.cottention_reason.restype = ctypes.c_char_p
-                if capability is not None:
-                    found.cottention_workspace_bytes.argtypes = [ctypes.c_char_p, ctypes.POINTER(ctypes.c_size_t)]
-                _libraries[key] = found
-    return found
+    return found if found is not None else _load(key)
+
+
+def _load(key):
+    with _locks_lock:
+        lock = _locks.setdefault(key, threading.Lock())
+    with lock:
+        if key in _libraries:
+            return _libraries[key]
+        call, element, mask, scale, head_dim, capability = key
+        where = "" if capability is None else f", head dims {head_dim[0]} x {head_dim[1]}, {architecture(capability)}"
+        words = f"{call} for {element}, {mask}, scale {scale}{where}"
+        path = compiled(words, call, element, mask, scale, head_dim=head_dim, capability=capability)
+        loaded = ctypes.CDLL(str(path))
+        loaded.cottention_call.argtypes = [ctypes.c_char_p]
+        loaded.cottention_reason.restype = ctypes.c_char_p
+        if capability is not None:
+            loaded.cottention_workspace_bytes.argtypes = [ctypes.c_char_p, ctypes.POINTER(ctypes.c_size_t)]
+        _libraries[key] = loaded
+        return loaded

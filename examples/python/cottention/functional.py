@@ -88,7 +88,7 @@ def _scale_logit(m, q, heads, scale):
         _refuse("scale_logit.shape", tuple(m.shape), f"must have one number for each head of k, {heads}")
     if m.device != q.device:
         _refuse("scale_logit.device", m.device, f"must be that of q, {q.device}")
-    return m.reshape(heads).to(native.sums_dtype(q.dtype)), scale
+    return m.reshape(heads).to(native.sums_dtype(q.dtype)).contiguous(), scale
 
 
 def _state(state, q, batch, heads, dim_qk, dim_v, name):
@@ -226,10 +226,10 @@ def step(q, k, v, scale_logit=None, *, state, scale="by_key", slot=None, accepte
     scale_logit, scale = _scale_logit(scale_logit, q, heads, scale)
     h, count = state
     slots = h.shape[0]
-    checked = _state(state, q, slots, heads, dim_qk, v.shape[-1], "state")
-    if checked[0] is not h or checked[1] is not count:
-        _refuse("state.h.stride()" if checked[0] is not h else "state.count.stride()", (checked[0] is not h and h or count).stride(),
-                "must be contiguous, since it is written")
+    _state(state, q, slots, heads, dim_qk, v.shape[-1], "state")
+    for name, x in (("h", h), ("count", count)):
+        if not x.is_contiguous():
+            _refuse(f"state.{name}.stride()", x.stride(), "must be contiguous, since it is written")
     slot = _vector("slot", slot, q, (torch.int32,), (batch,))
     accepted = _vector("accepted", accepted, q, (torch.int32,), (batch,))
     o = torch.ops.cottention.step(q, k, v, scale_logit, h, count, slot, accepted, scale, bool(outputs))
