@@ -145,7 +145,8 @@ def figures():
         "length": {"panels": [time_of_length(length), memory_of_length(shapes)], "sources": [sources.LENGTH, sources.SHAPES]},
         "floor": {"panels": floor_of_shape(length, shapes), "sources": [sources.LENGTH, sources.SHAPES]},
         "decoding": {"panels": [decoding(shapes)], "sources": [sources.SHAPES]},
-        "trainings": {"panels": trainings(sources.load(sources.GPT), sources.load(sources.BERT)), "sources": [sources.GPT, sources.BERT]},
+        "trainings": {"panels": trainings(sources.load(sources.GPT), sources.load(sources.BERT)),
+                      "sources": [sources.GPT, sources.BERT]},
         "error": {"panels": [error_of_length(length)], "sources": [sources.LENGTH]},
         **gpu,
     }

@@ -175,7 +175,7 @@ BLOCKS = {
     "gpu-measured": gpu_tables.measured,
     "gpu-sweep": gpu_tables.swept,
     "gpu-authors": gpu_tables.authors,
-    "trainings": training_tables.trainings,
+    "python-trainings": training_tables.trainings,
 }
 
 
