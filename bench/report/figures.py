@@ -111,7 +111,8 @@ def error_of_length(results):
 
 
 def trainings(gpt, bert):
-    """Held-out loss of the trainings of examples/python, and what causal attention alone takes by length, from 1 MiB on: the system's count is no finer."""
+    """Held-out loss of the trainings of examples/python, and what causal attention alone takes by length, from 1 MiB on: the
+    system's count is no finer."""
     labels = {"cosine": "cottention, fp32", "softmax": PYTORCH["softmax"], "softmax, scores stored": "PyTorch, softmax, scores stored"}
     panels = [panel(f"{result['what']}.py: held-out loss", "step", result["loss"]["unit"],
                     {labels[kind]: model["held_out"] for kind, model in result["models"].items()}, x_log=False, y_log=False)
