@@ -23,7 +23,7 @@ struct Accumulators {
     for (std::ptrdiff_t k = 0; k < depth; ++k) {
       typename S::Vector b_row[vectors];
 #pragma GCC unroll 8
-      for (int c = 0; c < vectors; ++c) b_row[c] = S::load(b + k * b_pitch + c * S::lanes);
+      for (int c = 0; c < vectors; ++c) b_row[c] = S::load_once(b + k * b_pitch + c * S::lanes);
 #pragma GCC unroll 16
       for (int r = 0; r < rows; ++r) {
         const typename S::Vector a_element = S::splat(a[r * a_pitch + k]);
