@@ -111,17 +111,21 @@ def test_beam_search_with_states():
 
 def test_states_take_the_prompt_in_pieces_and_begin_anew():
     model, ids, cache = model_of("gpt2"), tokens(2, 30), hf.StateCache()
-    whole = model(ids, use_cache=False).logits
-    for grad in (True, False):
+    holes = torch.ones_like(ids)
+    holes[0, 23] = holes[1, 25] = 0
+    for grad, mask in ((True, None), (False, None), (False, holes)):
         with torch.set_grad_enabled(grad):
-            pieces = [model(piece, cache=cache).logits for piece in ids.split([3, 20, 1, 6], 1)]
-        torch.testing.assert_close(torch.cat(pieces, 1), whole, **NEAR)
+            ends = [0, 3, 23, 24, 30]
+            pieces = [model(ids[:, begin:end], attention_mask=None if mask is None else mask[:, :end], cache=cache).logits
+                      for begin, end in zip(ends, ends[1:])]
+        there = holes.bool()
+        torch.testing.assert_close(torch.cat(pieces, 1)[there], model(ids, attention_mask=mask, use_cache=False).logits[there], **NEAR)
         cache.reset()
         assert cache.get_seq_length() == 0
     with torch.no_grad():
         model(ids, cache=cache)
         cache.batch_repeat_interleave(2)
-        cache.batch_select_indices(torch.tensor([3, 0]))
+        cache.batch_select_indices(torch.tensor([2, 1]))
         again = model(ids[[1, 0], -1:], cache=cache).logits
         torch.testing.assert_close(again, model(torch.cat([ids, ids[:, -1:]], 1)[[1, 0]]).logits[:, -1:], **NEAR)
     with pytest.raises(NotImplementedError, match="cannot forget"):

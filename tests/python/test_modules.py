@@ -71,8 +71,9 @@ def test_decode_from_nothing_and_accept_a_part():
     drafted = module.step(x[:, :6], state, accepted=torch.tensor([6, 2, 0], dtype=torch.int32))
     assert state.count.tolist() == [6, 2, 0]
     torch.testing.assert_close(drafted, module(x[:, :6]), **NEAR)
-    torch.testing.assert_close(module.step(x[:1, 6:7], state, slot=torch.tensor([0], dtype=torch.int32)), module(x[:1, :7])[:, 6:], **NEAR)
-    assert state.count.tolist() == [7, 2, 0]
+    slot = torch.tensor([1, -1], dtype=torch.int32)
+    torch.testing.assert_close(module.step(x[1:, 2:3], state, slot=slot)[:1], module(x[1:2, :3])[:, 2:], **NEAR)
+    assert state.count.tolist() == [6, 3, 0]
 
 
 def test_gradients_pass_through_states():
@@ -92,12 +93,14 @@ def test_states_are_selected_reset_and_copied():
     state = module(x, return_state=True)[1].detach()
     beams = state.select(torch.tensor([2, 2, 0]))
     assert torch.equal(beams.h[0], state.h[2]) and torch.equal(beams.h[2], state.h[0]) and beams.count.tolist() == [13] * 3
+    first_h = state.h.clone()
     copy_of, on_meta = state.clone(), state.to("meta")
     module.step(x[:, :1], beams)
     assert torch.equal(state.h, copy_of.h) and on_meta.h.shape == state.h.shape and on_meta.count.device.type == "meta"
     assert state.reset(torch.tensor([False, True, False])) is state
     assert state.count.tolist() == [13, 0, 13] and state.h[1].abs().sum() == 0 and torch.equal(state.h[2], copy_of.h[2])
     assert state.reset().h.abs().sum() == 0 and state.count.sum() == 0
+    assert torch.equal(copy_of.h, first_h) and copy_of.count.tolist() == [13] * 3
     assert not state.detach().h.requires_grad and type(state.select(torch.tensor([0]))) is type(state)
 
 

@@ -141,7 +141,7 @@ def compiled(words, *problem, **options):
     """The path of the compiled call, which is made where the cache has none. `words` say what it is."""
     arguments = command(*problem, **options)
     compiler = cuda_compiler() if options.get("capability") is not None else host_compiler()
-    what = "\0".join([sources_hash(), version_of(compiler), *(a for a in arguments if not a.startswith("-I"))])
+    what = "\0".join([sources_hash(), version_of(compiler), *(a for a in arguments if not a.startswith("-I") and a != str(SOURCE))])
     folder = cache_folder()
     path = folder / f"{problem[0]}-{hashlib.sha256(what.encode()).hexdigest()[:32]}.so"
     if path.is_file():

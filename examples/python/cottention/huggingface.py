@@ -40,7 +40,7 @@ def padding_mask(batch_size, q_length, kv_length, q_offset=0, kv_offset=0, mask_
                                   "no sliding windows, packed sequences or masks of other patterns. torch.compile sees "
                                   "packed sequences where there is no attention_mask: give it one")
     if isinstance(q_offset, torch.Tensor):
-        raise NotImplementedError("attn_implementation='cottention' has no static caches. Remedy: cache=cottention.huggingface.StateCache()")
+        raise NotImplementedError("no static caches for attn_implementation='cottention'. Remedy: cache=cottention.huggingface.StateCache()")
     if attention_mask is None:
         return None
     mask = attention_mask[:, kv_offset:kv_offset + kv_length]
@@ -66,7 +66,7 @@ def attention_forward(module, query, key, value, attention_mask, dropout=0.0, sc
     if dropout > 0:
         _say_dropout(dropout)
     if is_causal is None:
-        is_causal = module.is_causal and getattr(module.config, "is_causal", True)
+        is_causal = module.is_causal
     scale = module.config.cottention_scale
     layer = getattr(key, "_state_layer", None)
     if layer is not None:
