@@ -32,8 +32,8 @@ struct RegisterTile {
 
 /// One row of b (vectors) and one element of a must fit beside the accumulators, and there must be enough
 /// accumulators to hide the latency of a multiply-add: 4 cycles x 2 pipes on current x86. AVX-512 has 32
-/// registers (8 x 2 reached 247 GFLOP/s of 249 on one Zen 5 core, 4 x 4 190), AVX 16 (6 x 2 was 1.5 times as
-/// fast as 4 x 2, whose 8 accumulators leave no cycle to spare), NEON 32 of 16 bytes.
+/// registers (8 x 2 reached 247 GFLOP/s of 249 on one Zen 5 core, 4 x 4 190), AVX 16 (6 x 2 reached 117
+/// GFLOP/s on one Zen 3 core, 4 x 2, whose 8 accumulators leave no cycle to spare, 89), NEON 32 of 16 bytes.
 template <int vector_bytes>
 inline constexpr RegisterTile register_tile = {4, 2};
 template <>
