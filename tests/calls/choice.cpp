@@ -162,6 +162,13 @@ TEST_CASE("On compute capability 9.0 one kernel makes dk and dv where both would
   strided.dq.strides.head = -128;  // of dq alone
   CHECK(is_shared(strided));
   CHECK(choice<Wide>(strided, {1}).dq.tiling.engine == Engine::mma_sync);
+  using T = cottention::half;
+  using WideHalf = Problem<T, HeadDim{128, 128}, Mask::causal, Scale::by_key>;
+  T gradient{};
+  cottention::BackwardArguments<T> half_args;
+  half_args.shape = args.shape;
+  half_args.dk.data = half_args.dv.data = &gradient;
+  CHECK(choice<WideHalf>(half_args, {1}).dk_dv.tiling == cottention::tuning::wgmma_key_gradients<WideHalf>);
   cottention::emulation::options().compute_capability = 80;
   CHECK(!is_shared(args));
 }

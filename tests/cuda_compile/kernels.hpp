@@ -71,6 +71,15 @@ void list_wgmma_walk() {
   list_kernel<P, t, host::Walk<R, t>>();
 }
 
+/// The kernel that makes dk and dv, likewise.
+template <AnyProblem P>
+void list_key_gradients() {
+  for_each_row<host::KeyGradientTilings<P>>([]<Tiling t>() {
+    compile<cudaError_t (*)()>(&device::prepare<host::KeyGradients<P, t>>);
+    list_kernel<P, t, host::KeyGradients<P, t>>();
+  });
+}
+
 template <AnyProblem P>
 void list_forward() {
   using Call = CallStatus (*)(const ForwardArguments<typename P::element>&, Workspace, cudaStream_t, Split);

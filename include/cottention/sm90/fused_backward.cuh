@@ -43,7 +43,7 @@ struct GradientBlock {
   using Pair = RowPair<T, dim>;
   using Pairs = PairRing<Pair, tiling.stages>;
   using State = sm90::State<T, HeadDim{dim, dim}>;
-  using PublishedState = SquareStateTile<T, dim>;
+  using PublishedState = TwoWayStateTile<T, dim>;
   using ErrorBound = kernel::DqErrorBound<P, threads, 128>;
   using Weights = kernel::PositionWeights<P, recurrence::Direction::reverse, chunk_rows,
                                           threads / device::warp_size, true>;

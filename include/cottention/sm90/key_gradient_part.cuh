@@ -14,9 +14,8 @@ namespace cottention::sm90 {
 /// Whether there is a kernel that makes dk and dv.
 template <AnyProblem P>
 inline constexpr bool has_key_gradients =
-    std::same_as<typename P::element, bfloat16>&& P::mask ==
-    Mask::causal&& has_kernels<kernel::Roles<P, recurrence::Output::dk>>&&
-        has_kernels<kernel::Roles<P, recurrence::Output::dv>>;
+    P::mask == Mask::causal&& has_kernels<kernel::Roles<P, recurrence::Output::dk>>&&
+                   has_kernels<kernel::Roles<P, recurrence::Output::dv>>;
 
 /// What the warpgroups share.
 template <AnyProblem P, Tiling tiling>
@@ -28,6 +27,8 @@ struct KeyGradientBlock {
   using Roles = kernel::Roles<P, output>;
   static constexpr HeadDim dims = P::head_dim;
   static constexpr int threads = 3 * 128;
+  /// Whether factors of terms need no power of two of their own: in half, where they have weights, they do.
+  static constexpr bool bounds_factors = !std::same_as<T, half>;
   /// The first warpgroup measures the rows that have weights.
   static constexpr Output first_output = P::scale == Scale::by_query ? Output::dv : Output::dk,
                           second_output = P::scale == Scale::by_query ? Output::dk : Output::dv;
@@ -42,14 +43,15 @@ struct KeyGradientBlock {
 
   struct Storage {
     int chunks, last_row;  // of the piece, and the first row of its last one
+    bool is_last;          // the piece, in the order of the walk
     Position loaded;       // the next one to load; its thread has no registers for it
     HeadSide of_queries, of_keys;
-    Pairs queries, keys;              // of q and g; of k and v, through whose memory dk and dv leave
-    device::Mbarrier keys_read;       // once for each chunk
-    OutputFactors factors;            // of dk's rows; the weights are those of the rows that have some
-    double scale_grad[128];           // (threads of dk)
-    int leading_end;                  // of tile::LeadingChunks
-    StateTile<T, dims.qk, dims.v> d;  // (q, g)
+    Pairs queries, keys;                    // of q and g; of k and v, through whose memory dk and dv leave
+    device::Mbarrier keys_read;             // once for each chunk
+    OutputFactors factors;                  // of dk's rows; the weights are those of the rows that have some
+    double scale_grad[128];                 // (threads of dk)
+    int leading_end;                        // of tile::LeadingChunks
+    TwoWayStateTile<T, dims.qk, dims.v> d;  // (q, g)
     Ring<1> d_barriers;
     kernel::CountStorage<float, threads / device::warp_size> counts;
   };
@@ -68,11 +70,14 @@ struct KeyGradientBlock {
     const int chunks = (head.last - head.first + chunk_rows - 1) / chunk_rows;
     device::store_shared(&storage.chunks, chunks);
     device::store_shared(&storage.last_row, head.first + (chunks - 1) * chunk_rows);
+    device::store_shared(&storage.is_last, head.is_last());
     device::store_shared(&storage.loaded, Position{});
     storage.queries.init(4 * 3);
     storage.keys.init(4 * 2);
     storage.d_barriers.init(4, 4 * 2);
     device::mbarrier_init(&storage.keys_read, 4 * 2);
+    if constexpr (std::same_as<T, half>)  // terms have their weights in full
+      for (Pair& pair : storage.queries.pairs) device::store_shared(&pair.terms.weight, 1.0f);
     device::fence_mbarrier_init();
   }
 
@@ -138,6 +143,9 @@ struct KeyGradientPart {
       storage.queries.wait_measured(at.queries(group()));
       Scores scores;
       score(scores, at);
+      RowScales<T> scales;
+      scales.raise(scores);
+      scales.raise_sums(out);
       const bool finite = (findings_of(queries(at)) & c_not_finite) == 0;
       if (finite && !leading().contain(row(at))) {
         start_attend(out, scores, c_of(queries(at)));
@@ -145,6 +153,7 @@ struct KeyGradientPart {
       } else {
         attend_carefully<R::direction>(out, scores, c_of(queries(at)), finite);
       }
+      scales.lower_sums(out);
       storage.queries.barriers.arrive_empty(at.queries(group()));
     }
     store(at, out);
@@ -194,11 +203,14 @@ struct KeyGradientPart {
     storage.d_barriers.wait_full(at.state());
     RowFragments<T, R::dims.qk> a;
     a.load(a_of(keys(at)));
-    if constexpr (is_dk)
+    if constexpr (std::same_as<T, half>)
+      start_inter_chunk_of_scaled<!is_dk>(out, a, storage.d);
+    else if constexpr (is_dk)
       start_inter_chunk(out, a, storage.d);
     else
       start_inter_chunk_transposed(out, a, storage.d);
     finish(out);
+    if constexpr (std::same_as<T, half>) out.scale_all(device::load_shared(&storage.d.scale));
     storage.d_barriers.arrive_empty(at.state());
     if (at.chunks > 0) release_keys({at.chunks - 1});
   }

@@ -9,6 +9,8 @@
 // of dk's recurrence.
 #pragma once
 
+#include <concepts>
+
 #include <cottention/sm90/key_gradient_part.cuh>
 #include <cottention/sm90/reduce.cuh>
 #include <cottention/sm90/registers.cuh>
@@ -57,9 +59,11 @@ struct KeyGradients {
   }
 
  private:
-  /// Registers of a thread, by warpgroup: 504 in all.
+  /// Registers of a thread, by warpgroup: 504 in all. In half a state of panels of 64 and 48 columns takes
+  /// more.
   struct Shares {
-    static constexpr int average = 168, dk = 144, dv = 152, state = 208;
+    static constexpr bool moves = std::same_as<T, half> && P::head_dim.v == 112;
+    static constexpr int average = 168, dk = 144, dv = moves ? 144 : 152, state = moves ? 216 : 208;
     static constexpr int first = Block::first_output == Output::dk ? dk : dv, second = dk + dv - first;
   };
 
@@ -82,23 +86,27 @@ struct KeyGradients {
       if constexpr (State::groups == 2) f(second);
     };
     for_each_group([&](State& state) { start_walk(head, state); });
-    StateExponents<T, R::dims.v> exponents;  // of half alone
 #pragma unroll 1
     for (Position at; Block::within(storage, at); at.advance(params.dk.term_group)) {
       if (at.group_head == 0) {
         storage.d_barriers.wait_empty(at.state());
-        for_each_group([&](State& state) { state.publish(storage.d, exponents); });
+        if constexpr (State::groups == 2)
+          State::publish_all(storage.d, first, second);
+        else
+          State::publish_all(storage.d, first);
         device::fence_proxy_async();
         storage.d_barriers.arrive_full(at.state());
       }
       const auto place = at.queries(params.dk.term_group);
       storage.queries.wait_measured(place);
       typename Block::Pair& queries = storage.queries.at(place);
-      for_each_group([&](State& state) { state.template absorb<true>(queries.y, queries.x, queries.terms); });
+      for_each_group([&](State& state) {
+        state.template absorb<Block::bounds_factors>(queries.y, queries.x, queries.terms);
+      });
       storage.queries.barriers.arrive_empty(place);
     }
     float* const final_h = params.dv.final_h;
-    if (head.is_last() && final_h != nullptr)
+    if (device::load_shared(&storage.is_last) && final_h != nullptr)
       for_each_group([&](State& state) { state.store(final_h + head.state_offset(), params.dk.layout); });
   }
 

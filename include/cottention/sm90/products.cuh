@@ -298,29 +298,36 @@ __device__ __forceinline__ void start_inter_chunk_transposed(Sums<columns>& out,
   });
   device::wgmma_commit();
 }
-/// Starts out = a H of a state in half that StateScale is of, whose low parts are done by then; a and H are
-/// as the two functions above take them. Scope: warpgroup.
-template <bool transposed, int columns>
-__device__ __forceinline__ void start_inter_chunk_of_scaled(Sums<columns>& out,
-                                                            const RowFragments<half, columns>& a,
-                                                            const SquareStateTile<half, columns>& h) {
-  static_assert(columns == panel_columns);
+/// Starts out = a H of a state in half that one power of two divides, whose low parts are done by then; a and
+/// H are as the two functions above take them. Scope: warpgroup.
+template <bool transposed, int columns, int b_columns>
+__device__ __forceinline__ void start_inter_chunk_of_scaled(
+    Sums<columns>& out, const RowFragments<half, b_columns>& a,
+    const TwoWayStateTile<half, transposed ? b_columns : columns, transposed ? columns : b_columns>& h) {
   constexpr auto major = transposed ? device::Major::mn : device::Major::k;
-  const auto add = [&](const Panel<half>& part, device::Sum first) {
+  const auto add = [&](const auto& part, device::Sum first) {
+    for_each_panel<Sums<columns>::panels>([&]<int x>() {
 #pragma unroll
-    for (int k = 0; k < columns / 16; ++k)
-      device::wgmma_m64k16<half, columns, major>(out.of_panel[0], a.r[k],
-                                                 transposed ? part.columns_as_mn(k) : part.rows_as_mn(k),
-                                                 k == 0 ? first : device::Sum::add);
+      for (int k = 0; k < b_columns / 16; ++k) {
+        const auto right = [&] {
+          if constexpr (transposed)
+            return part[k / 4][x].columns_as_mn(k % 4);
+          else
+            return part[x][k / 4].rows_as_mn(k % 4);
+        }();
+        device::wgmma_m64k16<half, panel_width<columns, x>, major>(out.template panel<x>(), a.r[k], right,
+                                                                   k == 0 ? first : device::Sum::add);
+      }
+    });
     device::wgmma_commit();
   };
   device::wgmma_fence();
-  add(h.low[0][0], device::Sum::start);
+  add(h.low, device::Sum::start);
   finish(out);
   out.scale_all(1 / tile::rest_scale<half>);
   out.pin();
   device::wgmma_fence();
-  add(h.high[0][0], device::Sum::add);
+  add(h.high, device::Sum::add);
 }
 /// What a H is divided by in half: out's columns times the powers of two of the state's rows, and all times
 /// factors of rows g and g + 8. Scope: warp; barriers inside: 0.

@@ -32,10 +32,10 @@ struct StateExponents {
 /// A state that is read both ways. For half one power of two divides all of it: exponents of rows would be
 /// factors of the output in one reading, and of the terms of its sums in the other. Low parts are then
 /// multiplied by tile::rest_scale, so that elements are rounded to 2^-51 of the largest at worst.
-template <Element T, int dim>
-struct SquareStateTile : StateTile<T, dim, dim> {};
-template <int dim>
-struct SquareStateTile<half, dim> : StateTile<half, dim, dim> {
+template <Element T, int c_columns, int b_columns = c_columns>
+struct TwoWayStateTile : StateTile<T, c_columns, b_columns> {};
+template <int c_columns, int b_columns>
+struct TwoWayStateTile<half, c_columns, b_columns> : StateTile<half, c_columns, b_columns> {
   alignas(16) float largest[4];  // (warps): of the warp's rows
   float scale;                   // what all was divided by
 };
@@ -156,16 +156,25 @@ class State {
         tile::split<T>(x0, x1, high, low);
     });
   }
-  /// The same of a state that one warpgroup has all of. Scope: as above; barriers inside: for half 1, barrier
-  /// 2, and between two calls with one tile there must be a barrier of the warpgroup.
-  __device__ __forceinline__ void publish(SquareStateTile<T, dims.qk>& tile) {
-    static_assert(groups == 1);
+  /// The same of a state that one warpgroup has all of, in `parts`. Scope: as above; barriers inside: for
+  /// half 1, barrier 2, and between two calls with one tile a barrier must order the warpgroup's threads.
+  template <std::same_as<State>... Parts>
+  static __device__ __forceinline__ void publish_all(TwoWayStateTile<T, dims.v, dims.qk>& tile,
+                                                     Parts&... parts) {
+    static_assert(groups == sizeof...(parts));
     if constexpr (std::same_as<T, half>) {
-      publish_scaled(tile);
+      const float up = publish_scale(tile, parts...);
+      const auto split = [up](float x0, float x1, std::uint32_t& high, std::uint32_t& low) {
+        tile::split<T>(x0 * up, x1 * up, tile::rest_scale<T>, high, low);
+      };
+      (parts.write(tile, split), ...);
     } else {
       StateExponents<T, dims.v> nothing;
-      publish(tile, nothing);
+      (parts.publish(tile, nothing), ...);
     }
+  }
+  __device__ __forceinline__ void publish(TwoWayStateTile<T, dims.v, dims.qk>& tile) {
+    publish_all(tile, *this);
   }
 
   /// H += weight times the sum over the chunk of b_j (factor_j c_j)^T, or H -=, which takes the very products
@@ -230,8 +239,13 @@ class State {
     }
   }
 
-  __device__ __forceinline__ void publish_scaled(SquareStateTile<T, dims.qk>& tile) {
-    const float of_warp = largest();
+  /// Writes what the state is divided by. Returns the inverse. Scope: warpgroup; barriers inside: 1.
+  template <class... Parts>
+  static __device__ __forceinline__ float publish_scale(TwoWayStateTile<T, dims.v, dims.qk>& tile,
+                                                        Parts&... parts) {
+    float of_lane = 0;
+    (parts.raise_to_largest(of_lane), ...);
+    const float of_warp = tile::max_over_warp(of_lane);
     if (own_lane() == 0) device::store_shared(tile.largest + warp_in_group(), of_warp);
     device::bar_sync(2, 128);
     const auto of_warps =
@@ -242,10 +256,7 @@ class State {
     const int exponent = tile::exponent_for_half(of_all);
     if (own_lane() == 0 && warp_in_group() == 0)
       device::store_shared(&tile.scale, device::times_power_of_two(1.0f, exponent));
-    const float up = device::times_power_of_two(1.0f, -exponent);
-    write(tile, [up](float x0, float x1, std::uint32_t& high, std::uint32_t& low) {
-      tile::split<T>(x0 * up, x1 * up, tile::rest_scale<T>, high, low);
-    });
+    return device::times_power_of_two(1.0f, -exponent);
   }
 
   /// Beyond 64 columns lanes lack the registers for what follows from their index.
@@ -322,12 +333,16 @@ class State {
   /// The largest magnitude among the finite elements of the warp's rows, in all lanes. Scope: warp; barriers
   /// inside: 0.
   __device__ __forceinline__ float largest() {
-    float largest = 0;
+    float of_lane = 0;
+    raise_to_largest(of_lane);
+    return tile::max_over_warp(of_lane);
+  }
+  /// Makes it the largest magnitude among it and the finite elements that the lane has.
+  __device__ __forceinline__ void raise_to_largest(float& largest) {
     h_.for_each([&largest](float& x, int, int, int) {
       const float magnitude = device::magnitude(x);
       largest = device::is_finite(x) && magnitude > largest ? magnitude : largest;
     });
-    return tile::max_over_warp(largest);
   }
 
   /// f(element, offset in H, exists) for each element of the lane.
