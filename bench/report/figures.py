@@ -110,6 +110,19 @@ def error_of_length(results):
     return panel("relative RMS error of o against fp64", "tokens", "error", series)
 
 
+def trainings(gpt, bert):
+    """Held-out loss of the trainings of examples/python, and what causal attention alone takes by length, from 1 MiB on: the
+    system's count is no finer."""
+    labels = {"cosine": "cottention, fp32", "softmax": PYTORCH["softmax"], "softmax, scores stored": "PyTorch, softmax, scores stored"}
+    panels = [panel(f"{result['what']}.py: held-out loss", "step", result["loss"]["unit"],
+                    {labels[kind]: model["held_out"] for kind, model in result["models"].items()}, x_log=False, y_log=False)
+              for result in (gpt, bert)]
+    memory = {label: [(row["length"], row["peak_bytes"] / 2**20) for row in gpt["attention"]
+                      if row["form"] == form and row["peak_bytes"] >= 2**20]
+              for form, label in labels.items()}
+    return [*panels, panel("causal attention, forward + backward", "characters", "MiB", memory)]
+
+
 def gpu_fractions(results):
     """Of every row that was measured on a GPU: what of the floor we reach, and the fastest of each family of peers."""
     bars = {label: [] for label in ("cottention", *gpu_tables.FAMILIES)}
@@ -133,6 +146,8 @@ def figures():
         "length": {"panels": [time_of_length(length), memory_of_length(shapes)], "sources": [sources.LENGTH, sources.SHAPES]},
         "floor": {"panels": floor_of_shape(length, shapes), "sources": [sources.LENGTH, sources.SHAPES]},
         "decoding": {"panels": [decoding(shapes)], "sources": [sources.SHAPES]},
+        "trainings": {"panels": trainings(sources.load(sources.GPT), sources.load(sources.BERT)),
+                      "sources": [sources.GPT, sources.BERT]},
         "error": {"panels": [error_of_length(length)], "sources": [sources.LENGTH]},
         **gpu,
     }

@@ -65,6 +65,8 @@ PEER_KEYS = {"dry_run": bool, "versions": dict, "rows": list}
 BUDGET_KEYS = {"architecture": str, "ptxas": str, "budget": list}
 BUDGET_ROW = {"name": str, "chunk": int, "warps": int, "bytes": int, "tokens": int, "instructions": list, "products": dict,
               "wavefronts": int, "conflicts": int}
+TRAINING_KEYS = {"options": dict, "machine": dict, "text": dict, "models": dict, "loss": dict, "attention": list}
+TRAINING_MODEL = {"parameters": int, "tokens": int, "tokens_per_second": int, "held_out": list}
 
 
 def missing(what, value, keys):
@@ -115,6 +117,9 @@ def faults_of(results):
     if "budget" in results:  # what tests/checks/budget_check.py counted
         return missing("the file", results, BUDGET_KEYS) + [fault for row in results["budget"]
                                                             for fault in missing("a kernel", row, BUDGET_ROW)]
+    if "what" in results:  # what examples/python/gpt.py and bert.py found
+        return missing("the file", results, TRAINING_KEYS) + [fault for model in results["models"].values()
+                                                              for fault in missing("a model", model, TRAINING_MODEL)]
     if "machine" not in results:
         return faults_of_cpu(results)
     faults = missing("the file", results, GPU_KEYS)

@@ -29,6 +29,8 @@ PEERS = {"softmax": "#c0392b", "quadratic": "#e08e2b", "chunked, bf16": "#b7a5d6
 
 def style_of(label):
     """Ours are full lines, peers dashed ones; a peer has the same colour everywhere."""
+    if label.endswith("scores stored"):
+        return {"color": "#e08e2b", "linestyle": ":", "marker": "^", "markersize": 4}
     for key, colour in PEERS.items():
         if label.startswith("PyTorch") and key in label:
             return {"color": colour, "linestyle": "--", "marker": "s", "markersize": 3}
@@ -59,6 +61,8 @@ def draw(axes, panel):
         axes.set_yscale("log")
         if panel["y"] != "error":
             axes.yaxis.set_major_formatter(FuncFormatter(number_text))
+    elif panel["y"].startswith("nats"):
+        axes.yaxis.set_major_formatter(FuncFormatter(number_text))
     else:
         axes.set_ylim(0, 100 if panel["y"].startswith("%") else None)
         axes.yaxis.set_major_formatter(FuncFormatter(number_text))

@@ -20,6 +20,8 @@ AUTHORS = "2026-11-23-amd-epyc-authors.json"
 PEERS = ()
 # Older ones have no scaled_dot_product_attention and no torch.compile, and take up to twice as long as those of today.
 OLDEST_TORCH = 2
+# examples/python/gpt.py and bert.py
+GPT, BERT = "2026-11-30-python-gpt.json", "2026-11-30-python-bert.json"
 # The files that these wrote, once there are any: ./run gpu, ./run gpu bench peers --preset sweep, and --preset authors
 GPU = GPU_SWEEP = GPU_AUTHORS = None
 # build/nvcc/tests/ptx/test_ptx_instructions

@@ -16,11 +16,12 @@ import gpu_tables
 import peer_tables
 import report
 import sources
+import training_tables
 from gpu_tables import table
 from peer_tables import two_digits
 from report import count_text, time_text
 
-PAGES = ("README.md", "docs/performance.md")
+PAGES = ("README.md", "docs/performance.md", *(f"docs/{page.name}" for page in sorted((sources.ROOT / "docs").glob("python*.md"))))
 
 
 def own(results, name):
@@ -174,6 +175,7 @@ BLOCKS = {
     "gpu-measured": gpu_tables.measured,
     "gpu-sweep": gpu_tables.swept,
     "gpu-authors": gpu_tables.authors,
+    "python-trainings": training_tables.trainings,
 }
 
 

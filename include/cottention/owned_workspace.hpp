@@ -65,7 +65,7 @@ class HostWorkspace {
   Workspace memory_{};
 };
 
-namespace cpu {
+namespace cpu::COTTENTION_CPU_TARGET {
 namespace detail {
 
 /// Makes room for a call of P that is valid, so that no other makes it grow.
@@ -80,7 +80,7 @@ CallStatus make_room(const Arguments& args, std::size_t bytes, HostWorkspace& wo
 
 /// `forward`, `backward` and `step` in memory that grows as they need it. Anything but ok is theirs, or that
 /// of HostWorkspace::reserve.
-template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native_vector_bytes>
+template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = default_vector_bytes>
 [[nodiscard]] CallStatus forward(const ForwardArguments<typename P::element>& args, HostWorkspace& workspace,
                                  const Execution& execution = {}) {
   std::size_t bytes = 0;
@@ -89,7 +89,7 @@ template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native
   return forward<P, tile, vector_bytes>(args, workspace.get(), execution);
 }
 
-template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native_vector_bytes>
+template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = default_vector_bytes>
 [[nodiscard]] CallStatus backward(const BackwardArguments<typename P::element>& args,
                                   HostWorkspace& workspace, const Execution& execution = {}) {
   std::size_t bytes = 0;
@@ -98,7 +98,7 @@ template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native
   return backward<P, tile, vector_bytes>(args, workspace.get(), execution);
 }
 
-template <AnyProblem P, int vector_bytes = native_vector_bytes>
+template <AnyProblem P, int vector_bytes = default_vector_bytes>
 [[nodiscard]] CallStatus step(const StepArguments<typename P::element>& args, HostWorkspace& workspace,
                               const Execution& execution = {}) {
   std::size_t bytes = 0;
@@ -107,5 +107,5 @@ template <AnyProblem P, int vector_bytes = native_vector_bytes>
   return step<P, vector_bytes>(args, workspace.get(), execution);
 }
 
-}  // namespace cpu
+}  // namespace cpu::COTTENTION_CPU_TARGET
 }  // namespace cottention

@@ -13,6 +13,7 @@ In FOLDER/<page> there is at first a clone in `cottention` alone. Blocks then ar
                     emulator where FILE ends in .cu; after <!-- declarations: NAMESPACE -->, of headers: see api_check.py;
                     after <!-- quotes: FILE -->, neighbouring lines of ROOT/FILE, or several such passages with a line ... between
     ```cmake        after <!-- replaces: NAME COMMAND -->, in that file in place of the line that starts with COMMAND; configured
+    ```python NAME  a program that tests/python/test_docs.py runs
     ```sh           commands: run, or held to what they name; docs_commands.py says which
     ```text         equations and output; after <!-- output -->, printed by the commands of the last ```sh block. So is an
                     indented block, and neither has commands
@@ -228,6 +229,8 @@ class Site:
             files[block.name] = block.text
             parts = [part for part in blocks if part.comment == ("continues", block.name)]
             (where / block.name).write_text(with_parts(block, parts) if parts else block.text, encoding="utf-8")
+        elif block.language == "python" and block.name:
+            pass  # tests/python/test_docs.py runs it
         elif block.language == "cpp" and kind == "continues":
             if rest not in files:
                 raise Fault(f"continues {rest}, which no block before it is")

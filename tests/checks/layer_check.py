@@ -4,7 +4,8 @@
 usage: layer_check.py INCLUDE_DIR | --self-test
 
 Every header belongs to a layer and includes only its own layer and those listed for it, always as
-<cottention/...>; no includes form a cycle; no macro is left defined but the version. Headers named .hpp are plain C++ and
+<cottention/...>; no includes form a cycle; no macro is left defined but the version and COTTENTION_CPU_* of cpu/target.hpp. Headers
+with vector code have a guard that cpu/include_again.inc undefines, in place of #pragma once. Headers named .hpp are plain C++ and
 include none named .cuh. Headers outside of folders include requirements.hpp first. The hardware's words stay in device/, and
 so do CUB and libcu++. No file is longer than 400 lines.
 """
@@ -31,6 +32,7 @@ BELOW["optional"] = BELOW["calls"] | {"calls", "cpu"}
 HARDWARE = re.compile(r"\basm\b|__global__|__shared__|\b(?:thread|block|grid)(?:Idx|Dim)\b|__\w+_sync\b|__sync\w+")
 TOOLKIT = re.compile(r"\s*#\s*include\s*<((?:cub|cuda|thrust|nv)/[^>]+)>")
 REQUIREMENTS = "<cottention/requirements.hpp>"
+TARGET, AGAIN = "cpu/target.hpp", "cpu/include_again.inc"
 LONG = 400
 
 
@@ -71,6 +73,7 @@ def check(include_dir):
     """Returns (problems, notes, number of headers)."""
     root = pathlib.Path(include_dir) / "cottention"
     problems, notes, graph = [], [], {}
+    again = re.findall(r"#undef (\w+)", (root / AGAIN).read_text(encoding="utf-8")) if (root / AGAIN).is_file() else []
     for file in sorted(p for p in root.rglob("*") if p.is_file()):
         path = file.relative_to(root)
         text = file.read_text(encoding="utf-8")
@@ -80,7 +83,11 @@ def check(include_dir):
         if layer is None:
             problems.append(f"{path}: belongs to no layer; name it in tests/checks/layer_check.py")
             continue
-        if "#pragma once" not in lines:
+        guard = "COTTENTION_" + re.sub(r"\W", "_", str(path)).upper()
+        guarded = re.search(rf"^(?://.*\n)*#if !defined\({guard}\)\n#define {guard}\n(?:.*\n)*#endif\n\Z", text, re.MULTILINE)
+        if guarded and guard not in again:
+            problems.append(f"{path}: {AGAIN} does not undefine {guard}")
+        if "#pragma once" not in lines and not guarded and str(path) != AGAIN:
             problems.append(f"{path}: has no #pragma once")
         first = re.search(r"^\s*#\s*include\s*(\S+)", text, re.MULTILINE)
         if len(path.parts) == 1 and path.stem not in ("requirements", "host_only") and first and first.group(1) != REQUIREMENTS:
@@ -113,6 +120,8 @@ def check(include_dir):
         for name in re.findall(r"^\s*#\s*define\s+(\w+)", text, re.MULTILINE):
             if str(path) == "version.hpp" and name.startswith("COTTENTION_VERSION"):
                 continue
+            if str(path) == TARGET and name.startswith("COTTENTION_CPU_") or guarded and name == guard:
+                continue
             if not re.search(rf"^\s*#\s*undef\s+{name}\b", text, re.MULTILINE):
                 problems.append(f"{path}: leaves macro {name} defined")
     cycle = find_cycle(graph)
@@ -132,6 +141,9 @@ def self_test():
         "tensor.hpp": f"#pragma once\n#include {REQUIREMENTS}\n#include <cottention/problem.hpp>\n",
         "cpu/forward.hpp": "#pragma once\n#define STEP 1\n#undef STEP\n#include <cottention/tensor.hpp>\n",
         "cpu.hpp": f"#pragma once\n#include {REQUIREMENTS}\n#include <cottention/cpu/forward.hpp>\n",
+        TARGET: "#pragma once\n#define COTTENTION_CPU_TARGET sse2\n",
+        AGAIN: "#undef COTTENTION_CPU_ROWS_HPP\n#include <cottention/cpu/rows.hpp>\n",
+        "cpu/rows.hpp": "// Rows.\n#if !defined(COTTENTION_CPU_ROWS_HPP)\n#define COTTENTION_CPU_ROWS_HPP\nint rows;\n#endif\n",
         "reference.hpp": f"#pragma once\n#include {REQUIREMENTS}\n#include <cottention/problem.hpp>\n",
         "device/memory.cuh": "#pragma once\n#include <cottention/tensor.hpp>\n// of threadIdx\nint x = threadIdx.x;\n",
         "device/collective.cuh": "#pragma once\n#include <cub/warp/warp_scan.cuh>\n",
@@ -153,6 +165,9 @@ def self_test():
         "form a cycle": {"problem.hpp": "#pragma once\n#include <cottention/tensor.hpp>\n"},
         "belongs to no layer": {"other.hpp": "#pragma once\n"},
         "has no #pragma once": {"problem.hpp": "\n"},
+        "cpu/rows.hpp: has no #pragma once": {
+            "cpu/rows.hpp": "#if !defined(COTTENTION_CPU_ROWS_HPP)\n#define COTTENTION_CPU_ROWS_HPP\n#endif\nint rows;\n"},
+        f"{AGAIN} does not undefine": {AGAIN: "#include <cottention/cpu/rows.hpp>\n"},
         "tile/weights.cuh:2: tile includes": {"tile/weights.cuh": "#pragma once\n#include <cottention/kernel/head.cuh>\n"},
         "kernel/head.cuh:2: kernel includes": {"kernel/head.cuh": "#pragma once\n#include <cottention/sm80/walk.cuh>\n"},
         "device/memory.cuh:2: device includes": {
@@ -174,6 +189,7 @@ def self_test():
         "sm80/walk.cuh:2: <cub/warp/warp_scan.cuh> belongs": {
             "sm80/walk.cuh": "#pragma once\n#include <cub/warp/warp_scan.cuh>\n"},
         "tensor.hpp: includes <vector> before": {"tensor.hpp": f"#pragma once\n#include <vector>\n#include {REQUIREMENTS}\n"},
+        f"{TARGET}: leaves macro LEFT": {TARGET: "#pragma once\n#define LEFT\n"},
         "leaves macro LEFT defined": {"problem.hpp": "#pragma once\n#define LEFT\n"},
         "leaves macro VERSION defined": {"version.hpp": "#pragma once\n#define VERSION 1\n"},
         "problem.hpp: 401 lines": {"problem.hpp": "#pragma once\n" + 400 * "\n"},

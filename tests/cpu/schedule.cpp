@@ -159,33 +159,38 @@ TEST_CASE("Pieces cover a sequence, and follow its length and the size of the st
 TEST_CASE("A sequence is one chunk where that takes the fewest multiply-adds") {
   constexpr std::int64_t chunk = 32;
   const auto cost = [](const WalkExtents& x, std::int64_t rows) {  // in chunks of so many rows
-    const std::int64_t state = x.dim_a * x.dim_c;
+    const std::int64_t state = x.dim_a * x.dim_c, outputs = x.two_outputs ? 2 : 1;
     if (x.causal) {
-      const std::int64_t between = 2 * (x.a_rows - rows) + (x.initial ? rows : 0) + (x.final ? rows : 0);
-      return x.a_rows * rows * (x.dim_a + x.dim_c) / 2 + between * state;
+      const std::int64_t applied = outputs * (x.initial ? x.a_rows : x.a_rows - rows);
+      const std::int64_t absorbed = x.final ? x.a_rows : x.a_rows - rows;
+      return outputs * x.a_rows * rows * (x.dim_a + x.dim_c) / 2 + (applied + absorbed) * state;
     }
-    if (rows < x.a_rows) return (x.a_rows + x.bc_rows) * state;
-    return x.a_rows * x.bc_rows * (x.dim_a + x.dim_c) + (x.initial ? x.a_rows : 0) * state +
-           (x.final ? x.bc_rows : 0) * state;
+    if (rows < x.a_rows) return (outputs * x.a_rows + x.bc_rows) * state;
+    return outputs * x.a_rows * x.bc_rows * (x.dim_a + x.dim_c) +
+           (x.initial ? outputs * x.a_rows : 0) * state + (x.final ? x.bc_rows : 0) * state;
   };
-  for (const bool causal : {true, false})
-    for (const bool initial : {true, false})
-      for (const bool final : {true, false})
-        for (const std::int64_t dim_c : {16, 48, 64, 256, 1024})
-          for (const std::int64_t dim_a : {64, 128, 1024}) {
-            WalkExtents x{
-                .dim_a = dim_a, .dim_c = dim_c, .causal = causal, .initial = initial, .final = final};
-            bool single = true;
-            for (x.a_rows = 64; x.a_rows <= 4096; x.a_rows += 16) {
-              x.bc_rows = x.a_rows;
-              CAPTURE(causal, initial, final, dim_a, dim_c, x.a_rows);
-              CHECK(is_single_chunk(x) == (cost(x, x.a_rows) <= cost(x, chunk)));
-              CHECK((single || !is_single_chunk(x)));  // up to one length
-              single = is_single_chunk(x);
-            }
-          }
+  for (int kind = 0; kind < 16; ++kind)
+    for (const std::int64_t dim_c : {16, 48, 64, 256, 1024})
+      for (const std::int64_t dim_a : {64, 128, 1024}) {
+        WalkExtents x{.dim_a = dim_a,
+                      .dim_c = dim_c,
+                      .causal = (kind & 1) != 0,
+                      .two_outputs = (kind & 2) != 0,
+                      .initial = (kind & 4) != 0,
+                      .final = (kind & 8) != 0};
+        bool single = true;
+        for (x.a_rows = 64; x.a_rows <= 4096; x.a_rows += 16) {
+          x.bc_rows = x.a_rows;
+          CAPTURE(kind, dim_a, dim_c, x.a_rows);
+          CHECK(is_single_chunk(x) == (cost(x, x.a_rows) <= cost(x, chunk)));
+          CHECK((single || !is_single_chunk(x)));  // up to one length
+          single = is_single_chunk(x);
+        }
+      }
   CHECK(is_single_chunk({.a_rows = 128, .bc_rows = 128, .dim_a = 64, .dim_c = 64}));
   CHECK(!is_single_chunk({.a_rows = 129, .bc_rows = 129, .dim_a = 64, .dim_c = 64}));
+  CHECK(is_single_chunk({.a_rows = 96, .bc_rows = 96, .dim_a = 64, .dim_c = 64, .two_outputs = true}));
+  CHECK(!is_single_chunk({.a_rows = 97, .bc_rows = 97, .dim_a = 64, .dim_c = 64, .two_outputs = true}));
   CHECK(is_single_chunk({.a_rows = 64, .bc_rows = 64, .dim_a = 64, .dim_c = 64, .causal = false}));
   CHECK(!is_single_chunk({.a_rows = 65, .bc_rows = 65, .dim_a = 64, .dim_c = 64, .causal = false}));
   CHECK(!is_single_chunk({.a_rows = 0, .bc_rows = 9, .dim_a = 64, .dim_c = 64, .causal = false}));

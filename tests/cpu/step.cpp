@@ -39,7 +39,8 @@ TEMPLATE_TEST_CASE("Step: any number of tokens and any head dims are right", "",
           check_step<TestType>(
               {.scale = scale, .shape = {3, tokens, tokens, heads_q, heads_kv, dim_qk, dim_v}}, {}, 3);
   for (const std::int64_t tokens : {1, 2})
-    check_step<TestType>({.shape = {1, tokens, tokens, 1, 1, 16'384, 20}}, {}, 1);
+    for (const std::int64_t dim_qk : {16'384, 65'536})
+      check_step<TestType>({.shape = {1, tokens, tokens, 1, 1, dim_qk, 20}}, {}, 1);
   for (const std::int64_t tokens : {15, 16, 17, 40})
     check_step<TestType>({.shape = {2, tokens, tokens, 2, 1, 24, 40}}, {}, 2);
 }

@@ -5,6 +5,7 @@ usage: pypi.py nvcc             prints the nvcc to use: that of the PATH where i
        pypi.py nvdisasm         prints PyPI's nvdisasm, which takes SASS apart
        pypi.py matplotlib       prints the folder that has it, for PYTHONPATH
        pypi.py torch            prints the interpreter of an environment with the newest PyTorch, of several GB, for ./run bench
+       pypi.py python           prints that of one that has that PyTorch and what examples/python and its tests take beside it
        pypi.py peers FOLDER     puts flash-linear-attention into FOLDER, for whatever Python a machine with a GPU has
 
 Exit status 1 where it is not to be had, 3 where PyPI is not reached.
@@ -33,6 +34,8 @@ PEERS = ["fla-core==0.6.0", "flash-linear-attention==0.6.0", "einops==0.8.2"]
 CONAN = ["conan==2.34.0"]
 # Of one version, since others draw the same plots with other bytes.
 MATPLOTLIB = ["matplotlib==3.10.8"]
+# What examples/python is tested with, beside the newest PyTorch.
+PYTHON = ["pytest==9.2.0", "pytest-xdist==3.8.0", "transformers==5.24.0", *MATPLOTLIB]
 
 
 class Missing(Exception):
@@ -122,20 +125,34 @@ def nvdisasm():
     return install(NVDISASM, "--no-deps") / "nvidia/cu13/bin/nvdisasm"
 
 
-def torch():
-    """An environment with the newest PyTorch that PyPI has for this Python and processor. It is made once, and anew where it
-    has been removed or is of another Python."""
-    folder = BUILD / "torch"
-    packages = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-    if not (packages / "torch").is_dir():
+def environment(folder, packages):
+    """An environment with these packages, and the folder where they are. It is made once, and anew where it has been removed or
+    is of another Python."""
+    site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
+    if not any(site.glob("*.dist-info")):
         venv.create(folder, clear=True)
-        packages.rmdir()  # until it is complete
-        try:
-            install(["torch"], folder=packages)
-        except Unreachable as unreachable:
-            raise Unreachable("PyPI is not reached from here, so there is no current PyTorch to compare with "
-                              "(build/torch.log).") from unreachable
+        site.rmdir()  # until it is complete
+        install(packages, folder=site)
+    return site
+
+
+def torch():
+    """An environment with the newest PyTorch that PyPI has for this Python and processor."""
+    folder = BUILD / "torch"
+    try:
+        environment(folder, ["torch"])
+    except Unreachable as unreachable:
+        raise Unreachable("PyPI is not reached from here, so there is no current PyTorch (build/torch.log).") from unreachable
     return folder / "bin/python"
+
+
+def python():
+    """One that has it, too, and what examples/python takes beside it."""
+    interpreter = torch()
+    site = environment(BUILD / "python", PYTHON)
+    packages = interpreter.parents[1] / site.relative_to(BUILD / "python")
+    (site / "torch.pth").write_text(f"{packages}\n", encoding="utf-8")
+    return BUILD / "python/bin/python"
 
 
 def main():
@@ -149,6 +166,8 @@ def main():
             print(install(MATPLOTLIB))
         elif what == "torch":
             print(torch())
+        elif what == "python":
+            print(python())
         elif what == "peers":
             install(PEERS, "--no-deps", "--only-binary=:all:", "--python-version", "3.12", folder=pathlib.Path(arguments[0]))
         else:

@@ -2,6 +2,7 @@
 """`./run test`, once the machine has what it needs: each stage is a preset of CMakePresets.json named test-*, built and tested in
 build/*. Its options are those of ./run help, and CXX names the compiler."""
 import argparse
+import concurrent.futures
 import os
 import pathlib
 import platform
@@ -124,6 +125,43 @@ def nvcc_stage(stages, wide):
         subprocess.run([sys.executable, ROOT / "tests/checks/spill_check.py", "--table", *found])
 
 
+def python_stage(stages, environment):
+    """examples/python under the newest PyTorch. Its calls are compiled anew only where the headers are other ones."""
+    if stages.options.filter and not re.search(stages.options.filter, "python"):
+        return
+    started = time.monotonic()
+    try:
+        interpreter = environment.result()
+    except pypi.Missing as missing:
+        print(missing, flush=True)
+        stages.skip("Python: no PyTorch to be had from PyPI; skipped")
+        return
+    say("Python: testing")
+    folder = BUILD / "python-tests"
+    folder.mkdir(exist_ok=True)
+    results = folder / "results.xml"
+    results.unlink(missing_ok=True)
+    try:
+        os.environ["CUDA_HOME"] = str(pypi.nvcc().parents[1])
+    except pypi.Missing:
+        pass
+    subprocess.run([interpreter, "-m", "pytest", "-q", "--no-header", "-p", "no:cacheprovider", "-n", str(len(os.sched_getaffinity(0))),
+                    f"--junitxml={results}", ROOT / "tests/python"],
+                   env={**os.environ, "COTTENTION_CACHE": str(folder / "cache"), "COTTENTION_QUIET": "1", "OMP_WAIT_POLICY": "passive",
+                        "PYTHONDONTWRITEBYTECODE": "1"})
+    if not results.exists():
+        say("Python: pytest wrote no results")
+        stages.failed += 1
+        return
+    suites = [suite.attrib for suite in xml.etree.ElementTree.parse(results).getroot().iter("testsuite")]
+    tests, failures, skips = (sum(int(suite[name]) for suite in suites for name in names.split())
+                              for names in ("tests", "failures errors", "skipped"))
+    stages.passed += tests - failures - skips
+    stages.failed += failures
+    stages.skipped += skips
+    say(f"Python: {tests - failures - skips} of {tests} passed in {time.monotonic() - started:.0f} s")
+
+
 def main():
     parser = argparse.ArgumentParser(allow_abbrev=False)
     for option in ("--quick", "--strict", "--wide"):
@@ -134,6 +172,8 @@ def main():
     wide = switch(options.wide)
     conan = ""
     if not options.quick:
+        # Mostly waits for the network, so it goes on beside the first builds.
+        python = concurrent.futures.ThreadPoolExecutor(1).submit(pypi.python)
         try:
             conan = pypi.install(pypi.CONAN)
         except pypi.Missing as missing:
@@ -148,6 +188,7 @@ def main():
             stages.run("tsan", "ThreadSanitizer", f"-DCMAKE_CROSSCOMPILING_EMULATOR={runner}")
         stages.run("clang", "clang++", compiler="clang++")
         nvcc_stage(stages, wide)
+        python_stage(stages, python)
     if stages.passed + stages.failed == 0:
         sys.exit(f"run: no test matches {options.filter}")
     skipped = f", {stages.skipped} skipped" if stages.skipped else ""

@@ -67,6 +67,7 @@ inline std::vector<Case> wide_head_dims() {
           {.shape = {1, 33, 33, 1, 1, 1024, 1024}},
           {.shape = {1, 9, 9, 1, 1, 16'384, 16}, .initial_state = Presence::present},
           {.shape = {1, 9, 9, 1, 1, 16, 16'384}, .initial_state = Presence::present},
+          {.shape = {1, 5, 5, 1, 1, 65'536, 8}, .initial_state = Presence::present},
           {.shape = {1, 140, 140, 1, 1, 16'384, 64}, .initial_state = Presence::present},
           {.mask = Mask::bidirectional,
            .shape = {1, 9, 9, 1, 1, 16'384, 16},
@@ -150,12 +151,15 @@ inline std::vector<Case> forms() {
   std::vector<Case> some;
   for (const std::int64_t n : {33, 54, 55, 109, 110})
     some.push_back({.shape = {2, n, n, 4, 2, 64, 48}, .padding = n == 54 ? Padding::middle : Padding::none});
-  for (const std::int64_t n : {160, 161, 320, 321}) some.push_back({.shape = {1, n, n, 1, 1, 160, 160}});
   some.push_back({.shape = {1, 40, 70, 2, 1, 64, 64}});
   some.push_back({.shape = {.heads_q = 2, .heads_kv = 1, .dim_qk = 64, .dim_v = 96},
                   .lengths_q = {76, 20, 0, 77, 153, 154},
                   .padding = Padding::middle});
-  return of_every_kind(some);
+  std::vector<Case> all = of_every_kind(some), wide;  // weights do not meet dimensions
+  for (const std::int64_t n : {160, 161, 320, 321}) wide.push_back({.shape = {1, n, n, 1, 1, 160, 160}});
+  wide = of_every_mask(wide);
+  all.insert(all.end(), wide.begin(), wide.end());
+  return all;
 }
 
 inline std::vector<Case> cross_attention() {

@@ -7,7 +7,7 @@
 #pragma float_control(precise, on, push)
 #endif
 
-namespace cottention::cpu {
+namespace cottention::cpu::COTTENTION_CPU_TARGET {
 
 /// Bytes of scratch that `backward` needs, whatever the length of the sequences and whichever outputs are
 /// wanted: pointers need not be set yet, and what is enough for a larger batch, more key heads in groups of
@@ -35,7 +35,7 @@ std::size_t workspace_bytes(const BackwardArguments<typename P::element>& args,
 /// for bit.
 ///
 /// Anything but ok names the argument, its value and the rule; then nothing has been written.
-template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native_vector_bytes>
+template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = default_vector_bytes>
 [[nodiscard]] CallStatus backward(const BackwardArguments<typename P::element>& args, Workspace workspace,
                                   const Execution& execution = {}) {
   return detail::run_call<P, tile, vector_bytes>(
@@ -56,7 +56,7 @@ template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native
       });
 }
 
-}  // namespace cottention::cpu
+}  // namespace cottention::cpu::COTTENTION_CPU_TARGET
 
 #if defined(__clang__)
 #pragma float_control(pop)

@@ -3,7 +3,7 @@
 
 #include <initializer_list>
 
-#include <cottention/cpu/driver.hpp>
+#include <cottention/cpu/targets.hpp>
 #include <cottention/cpu/tuning.hpp>
 #include <cottention/validation.hpp>
 
@@ -11,9 +11,10 @@
 #pragma float_control(precise, on, push)
 #endif
 
-namespace cottention::cpu::detail {
+namespace cottention::cpu::COTTENTION_CPU_TARGET::detail {
 
-/// The tasks of a call: one for each output that is computed, each sequence and each key/value head.
+/// The tasks of a call: one for each sequence, each key/value head, and each output that is computed, dk and
+/// dv together where both are.
 template <AnyProblem P, class Arguments>
 class CallTasks {
  public:
@@ -22,9 +23,14 @@ class CallTasks {
   explicit CallTasks(const Arguments& arguments) : args_(arguments), view_(arguments) {
     if constexpr (backward) {
       // The walk for dq or dk also yields the gradient of m, and the one for dv that of the initial state.
+      const bool dk = args_.dk.data != nullptr || sums_scale_grad(Output::dk);
+      const bool dv = args_.dv.data != nullptr || args_.dinitial_state != nullptr;
+      key_gradients_ = dk && dv;
+      if (key_gradients_)
+        add(Output::dk);  // longest first, so that threads end together
+      else if (dk || dv)
+        add(dk ? Output::dk : Output::dv);
       if (args_.dq.data != nullptr || sums_scale_grad(Output::dq)) add(Output::dq);
-      if (args_.dk.data != nullptr || sums_scale_grad(Output::dk)) add(Output::dk);
-      if (args_.dv.data != nullptr || args_.dinitial_state != nullptr) add(Output::dv);
     } else {
       add(Output::o);
     }
@@ -42,6 +48,7 @@ class CallTasks {
             .dim_v = s.dim_v,
             .scale_grad_tasks = backward && P::scale != Scale::none ? heads() : 0,
             .sums_heads = backward && view_.group() > 1,
+            .two_outputs = backward,
             .packed = packed,
             .heads_adjacent = view_.heads_adjacent()};
   }
@@ -53,9 +60,10 @@ class CallTasks {
     return sums_scale_grad(output(i)) ? i % heads() : -1;
   }
   WalkTask<T> task(std::int64_t i) const {
-    const std::int64_t head = i % heads();
-    WalkTask<T> task =
-        view_.task(output(i), view_.sequence(head / args_.shape.heads_kv), head % args_.shape.heads_kv);
+    const Sequence s = view_.sequence(i % heads() / args_.shape.heads_kv);
+    const std::int64_t kv_head = i % args_.shape.heads_kv;
+    WalkTask<T> task = key_gradients_ && output(i) == Output::dk ? view_.key_gradients_task(s, kv_head)
+                                                                 : view_.task(output(i), s, kv_head);
     task.walk.sums_scale_grad = scale_grad_index(i) >= 0;
     return task;
   }
@@ -86,8 +94,9 @@ class CallTasks {
 
   const Arguments& args_;
   CallView<P, Arguments> view_;
-  Output list_[3] = {};
+  Output list_[2] = {};
   int outputs_ = 0;
+  bool key_gradients_ = false;  // dk in the list stands for dk and dv
 };
 
 /// The `workspace_bytes` of forward and backward.
@@ -110,7 +119,6 @@ template <AnyProblem P, Tiling tile, int vector_bytes, class Arguments, class Fi
 CallStatus run_call(const Arguments& args, Workspace workspace, const Execution& execution,
                     std::initializer_list<Output> outputs, Finish finish) {
   using Tasks = CallTasks<P, Arguments>;
-  using CallDriver = Driver<P, tile.chunk, vector_bytes, Tasks>;
   if (CallStatus status = validate(execution); !status) return status;
   if (CallStatus status = validate<P>(args); !status) return status;
   if (CallStatus status = validate_contents<P>(args); !status) return status;
@@ -122,14 +130,16 @@ CallStatus run_call(const Arguments& args, Workspace workspace, const Execution&
   const bool any = tasks.any();
   if (any)
     if (CallStatus status = validate(workspace, carver.bytes(), threads); !status) return status;
-  CallDriver driver(tasks, parts);
-  if (any) driver.run(execution);
-  for (const Output output : outputs) tasks.view().clear_trailing(output, execution);
-  finish(tasks, any ? &driver : nullptr);
+  with_target<vector_bytes>(execution, [&]<class Code> {
+    typename Code::template CallDriver<P, tile.chunk, Tasks> driver(tasks, parts);
+    if (any) driver.run(execution);
+    for (const Output output : outputs) tasks.view().clear_trailing(output, execution);
+    finish(tasks, any ? &driver : nullptr);
+  });
   return {};
 }
 
-}  // namespace cottention::cpu::detail
+}  // namespace cottention::cpu::COTTENTION_CPU_TARGET::detail
 
 #if defined(__clang__)
 #pragma float_control(pop)

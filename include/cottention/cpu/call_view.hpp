@@ -3,7 +3,7 @@
 
 #include <cottention/arguments.hpp>
 #include <cottention/cpu/execution.hpp>
-#include <cottention/cpu/walk.hpp>
+#include <cottention/cpu/walk_params.hpp>
 #include <cottention/recurrence.hpp>
 
 #if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
@@ -81,26 +81,23 @@ class CallView {
 
   /// The walk of one output, for one sequence and the query heads of one key/value head, with its states.
   WalkTask<T> task(Output output, const Sequence& s, std::int64_t kv_head) const {
-    const recurrence::Roles roles = recurrence::roles_of(output);
-    const recurrence::Direction direction = recurrence::direction_of(output, P::mask);
-    const auto operand = [&](Input input) {
-      const bool normalized = recurrence::is_normalized(input);
-      return rows(tensor(input), recurrence::side_of(input), dim_of(normalized), s, kv_head, direction,
-                  normalized ? Norm::normalize : Norm::keep,
-                  scaled() && recurrence::is_weighted(input, P::scale));
-    };
+    const Side side = recurrence::roles_of(output).rows;
     WalkTask<T> task;
     WalkParams<T>& w = task.walk;
-    set_counts(w, s, kv_head, roles.rows, direction);
-    w.a = operand(roles.a), w.b = operand(roles.b), w.c = operand(roles.c);
-    if (roles.norm_backward) w.norm_input = operand(recurrence::norm_input(output));
-    w.out = rows(tensor(output), roles.rows, dim_of(recurrence::has_dim_qk(output)), s, kv_head, direction,
-                 Norm::keep, scaled() && P::scale == roles.weighted_by);
+    set_counts(w, s, kv_head, side, recurrence::direction_of(output, P::mask));
+    w.outputs[0] = operands(output, s, kv_head);
     const std::int64_t state = (s.batch * shape_.heads_kv + kv_head) * shape_.dim_qk * shape_.dim_v;
-    if (const auto* initial = initial_state(roles.rows); initial != nullptr) task.initial = initial + state;
+    if (const auto* initial = initial_state(side); initial != nullptr) task.initial = initial + state;
     task.initial_layout = recurrence::state_layout(output);
     if (auto* final = final_state(output); final != nullptr) task.final = final + state;
     return task;
+  }
+  /// The walk of dv and dk.
+  WalkTask<T> key_gradients_task(const Sequence& s, std::int64_t kv_head) const {
+    WalkTask<T> both = task(Output::dv, s, kv_head);
+    both.walk.outputs[1] = operands(Output::dk, s, kv_head);
+    both.walk.two_outputs = true;
+    return both;
   }
 
   /// Where the final state of an output's walk goes, as (dim_qk, dim_v); null where it is not wanted.
@@ -131,6 +128,23 @@ class CallView {
     if constexpr (backward)
       if (rows == Side::keys) return args_.dfinal_state;
     return args_.initial_state.h;
+  }
+  /// The operands of one output for one sequence and the query heads of one key/value head.
+  OutputOperands<T> operands(Output output, const Sequence& s, std::int64_t kv_head) const {
+    const recurrence::Roles roles = recurrence::roles_of(output);
+    const recurrence::Direction direction = recurrence::direction_of(output, P::mask);
+    const auto operand = [&](Input input) {
+      const bool normalized = recurrence::is_normalized(input);
+      return rows(tensor(input), recurrence::side_of(input), dim_of(normalized), s, kv_head, direction,
+                  normalized ? Norm::normalize : Norm::keep,
+                  scaled() && recurrence::is_weighted(input, P::scale));
+    };
+    OutputOperands<T> x;
+    x.a = operand(roles.a), x.b = operand(roles.b), x.c = operand(roles.c);
+    if (roles.norm_backward) x.norm_input = operand(recurrence::norm_input(output));
+    x.out = rows(tensor(output), roles.rows, dim_of(recurrence::has_dim_qk(output)), s, kv_head, direction,
+                 Norm::keep, scaled() && P::scale == roles.weighted_by);
+    return x;
   }
   std::int64_t dim_of(bool qk) const { return qk ? shape_.dim_qk : shape_.dim_v; }
   std::int64_t heads(Side side) const { return side == Side::queries ? shape_.heads_q : shape_.heads_kv; }

@@ -1,10 +1,11 @@
 // Vectors of elements in memory, widened to what the arithmetic is done in and narrowed back.
-#pragma once
+#if !defined(COTTENTION_CPU_CONVERT_HPP)
+#define COTTENTION_CPU_CONVERT_HPP
 
 #include <cottention/cpu/simd.hpp>
 #include <cottention/element.hpp>
 
-#if defined(__F16C__) || defined(__AVX512F__)
+#if COTTENTION_CPU_F16C || COTTENTION_CPU_VECTOR_BYTES == 64
 #include <immintrin.h>
 #endif
 
@@ -12,7 +13,9 @@
 #pragma float_control(precise, on, push)
 #endif
 
-namespace cottention::cpu {
+namespace cottention::cpu::COTTENTION_CPU_TARGET {
+
+#if !defined(__NVCC__)  // whose front end knows no vectors of a size that follows from a template's argument
 
 namespace detail {
 
@@ -35,7 +38,7 @@ template <int lanes>
   return (mask & yes) | (~mask & no);
 }
 
-#if defined(__AVX512F__)
+#if COTTENTION_CPU_VECTOR_BYTES == 64
 // The unmasked intrinsics read an uninitialised operand in GCC's headers, which warns (GCC bug 105593).
 inline constexpr __mmask16 every_lane = 0xffff;
 #endif
@@ -43,12 +46,12 @@ inline constexpr __mmask16 every_lane = 0xffff;
 /// half::widen for a vector. The conversion instructions are used where the target has them.
 template <int lanes>
 [[gnu::always_inline]] inline Singles<lanes> widen_half(Words<lanes> words) {
-#if defined(__AVX512F__)
+#if COTTENTION_CPU_VECTOR_BYTES == 64
   if constexpr (lanes == 16)
     return reinterpret_cast<Singles<lanes>>(
         _mm512_maskz_cvtph_ps(every_lane, reinterpret_cast<__m256i>(words)));
 #endif
-#if defined(__F16C__)
+#if COTTENTION_CPU_F16C
   if constexpr (lanes == 8)
     return reinterpret_cast<Singles<lanes>>(_mm256_cvtph_ps(reinterpret_cast<__m128i>(words)));
 #endif
@@ -67,12 +70,12 @@ template <int lanes>
 /// half::round for a vector.
 template <int lanes>
 [[gnu::always_inline]] inline Words<lanes> round_half(Singles<lanes> x) {
-#if defined(__AVX512F__)
+#if COTTENTION_CPU_VECTOR_BYTES == 64
   if constexpr (lanes == 16)
     return reinterpret_cast<Words<lanes>>(_mm512_maskz_cvtps_ph(
         every_lane, reinterpret_cast<__m512>(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 #endif
-#if defined(__F16C__)
+#if COTTENTION_CPU_F16C
   if constexpr (lanes == 8)
     return reinterpret_cast<Words<lanes>>(
         _mm256_cvtps_ph(reinterpret_cast<__m256>(x), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
@@ -110,16 +113,24 @@ template <int lanes>
 
 }  // namespace detail
 
+#endif
+
 /// S::lanes elements at p, widened.
 template <class S, Element T>
 [[gnu::always_inline]] inline typename S::Vector load_widened(const T* p) {
   if constexpr (std::is_same_v<T, half> || std::is_same_v<T, bfloat16>) {
+#if defined(__NVCC__)
+    typename S::Vector wide;
+    for (int i = 0; i < S::lanes; ++i) wide[i] = static_cast<float>(p[i]);
+    return wide;
+#else
     detail::Words<S::lanes> words;
     std::memcpy(&words, p, sizeof words);
     if constexpr (std::is_same_v<T, half>)
       return detail::widen_half<S::lanes>(words);
     else
       return detail::widen_bfloat16<S::lanes>(words);
+#endif
   } else {
     return S::load(p);
   }
@@ -136,12 +147,17 @@ template <class S, Element T>
 /// Rounds to nearest even and stores S::lanes elements.
 template <class S, Element T>
 [[gnu::always_inline]] inline void store_narrowed(T* p, typename S::Vector x) {
+#if defined(__NVCC__)
+  if constexpr (std::is_same_v<T, half> || std::is_same_v<T, bfloat16>) {
+    for (int i = 0; i < S::lanes; ++i) p[i] = T(x[i]);
+#else
   if constexpr (std::is_same_v<T, half>) {
     const detail::Words<S::lanes> words = detail::round_half<S::lanes>(x);
     std::memcpy(static_cast<void*>(p), &words, sizeof words);
   } else if constexpr (std::is_same_v<T, bfloat16>) {
     const detail::Words<S::lanes> words = detail::round_bfloat16<S::lanes>(x);
     std::memcpy(static_cast<void*>(p), &words, sizeof words);
+#endif
   } else {
     S::store(p, x);
   }
@@ -154,8 +170,10 @@ template <class S, Element T>
   std::memcpy(static_cast<void*>(p), buffer, static_cast<std::size_t>(count) * sizeof(T));
 }
 
-}  // namespace cottention::cpu
+}  // namespace cottention::cpu::COTTENTION_CPU_TARGET
 
 #if defined(__clang__)
 #pragma float_control(pop)
+#endif
+
 #endif

@@ -1,18 +1,20 @@
 // Runs the walk tasks of a call on the caller's threads, within the caller's workspace.
-#pragma once
+#if !defined(COTTENTION_CPU_DRIVER_HPP)
+#define COTTENTION_CPU_DRIVER_HPP
 
 #include <atomic>
 #include <new>
 #include <thread>
 
 #include <cottention/cpu/execution.hpp>
+#include <cottention/cpu/walk.hpp>
 #include <cottention/cpu/workspace.hpp>
 
 #if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
 #pragma float_control(precise, on, push)
 #endif
 
-namespace cottention::cpu {
+namespace cottention::cpu::COTTENTION_CPU_TARGET {
 
 /// `Tasks` describes the tasks of a call: `Work work()`, `WalkTask<T> task(i)`, `int64 rows(i)`, and
 /// `int64 scale_grad_index(i)`, the task's index among those that sum for the gradient of m, or -1.
@@ -108,18 +110,20 @@ class Driver {
                                   {.block = block,
                                    .rows = rows,
                                    .sums_heads = work_.sums_heads,
-                                   .a_pitch = row_pitch(task.walk.a.rows.dim),
-                                   .c_pitch = row_pitch(task.walk.c.rows.dim)});
+                                   .two_outputs = task.walk.two_outputs,
+                                   .a_pitch = row_pitch(task.walk.dim_a()),
+                                   .c_pitch = row_pitch(task.walk.dim_c())});
   }
   ActiveWalk activate(std::int64_t index, const WalkTask<T>& task, std::byte* scratch, int number) const {
     ActiveWalk m;
     m.index = index;
     m.task = task;
-    m.rows = chunk_rows(task.walk.a.rows.dim, task.walk.c.rows.dim, block);
+    m.rows = chunk_rows(task.walk.dim_a(), task.walk.dim_c(), block);
     const auto parts = take_scratch(task, scratch, workspace_.heads_interleaved * states_per_task, m.rows);
-    m.walker = {task.walk, parts.operands};
     m.state_elements = workspace_.state_elements;
     m.states = parts.states + states_per_task * number * m.state_elements;
+    // A causal walk transposes its state before each chunk, a bidirectional one once for many.
+    m.walker = {task.walk, parts.operands, causal ? parts.transposed : m.state(1)};
     m.prefix.data = m.state(0);
     return m;
   }
@@ -158,6 +162,7 @@ class Driver {
                [](ActiveWalk& m, std::int64_t t, int rows) { m.walker.reduce_chunk(t, rows, m.sum); });
   }
   void apply(ActiveWalk* active, int count, const Pieces& p, int piece) const {
+    for (int i = 0; i < count; ++i) active[i].walker.set_state(active[i].prefix.data);
     each_chunk(active, count, p, piece, block, [](ActiveWalk& m, std::int64_t t, int rows) {
       m.scale_grad_sum += m.walker.apply_block(t, rows, m.prefix.data);
     });
@@ -235,7 +240,7 @@ class Driver {
     ActiveWalk m;
     m.index = index;
     m.task = task;
-    m.walker = {task.walk, parts.operands};
+    m.walker = {task.walk, parts.operands, parts.transposed};
     m.prefix.data = has_state ? parts.states : nullptr;
     load(task, m.prefix);
     m.walker.seek(0);
@@ -280,9 +285,10 @@ class Driver {
     const WalkParams<T>& w = task.walk;
     return w.bc_heads > 0 && is_single_chunk({.a_rows = w.a_rows,
                                               .bc_rows = w.bc_rows,
-                                              .dim_a = w.a.rows.dim,
-                                              .dim_c = w.c.rows.dim,
+                                              .dim_a = w.dim_a(),
+                                              .dim_c = w.dim_c(),
                                               .causal = causal,
+                                              .two_outputs = w.two_outputs,
                                               .initial = task.initial != nullptr,
                                               .final = task.final != nullptr});
   }
@@ -310,8 +316,10 @@ class Driver {
   const CallWorkspace<T>& workspace_;
 };
 
-}  // namespace cottention::cpu
+}  // namespace cottention::cpu::COTTENTION_CPU_TARGET
 
 #if defined(__clang__)
 #pragma float_control(pop)
+#endif
+
 #endif

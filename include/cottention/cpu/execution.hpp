@@ -27,9 +27,17 @@ struct Execution {
   /// once or one after the other, and return when all have returned. Null: OpenMP.
   void (*run)(void* context, int threads, void (*body)(void* data, int thread), void* data) = nullptr;
   void* context = nullptr;  ///< handed to `run`
+
+  /// The widest vectors, in bytes, that a call takes where it chooses at run time (COTTENTION_CPU_DISPATCH);
+  /// the narrowest that it has are those of the compiler's flags. 0: as wide as the machine's. With the same
+  /// width machines of different processors give results of the same bits.
+  int max_vector_bytes = 0;
 };
 
 inline CallStatus validate(const Execution& execution) {
+  if (execution.max_vector_bytes < 0)
+    return CallStatus::failure(StatusCode::bad_option, "execution.max_vector_bytes = %d: must be at least 0",
+                               execution.max_vector_bytes);
   const int min_threads = execution.run == nullptr ? 0 : 1;
   if (execution.threads >= min_threads) return {};
   return CallStatus::failure(StatusCode::bad_option, "execution.threads = %d: must be at least %d%s",

@@ -19,25 +19,30 @@ struct WalkExtents {
   std::int64_t a_rows = 0, bc_rows = 0;
   std::int64_t dim_a = 0, dim_c = 0;
   bool causal = true;
+  bool two_outputs = false;             // dk and dv in one walk
   bool initial = false, final = false;  // whether the walk has these states
+
+  /// How often a row of a is multiplied by the initial state; a row of b and c enters the final one once.
+  constexpr std::int64_t outputs() const { return two_outputs ? 2 : 1; }
+  constexpr std::int64_t initial_saved() const { return initial ? 0 : outputs(); }
+  constexpr std::int64_t final_saved() const { return final ? 0 : 1; }
 };
 
-/// The rows of the longest sequence that may be one chunk, where `states` of its initial and its final state
-/// are given or wanted. With both, one chunk saves nothing.
-constexpr std::int64_t max_single_chunk(std::int64_t dim_a, std::int64_t dim_c, int states) {
-  return (2 - states) * 2 * dim_a * dim_c / (dim_a + dim_c);
+/// The rows of the longest sequence that may be one chunk. With both states, one chunk saves nothing.
+constexpr std::int64_t max_single_chunk(const WalkExtents& x) {
+  const std::int64_t saved = x.initial_saved() + x.final_saved();
+  return 2 * saved * x.dim_a * x.dim_c / (x.outputs() * (x.dim_a + x.dim_c));
 }
 
-/// Whether a sequence is one chunk. Its scores then cost L (dim_a + dim_c) / 2 multiply-adds a row (without a
-/// mask L (dim_a + dim_c)), and each absent state saves dim_a dim_c.
+/// Whether a sequence is one chunk. The scores of each output then cost L (dim_a + dim_c) / 2 multiply-adds a
+/// row (without a mask L (dim_a + dim_c)), and each product with an absent state saves dim_a dim_c.
 constexpr bool is_single_chunk(const WalkExtents& x) {
   if (x.a_rows == 0 || x.bc_rows == 0) return false;
-  const int states = (x.initial ? 1 : 0) + (x.final ? 1 : 0);
-  const std::int64_t longest = max_single_chunk(x.dim_a, x.dim_c, states);
+  const std::int64_t longest = max_single_chunk(x);
   if (x.causal) return x.bc_rows <= longest;
   if ((std::max)(x.a_rows, x.bc_rows) > longest) return false;
-  const std::int64_t saved = (x.initial ? 0 : x.a_rows) + (x.final ? 0 : x.bc_rows);
-  return x.a_rows * x.bc_rows * (x.dim_a + x.dim_c) <= saved * x.dim_a * x.dim_c;
+  const std::int64_t saved = x.initial_saved() * x.a_rows + x.final_saved() * x.bc_rows;
+  return x.outputs() * x.a_rows * x.bc_rows * (x.dim_a + x.dim_c) <= saved * x.dim_a * x.dim_c;
 }
 
 /// Rows of b and c whose products are summed from zero before they are added to an output or a state, a

@@ -3,7 +3,7 @@
 
 #include <cottention/cpu/call.hpp>
 
-namespace cottention::cpu {
+namespace cottention::cpu::COTTENTION_CPU_TARGET {
 
 /// Bytes of scratch that `forward` needs, whatever the length of the sequences: pointers need not be
 /// set yet, and what is enough for a larger batch, more key heads in groups of the same size or more threads
@@ -29,7 +29,7 @@ std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args,
 /// number of threads nor on the rest of the batch, bit for bit; so both values of `plan` give the same.
 ///
 /// Anything but ok names the argument, its value and the rule; then nothing has been written.
-template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native_vector_bytes>
+template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = default_vector_bytes>
 [[nodiscard]] CallStatus forward(const ForwardArguments<typename P::element>& args, Workspace workspace,
                                  const Execution& execution = {}) {
   return detail::run_call<P, tile, vector_bytes>(
@@ -41,4 +41,4 @@ template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = native
       });
 }
 
-}  // namespace cottention::cpu
+}  // namespace cottention::cpu::COTTENTION_CPU_TARGET

@@ -1,5 +1,6 @@
 // Matrix products on blocks in the first-level cache, all by one register-tiled kernel.
-#pragma once
+#if !defined(COTTENTION_CPU_MULTIPLY_HPP)
+#define COTTENTION_CPU_MULTIPLY_HPP
 
 #include <cottention/cpu/pairwise.hpp>
 #include <cottention/cpu/simd.hpp>
@@ -8,7 +9,7 @@
 #pragma float_control(precise, on, push)
 #endif
 
-namespace cottention::cpu {
+namespace cottention::cpu::COTTENTION_CPU_TARGET {
 
 /// The accumulators of a register tile, (rows, vectors * lanes).
 template <class S, int rows, int vectors>
@@ -22,7 +23,7 @@ struct Accumulators {
     for (std::ptrdiff_t k = 0; k < depth; ++k) {
       typename S::Vector b_row[vectors];
 #pragma GCC unroll 8
-      for (int c = 0; c < vectors; ++c) b_row[c] = S::load(b + k * b_pitch + c * S::lanes);
+      for (int c = 0; c < vectors; ++c) b_row[c] = S::load_once(b + k * b_pitch + c * S::lanes);
 #pragma GCC unroll 16
       for (int r = 0; r < rows; ++r) {
         const typename S::Vector a_element = S::splat(a[r * a_pitch + k]);
@@ -90,8 +91,42 @@ template <class S, int max_vectors, class F>
   if constexpr (max_vectors > 1) for_column_blocks<S, max_vectors / 2>(columns, f, column);
 }
 
-}  // namespace cottention::cpu
+/// Calls f.template operator()<height>(row) so that `count` rows are covered by register tiles; at most as
+/// many rows as whole tiles of last_rows have, and exactly `count` where that is a multiple of 16.
+template <int vector_bytes, class F>
+[[gnu::always_inline]] inline void for_row_tiles(std::ptrdiff_t count, F f) {
+  constexpr RegisterTile tile = register_tile<vector_bytes>;
+  constexpr int rows = tile.rows, last_rows = tile.last_rows;
+  static_assert(rows == last_rows || (rows == 6 && last_rows == 4));
+  std::ptrdiff_t row = 0;
+  if constexpr (rows != last_rows)
+    for (std::ptrdiff_t left = count; left > 2 * last_rows || (left > last_rows && left <= rows);
+         left -= rows, row += rows)
+      f.template operator()<rows>(row);
+  for (; row < count; row += last_rows) f.template operator()<last_rows>(row);
+}
+
+/// to = from^T, with from (rows, columns); both are multiples of 16. A whole cache line of `to` is written
+/// before the next one: where rows lie a power of two apart, a line would be evicted in between.
+template <class S, class A>
+void transpose_matrix(const A* from, std::ptrdiff_t rows, std::ptrdiff_t columns, A* to) {
+  constexpr std::ptrdiff_t line = 64 / static_cast<std::ptrdiff_t>(sizeof(A));
+  for (std::ptrdiff_t row = 0; row < rows; row += line)
+    for (std::ptrdiff_t column = 0; column < columns; column += S::lanes)
+      for (std::ptrdiff_t part = row; part < row + line; part += S::lanes) {
+        typename S::Vector tile[S::lanes];
+#pragma GCC unroll 16
+        for (int i = 0; i < S::lanes; ++i) tile[i] = S::load(from + (part + i) * columns + column);
+        transpose<S>(tile);
+#pragma GCC unroll 16
+        for (int i = 0; i < S::lanes; ++i) S::store(to + (column + i) * rows + part, tile[i]);
+      }
+}
+
+}  // namespace cottention::cpu::COTTENTION_CPU_TARGET
 
 #if defined(__clang__)
 #pragma float_control(pop)
+#endif
+
 #endif

@@ -1,12 +1,13 @@
 // Sums over a head dimension, whose error must not grow with it: short runs of terms, added pairwise.
-#pragma once
+#if !defined(COTTENTION_CPU_PAIRWISE_HPP)
+#define COTTENTION_CPU_PAIRWISE_HPP
 
 #include <cstddef>
 #include <cstdint>
 
 #include <cottention/cpu/simd.hpp>
 
-namespace cottention::cpu {
+namespace cottention::cpu::COTTENTION_CPU_TARGET {
 
 /// The number of terms of a product that are added one after the other. Where n terms are alike, their
 /// rounding errors have one sign, and the relative error of the sum is up to n / 4 of 2^-24 (double: of
@@ -65,4 +66,6 @@ template <class S, class Term>
   return sum.total().value;
 }
 
-}  // namespace cottention::cpu
+}  // namespace cottention::cpu::COTTENTION_CPU_TARGET
+
+#endif

@@ -6,7 +6,7 @@
 #include <cstdint>
 #include <type_traits>
 
-#include <cottention/cpu/rows.hpp>
+#include <cottention/cpu/row_view.hpp>
 
 namespace cottention::cpu {
 

@@ -1,6 +1,7 @@
 // Copies of rows between the caller's tensors and a chunk's scratch: pack_* gathers, widens, normalises,
 // weights and masks them; store_* weights, masks and narrows them; norm_backward differentiates in between.
-#pragma once
+#if !defined(COTTENTION_CPU_ROWS_HPP)
+#define COTTENTION_CPU_ROWS_HPP
 
 #include <algorithm>
 #include <cmath>
@@ -9,52 +10,17 @@
 
 #include <cottention/cpu/convert.hpp>
 #include <cottention/cpu/pairwise.hpp>
+#include <cottention/cpu/row_view.hpp>
 #include <cottention/problem.hpp>
 
 #if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
 #pragma float_control(precise, on, push)
 #endif
 
-namespace cottention::cpu {
-
-/// The rows of one head of one sequence in the order of the walk: row t is at data + t * stride, (length,
-/// dim). A masked row reads as 0 whatever bits it holds, and is written as 0.
-template <class T>
-struct RowView {
-  T* data = nullptr;
-  std::int64_t stride = 0;
-  const std::uint8_t* mask = nullptr;  // one byte for each row; null: every row is valid
-  std::int64_t mask_stride = 0;
-  std::int64_t dim = 0;
-
-  T* row(std::int64_t t) const { return data + t * stride; }
-  bool valid(std::int64_t t) const { return mask == nullptr || mask[t * mask_stride] != 0; }
-
-  RowView from(std::int64_t t) const {
-    return {data + t * stride, stride, mask == nullptr ? nullptr : mask + t * mask_stride, mask_stride, dim};
-  }
-};
-
-/// What pack_* does to rows: keeps them, or divides them by max(||x||, eps).
-enum class Norm { keep, normalize };
+namespace cottention::cpu::COTTENTION_CPU_TARGET {
 
 /// Whether pack_rows tells if all rows are finite.
 enum class Check { none, finite };
-
-/// One of the operands a, b, c or the output of a walk: the rows of one tensor for each head of the task.
-template <class T>
-struct OperandView {
-  RowView<T> rows;               // of the first head
-  std::int64_t head_stride = 0;  // to the same row of the next head
-  Norm norm = Norm::keep;
-  bool weighted = false;
-
-  RowView<T> of(std::int64_t head, std::int64_t first) const {
-    RowView<T> at = rows.from(first);
-    at.data += head * head_stride;
-    return at;
-  }
-};
 
 namespace detail {
 
@@ -275,7 +241,8 @@ void pack_columns(const RowView<const T>& rows, int count, const A* weight, A* p
       }
     };
     std::ptrdiff_t c = 0;
-    for (; c + lanes <= dim; c += lanes) transpose_block(c, [](const T* in) { return load_widened<S>(in); });
+    // With a capture, since the function that a lambda without one converts to is compiled for no target.
+    for (; c + lanes <= dim; c += lanes) transpose_block(c, [&](const T* in) { return load_widened<S>(in); });
     if (c < dim) {
       transpose_block(c, [&](const T* in) { return load_widened_part<S>(in, static_cast<int>(dim - c)); });
       c += lanes;
@@ -348,8 +315,10 @@ void norm_backward(A* d, const A* normalized, std::ptrdiff_t pitch, int count, c
   }
 }
 
-}  // namespace cottention::cpu
+}  // namespace cottention::cpu::COTTENTION_CPU_TARGET
 
 #if defined(__clang__)
 #pragma float_control(pop)
+#endif
+
 #endif

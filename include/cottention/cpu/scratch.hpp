@@ -12,14 +12,20 @@ namespace cottention::cpu {
 using cottention::detail::Carver, cottention::detail::round_up;
 
 /// The pitch, in elements, of scratch rows of `dim` elements: whole vectors and register tiles of every
-/// target.
-constexpr std::int64_t row_pitch(std::int64_t dim) { return round_up(dim, 16); }
+/// target. A product reads a few columns of many rows, and rows of wide heads whose pitch is a multiple of
+/// 256 bytes would compete for the same few sets of a cache: at 512 and 1,024 dimensions 16 more columns made
+/// calls 1.03 to 1.2 times as fast.
+constexpr std::int64_t row_pitch(std::int64_t dim) {
+  const std::int64_t pitch = round_up(dim, 16);
+  return pitch >= 512 && pitch % 64 == 0 ? pitch + 16 : pitch;
+}
 
 /// What the size of a chunk's scratch follows from.
 struct ScratchExtents {
-  std::int64_t block = 0;   // rows of a and of the output that are computed together
-  std::int64_t rows = 0;    // of a chunk, a multiple of `block`
-  bool sums_heads = false;  // the output sums over several heads of b and c, so it is kept for all rows
+  std::int64_t block = 0;    // rows of a and of the output that are computed together
+  std::int64_t rows = 0;     // of a chunk, a multiple of `block`
+  bool sums_heads = false;   // the output sums over several heads of b and c, so it is kept for all rows
+  bool two_outputs = false;  // the walk has two outputs
   std::int64_t a_pitch = 0, c_pitch = 0;  // row_pitch of dim_a and dim_c
 };
 
@@ -52,6 +58,30 @@ struct ChunkScratch {
     s.weight = carver.take<A>(x.rows);
     s.finite = carver.take<bool>(x.rows / x.block);
     return s;
+  }
+  /// That of the second output of a walk, beside `first`: counts, weights and scores are shared.
+  static ChunkScratch take_second(Carver& carver, const ScratchExtents& x, const ChunkScratch& first) {
+    ChunkScratch s = first;
+    s.a_pitch = x.c_pitch;
+    s.c_pitch = x.a_pitch;
+    s.a = carver.take<A>(x.block, s.a_pitch);
+    s.b_t = carver.take<A>(x.rows, s.a_pitch);
+    s.c = carver.take<A>(x.rows, s.c_pitch);
+    s.o = carver.take<A>(x.sums_heads ? x.rows : x.block, s.c_pitch);
+    s.normalized = nullptr;  // a of the first output
+    s.finite = carver.take<bool>(x.rows / x.block);
+    return s;
+  }
+};
+
+/// The scratch of each output of a walk.
+template <class A>
+struct WalkScratch {
+  ChunkScratch<A> outputs[2];
+
+  static WalkScratch take(Carver& carver, const ScratchExtents& x) {
+    const auto first = ChunkScratch<A>::take(carver, x);
+    return {first, x.two_outputs ? ChunkScratch<A>::take_second(carver, x, first) : ChunkScratch<A>{}};
   }
 };
 

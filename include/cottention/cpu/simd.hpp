@@ -1,11 +1,11 @@
 // Vectors of double or float on the compiler's vector extensions, as wide as the target's registers.
 //
-// Everything is parameterised by the width in bytes rather than by the instruction set. So the width is part
-// of every template's name: translation units built for different targets can be linked into one program, and
-// the narrow paths are tested on a wide machine.
-#pragma once
+// Everything is parameterised by the width in bytes rather than by the instruction set, so the narrow paths
+// are tested on a wide machine.
+#if !defined(COTTENTION_CPU_SIMD_HPP)
+#define COTTENTION_CPU_SIMD_HPP
 
-#include <cottention/requirements.hpp>
+#include <cottention/cpu/target.hpp>
 
 #include <cstddef>
 #include <cstdint>
@@ -17,30 +17,29 @@
 #pragma float_control(precise, on, push)
 #endif
 
-namespace cottention::cpu {
+namespace cottention::cpu::COTTENTION_CPU_TARGET {
 
 /// Bytes in the target's widest vector register; 16 where there is none, for the compiler to lower.
-#if defined(__AVX512F__)
-inline constexpr int native_vector_bytes = 64;
-#elif defined(__AVX__)
-inline constexpr int native_vector_bytes = 32;
-#else
-inline constexpr int native_vector_bytes = 16;
-#endif
+inline constexpr int native_vector_bytes = COTTENTION_CPU_VECTOR_BYTES;
 
-/// The block of a matrix product that is held in registers: rows x vectors accumulators.
+/// The block of a matrix product that is held in registers: rows x vectors accumulators. Where 16 rows are no
+/// whole number of blocks, those of last_rows rows complete them.
 struct RegisterTile {
   int rows;
   int vectors;
+  int last_rows = rows;
 };
 
 /// One row of b (vectors) and one element of a must fit beside the accumulators, and there must be enough
 /// accumulators to hide the latency of a multiply-add: 4 cycles x 2 pipes on current x86. AVX-512 has 32
-/// registers (8 x 2 reached 247 GFLOP/s of 249 on one Zen 5 core, 4 x 4 190), AVX 16, NEON 32 of 16 bytes.
+/// registers (8 x 2 reached 247 GFLOP/s of 249 on one Zen 5 core, 4 x 4 190), AVX 16 (6 x 2 reached 117
+/// GFLOP/s on one Zen 3 core, 4 x 2, whose 8 accumulators leave no cycle to spare, 89), NEON 32 of 16 bytes.
 template <int vector_bytes>
 inline constexpr RegisterTile register_tile = {4, 2};
 template <>
 inline constexpr RegisterTile register_tile<64> = {8, 2};
+template <>
+inline constexpr RegisterTile register_tile<32> = {6, 2, 4};
 #if defined(__aarch64__)
 template <>
 inline constexpr RegisterTile register_tile<16> = {4, 4};
@@ -56,6 +55,16 @@ struct Simd {
   [[gnu::always_inline]] static Vector load(const A* p) {
     Vector v;
     std::memcpy(&v, p, sizeof v);
+    return v;
+  }
+  /// load into a register, for values that serve several times: tuned for some processors, GCC would make a
+  /// memory operand of each use. On Zen 3 that took products from 103 to 67 GFLOP/s, the loads being too
+  /// many.
+  [[gnu::always_inline]] static Vector load_once(const A* p) {
+    Vector v = load(p);
+#if defined(__x86_64__) && !defined(__clang__) && !defined(__NVCC__)
+    if constexpr (vector_bytes <= COTTENTION_CPU_VECTOR_BYTES) __asm__("" : "+v"(v));
+#endif
     return v;
   }
   [[gnu::always_inline]] static void store(A* p, Vector v) { std::memcpy(p, &v, sizeof v); }
@@ -150,8 +159,10 @@ template <class S>
   return block[0];
 }
 
-}  // namespace cottention::cpu
+}  // namespace cottention::cpu::COTTENTION_CPU_TARGET
 
 #if defined(__clang__)
 #pragma float_control(pop)
+#endif
+
 #endif

@@ -6,6 +6,7 @@
 
 #include <cottention/cpu/call_view.hpp>
 #include <cottention/cpu/schedule.hpp>
+#include <cottention/cpu/scratch.hpp>
 #include <cottention/workspace_layout.hpp>
 
 namespace cottention::cpu {
@@ -19,6 +20,7 @@ struct Work {
   std::int64_t dim_qk = 0, dim_v = 0;
   std::int64_t scale_grad_tasks = 0;  // tasks that may sum for the gradient of m
   bool sums_heads = false;            // tasks that sum over the query heads of a group
+  bool two_outputs = false;           // a task may have two outputs
   bool packed = false;                // sequences may differ in length
   bool heads_adjacent = false;        // the rows of neighbouring heads are adjacent in memory
 };
@@ -94,12 +96,15 @@ inline std::int64_t choose_heads_interleaved(const Work& work, std::int64_t whol
 /// A thread's scratch: `states` states, and one chunk of operands, which the tasks that it interleaves share.
 template <class A>
 struct ThreadScratch {
-  A* states;  // (states, state_elements)
-  ChunkScratch<A> operands;
+  A* states;      // (states, state_elements)
+  A* transposed;  // a state, for a walk with two outputs
+  WalkScratch<A> operands;
 
   static ThreadScratch take(Carver& carver, std::int64_t states, const ScratchExtents& extents) {
-    A* h = carver.take<A>(states, extents.a_pitch * extents.c_pitch);
-    return {h, ChunkScratch<A>::take(carver, extents)};
+    const std::int64_t elements = extents.a_pitch * extents.c_pitch;
+    A* h = carver.take<A>(states, elements);
+    A* transposed = carver.take<A>(extents.two_outputs && states > 0 ? 1 : 0, elements);
+    return {h, transposed, WalkScratch<A>::take(carver, extents)};
   }
 };
 
@@ -110,21 +115,25 @@ inline constexpr std::int64_t states_per_task = 3;
 /// for a sequence of one chunk with one state or none.
 template <class A>
 std::int64_t thread_scratch_bytes(std::int64_t dim_a, std::int64_t dim_c, std::int64_t block,
-                                  std::int64_t heads, bool sums_heads) {
+                                  std::int64_t heads, bool sums_heads, bool two_outputs) {
   ScratchExtents extents{.block = block,
                          .rows = chunk_rows(dim_a, dim_c, block),
                          .sums_heads = sums_heads,
+                         .two_outputs = two_outputs,
                          .a_pitch = row_pitch(dim_a),
                          .c_pitch = row_pitch(dim_c)};
   Carver chunks;
   ThreadScratch<A>::take(chunks, heads * states_per_task, extents);
   std::int64_t bytes = chunks.extent();
-  for (const int states : {0, 1}) {
-    Carver single;
-    extents.rows = (std::max)(block, round_up(max_single_chunk(dim_a, dim_c, states), block));
-    ThreadScratch<A>::take(single, states, extents);
-    bytes = (std::max)(bytes, single.extent());
-  }
+  for (const bool initial : {false, true})
+    for (const bool final : {false, true}) {
+      const WalkExtents single_chunk{
+          .dim_a = dim_a, .dim_c = dim_c, .two_outputs = two_outputs, .initial = initial, .final = final};
+      Carver single;
+      extents.rows = (std::max)(block, round_up(max_single_chunk(single_chunk), block));
+      ThreadScratch<A>::take(single, initial || final ? 1 : 0, extents);
+      bytes = (std::max)(bytes, single.extent());
+    }
   return bytes;
 }
 
@@ -141,11 +150,12 @@ CallWorkspace<T> take_workspace(Carver& carver, const Work& work, int chunk, int
   const bool splits = Pieces(work.tasks == 0 ? 0 : work.rows / work.tasks, w.state_elements, chunk).count > 1;
   const std::int64_t whole = work.tasks - (splits && w.threads > 1 ? left_over_tasks(work, w.threads) : 0);
   w.heads_interleaved = static_cast<int>(choose_heads_interleaved(work, whole, w.threads, max_heads));
-  const auto scratch_bytes = [&](std::int64_t dim_a, std::int64_t dim_c) {
-    return thread_scratch_bytes<A>(dim_a, dim_c, chunk, max_heads, work.sums_heads);
+  const auto scratch_bytes = [&](std::int64_t dim_a, std::int64_t dim_c, bool two_outputs) {
+    return thread_scratch_bytes<A>(dim_a, dim_c, chunk, max_heads, work.sums_heads, two_outputs);
   };
-  w.scratch_bytes = (std::max)(scratch_bytes(work.dim_qk, work.dim_v),
-                               scratch_bytes(work.dim_v, work.dim_qk));  // dq and dk exchange them
+  w.scratch_bytes = (std::max)({scratch_bytes(work.dim_qk, work.dim_v, false),
+                                scratch_bytes(work.dim_v, work.dim_qk, false),  // dq and dk exchange them
+                                scratch_bytes(work.dim_qk, work.dim_v, work.two_outputs)});
   // A few split tasks at a time keep all threads busy; each entry has a state for each piece and one more.
   const int entry_count = threads > 1 ? threads / 8 + (threads % 8 != 0 ? 1 : 0) : 0;
   w.entry_count = w.threads > 1 && (work.packed || work.tasks % w.threads != 0) ? entry_count : 0;
@@ -161,7 +171,7 @@ CallWorkspace<T> take_workspace(Carver& carver, const Work& work, int chunk, int
 /// Loads the task's initial state, (dim_a, dim_c), into h, (a_pitch, c_pitch), zero past the dimensions.
 template <Element T>
 void load_state(const WalkTask<T>& task, Accumulate<T>* h) {
-  const std::int64_t rows = task.walk.a.rows.dim, columns = task.walk.c.rows.dim, pitch = row_pitch(columns);
+  const std::int64_t rows = task.walk.dim_a(), columns = task.walk.dim_c(), pitch = row_pitch(columns);
   std::fill_n(h, row_pitch(rows) * pitch, Accumulate<T>{0});
   if (task.initial == nullptr) return;
   const bool as_is = task.initial_layout == StateLayout::as_is;
@@ -174,7 +184,7 @@ void load_state(const WalkTask<T>& task, Accumulate<T>* h) {
 template <Element T>
 void store_state(const WalkTask<T>& task, const Accumulate<T>* h) {
   if (task.final == nullptr) return;
-  const std::int64_t rows = task.walk.a.rows.dim, columns = task.walk.c.rows.dim;
+  const std::int64_t rows = task.walk.dim_a(), columns = task.walk.dim_c();
   for (std::int64_t r = 0; r < rows; ++r)
     std::copy_n(h + r * row_pitch(columns), columns, task.final + r * columns);
 }

@@ -40,8 +40,7 @@ template <class R>
 std::vector<R> multiply_transposed(const Matrix<R>& state, const R* x, std::int64_t rows,
                                    std::int64_t columns) {
   std::vector<R> y(static_cast<std::size_t>(columns));
-  for (std::int64_t d = 0; d < rows; ++d)
-    for (std::int64_t e = 0; e < columns; ++e) y.data()[e] += state[d][e] * x[d];
+  add_product_transposed(state, x, y.data(), rows, columns);
   return y;
 }
 

@@ -199,8 +199,22 @@ Matrix<R> read_state(const A* states, const Shape& shape, std::int64_t b, std::i
 /// state += a b^T
 template <class R>
 void add_outer_product(Matrix<R>& state, const R* a, const R* b, std::int64_t rows, std::int64_t columns) {
-  for (std::int64_t d = 0; d < rows; ++d)
-    for (std::int64_t e = 0; e < columns; ++e) state[d][e] += a[d] * b[e];
+  for (std::int64_t d = 0; d < rows; ++d) {
+    R* const row = state[d];
+    const R factor = a[d];
+    for (std::int64_t e = 0; e < columns; ++e) row[e] += factor * b[e];
+  }
+}
+
+/// y += state^T x
+template <class R>
+void add_product_transposed(const Matrix<R>& state, const R* x, R* y, std::int64_t rows,
+                            std::int64_t columns) {
+  for (std::int64_t d = 0; d < rows; ++d) {
+    const R* const row = state[d];
+    const R factor = x[d];
+    for (std::int64_t e = 0; e < columns; ++e) y[e] += row[e] * factor;
+  }
 }
 
 /// A result of the reference: contiguous, and zero until it is written.

@@ -46,8 +46,7 @@ void recur(const ForwardArguments<typename P::element>& args, std::int64_t b, st
     for (std::int64_t group_head = 0; group_head < group; ++group_head) {
       const R* q_i = q.data()[group_head][i];
       std::vector<R> o(static_cast<std::size_t>(shape.dim_v));
-      for (std::int64_t d = 0; d < shape.dim_qk; ++d)
-        for (std::int64_t e = 0; e < shape.dim_v; ++e) o.data()[e] += state[d][e] * q_i[d];
+      add_product_transposed(state, q_i, o.data(), shape.dim_qk, shape.dim_v);
       for (R& x : o) x *= weights.query(i);
       store(o.data(), shape.dim_v, out.o, queries.index(b, i) * shape.heads_q + h * group + group_head);
     }

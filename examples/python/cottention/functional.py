@@ -1,0 +1,238 @@
+"""Cosine attention on torch tensors, or NumPy arrays, as the library computes it: docs/python.md."""
+import sys
+from typing import NamedTuple
+
+import torch
+
+from . import native, ops
+
+SCALES = ("none", "by_key", "by_query")
+
+
+class State(NamedTuple):
+    """The recurrent state of `batch` sequences, in place of a cache of keys and values."""
+
+    h: torch.Tensor  # [batch, heads_kv, dim_qk, dim_v], float32; float64 for float64 rows. Contiguous
+    count: torch.Tensor  # [batch], int64: unmasked tokens absorbed
+
+    @classmethod
+    def zeros(cls, batch, heads_kv, dim_qk, dim_v, dtype=torch.float32, device=None):
+        """The state before the first token, for rows of `dtype`."""
+        return cls(torch.zeros(batch, heads_kv, dim_qk, dim_v, dtype=native.sums_dtype(dtype), device=device),
+                   torch.zeros(batch, dtype=torch.int64, device=device))
+
+
+class _Attention(torch.autograd.Function):
+    """What torch.ops.cottention.forward does with gradients, at less cost a call."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        output = ops.forward(*inputs)
+        ops.keep(ctx, inputs, output)
+        ctx.mark_non_differentiable(output[2])
+        return output
+
+    @staticmethod
+    def backward(ctx, *gradients):
+        return ops.differentiate(ctx, *gradients)
+
+
+def _refuse(name, value, rule):
+    raise ValueError(f"{name} = {value}: {rule}")
+
+
+def _rows(name, x, like, packed, layout):
+    """[batch, heads, seq, dim] or [heads, tokens, dim], with adjacent numbers in a row."""
+    if x.dtype not in native.ELEMENTS:
+        raise TypeError(f"{name}.dtype = {x.dtype}: must be float64, float32, float16 or bfloat16")
+    if x.dtype != like.dtype:
+        raise TypeError(f"{name}.dtype = {x.dtype}: must be that of q, {like.dtype}")
+    if x.device != like.device:
+        _refuse(f"{name}.device", x.device, f"must be that of q, {like.device}")
+    if x.dim() != (3 if packed else 4):
+        _refuse(f"{name}.shape", tuple(x.shape), "must be [batch, heads, seq, dim], or without batch where cu_seqlens are given")
+    if layout == "bshd":
+        x = x.transpose(-3, -2)
+    return x if x.stride(-1) == 1 else x.contiguous()
+
+
+def _same_extents(q, k, v, packed):
+    """What the extents that are passed to the library leave unsaid."""
+    if k.shape[-1] != q.shape[-1]:
+        _refuse("k.shape", tuple(k.shape), f"rows must be as long as those of q, {q.shape[-1]}")
+    if v.shape[:-1] != k.shape[:-1]:
+        _refuse("v.shape", tuple(v.shape), f"all but the last extent must be those of k, {tuple(k.shape)}")
+    if not packed and k.shape[0] != q.shape[0]:
+        _refuse("k.shape", tuple(k.shape), f"the batch must be that of q, {q.shape[0]}")
+
+
+def _vector(name, x, like, dtypes, shape):
+    """An argument that the library takes as a contiguous array."""
+    if x is None:
+        return None
+    if x.dtype not in dtypes:
+        raise TypeError(f"{name}.dtype = {x.dtype}: must be {' or '.join(str(d).removeprefix('torch.') for d in dtypes)}")
+    if x.device != like.device:
+        _refuse(f"{name}.device", x.device, f"must be that of q, {like.device}")
+    if x.shape != shape:
+        _refuse(f"{name}.shape", tuple(x.shape), f"must be {tuple(shape)}")
+    return x if x.is_contiguous() else x.contiguous()
+
+
+def _scale_logit(m, q, heads, scale):
+    if scale not in SCALES:
+        _refuse("scale", repr(scale), f"must be one of {', '.join(SCALES)}")
+    if m is None or scale == "none":
+        return None, "none"
+    if m.numel() != heads:
+        _refuse("scale_logit.shape", tuple(m.shape), f"must have one number for each head of k, {heads}")
+    if m.device != q.device:
+        _refuse("scale_logit.device", m.device, f"must be that of q, {q.device}")
+    return m.reshape(heads).to(native.sums_dtype(q.dtype)).contiguous(), scale
+
+
+def _state(state, q, batch, heads, dim_qk, dim_v, name):
+    h = _vector(f"{name}.h", state[0], q, (native.sums_dtype(q.dtype),), (batch, heads, dim_qk, dim_v))
+    return h, _vector(f"{name}.count", state[1], q, (torch.int64,), (batch,))
+
+
+def _autocast(*tensors):
+    """As torch.autocast treats scaled_dot_product_attention."""
+    kind = tensors[0].device.type
+    if not torch.is_autocast_enabled(kind):
+        return tensors
+    dtype = torch.get_autocast_dtype(kind)
+    return [x if x.dtype == torch.float64 else x.to(dtype) for x in tensors]
+
+
+def _is_numpy(x):
+    numpy = sys.modules.get("numpy")
+    return numpy is not None and isinstance(x, numpy.ndarray)
+
+
+def _from_numpy(x):
+    if isinstance(x, (tuple, list)):
+        return State(*map(_from_numpy, x))
+    if not _is_numpy(x):
+        return x
+    # Strides below 0 are none that torch knows.
+    return torch.from_numpy(x if all(stride >= 0 for stride in x.strides) else x.copy())
+
+
+def _to_numpy(x):
+    return State(x.h.numpy(), x.count.numpy()) if isinstance(x, State) else x.numpy()
+
+
+def attention(q, k, v, scale_logit=None, *, causal, scale="by_key", query_mask=None, key_mask=None, cu_seqlens_q=None,
+              cu_seqlens_k=None, initial_state=None, return_state=False, layout="bhsd", batch_invariant=False):
+    """o = sum over visible keys of (norm(q) . norm(k)) w v, or (o, State) with `return_state`.
+
+    q            [batch, heads, seq_q, dim_qk]; float64, float32, float16 or bfloat16, which o is, too. With layout="bshd"
+                 [batch, seq_q, heads, dim_qk], and so are all. Any strides, but of a tensor whose rows are not adjacent numbers
+                 (stride 1) a contiguous copy is made
+    k, v         [batch, heads_kv, seq_k, dim_qk], [batch, heads_kv, seq_k, dim_v]; heads is a multiple of heads_kv
+    scale_logit  heads_kv learned numbers m in any shape: w = max(n, 1)^-sigmoid(m), n being the count of unmasked keys up to
+                 the key (scale="by_key") or the query ("by_query"). None: w = 1
+    causal       whether a query sees the keys up to its own position alone
+    query_mask   [batch, seq_q], bool or uint8, nonzero where there is a token; None: everywhere. Rows of o become 0 elsewhere
+    key_mask     [batch, seq_k]. Of masks that are not contiguous a copy is made
+    cu_seqlens_q, cu_seqlens_k
+                 [sequences + 1], int32 or int64, on the device of q: packed sequences. Tensors are then [heads, tokens, dim]
+                 or [tokens, heads, dim], masks [tokens]. cu_seqlens_k is cu_seqlens_q where it is not given
+    initial_state
+                 State to begin with; its h has a gradient. None: zeros
+    batch_invariant
+                 the bits of a sequence's result depend on nothing else in the batch
+
+    Gradients of q, k, v, scale_logit, initial_state.h through o and the returned h; none of gradients. Under torch.autocast q, k
+    and v become its dtype. NumPy arrays give NumPy arrays. An argument that breaks a rule: TypeError or ValueError, and
+    nothing has been computed.
+    """
+    if _is_numpy(q):
+        arrays = [_from_numpy(x) for x in (q, k, v, scale_logit)]
+        named = {"query_mask": query_mask, "key_mask": key_mask, "cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k,
+                 "initial_state": initial_state}
+        out = attention(*arrays, causal=causal, scale=scale, return_state=return_state, layout=layout, batch_invariant=batch_invariant,
+                        **{name: _from_numpy(x) for name, x in named.items()})
+        return tuple(map(_to_numpy, out)) if return_state else _to_numpy(out)
+    if layout not in ("bhsd", "bshd"):
+        _refuse("layout", repr(layout), "must be bhsd or bshd")
+    packed = cu_seqlens_q is not None
+    if cu_seqlens_k is None:
+        cu_seqlens_k = cu_seqlens_q
+    elif not packed:
+        _refuse("cu_seqlens_q", None, "must be given together with cu_seqlens_k")
+    q, k, v = _autocast(q, k, v)
+    q, k, v = (_rows(name, x, q, packed, layout) for name, x in (("q", q), ("k", k), ("v", v)))
+    _same_extents(q, k, v, packed)
+    heads, seq_k, dim_qk = k.shape[-3:]
+    scale_logit, scale = _scale_logit(scale_logit, q, heads, scale)
+    batch = q.shape[0]
+    if packed:
+        batch = cu_seqlens_q.numel() - 1
+        cu_seqlens_q = _vector("cu_seqlens_q", cu_seqlens_q, q, (torch.int32, torch.int64), (batch + 1,))
+        cu_seqlens_k = _vector("cu_seqlens_k", cu_seqlens_k, q, (cu_seqlens_q.dtype,), (batch + 1,))
+    mask_types = (torch.bool, torch.uint8)
+    query_mask = _vector("query_mask", query_mask, q, mask_types, (*q.shape[:-3], q.shape[-2]))
+    key_mask = _vector("key_mask", key_mask, q, mask_types, (*q.shape[:-3], seq_k))
+    h = count = None
+    if initial_state is not None:
+        h, count = _state(initial_state, q, batch, heads, dim_qk, v.shape[-1], "initial_state")
+    inputs = (q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, h, count, bool(causal), scale, bool(return_state),
+              bool(batch_invariant))
+    o, final_h, final_count = _call(inputs)
+    if layout == "bshd":
+        o = o.transpose(-3, -2)
+    return (o, State(final_h, final_count)) if return_state else o
+
+
+def _call(inputs):
+    """The operator where it is traced, and what it does otherwise."""
+    if torch.compiler.is_compiling() or not all(type(x) in _PLAIN for x in inputs[:10]) or ops.traced():
+        return torch.ops.cottention.forward(*inputs)
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (*inputs[:4], inputs[8])):
+        return _Attention.apply(*inputs)
+    return ops.forward(*inputs)
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter, type(None))
+
+
+def step(q, k, v, scale_logit=None, *, state, scale="by_key", slot=None, accepted=None, outputs=True, layout="bhsd"):
+    """The next tokens of many sequences, whose states advance in place. Returns their rows of o, or None without `outputs`.
+
+    q, k, v      as in attention, with the new tokens as seq: one when generating, several of a draft
+    state        State of as many slots as there are; written
+    slot         [batch], int32: where in `state` a sequence is, each slot at most once; negative: nothing is read or written for it.
+                 None: sequence b has slot b
+    accepted     [batch], int32: how many of the new tokens the state absorbs. None: all
+
+    There are no gradients; attention() with initial_state and return_state has them.
+    """
+    if _is_numpy(q):
+        arrays = [_from_numpy(x) for x in (q, k, v, scale_logit)]
+        o = step(*arrays, state=_from_numpy(state), scale=scale, slot=_from_numpy(slot), accepted=_from_numpy(accepted), outputs=outputs,
+                 layout=layout)
+        return None if o is None else o.numpy()
+    if layout not in ("bhsd", "bshd"):
+        _refuse("layout", repr(layout), "must be bhsd or bshd")
+    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, scale_logit, state[0])):
+        raise RuntimeError("cottention.step has no gradients. Remedy: call it under torch.no_grad(), or "
+                           "attention(initial_state=..., return_state=True).")
+    q, k, v = _autocast(q, k, v)
+    q, k, v = (_rows(name, x, q, False, layout) for name, x in (("q", q), ("k", k), ("v", v)))
+    _same_extents(q, k, v, False)
+    batch, heads, _, dim_qk = k.shape
+    scale_logit, scale = _scale_logit(scale_logit, q, heads, scale)
+    h, count = state
+    slots = h.shape[0]
+    _state(state, q, slots, heads, dim_qk, v.shape[-1], "state")
+    for name, x in (("h", h), ("count", count)):
+        if not x.is_contiguous():
+            _refuse(f"state.{name}.stride()", x.stride(), "must be contiguous, since it is written")
+    slot = _vector("slot", slot, q, (torch.int32,), (batch,))
+    accepted = _vector("accepted", accepted, q, (torch.int32,), (batch,))
+    o = torch.ops.cottention.step(q, k, v, scale_logit, h, count, slot, accepted, scale, bool(outputs))
+    if not outputs:
+        return None
+    return o.transpose(-3, -2) if layout == "bshd" else o

@@ -1,0 +1,142 @@
+"""The library's calls as operators of torch.library: cottention::forward, cottention::backward and cottention::step.
+
+Rows of tensors are adjacent numbers, [batch, heads, seq, dim] or, with offsets, [heads, tokens, dim]. functional.py has what
+people call.
+"""
+import torch
+
+from . import native
+
+_library = torch.library.Library("cottention", "DEF")
+_SEQUENCES = ("Tensor? scale_logit, Tensor? query_mask, Tensor? key_mask, Tensor? cu_seqlens_q, Tensor? cu_seqlens_k, "
+              "Tensor? initial_h, Tensor? initial_count")
+_library.define(f"forward(Tensor q, Tensor k, Tensor v, {_SEQUENCES}, bool causal, str scale, bool return_state, "
+                "bool batch_invariant) -> (Tensor o, Tensor h, Tensor count)")
+_library.define(f"backward(Tensor dout, Tensor? dfinal_h, Tensor q, Tensor k, Tensor v, {_SEQUENCES}, Tensor? final_h, bool causal, "
+                "str scale, bool batch_invariant, bool[] wanted) -> (Tensor dq, Tensor dk, Tensor dv, Tensor dscale_logit, Tensor dinitial_h)")
+_library.define("step(Tensor q, Tensor k, Tensor v, Tensor? scale_logit, Tensor(a!) h, Tensor(b!) count, Tensor? slot, "
+                "Tensor? accepted, str scale, bool outputs) -> Tensor")
+
+
+def rows_like(x, heads, seq, dim):
+    """An empty tensor in the order of axes that x has: [batch, seq, heads, dim] in memory where its seq lies outside its heads."""
+    *batch, _, _, _ = x.shape
+    if x.shape[-3] > 1 and x.stride(-2) > x.stride(-3):
+        return x.new_empty((*batch, seq, heads, dim)).transpose(-3, -2)
+    return x.new_empty((*batch, heads, seq, dim))
+
+
+def _sums(q, *shape):
+    return q.new_empty(shape, dtype=native.sums_dtype(q.dtype))
+
+
+def _state_shape(q, k, v, cu_seqlens_q):
+    batch = q.shape[0] if cu_seqlens_q is None else cu_seqlens_q.shape[0] - 1
+    return batch, k.shape[-3], k.shape[-1], v.shape[-1]
+
+
+def _forward_outputs(q, k, v, cu_seqlens_q, return_state):
+    o = rows_like(q, q.shape[-3], q.shape[-2], v.shape[-1])
+    if not return_state:
+        return o, _sums(q, 0), q.new_empty(0, dtype=torch.int64)
+    shape = _state_shape(q, k, v, cu_seqlens_q)
+    return o, _sums(q, *shape), q.new_empty(shape[0], dtype=torch.int64)
+
+
+def forward(q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, initial_h, initial_count, causal, scale,
+             return_state, batch_invariant):
+    o, h, count = _forward_outputs(q, k, v, cu_seqlens_q, return_state)
+    native.run("forward", causal, scale, native.extents(q, k, v, cu_seqlens_q), q, k, v, o, scale_logit=scale_logit,
+               query_mask=query_mask, key_mask=key_mask, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k, initial_h=initial_h,
+               initial_count=initial_count, final_h=h if return_state else None, final_count=count if return_state else None,
+               batch_invariant=batch_invariant)
+    return o, h, count
+
+
+def _forward_fake(q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, initial_h, initial_count, causal, scale,
+                  return_state, batch_invariant):
+    return _forward_outputs(q, k, v, cu_seqlens_q, return_state)
+
+
+def _gradients(q, k, v, cu_seqlens_q, wanted):
+    """Empty tensors for the gradients that are wanted, and for the others such of no elements."""
+    dq = rows_like(q, *q.shape[-3:]) if wanted[0] else q.new_empty(0)
+    dk = rows_like(k, *k.shape[-3:]) if wanted[1] else k.new_empty(0)
+    dv = rows_like(v, *v.shape[-3:]) if wanted[2] else v.new_empty(0)
+    return (dq, dk, dv, _sums(q, k.shape[-3] if wanted[3] else 0),
+            _sums(q, *(_state_shape(q, k, v, cu_seqlens_q) if wanted[4] else (0,))))
+
+
+def _backward(dout, dfinal_h, q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, initial_h, initial_count, final_h,
+              causal, scale, batch_invariant, wanted):
+    outputs = _gradients(q, k, v, cu_seqlens_q, wanted)
+    dq, dk, dv, dscale_logit, dinitial = (x if is_wanted else None for x, is_wanted in zip(outputs, wanted))
+    native.run("backward", causal, scale, native.extents(q, k, v, cu_seqlens_q), q, k, v, dout=dout, dq=dq, dk=dk, dv=dv,
+               scale_logit=scale_logit, dscale_logit=dscale_logit, query_mask=query_mask, key_mask=key_mask,
+               cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k, initial_h=initial_h, initial_count=initial_count,
+               final_h=final_h, dfinal_state=dfinal_h, dinitial_state=dinitial, batch_invariant=batch_invariant)
+    return outputs
+
+
+def _backward_fake(dout, dfinal_h, q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, initial_h, initial_count,
+                   final_h, causal, scale, batch_invariant, wanted):
+    return _gradients(q, k, v, cu_seqlens_q, wanted)
+
+
+def _step(q, k, v, scale_logit, h, count, slot, accepted, scale, outputs):
+    o = rows_like(q, q.shape[-3], q.shape[-2], v.shape[-1]) if outputs else q.new_empty(0)
+    native.run("step", True, scale, native.extents(q, k, v), q, k, v, o if outputs else None, scale_logit=scale_logit, final_h=h,
+               final_count=count, pool_slots=h.shape[0], slot=slot, accepted=accepted)
+    return o
+
+
+def _step_fake(q, k, v, scale_logit, h, count, slot, accepted, scale, outputs):
+    return rows_like(q, q.shape[-3], q.shape[-2], v.shape[-1]) if outputs else q.new_empty(0)
+
+
+def keep(ctx, inputs, output):
+    q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, initial_h, initial_count = inputs[:10]
+    ctx.causal, ctx.scale, return_state, ctx.batch_invariant = inputs[10:]
+    final_h = output[1] if return_state else None
+    ctx.save_for_backward(q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, initial_h, initial_count, final_h)
+    ctx.set_materialize_grads(False)
+
+
+def differentiate(ctx, dout, dfinal_h, _):
+    q, k, v, scale_logit, *rest, final_h = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    wanted = [needs[0], needs[1], needs[2], needs[3], needs[8]]
+    nothing = [None] * len(needs)
+    if dout is None:
+        if dfinal_h is None:
+            return tuple(nothing)
+        dout = torch.zeros_like(rows_like(q, q.shape[-3], q.shape[-2], v.shape[-1]))
+    elif dout.stride(-1) != 1:
+        dout = dout.contiguous()
+    if dfinal_h is not None:
+        dfinal_h = dfinal_h.contiguous()
+    gradients = torch.ops.cottention.backward(dout, dfinal_h, q, k, v, scale_logit, *rest, final_h, ctx.causal, ctx.scale,
+                                              ctx.batch_invariant, wanted)
+    for place, gradient, is_wanted in zip((0, 1, 2, 3, 8), gradients, wanted):
+        nothing[place] = gradient if is_wanted else None
+    return tuple(nothing)
+
+
+def traced():
+    """Whether a mode of torch records the operators that are called."""
+    return torch._C._len_torch_dispatch_stack() > 0
+
+
+def _no_second_order(ctx, *gradients):
+    raise NotImplementedError("cottention has no gradients of gradients. Remedy: leave out create_graph=True.")
+
+
+for _device in ("CPU", "CUDA"):
+    _library.impl("forward", forward, _device)
+    _library.impl("backward", _backward, _device)
+    _library.impl("step", _step, _device)
+torch.library.register_fake("cottention::forward", _forward_fake, lib=_library)
+torch.library.register_fake("cottention::backward", _backward_fake, lib=_library)
+torch.library.register_fake("cottention::step", _step_fake, lib=_library)
+torch.library.register_autograd("cottention::forward", differentiate, setup_context=keep, lib=_library)
+torch.library.register_autograd("cottention::backward", _no_second_order, lib=_library)

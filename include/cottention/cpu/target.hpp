@@ -1,0 +1,57 @@
+// The instructions that the code with vectors is compiled for.
+//
+// All of that code is in a namespace of its target, so units compiled for different processors can be linked
+// into one program: the linker keeps one copy of each function that has the same name in both. Headers with
+// such code have a guard in place of #pragma once, since targets.hpp may include them for several targets.
+//
+// COTTENTION_CPU_TARGET is the namespace, COTTENTION_CPU_VECTOR_BYTES the size of the widest vector register
+// (16 where there is none, for the compiler to lower), COTTENTION_CPU_F16C whether it has F16C's conversions.
+// By default they follow the compiler's flags.
+#pragma once
+
+#include <cottention/requirements.hpp>
+
+// With COTTENTION_CPU_DISPATCH, calls choose among targets at run time. Not in .cu files: nvcc's front end
+// does not compile functions for several.
+#if defined(COTTENTION_CPU_DISPATCH) && defined(__x86_64__) && !defined(__AVX512F__) && !defined(__NVCC__)
+#define COTTENTION_CPU_HAS_DISPATCH 1
+#define COTTENTION_CPU_NATIVE(isa) isa##_or_wider
+#else
+#define COTTENTION_CPU_HAS_DISPATCH 0
+#define COTTENTION_CPU_NATIVE(isa) isa
+#endif
+
+#if defined(__AVX512F__)
+#define COTTENTION_CPU_TARGET COTTENTION_CPU_NATIVE(avx512)
+#define COTTENTION_CPU_VECTOR_BYTES 64
+#elif defined(__AVX2__) && defined(__FMA__)
+#define COTTENTION_CPU_TARGET COTTENTION_CPU_NATIVE(avx2_fma)
+#define COTTENTION_CPU_VECTOR_BYTES 32
+#elif defined(__AVX__) && defined(__FMA__)
+#define COTTENTION_CPU_TARGET COTTENTION_CPU_NATIVE(avx_fma)
+#define COTTENTION_CPU_VECTOR_BYTES 32
+#elif defined(__AVX__)
+#define COTTENTION_CPU_TARGET COTTENTION_CPU_NATIVE(avx)
+#define COTTENTION_CPU_VECTOR_BYTES 32
+#elif defined(__SSE2__)
+#define COTTENTION_CPU_TARGET COTTENTION_CPU_NATIVE(sse2)
+#define COTTENTION_CPU_VECTOR_BYTES 16
+#elif defined(__aarch64__)
+#define COTTENTION_CPU_TARGET COTTENTION_CPU_NATIVE(neon)
+#define COTTENTION_CPU_VECTOR_BYTES 16
+#else
+#define COTTENTION_CPU_TARGET COTTENTION_CPU_NATIVE(other)
+#define COTTENTION_CPU_VECTOR_BYTES 16
+#endif
+
+#if defined(__F16C__)
+#define COTTENTION_CPU_F16C 1
+#else
+#define COTTENTION_CPU_F16C 0
+#endif
+
+namespace cottention::cpu {
+namespace COTTENTION_CPU_TARGET {}
+// Not an inline namespace: argument-dependent lookup of another target's code would find what is in it.
+using namespace COTTENTION_CPU_TARGET;
+}  // namespace cottention::cpu
