@@ -71,15 +71,17 @@ void list_wgmma_walk() {
   list_kernel<P, t, host::Walk<R, t>>();
 }
 
+template <AnyProblem P, Tiling t>
+void list_key_gradients_tiling() {
+  using Kernel = typename host::KeyGradientTilings<P>::template Kernel<t>;
+  compile<cudaError_t (*)()>(&device::prepare<Kernel>);
+  list_kernel<P, t, Kernel>();
+}
+
 /// The kernel that makes dk and dv, likewise.
 template <AnyProblem P>
 void list_key_gradients() {
-  using Keys = host::KeyGradientTilings<P>;
-  for_each_row<Keys>([]<Tiling t>() {
-    using Kernel = typename Keys::template Kernel<t>;
-    compile<cudaError_t (*)()>(&device::prepare<Kernel>);
-    list_kernel<P, t, Kernel>();
-  });
+  for_each_row<host::KeyGradientTilings<P>>([&]<Tiling t>() { list_key_gradients_tiling<P, t>(); });
 }
 
 template <AnyProblem P>
