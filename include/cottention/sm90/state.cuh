@@ -141,20 +141,20 @@ class State {
   /// mbarrier must be between it and products that read the tile.
   __device__ __forceinline__ void publish(StateTile<T, dims.v, dims.qk>& tile,
                                           StateExponents<T, dims.v>& exponents) {
-    [[maybe_unused]] float scale = 1;
     if constexpr (std::same_as<T, half>) {
       const int exponent = tile::exponent_for_half(largest());
-      scale = device::times_power_of_two(1.0f, -exponent);
+      const float scale = device::times_power_of_two(1.0f, -exponent);
       if (own_lane() == 0)
         device::store_shared(exponents.scale + 4 * group_ + warp_in_group(),
                              device::times_power_of_two(1.0f, exponent));
-    }
-    write(tile, [scale](float x0, float x1, std::uint32_t& high, std::uint32_t& low) {
-      if constexpr (std::same_as<T, half>)
+      write(tile, [scale](float x0, float x1, std::uint32_t& high, std::uint32_t& low) {
         tile::split<T>(x0 * scale, x1 * scale, high, low);
-      else
+      });
+    } else {
+      write(tile, [](float x0, float x1, std::uint32_t& high, std::uint32_t& low) {
         tile::split<T>(x0, x1, high, low);
-    });
+      });
+    }
   }
   /// The same of a state that one warpgroup has all of, in `parts`. Scope: as above; barriers inside: for
   /// half 1, barrier 2, and between two calls with one tile a barrier must order the warpgroup's threads.
