@@ -152,7 +152,8 @@ class Commands:
             self.check(text, in_prose=True)
 
     def in_sources(self, name):
-        files = [*(self.root / "include").rglob("*.hpp"), *(self.root / "tests").rglob("*.cpp"), self.root / "run"]
+        files = [*(self.root / "include").rglob("*.hpp"), *(self.root / "tests").rglob("*.cpp"),
+                 *(self.root / "examples/python").rglob("*.py"), self.root / "run"]
         return any(name in file.read_text(encoding="utf-8", errors="replace") for file in files)
 
 
