@@ -184,8 +184,8 @@ class Installed(unittest.TestCase):
     def test_without_a_network_one_sentence_says_so(self):
         status, lines = self.install("WARNING: Retrying (Retry(total=1)) after connection broken\nERROR: No matching distribution")
         self.assertEqual(status, 3)
-        self.assertEqual(lines, ["==> installing torch from PyPI", "PyPI is not reached from here, so there is no current PyTorch to "
-                                 "compare with (build/torch.log)."])
+        self.assertEqual(lines, ["==> installing torch from PyPI", "PyPI is not reached from here, so there is no current PyTorch "
+                                 "(build/torch.log)."])
 
     def test_where_pypi_has_none_pip_is_quoted(self):
         self.assertEqual(self.install("ERROR: No matching distribution found for torch")[0],

@@ -2,6 +2,7 @@
 import re
 
 import cottention
+import numpy
 import pytest
 import torch
 
@@ -35,11 +36,30 @@ def ones(*shape, dtype=torch.float32):
     (ValueError, "initial_state.h.shape = (2, 2, 17, 24)", {"initial_state": (ones(2, 2, 17, 24), ones(2, dtype=torch.int64))}),
     (TypeError, "initial_state.count.dtype", {"initial_state": (ones(2, 2, 24, 17), ones(2))}),
     (ValueError, "cu_seqlens_q = None", {"cu_seqlens_k": torch.tensor([0, 50])}),
+    (TypeError, "k is of type NoneType: must be a torch tensor", {"k": None}),
+    (TypeError, "scale_logit is of type float: must be a torch tensor", {"scale_logit": 0.5}),
+    (TypeError, "key_mask is of type ndarray", {"key_mask": numpy.ones((2, 50), dtype=bool)}),
+    (TypeError, "query_mask.dtype = torch.int64: must be bool or uint8, nonzero where", {"query_mask": ones(2, 50, dtype=torch.int64)}),
+    (TypeError, "causal = None: must be True or False", {"causal": None}),
+    (TypeError, "initial_state is of type int", {"initial_state": 3}),
+    (TypeError, "q.layout = torch.sparse_coo", {"q": ones(2, 4, 50, 24).to_sparse()}),
     (ValueError, "k.device = meta: must be that of q, cpu", {"k": torch.ones(2, 2, 50, 24, device="meta")}),
 ])
 def test_refused(kind, text, changed):
     with pytest.raises(kind, match=re.escape(text)):
         call(**changed)
+
+
+def test_offsets_of_no_sequences():
+    q, k, v, m = (x.squeeze(0) for x in rows(torch.float32, batch=1, grad=False))
+    with pytest.raises(ValueError, match="cu_seqlens_q.shape = \\(0,\\): must be \\[sequences \\+ 1\\]"):
+        cottention.attention(q, k, v, m, causal=True, cu_seqlens_q=torch.zeros(0, dtype=torch.int32))
+
+
+def test_step_without_a_state():
+    q, k, v, m = rows(torch.float32, grad=False)
+    with pytest.raises(TypeError, match="state is of type NoneType: must be a State"):
+        cottention.step(q, k, v, m, state=None)
 
 
 @pytest.mark.parametrize("offsets", [[0, 9, 3], [1, 3], [0, 51]])

@@ -177,3 +177,12 @@ def test_batch_invariant_bits():
     for b in range(3):
         alone = cottention.attention(q[b:b + 1], k[b:b + 1], v[b:b + 1], m, causal=True, batch_invariant=True)
         assert torch.equal(alone, whole[b:b + 1])
+
+
+def test_tensors_whose_sign_is_a_bit_aside():
+    q, k, v, m = (x.detach() for x in rows(torch.float64))
+    h = torch.randn(2, 2, 24, 17, dtype=torch.float64)
+    state = cottention.State(torch._neg_view(h), torch.tensor([3, 0]))
+    o = cottention.attention(*(torch._neg_view(x) for x in (q, k, v, m)), causal=True, initial_state=state)
+    expected = cottention.attention(-q, -k, -v, -m, causal=True, initial_state=cottention.State(-h, state.count))
+    assert torch.equal(o, expected)

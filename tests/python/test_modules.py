@@ -162,3 +162,11 @@ def test_dtype_and_device():
 def test_refused(text, call):
     with pytest.raises(ValueError, match=text):
         call()
+
+
+def test_options_that_fit_nothing():
+    for arguments, text in (((64, 0), "num_heads = 0"), ((65, 4), "embed_dim = 65: must be a multiple of num_heads, 4")):
+        with pytest.raises(ValueError, match=text):
+            CosineAttention(*arguments)
+    with pytest.raises(ValueError, match="context_mask is for a context"):
+        CosineAttention(8, 2, causal=False)(torch.randn(1, 3, 8), context_mask=torch.ones(1, 3, dtype=torch.bool))

@@ -36,3 +36,20 @@ def test_states():
     assert isinstance(state.h, numpy.ndarray) and state.count.tolist() == [50, 50]
     assert numpy.abs(o - whole[:, :, 49:]).max() < 1e-14 and numpy.abs(state.h - final.h).max() < 1e-14
     assert (cottention.attention(q, k, v, m, causal=True, initial_state=final) != whole).any()
+
+
+@pytest.mark.parametrize("spoil", [lambda h: h[::-1], lambda h: h.setflags(write=False) or h])
+def test_states_that_cannot_be_written(spoil):
+    q, k, v, m = arrays(seq_q=1, seq_k=1)
+    state = cottention.State(spoil(numpy.zeros((2, 2, 24, 17))), numpy.zeros(2, dtype=numpy.int64))
+    with pytest.raises(ValueError, match="state.flags = writeable: .*must be both"):
+        cottention.step(q, k, v, m, state=state)
+    assert not state.count.any()
+
+
+def test_arrays_that_may_not_be_written():
+    q, k, v, m = arrays()
+    expected = cottention.attention(q, k, v, m, causal=True)
+    for x in (q, k, v, m):
+        x.setflags(write=False)
+    assert (cottention.attention(q, k, v, m, causal=True) == expected).all()

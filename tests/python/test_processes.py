@@ -58,3 +58,15 @@ def test_processes_that_compile_the_same_at_once(tmp_path):
     assert [path.suffix for path in tmp_path.iterdir()] == [".so"]
     again = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
     assert again.stdout == results[0][0] and "compiling" not in again.stderr
+
+
+def test_file_that_does_not_load_is_compiled_anew(tmp_path):
+    package = str(pathlib.Path(cottention.__file__).parents[1])
+    environment = {**os.environ, "COTTENTION_CACHE": str(tmp_path / "cache"), "COTTENTION_FLAGS": "-O0"}
+    program = [sys.executable, "-c", PROGRAM.format(package=package)]
+    first = subprocess.run(program, env=environment, capture_output=True, text=True)
+    compiled, = (tmp_path / "cache").iterdir()
+    assert (tmp_path / "cache").stat().st_mode & 0o777 == 0o700
+    compiled.write_bytes(b"cut short")
+    again = subprocess.run(program, env=environment, capture_output=True, text=True)
+    assert again.stdout == first.stdout and "compiled step" in again.stderr

@@ -133,3 +133,44 @@ def test_checkpointing_gives_the_same_gradients():
     plain = torch.autograd.grad(f(q, k, v, m).sum(), (q, k, v, m))
     again = torch.autograd.grad(torch.utils.checkpoint.checkpoint(f, q, k, v, m, use_reentrant=False).sum(), (q, k, v, m))
     assert all(error(x, y) == 0 for x, y in zip(plain, again))
+
+
+def test_a_state_that_autograd_has_saved_may_not_advance():
+    q, k, v, m = inputs("plain", True)
+    state = cottention.State.zeros(2, 2, 5, 3, dtype=torch.float64)
+    o = cottention.attention(q, k, v, m, causal=True, initial_state=state)
+    with torch.no_grad():
+        cottention.step(q, k, v, m, state=state)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        o.sum().backward()
+    with torch.inference_mode():
+        cottention.step(q, k, v, m, state=cottention.State.zeros(2, 2, 5, 3, dtype=torch.float64))
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::torch.jit.TracerWarning")
+def test_jit_trace_records_the_call():
+    q, k, v, m = (x.detach() for x in inputs("plain", True))
+    f = function("plain", True, "by_key")
+    traced = torch.jit.trace(f, (q, k, v, m))
+    assert torch.equal(traced(k.repeat(1, 2, 1, 1), k, v, m), f(k.repeat(1, 2, 1, 1), k, v, m))
+
+
+def test_forward_mode_is_refused():
+    q, k, v, m = (x.detach() for x in inputs("plain", True))
+    with torch.autograd.forward_ad.dual_level():
+        dual = torch.autograd.forward_ad.make_dual(q, torch.ones_like(q))
+        with pytest.raises(NotImplementedError, match="no forward-mode derivatives"):
+            cottention.attention(dual, k, v, m, causal=True)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_vmap():
+    q, k, v, m = (x.detach() for x in rows(torch.float64, batch=6, seq_q=6, seq_k=6, dim_qk=5, dim_v=3))
+    batched = [x.reshape(3, 2, *x.shape[1:]) for x in (q, k, v)]
+    o = torch.func.vmap(lambda q, k, v: cottention.attention(q, k, v, m, causal=True))(*batched)
+    assert torch.equal(o.reshape(6, 4, 6, 3), cottention.attention(q, k, v, m, causal=True))
+
+
+def test_meta_device():
+    q, k, v = (torch.empty(2, 4, 6, 8, device="meta") for _ in range(3))
+    assert cottention.attention(q, k, v, causal=True).shape == (2, 4, 6, 8)

@@ -74,7 +74,7 @@ def install(packages, *options, folder=None):
     if folder.is_dir():
         return folder
     name = packages[0].partition("==")[0]
-    say(f"installing {name} from PyPI")
+    say(f"installing {', '.join(package.partition('==')[0] for package in packages)} from PyPI")
     new, log = folder.with_name(folder.name + ".new"), BUILD / f"{name}.log"
     shutil.rmtree(new, ignore_errors=True)
     BUILD.mkdir(exist_ok=True)
@@ -149,7 +149,10 @@ def torch():
 def python():
     """One that has it, too, and what examples/python takes beside it."""
     interpreter = torch()
-    site = environment(BUILD / "python", PYTHON)
+    try:
+        site = environment(BUILD / "python", PYTHON)
+    except Unreachable as unreachable:
+        raise Unreachable(f"PyPI is not reached from here, so what examples/python takes is not to be had: {unreachable}") from unreachable
     packages = interpreter.parents[1] / site.relative_to(BUILD / "python")
     (site / "torch.pth").write_text(f"{packages}\n", encoding="utf-8")
     return BUILD / "python/bin/python"

@@ -141,12 +141,13 @@ def compiled(words, *problem, **options):
     """The path of the compiled call, which is made where the cache has none. `words` say what it is."""
     arguments = command(*problem, **options)
     compiler = cuda_compiler() if options.get("capability") is not None else host_compiler()
-    what = "\0".join([sources_hash(), version_of(compiler), *(a for a in arguments if not a.startswith("-I") and a != str(SOURCE))])
+    places = (f"-I{include_folder()}", str(SOURCE))  # their contents are in the hash
+    what = "\0".join([sources_hash(), version_of(compiler), *(a for a in arguments if a not in places)])
     folder = cache_folder()
     path = folder / f"{problem[0]}-{hashlib.sha256(what.encode()).hexdigest()[:32]}.so"
     if path.is_file():
         return path
-    folder.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with _locked(path.with_suffix(".lock")):
         if not path.is_file():
             _compile(arguments, path, words, "ten seconds or more" if options.get("capability") is None else "minutes")
@@ -185,6 +186,12 @@ _locks = {}
 _locks_lock = threading.Lock()
 
 
+def forget_locks():
+    """In a process that was forked: a thread that is compiling, and would free its lock, did not come along."""
+    global _locks, _locks_lock
+    _locks, _locks_lock = {}, threading.Lock()
+
+
 def library(call, element, mask, scale, head_dim=None, capability=None):
     """The compiled call, loaded. Threads that want the same wait for the one that compiles it."""
     key = (call, element, mask, scale, head_dim, capability)
@@ -202,7 +209,11 @@ def _load(key):
         where = "" if capability is None else f", head dims {head_dim[0]} x {head_dim[1]}, {architecture(capability)}"
         words = f"{call} for {element}, {mask}, scale {scale}{where}"
         path = compiled(words, call, element, mask, scale, head_dim=head_dim, capability=capability)
-        loaded = ctypes.CDLL(str(path))
+        try:
+            loaded = ctypes.CDLL(str(path))
+        except OSError:  # of a machine with other libraries, or cut short: compiled once more
+            path.unlink(missing_ok=True)
+            loaded = ctypes.CDLL(str(compiled(words, call, element, mask, scale, head_dim=head_dim, capability=capability)))
         loaded.cottention_call.argtypes = [ctypes.c_char_p]
         loaded.cottention_reason.restype = ctypes.c_char_p
         if capability is not None:

@@ -3,6 +3,7 @@ import sys
 from typing import NamedTuple
 
 import torch
+from torch.autograd import forward_ad
 
 from . import native, ops
 
@@ -27,9 +28,10 @@ class _Attention(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, *inputs):
-        output = ops.forward(*inputs)
+        output = ops.compute_forward(*inputs)
         ops.keep(ctx, inputs, output)
-        ctx.mark_non_differentiable(output[2])
+        if output[2] is not None:
+            ctx.mark_non_differentiable(output[2])
         return output
 
     @staticmethod
@@ -41,8 +43,23 @@ def _refuse(name, value, rule):
     raise ValueError(f"{name} = {value}: {rule}")
 
 
+def _need_tensors(**named):
+    for name, x in named.items():
+        if not isinstance(x, torch.Tensor):
+            raise TypeError(f"{name} is of type {type(x).__name__}: must be a torch tensor as q is, or as q a NumPy array")
+
+
+def _need_choices(layout, device):
+    if layout not in ("bhsd", "bshd"):
+        _refuse("layout", repr(layout), "must be bhsd or bshd")
+    if device.type not in ("cpu", "cuda", "meta"):
+        _refuse("q.device", device, "must be cpu or cuda")
+
+
 def _rows(name, x, like, packed, layout):
     """[batch, heads, seq, dim] or [heads, tokens, dim], with adjacent numbers in a row."""
+    if x.layout is not torch.strided:
+        raise TypeError(f"{name}.layout = {x.layout}: must be torch.strided")
     if x.dtype not in native.ELEMENTS:
         raise TypeError(f"{name}.dtype = {x.dtype}: must be float64, float32, float16 or bfloat16")
     if x.dtype != like.dtype:
@@ -53,6 +70,7 @@ def _rows(name, x, like, packed, layout):
         _refuse(f"{name}.shape", tuple(x.shape), "must be [batch, heads, seq, dim], or without batch where cu_seqlens are given")
     if layout == "bshd":
         x = x.transpose(-3, -2)
+    x = x.resolve_neg()
     return x if x.stride(-1) == 1 else x.contiguous()
 
 
@@ -70,12 +88,14 @@ def _vector(name, x, like, dtypes, shape):
     """An argument that the library takes as a contiguous array."""
     if x is None:
         return None
+    _need_tensors(**{name: x})
     if x.dtype not in dtypes:
         raise TypeError(f"{name}.dtype = {x.dtype}: must be {' or '.join(str(d).removeprefix('torch.') for d in dtypes)}")
     if x.device != like.device:
         _refuse(f"{name}.device", x.device, f"must be that of q, {like.device}")
     if x.shape != shape:
         _refuse(f"{name}.shape", tuple(x.shape), f"must be {tuple(shape)}")
+    x = x.resolve_neg()
     return x if x.is_contiguous() else x.contiguous()
 
 
@@ -84,14 +104,28 @@ def _scale_logit(m, q, heads, scale):
         _refuse("scale", repr(scale), f"must be one of {', '.join(SCALES)}")
     if m is None or scale == "none":
         return None, "none"
+    _need_tensors(scale_logit=m)
+    if not m.dtype.is_floating_point:
+        raise TypeError(f"scale_logit.dtype = {m.dtype}: must be one of floating point")
     if m.numel() != heads:
         _refuse("scale_logit.shape", tuple(m.shape), f"must have one number for each head of k, {heads}")
     if m.device != q.device:
         _refuse("scale_logit.device", m.device, f"must be that of q, {q.device}")
+    m = m.resolve_neg()
+    if m.dim() == 1 and m.dtype == native.sums_dtype(q.dtype) and m.is_contiguous():
+        return m, scale
     return m.reshape(heads).to(native.sums_dtype(q.dtype)).contiguous(), scale
 
 
+def _mask(name, x, q, shape):
+    if isinstance(x, torch.Tensor) and x.dtype not in (torch.bool, torch.uint8):
+        raise TypeError(f"{name}.dtype = {x.dtype}: must be bool or uint8, nonzero where there is a token; of numbers, x != 0")
+    return _vector(name, x, q, (torch.bool, torch.uint8), shape)
+
+
 def _state(state, q, batch, heads, dim_qk, dim_v, name):
+    if not isinstance(state, (tuple, list)) or len(state) != 2:
+        raise TypeError(f"{name} is of type {type(state).__name__}: must be a State, or h and count")
     h = _vector(f"{name}.h", state[0], q, (native.sums_dtype(q.dtype),), (batch, heads, dim_qk, dim_v))
     return h, _vector(f"{name}.count", state[1], q, (torch.int64,), (batch,))
 
@@ -99,7 +133,7 @@ def _state(state, q, batch, heads, dim_qk, dim_v, name):
 def _autocast(*tensors):
     """As torch.autocast treats scaled_dot_product_attention."""
     kind = tensors[0].device.type
-    if not torch.is_autocast_enabled(kind):
+    if kind == "meta" or not torch.is_autocast_enabled(kind):
         return tensors
     dtype = torch.get_autocast_dtype(kind)
     return [x if x.dtype == torch.float64 else x.to(dtype) for x in tensors]
@@ -111,12 +145,14 @@ def _is_numpy(x):
 
 
 def _from_numpy(x):
-    if isinstance(x, (tuple, list)):
-        return State(*map(_from_numpy, x))
     if not _is_numpy(x):
         return x
-    # Strides below 0 are none that torch knows.
-    return torch.from_numpy(x if all(stride >= 0 for stride in x.strides) else x.copy())
+    # Strides below 0 are none that torch knows, nor does it have arrays that may not be written.
+    return torch.from_numpy(x if x.flags.writeable and all(stride >= 0 for stride in x.strides) else x.copy())
+
+
+def _state_from_numpy(state):
+    return State(*map(_from_numpy, state)) if isinstance(state, (tuple, list)) and len(state) == 2 else state
 
 
 def _to_numpy(x):
@@ -150,13 +186,14 @@ def attention(q, k, v, scale_logit=None, *, causal, scale="by_key", query_mask=N
     """
     if _is_numpy(q):
         arrays = [_from_numpy(x) for x in (q, k, v, scale_logit)]
-        named = {"query_mask": query_mask, "key_mask": key_mask, "cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k,
-                 "initial_state": initial_state}
+        named = {"query_mask": query_mask, "key_mask": key_mask, "cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k}
         out = attention(*arrays, causal=causal, scale=scale, return_state=return_state, layout=layout, batch_invariant=batch_invariant,
-                        **{name: _from_numpy(x) for name, x in named.items()})
+                        initial_state=_state_from_numpy(initial_state), **{name: _from_numpy(x) for name, x in named.items()})
         return tuple(map(_to_numpy, out)) if return_state else _to_numpy(out)
-    if layout not in ("bhsd", "bshd"):
-        _refuse("layout", repr(layout), "must be bhsd or bshd")
+    _need_tensors(q=q, k=k, v=v)
+    _need_choices(layout, q.device)
+    if causal not in (True, False):
+        raise TypeError(f"causal = {causal!r}: must be True or False")
     packed = cu_seqlens_q is not None
     if cu_seqlens_k is None:
         cu_seqlens_k = cu_seqlens_q
@@ -169,12 +206,14 @@ def attention(q, k, v, scale_logit=None, *, causal, scale="by_key", query_mask=N
     scale_logit, scale = _scale_logit(scale_logit, q, heads, scale)
     batch = q.shape[0]
     if packed:
+        _need_tensors(cu_seqlens_q=cu_seqlens_q)
+        if cu_seqlens_q.dim() != 1 or cu_seqlens_q.numel() == 0:
+            _refuse("cu_seqlens_q.shape", tuple(cu_seqlens_q.shape), "must be [sequences + 1]")
         batch = cu_seqlens_q.numel() - 1
         cu_seqlens_q = _vector("cu_seqlens_q", cu_seqlens_q, q, (torch.int32, torch.int64), (batch + 1,))
         cu_seqlens_k = _vector("cu_seqlens_k", cu_seqlens_k, q, (cu_seqlens_q.dtype,), (batch + 1,))
-    mask_types = (torch.bool, torch.uint8)
-    query_mask = _vector("query_mask", query_mask, q, mask_types, (*q.shape[:-3], q.shape[-2]))
-    key_mask = _vector("key_mask", key_mask, q, mask_types, (*q.shape[:-3], seq_k))
+    query_mask = _mask("query_mask", query_mask, q, (*q.shape[:-3], q.shape[-2]))
+    key_mask = _mask("key_mask", key_mask, q, (*q.shape[:-3], seq_k))
     h = count = None
     if initial_state is not None:
         h, count = _state(initial_state, q, batch, heads, dim_qk, v.shape[-1], "initial_state")
@@ -188,11 +227,15 @@ def attention(q, k, v, scale_logit=None, *, causal, scale="by_key", query_mask=N
 
 def _call(inputs):
     """The operator where it is traced, and what it does otherwise."""
-    if torch.compiler.is_compiling() or not all(type(x) in _PLAIN for x in inputs[:10]) or ops.traced():
+    if torch.compiler.is_compiling():
+        return torch.ops.cottention.forward(*inputs)
+    if forward_ad._current_level >= 0 and any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in inputs[:10]):
+        raise NotImplementedError("cottention has no forward-mode derivatives. Remedy: backward().")
+    if ops.traced() or inputs[0].is_meta or not all(type(x) in _PLAIN for x in inputs[:10]):
         return torch.ops.cottention.forward(*inputs)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (*inputs[:4], inputs[8])):
         return _Attention.apply(*inputs)
-    return ops.forward(*inputs)
+    return ops.compute_forward(*inputs)
 
 
 _PLAIN = (torch.Tensor, torch.nn.Parameter, type(None))
@@ -211,12 +254,19 @@ def step(q, k, v, scale_logit=None, *, state, scale="by_key", slot=None, accepte
     """
     if _is_numpy(q):
         arrays = [_from_numpy(x) for x in (q, k, v, scale_logit)]
-        o = step(*arrays, state=_from_numpy(state), scale=scale, slot=_from_numpy(slot), accepted=_from_numpy(accepted), outputs=outputs,
+        for x in state if isinstance(state, (tuple, list)) else ():
+            if _is_numpy(x) and not (x.flags.writeable and x.flags.c_contiguous):
+                _refuse("state.flags", f"writeable: {x.flags.writeable}, c_contiguous: {x.flags.c_contiguous}",
+                        "must be both, since it is written")
+        o = step(*arrays, state=_state_from_numpy(state), scale=scale, slot=_from_numpy(slot), accepted=_from_numpy(accepted), outputs=outputs,
                  layout=layout)
         return None if o is None else o.numpy()
-    if layout not in ("bhsd", "bshd"):
-        _refuse("layout", repr(layout), "must be bhsd or bshd")
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (q, k, v, scale_logit, state[0])):
+    _need_tensors(q=q, k=k, v=v)
+    _need_choices(layout, q.device)
+    if not isinstance(state, (tuple, list)) or len(state) != 2:
+        raise TypeError(f"state is of type {type(state).__name__}: must be a State, or h and count")
+    _need_tensors(**{"state.h": state[0], "state.count": state[1]})
+    if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in (q, k, v, scale_logit, state[0])):
         raise RuntimeError("cottention.step has no gradients. Remedy: call it under torch.no_grad(), or "
                            "attention(initial_state=..., return_state=True).")
     q, k, v = _autocast(q, k, v)
@@ -228,11 +278,15 @@ def step(q, k, v, scale_logit=None, *, state, scale="by_key", slot=None, accepte
     slots = h.shape[0]
     _state(state, q, slots, heads, dim_qk, v.shape[-1], "state")
     for name, x in (("h", h), ("count", count)):
+        if x.is_neg():
+            _refuse(f"state.{name}.is_neg()", True, "must be False, since it is written. Remedy: resolve_neg()")
         if not x.is_contiguous():
             _refuse(f"state.{name}.stride()", x.stride(), "must be contiguous, since it is written")
     slot = _vector("slot", slot, q, (torch.int32,), (batch,))
     accepted = _vector("accepted", accepted, q, (torch.int32,), (batch,))
-    o = torch.ops.cottention.step(q, k, v, scale_logit, h, count, slot, accepted, scale, bool(outputs))
+    inputs = (q, k, v, scale_logit, h, count, slot, accepted)
+    plain = all(type(x) in _PLAIN for x in inputs) and not ops.traced() and not q.is_meta
+    o = (ops.step if plain else torch.ops.cottention.step)(*inputs, scale, bool(outputs))
     if not outputs:
         return None
     return o.transpose(-3, -2) if layout == "bshd" else o

@@ -25,7 +25,7 @@ class DecodingState(State):
 
     def select(self, rows):
         """The state of the sequences `rows` (int64 indices), each as often as it is named: a beam search's survivors, in a new state."""
-        return type(self)(*(x.index_select(0, rows) for x in self))
+        return type(self)(*(x.index_select(0, torch.as_tensor(rows, device=x.device)) for x in self))
 
     def detach(self):
         """The same numbers, cut off from the gradients of what came before."""
@@ -60,10 +60,14 @@ class CosineAttention(nn.Module):
     def __init__(self, embed_dim, num_heads, *, num_kv_heads=None, head_dim=None, causal=True, scale="by_key", bias=True, norm_const=0.5,
                  device=None, dtype=None):
         super().__init__()
-        num_kv_heads = num_kv_heads or num_heads
-        head_dim = head_dim or embed_dim // num_heads
-        if num_heads % num_kv_heads != 0:
+        num_kv_heads = num_heads if num_kv_heads is None else num_kv_heads
+        if num_heads < 1:
+            raise ValueError(f"num_heads = {num_heads}: must be at least 1")
+        if num_kv_heads < 1 or num_heads % num_kv_heads != 0:
             raise ValueError(f"num_kv_heads = {num_kv_heads}: must divide num_heads, {num_heads}")
+        if head_dim is None and embed_dim % num_heads != 0:
+            raise ValueError(f"embed_dim = {embed_dim}: must be a multiple of num_heads, {num_heads}, where head_dim is not given")
+        head_dim = embed_dim // num_heads if head_dim is None else head_dim
         if scale not in SCALES:
             raise ValueError(f"scale = {scale!r}: must be one of {', '.join(SCALES)}")
         self.embed_dim, self.num_heads, self.num_kv_heads, self.head_dim = embed_dim, num_heads, num_kv_heads, head_dim
@@ -97,6 +101,8 @@ class CosineAttention(nn.Module):
         count_padding whether padding, still not seen, counts as tokens do: the authors' recurrent inference, docs/python.md
         """
         if context is None:
+            if context_mask is not None:
+                raise ValueError("context_mask is for a context, which is not given; mask is that of x")
             context, context_mask = x, mask
         elif self.causal:
             raise ValueError("context is for attention that is not causal")

@@ -27,6 +27,7 @@ _forked = False
 def _after_fork():
     global _forked
     _forked = True
+    compiler.forget_locks()
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -20,7 +20,9 @@ _library.define("step(Tensor q, Tensor k, Tensor v, Tensor? scale_logit, Tensor(
 
 def rows_like(x, heads, seq, dim):
     """An empty tensor in the order of axes that x has: [batch, seq, heads, dim] in memory where its seq lies outside its heads."""
-    *batch, _, _, _ = x.shape
+    if x.is_contiguous() and x.shape[-3:] == (heads, seq, dim):
+        return torch.empty_like(x)
+    batch = x.shape[:-3]
     if x.shape[-3] > 1 and x.stride(-2) > x.stride(-3):
         return x.new_empty((*batch, seq, heads, dim)).transpose(-3, -2)
     return x.new_empty((*batch, heads, seq, dim))
@@ -43,14 +45,24 @@ def _forward_outputs(q, k, v, cu_seqlens_q, return_state):
     return o, _sums(q, *shape), q.new_empty(shape[0], dtype=torch.int64)
 
 
-def forward(q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, initial_h, initial_count, causal, scale,
-             return_state, batch_invariant):
-    o, h, count = _forward_outputs(q, k, v, cu_seqlens_q, return_state)
+def compute_forward(q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, initial_h, initial_count, causal, scale,
+                    return_state, batch_invariant):
+    """o and the state's h and count: None where they are not returned."""
+    h = count = None
+    if return_state:
+        o, h, count = _forward_outputs(q, k, v, cu_seqlens_q, True)
+    else:
+        o = rows_like(q, q.shape[-3], q.shape[-2], v.shape[-1])
     native.run("forward", causal, scale, native.extents(q, k, v, cu_seqlens_q), q, k, v, o, scale_logit=scale_logit,
                query_mask=query_mask, key_mask=key_mask, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k, initial_h=initial_h,
-               initial_count=initial_count, final_h=h if return_state else None, final_count=count if return_state else None,
-               batch_invariant=batch_invariant)
+               initial_count=initial_count, final_h=h, final_count=count, batch_invariant=batch_invariant)
     return o, h, count
+
+
+def _forward(q, *rest):
+    """An operator returns tensors alone: of no elements for None."""
+    o, h, count = compute_forward(q, *rest)
+    return (o, _sums(q, 0), q.new_empty(0, dtype=torch.int64)) if h is None else (o, h, count)
 
 
 def _forward_fake(q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, initial_h, initial_count, causal, scale,
@@ -83,10 +95,12 @@ def _backward_fake(dout, dfinal_h, q, k, v, scale_logit, query_mask, key_mask, c
     return _gradients(q, k, v, cu_seqlens_q, wanted)
 
 
-def _step(q, k, v, scale_logit, h, count, slot, accepted, scale, outputs):
+def step(q, k, v, scale_logit, h, count, slot, accepted, scale, outputs):
     o = rows_like(q, q.shape[-3], q.shape[-2], v.shape[-1]) if outputs else q.new_empty(0)
     native.run("step", True, scale, native.extents(q, k, v), q, k, v, o if outputs else None, scale_logit=scale_logit, final_h=h,
                final_count=count, pool_slots=h.shape[0], slot=slot, accepted=accepted)
+    if not h.is_inference():
+        torch.autograd.graph.increment_version((h, count))  # autograd refuses a state that it has saved
     return o
 
 
@@ -115,16 +129,18 @@ def differentiate(ctx, dout, dfinal_h, _):
         dout = dout.contiguous()
     if dfinal_h is not None:
         dfinal_h = dfinal_h.contiguous()
-    gradients = torch.ops.cottention.backward(dout, dfinal_h, q, k, v, scale_logit, *rest, final_h, ctx.causal, ctx.scale,
-                                              ctx.batch_invariant, wanted)
+    # The operator refuses gradients of gradients; where none are asked for, what it does costs less.
+    call = torch.ops.cottention.backward if torch.is_grad_enabled() or traced() or type(dout) is not torch.Tensor else _backward
+    gradients = call(dout, dfinal_h, q, k, v, scale_logit, *rest, final_h, ctx.causal, ctx.scale, ctx.batch_invariant, wanted)
     for place, gradient, is_wanted in zip((0, 1, 2, 3, 8), gradients, wanted):
         nothing[place] = gradient if is_wanted else None
     return tuple(nothing)
 
 
 def traced():
-    """Whether a mode of torch records the operators that are called."""
-    return torch._C._len_torch_dispatch_stack() > 0
+    """Whether torch.compile, torch.jit.trace, a mode or a transform of torch.func records or replaces what is called."""
+    return (torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0 or torch._C._get_tracing_state() is not None
+            or torch._C._functorch.peek_interpreter_stack() is not None)
 
 
 def _no_second_order(ctx, *gradients):
@@ -132,9 +148,9 @@ def _no_second_order(ctx, *gradients):
 
 
 for _device in ("CPU", "CUDA"):
-    _library.impl("forward", forward, _device)
+    _library.impl("forward", _forward, _device)
     _library.impl("backward", _backward, _device)
-    _library.impl("step", _step, _device)
+    _library.impl("step", step, _device)
 torch.library.register_fake("cottention::forward", _forward_fake, lib=_library)
 torch.library.register_fake("cottention::backward", _backward_fake, lib=_library)
 torch.library.register_fake("cottention::step", _step_fake, lib=_library)
