@@ -29,7 +29,9 @@ BELOW["host"] = BELOW["tuning"] | {"tuning"}
 BELOW["calls"] = {"vocabulary", *CUDA_LAYERS, "tuning", "host"}
 BELOW["optional"] = BELOW["calls"] | {"calls", "cpu"}
 # What only device/ may write.
-HARDWARE = re.compile(r"\basm\b|__global__|__shared__|\b(?:thread|block|grid)(?:Idx|Dim)\b|__\w+_sync\b|__sync\w+")
+HARDWARE = re.compile(r"\b(?:__)?asm(?:__)?\b|__global__|__shared__|\b(?:thread|block|grid)(?:Idx|Dim)\b|__\w+_sync\b|__sync\w+")
+# A hint for registers of CPUs, without an instruction.
+OF_CPUS = {"__asm__": ("cpu/simd.hpp",)}
 TOOLKIT = re.compile(r"\s*#\s*include\s*<((?:cub|cuda|thrust|nv)/[^>]+)>")
 REQUIREMENTS = "<cottention/requirements.hpp>"
 TARGET, AGAIN = "cpu/target.hpp", "cpu/include_again.inc"
@@ -99,7 +101,7 @@ def check(include_dir):
             if re.match(r'\s*#\s*include\s*"', line):
                 problems.append(f'{where}: write #include <cottention/...>, not "..."')
             word = HARDWARE.search(line.partition("//")[0])
-            if word and layer != "device":
+            if word and layer != "device" and str(path) not in OF_CPUS.get(word.group(), ()):
                 problems.append(f"{where}: {word.group()} belongs in device/")
             toolkit = TOOLKIT.match(line)
             if toolkit and layer not in ("device", "rtc"):

@@ -1,8 +1,9 @@
 // The instructions that the code with vectors is compiled for.
 //
-// All of that code is in a namespace of its target, so units compiled for different processors can be linked
-// into one program: the linker keeps one copy of each function that has the same name in both. Headers with
-// such code have a guard in place of #pragma once, since targets.hpp may include them for several targets.
+// All of that code is in a namespace of its target, since the linker keeps one copy of each function that has
+// the same name in several units. What has no vectors is shared by units for different processors, so the
+// program runs on machines that have the instructions of all of them. Headers with vectors have a guard in
+// place of #pragma once, since targets.hpp may include them for several targets.
 //
 // COTTENTION_CPU_TARGET is the namespace, COTTENTION_CPU_VECTOR_BYTES the size of the widest vector register
 // (16 where there is none, for the compiler to lower), COTTENTION_CPU_F16C whether it has F16C's conversions.
