@@ -46,7 +46,7 @@ def test_fork_after_a_call():
 
 def test_processes_that_compile_the_same_at_once(tmp_path):
     package = str(pathlib.Path(cottention.__file__).parents[1])
-    environment = {**os.environ, "COTTENTION_CACHE": str(tmp_path), "COTTENTION_FLAGS": "-O0"}
+    environment = {**os.environ, "COTTENTION_CACHE": str(tmp_path), "COTTENTION_FLAGS": "-O0", "COTTENTION_QUIET": ""}
     program = PROGRAM.format(package=package)
     processes = [subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
                  for _ in range(2)]
@@ -62,7 +62,7 @@ def test_processes_that_compile_the_same_at_once(tmp_path):
 
 def test_file_that_does_not_load_is_compiled_anew(tmp_path):
     package = str(pathlib.Path(cottention.__file__).parents[1])
-    environment = {**os.environ, "COTTENTION_CACHE": str(tmp_path / "cache"), "COTTENTION_FLAGS": "-O0"}
+    environment = {**os.environ, "COTTENTION_CACHE": str(tmp_path / "cache"), "COTTENTION_FLAGS": "-O0", "COTTENTION_QUIET": ""}
     program = [sys.executable, "-c", PROGRAM.format(package=package)]
     first = subprocess.run(program, env=environment, capture_output=True, text=True)
     compiled, = (tmp_path / "cache").iterdir()

@@ -278,7 +278,7 @@ def step(q, k, v, scale_logit=None, *, state, scale="by_key", slot=None, accepte
     slots = h.shape[0]
     _state(state, q, slots, heads, dim_qk, v.shape[-1], "state")
     for name, x in (("h", h), ("count", count)):
-        if x.is_neg():
+        if not torch.compiler.is_compiling() and x.is_neg():
             _refuse(f"state.{name}.is_neg()", True, "must be False, since it is written. Remedy: resolve_neg()")
         if not x.is_contiguous():
             _refuse(f"state.{name}.stride()", x.stride(), "must be contiguous, since it is written")
