@@ -16,8 +16,8 @@ LENGTH = "2026-11-23-amd-epyc-length.json"
 SHAPES = "2026-11-23-amd-epyc-shapes.json"
 # ./run bench --preset authors --filter '(forward|forward_backward)/(1x16x(128|1024)x(64|1024)|32x16x512)'
 AUTHORS = "2026-11-23-amd-epyc-authors.json"
-# Whole runs beside a current PyTorch, one file a machine, in the order of the tables: ./run bench
-PEERS = ()
+# Runs beside a current PyTorch, one file a machine, in the order of the tables: ./run bench, whole or with a filter
+PEERS = ("2026-11-30-amd-epyc-standard-partial.json",)
 # Older ones have no scaled_dot_product_attention and no torch.compile, and take up to twice as long as those of today.
 OLDEST_TORCH = 2
 # examples/python/gpt.py and bert.py

@@ -32,23 +32,6 @@ def percent(value):
     return "" if value is None else f"{100 * value:.0f}%"
 
 
-def peer_times(results, form, call, shape):
-    peer = results["peers"].get(f"{form}/{call}/{shape}", {})
-    return two_digits(1e3 * peer["median"]) if "median" in peer else ""
-
-
-# README: the first table.
-
-
-def readme_cpu(page):
-    results = files.load(sources.RESULTS / sources.QUICK)
-    forms = ("chunked", "quadratic", "softmax")
-    header = ["tokens", "cottention", "PyTorch, chunked", "PyTorch, authors' quadratic form", "PyTorch, softmax"]
-    lines = [[f"{report.SHAPES[shape][2]:,}", two_digits(1e3 * own(results, f"forward/{shape}/causal/fp32")["median"])]
-             + [peer_times(results, form, "forward", shape) for form in forms] for shape in ("B", "C")]
-    return table(header, lines)
-
-
 def source(name):
     return lambda page: sources.link(getattr(sources, name), page)
 
@@ -144,7 +127,6 @@ def ratio(above, below):
 
 
 BLOCKS = {
-    "readme-cpu": readme_cpu,
     "readme-peers": peer_tables.readme,
     "source-quick": source("QUICK"),
     "source-length": source("LENGTH"),
