@@ -132,7 +132,7 @@ def python_stage(stages, environment):
     started = time.monotonic()
     try:
         interpreter = environment.result()
-    except pypi.Missing as missing:
+    except (pypi.Missing, OSError) as missing:  # a full disk, too
         print(missing, flush=True)
         stages.skip("Python: no PyTorch to be had from PyPI; skipped")
         return
