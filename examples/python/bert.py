@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains a bidirectional model that fills in masked characters, with cosine attention, and its twin with softmax: docs/python.md."""
+"""Trains a bidirectional model that fills in masked characters, with cosine attention, and a softmax baseline: docs/python.md."""
 import re
 import sys
 import time

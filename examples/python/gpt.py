@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""Trains a causal language model of characters with cosine attention, and its twin with softmax attention: docs/python.md."""
+"""Trains a causal language model of characters with cosine attention, and a softmax baseline: docs/python.md."""
 import sys
 import time
 

@@ -17,7 +17,7 @@ def norm(x):
 
 
 def attention(q, k, v, m=None, *, causal, scale="by_key", query_mask=None, key_mask=None, initial_state=None):
-    """o and the final state, in the arithmetic of the tensors, [batch, heads, seq, dim]."""
+    """o and the final state, in the arithmetic of the tensors, [batch, heads, seq, dim]. m is [kv_heads], or terms_of() that."""
     batch, heads, seq_q, _ = q.shape
     kv_heads, seq_k = k.shape[1:3]
     present = torch.ones(batch, seq_k, dtype=torch.bool) if key_mask is None else key_mask.bool()
@@ -31,7 +31,7 @@ def attention(q, k, v, m=None, *, causal, scale="by_key", query_mask=None, key_m
         key_weights = torch.ones(batch, kv_heads, seq_k, dtype=q.dtype)
         query_weights = torch.ones(batch, heads, seq_q, dtype=q.dtype)
     else:
-        exponent = -torch.sigmoid(m.to(q.dtype)).reshape(1, kv_heads, 1)
+        exponent = -torch.sigmoid(m.to(q.dtype)).reshape((1, kv_heads, 1) if m.dim() == 1 else m.shape)
         by = lambda n, e: n.clamp_min(1)[:, None, :].to(q.dtype) ** e
         ones = torch.ones((), dtype=q.dtype)
         key_weights = by(counts, exponent) if scale == "by_key" else ones.expand(batch, kv_heads, seq_k)
@@ -53,6 +53,11 @@ def attention(q, k, v, m=None, *, causal, scale="by_key", query_mask=None, key_m
     if query_mask is not None:
         o = torch.where(query_mask.bool()[:, None, :, None], o, torch.zeros((), dtype=q.dtype))
     return o, (state, before + present.sum(1))
+
+
+def terms_of(m, k):
+    """m in fp64 once for each position of k, [batch, kv_heads, seq_k]: gradients are then the terms that sum to that of m."""
+    return m.detach().double()[None, :, None].expand(k.shape[:3]).clone().requires_grad_()
 
 
 def doubles(*tensors):

@@ -161,6 +161,8 @@ def test_forward_mode_is_refused():
         dual = torch.autograd.forward_ad.make_dual(q, torch.ones_like(q))
         with pytest.raises(NotImplementedError, match="no forward-mode derivatives"):
             cottention.attention(dual, k, v, m, causal=True)
+        with pytest.raises(NotImplementedError, match="no forward-mode derivatives"):
+            cottention.step(dual, k, v, m, state=cottention.State.zeros(2, 2, 5, 3, dtype=torch.float64))
 
 
 @pytest.mark.filterwarnings("ignore::UserWarning")

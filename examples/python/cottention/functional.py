@@ -49,6 +49,18 @@ def _need_tensors(**named):
             raise TypeError(f"{name} is of type {type(x).__name__}: must be a torch tensor as q is, or as q a NumPy array")
 
 
+def _need_state(name, state):
+    if not isinstance(state, (tuple, list)) or len(state) != 2:
+        raise TypeError(f"{name} is of type {type(state).__name__}: must be a State, or h and count")
+
+
+def _need_no_tangents(*inputs):
+    """Forward-mode derivatives would be lost without a word."""
+    if not torch.compiler.is_compiling() and forward_ad._current_level >= 0 and any(
+            x is not None and forward_ad.unpack_dual(x).tangent is not None for x in inputs):
+        raise NotImplementedError("cottention has no forward-mode derivatives. Remedy: backward().")
+
+
 def _need_choices(layout, device):
     if layout not in ("bhsd", "bshd"):
         _refuse("layout", repr(layout), "must be bhsd or bshd")
@@ -124,8 +136,7 @@ def _mask(name, x, q, shape):
 
 
 def _state(state, q, batch, heads, dim_qk, dim_v, name):
-    if not isinstance(state, (tuple, list)) or len(state) != 2:
-        raise TypeError(f"{name} is of type {type(state).__name__}: must be a State, or h and count")
+    _need_state(name, state)
     h = _vector(f"{name}.h", state[0], q, (native.sums_dtype(q.dtype),), (batch, heads, dim_qk, dim_v))
     return h, _vector(f"{name}.count", state[1], q, (torch.int64,), (batch,))
 
@@ -227,10 +238,7 @@ def attention(q, k, v, scale_logit=None, *, causal, scale="by_key", query_mask=N
 
 def _call(inputs):
     """The operator where it is traced, and what it does otherwise."""
-    if torch.compiler.is_compiling():
-        return torch.ops.cottention.forward(*inputs)
-    if forward_ad._current_level >= 0 and any(x is not None and forward_ad.unpack_dual(x).tangent is not None for x in inputs[:10]):
-        raise NotImplementedError("cottention has no forward-mode derivatives. Remedy: backward().")
+    _need_no_tangents(*inputs[:10])
     if ops.traced() or inputs[0].is_meta or not all(type(x) in _PLAIN for x in inputs[:10]):
         return torch.ops.cottention.forward(*inputs)
     if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (*inputs[:4], inputs[8])):
@@ -263,8 +271,7 @@ def step(q, k, v, scale_logit=None, *, state, scale="by_key", slot=None, accepte
         return None if o is None else o.numpy()
     _need_tensors(q=q, k=k, v=v)
     _need_choices(layout, q.device)
-    if not isinstance(state, (tuple, list)) or len(state) != 2:
-        raise TypeError(f"state is of type {type(state).__name__}: must be a State, or h and count")
+    _need_state("state", state)
     _need_tensors(**{"state.h": state[0], "state.count": state[1]})
     if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in (q, k, v, scale_logit, state[0])):
         raise RuntimeError("cottention.step has no gradients. Remedy: call it under torch.no_grad(), or "
@@ -285,6 +292,7 @@ def step(q, k, v, scale_logit=None, *, state, scale="by_key", slot=None, accepte
     slot = _vector("slot", slot, q, (torch.int32,), (batch,))
     accepted = _vector("accepted", accepted, q, (torch.int32,), (batch,))
     inputs = (q, k, v, scale_logit, h, count, slot, accepted)
+    _need_no_tangents(*inputs)
     plain = all(type(x) in _PLAIN for x in inputs) and not ops.traced() and not q.is_meta
     o = (ops.step if plain else torch.ops.cottention.step)(*inputs, scale, bool(outputs))
     if not outputs:

@@ -38,36 +38,36 @@ def _state_shape(q, k, v, cu_seqlens_q):
 
 
 def _forward_outputs(q, k, v, cu_seqlens_q, return_state):
+    """o and the state's h and count, empty; None where they are not returned."""
     o = rows_like(q, q.shape[-3], q.shape[-2], v.shape[-1])
     if not return_state:
-        return o, _sums(q, 0), q.new_empty(0, dtype=torch.int64)
+        return o, None, None
     shape = _state_shape(q, k, v, cu_seqlens_q)
     return o, _sums(q, *shape), q.new_empty(shape[0], dtype=torch.int64)
+
+
+def _as_tensors(o, h, count):
+    """What an operator returns, tensors alone: of no elements for None."""
+    return (o, o.new_empty(0, dtype=native.sums_dtype(o.dtype)), o.new_empty(0, dtype=torch.int64)) if h is None else (o, h, count)
 
 
 def compute_forward(q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, initial_h, initial_count, causal, scale,
                     return_state, batch_invariant):
     """o and the state's h and count: None where they are not returned."""
-    h = count = None
-    if return_state:
-        o, h, count = _forward_outputs(q, k, v, cu_seqlens_q, True)
-    else:
-        o = rows_like(q, q.shape[-3], q.shape[-2], v.shape[-1])
+    o, h, count = _forward_outputs(q, k, v, cu_seqlens_q, return_state)
     native.run("forward", causal, scale, native.extents(q, k, v, cu_seqlens_q), q, k, v, o, scale_logit=scale_logit,
                query_mask=query_mask, key_mask=key_mask, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k, initial_h=initial_h,
                initial_count=initial_count, final_h=h, final_count=count, batch_invariant=batch_invariant)
     return o, h, count
 
 
-def _forward(q, *rest):
-    """An operator returns tensors alone: of no elements for None."""
-    o, h, count = compute_forward(q, *rest)
-    return (o, _sums(q, 0), q.new_empty(0, dtype=torch.int64)) if h is None else (o, h, count)
+def _forward(*inputs):
+    return _as_tensors(*compute_forward(*inputs))
 
 
 def _forward_fake(q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, initial_h, initial_count, causal, scale,
                   return_state, batch_invariant):
-    return _forward_outputs(q, k, v, cu_seqlens_q, return_state)
+    return _as_tensors(*_forward_outputs(q, k, v, cu_seqlens_q, return_state))
 
 
 def _gradients(q, k, v, cu_seqlens_q, wanted):
