@@ -114,8 +114,8 @@ def trainings(gpt, bert):
     """Held-out loss of the trainings of examples/python, and what causal attention alone takes by length, from 1 MiB on: the
     system's count is no finer."""
     labels = {"cosine": "cottention, fp32", "softmax": PYTORCH["softmax"], "softmax, scores stored": "PyTorch, softmax, scores stored"}
-    panels = [panel(f"{result['what']}.py: held-out loss", "step", result["loss"]["unit"],
-                    {labels[kind]: model["held_out"] for kind, model in result["models"].items()}, x_log=False, y_log=False)
+    panels = [panel(f"{result['what']}.py: validation loss", "step", result["loss"]["unit"],
+                    {labels[kind]: model["validation"] for kind, model in result["models"].items()}, x_log=False, y_log=False)
               for result in (gpt, bert)]
     memory = {label: [(row["length"], row["peak_bytes"] / 2**20) for row in gpt["attention"]
                       if row["form"] == form and row["peak_bytes"] >= 2**20]

@@ -66,7 +66,7 @@ BUDGET_KEYS = {"architecture": str, "ptxas": str, "budget": list}
 BUDGET_ROW = {"name": str, "chunk": int, "warps": int, "bytes": int, "tokens": int, "instructions": list, "products": dict,
               "wavefronts": int, "conflicts": int}
 TRAINING_KEYS = {"options": dict, "machine": dict, "text": dict, "models": dict, "loss": dict, "attention": list}
-TRAINING_MODEL = {"parameters": int, "tokens": int, "tokens_per_second": int, "held_out": list}
+TRAINING_MODEL = {"parameters": int, "tokens": int, "tokens_per_second": int, "validation": list, "test": float}
 
 
 def missing(what, value, keys):

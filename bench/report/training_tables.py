@@ -10,8 +10,8 @@ def _row(words, values):
 def _lines(name):
     result = sources.load(name)
     models = [result["models"][kind] for kind in ("cosine", "softmax")]
-    losses = [model["held_out"][-1][1] for model in models]
-    yield _row(f"`{result['what']}.py`: held-out loss, {result['loss']['unit']}", [f"{loss:.4f}" for loss in losses])
+    losses = [model["test"] for model in models]
+    yield _row(f"`{result['what']}.py`: test loss, {result['loss']['unit']}", [f"{loss:.4f}" for loss in losses])
     yield _row("the same, cosine beside softmax", [f"{100 * (losses[0] / losses[1] - 1):+.1f}%", ""])
     yield _row("characters per second of training", [f"{model['tokens_per_second']:,}" for model in models])
     for length in (1024, 8192):

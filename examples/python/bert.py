@@ -52,9 +52,8 @@ def batches(pieces, vocabulary, batch):
 
 
 def held_out_batches(pieces, vocabulary, batch):
-    """The held-out pieces from the first, up to 256 of them, always with the same characters masked."""
+    """All of the pieces, always with the same characters masked."""
     generator = torch.Generator().manual_seed(0)
-    pieces = pieces[:256]
     return [masked_batch(pieces[i:i + batch], vocabulary, generator) for i in range(0, len(pieces), batch)]
 
 
@@ -63,11 +62,11 @@ def main(arguments=None):
     chosen = training.options("bert", __doc__, DEFAULTS, QUICK, arguments)
     vocabulary = training.Vocabulary(chosen.characters, further=("hidden", "padding"))
     pieces = [vocabulary.encode(piece) for piece in pieces_of(chosen.characters, chosen.length)]
-    cut = round(len(pieces) * (1 - training.HELD_OUT))
+    learned, validation, test = training.parts(pieces)
     result = training.begin(chosen, "bert", vocabulary, f"paragraphs or parts of them, up to {chosen.length} characters")
     result["text"]["pieces"] = len(pieces)
-    runs = training.train(len(vocabulary), False, batches(pieces[:cut], vocabulary, chosen.batch),
-                          held_out_batches(pieces[cut:], vocabulary, 16), chosen)
+    runs = training.train(len(vocabulary), False, batches(learned, vocabulary, chosen.batch),
+                          *(held_out_batches(part, vocabulary, 16) for part in (validation, test)), chosen)
     training.report(result, runs, "nats per masked character")
     training.finish(result, chosen, started)
     return 0

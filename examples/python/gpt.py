@@ -24,8 +24,8 @@ def batches(text, length, batch):
 
 
 def held_out_batches(text, length, batch):
-    """The held-out text from its begin, up to 16,384 characters of it in pieces."""
-    pieces = min((len(text) - 1) // length, max(1, 16384 // length))
+    """All of the text that fills pieces of `length`."""
+    pieces = (len(text) - 1) // length
     inputs, targets = (text[at:at + pieces * length].view(pieces, length) for at in (0, 1))
     return [(inputs[i:i + batch], targets[i:i + batch], None) for i in range(0, pieces, batch)]
 
@@ -86,12 +86,12 @@ def main(arguments=None):
     chosen = training.options("gpt", __doc__, DEFAULTS, QUICK, arguments)
     vocabulary = training.Vocabulary(chosen.characters)
     text = vocabulary.encode(chosen.characters)
-    cut = round(len(text) * (1 - training.HELD_OUT))
+    learned, validation, test = training.parts(text)
     result = training.begin(chosen, "gpt", vocabulary, f"{chosen.length} characters")
-    runs = training.train(len(vocabulary), True, batches(text[:cut], chosen.length, chosen.batch),
-                          held_out_batches(text[cut:], chosen.length, 16), chosen)
+    runs = training.train(len(vocabulary), True, batches(learned, chosen.length, chosen.batch),
+                          *(held_out_batches(part, chosen.length, 16) for part in (validation, test)), chosen)
     training.report(result, runs, "nats per character")
-    result["generation"] = generate(runs["cosine"].model, vocabulary, text[cut:], chosen)
+    result["generation"] = generate(runs["cosine"].model, vocabulary, test, chosen)
     training.finish(result, chosen, started)
     return 0 if result["generation"]["agreement"]["holds"] else 1
 

@@ -1,4 +1,4 @@
-"""Draws a result of gpt.py or bert.py: held-out loss against step, and what attention costs against length. Needs matplotlib."""
+"""Draws a result of gpt.py or bert.py: validation loss against step, and what attention costs against length. Needs matplotlib."""
 import matplotlib
 
 matplotlib.use("agg")
@@ -32,8 +32,8 @@ def draw(result, path):
              if any(row[key] for row in rows)]
     drawing, axes = plt.subplots(1, 1 + len(costs), figsize=(4.2 * (1 + len(costs)), 3.7))
     for kind, model in result["models"].items():
-        axes[0].plot(*zip(*model["held_out"]), label=kind, markersize=4, **STYLES[kind])
-    axes[0].set_title(f"{result['what']}: held-out loss, {result['loss']['unit']}", fontsize=10)
+        axes[0].plot(*zip(*model["validation"]), label=kind, markersize=4, **STYLES[kind])
+    axes[0].set_title(f"{result['what']}: validation loss, {result['loss']['unit']}", fontsize=10)
     axes[0].set_xlabel("step")
     for place, cost in zip(axes[1:], costs):
         _against_length(place, rows, *cost)

@@ -33,7 +33,7 @@ def test_both_models_learn(quick):
     _, result, _ = quick
     assert set(result["models"]) == {"cosine", "softmax"}
     for model in result["models"].values():
-        steps, losses = zip(*model["held_out"])
+        steps, losses = zip(*model["validation"])
         assert steps[0] == 0 and steps[-1] == result["options"]["steps"]
         assert losses[-1] < losses[0] - 0.5
         assert model["tokens"] > 0 and model["tokens_per_second"] > 0
@@ -42,7 +42,7 @@ def test_both_models_learn(quick):
     assert cosine["tokens"] == softmax["tokens"]
     options = result["options"]
     assert cosine["parameters"] == softmax["parameters"] + options["layers"] * (options["heads"] + 2 * options["dim"])
-    assert result["loss"]["ratio"] == pytest.approx(cosine["held_out"][-1][1] / softmax["held_out"][-1][1], rel=1e-5)
+    assert result["loss"]["ratio"] == pytest.approx(cosine["test"] / softmax["test"], rel=1e-5)
 
 
 def test_result_file(quick):
