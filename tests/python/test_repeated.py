@@ -139,3 +139,69 @@ def test_threads_with_one_signature():
     for thread in threads:
         thread.join()
     assert not wrong
+
+
+class Hooks:
+    """Saved tensors come back as `unpack` makes them, where `chosen` says so of what was saved."""
+
+    def __init__(self, unpack, chosen=lambda x: True):
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(lambda x: x, lambda x: unpack(x) if chosen(x) else x)
+
+    def __enter__(self):
+        self.hooks.__enter__()
+
+    def __exit__(self, *_):
+        self.hooks.__exit__(*_)
+
+
+def strided(x):
+    """The same numbers, none beside another."""
+    apart = torch.zeros(*x.shape, 2, dtype=x.dtype)[..., 0]
+    return apart.copy_(x)
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_what_comes_back_from_saving_is_looked_at(known):
+    q, k, v, m = rows(torch.float32)
+    mask = torch.arange(k.shape[2])[None] % 3 != torch.arange(k.shape[0])[:, None]
+    dout = torch.randn(q.shape[:-1] + v.shape[-1:])
+
+    def go(unpack=None, chosen=lambda x: True):
+        if not known:
+            functional._known.clear()
+        with Hooks(unpack or (lambda x: x), chosen):
+            o = cottention.attention(q, k, v, m, causal=True, key_mask=mask)
+        return torch.autograd.grad(o, (q, k, v, m), dout)
+
+    want = go()
+    for _ in range(2):
+        assert all(torch.equal(a, b) for a, b in zip(go(strided), want))
+        for wrong in (lambda x: x.half(), lambda x: x[..., :1]):
+            for chosen in (lambda x: x.dim() == 4, lambda x: x.dim() == 1):
+                with pytest.raises(RuntimeError, match="in backward, and was .* in forward"):
+                    go(wrong, chosen)
+        assert all(torch.equal(a, b) for a, b in zip(go(), want))
+
+
+def test_data_that_changes_between_forward_and_backward():
+    q, k, v, m = rows(torch.float32)
+    m = m.detach().requires_grad_()
+    o = cottention.attention(q, k, v, m, causal=True)
+    m.data = m.data.double()
+    with pytest.raises(RuntimeError, match="scale_logit is torch.float64 .* in backward, and was torch.float32"):
+        o.sum().backward()
+
+
+def test_gradients_with_the_negative_bit_and_in_batches():
+    q, k, v, m = rows(torch.float32)
+    dout = torch.randn(q.shape[:-1] + v.shape[-1:])
+    want = grads(q, k, v, m, -dout)
+    assert all(torch.equal(a, b) for a, b in zip(grads(q, k, v, m, torch._neg_view(dout)), want))
+    o, state = cottention.attention(q, k, v, m, causal=True, return_state=True)
+    h = torch.randn_like(state.h)
+    of_h = torch.autograd.grad(state.h, k, h, retain_graph=True)[0]
+    assert torch.equal(torch.autograd.grad(state.h, k, torch._neg_view(-h), retain_graph=True)[0], of_h)
+    several = torch.autograd.grad(o, (q, k, v), torch.stack([dout, -dout]), is_grads_batched=True)
+    for pair, one in zip(several, want):
+        torch.testing.assert_close(pair[1], one)
+        torch.testing.assert_close(pair[0], -one)
