@@ -47,7 +47,8 @@ constexpr bool
 template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
 constexpr bool
     cottention::device::is_left_out<cottention::sm90::Reduce<cottention::kernel::Roles<P, output>, tiling>> =
-        P::mask == Mask::causal || output != cottention::recurrence::Output::dk;
+        output != cottention::recurrence::Output::o &&
+        (P::mask == Mask::causal || output != cottention::recurrence::Output::dk);
 template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
 constexpr bool
     cottention::device::is_left_out<cottention::sm90::Walk<cottention::kernel::Roles<P, output>, tiling>> =
