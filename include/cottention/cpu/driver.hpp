@@ -60,7 +60,7 @@ class Driver {
   bool is_split(std::int64_t i) const {
     if (workspace_.entry_count == 0 || pieces(tasks_.rows(i)).count < 2) return false;
     const bool splits = tasks_.rows(i) > work_.rows / workspace_.threads ||
-                        i >= work_.tasks - left_over_tasks(work_, workspace_.threads);
+                        left_over_tasks(work_, workspace_.threads).contain(i);
     return splits && !is_single(tasks_.task(i));
   }
   SplitCounts extent(std::int64_t i) const {
