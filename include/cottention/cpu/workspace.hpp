@@ -58,17 +58,17 @@ struct CallWorkspace {
 inline constexpr std::int64_t rows_per_thread = 128;
 
 /// Heads whose chunks one thread interleaves at most.
-inline constexpr int max_heads_interleaved = 8;
+inline constexpr int max_heads_interleaved = 16;
 
-/// Where heads are adjacent in memory, a walk of one head uses a few cache lines of every page, and hardware
-/// prefetches of the lines beside them are lost. So a thread interleaves the chunks of several heads, up to
-/// 1 KiB of adjacent rows and 256 KiB of states.
+/// Where heads are adjacent in memory, a walk of one head uses a few cache lines of every page, so that each
+/// page is looked up for every head, and hardware prefetches of the lines beside them are lost. So a thread
+/// interleaves the chunks of several heads, up to a page of adjacent rows and 256 KiB of states.
 template <Element T>
 std::int64_t heads_interleaved_limit(const Work& work, std::int64_t state_elements) {
   if (!work.heads_adjacent) return 1;
   const std::int64_t row_bytes = (std::max)(work.dim_qk, work.dim_v) * static_cast<std::int64_t>(sizeof(T));
   const std::int64_t state_bytes = state_elements * static_cast<std::int64_t>(sizeof(Accumulate<T>));
-  return std::clamp<std::int64_t>((std::min)({1024 / row_bytes, 262144 / state_bytes, work.heads}), 1,
+  return std::clamp<std::int64_t>((std::min)({4096 / row_bytes, 262144 / state_bytes, work.heads}), 1,
                                   max_heads_interleaved);
 }
 
