@@ -6,6 +6,7 @@
 #include <limits>
 #include <memory>
 #include <random>
+#include <utility>
 #include <vector>
 
 #include <cottention/cpu/backward.hpp>
@@ -126,6 +127,31 @@ TEST_CASE("Short sequences have three pieces or more, where two threads have use
   CHECK(Pieces(1024, 64 * 64, 32).count == 3);
   CHECK(Pieces(4096, 64 * 64, 32).count == 12);
   CHECK(Pieces(4097, 64 * 64, 32).count == 5);
+}
+
+TEST_CASE(
+    "Tasks that would leave threads idle are left over: of equal ones the last, else those of two outputs") {
+  using Range = std::pair<std::int64_t, std::int64_t>;  // the first one, and how many
+  const auto left_over = [](std::int64_t tasks, std::int64_t two_outputs, std::int64_t threads,
+                            bool packed = false) {
+    const LeftOverTasks left =
+        left_over_tasks({.tasks = tasks, .two_output_tasks = two_outputs, .packed = packed}, threads);
+    std::int64_t first = tasks, count = 0;
+    for (std::int64_t i = tasks; i-- > 0;)
+      if (left.contain(i)) first = i, ++count;
+    CHECK(count == left.count());
+    return Range{first, count};
+  };
+  CHECK(left_over(5, 0, 2) == Range{4, 1});
+  CHECK(left_over(6, 0, 2).second == 0);
+  CHECK(left_over(5, 0, 3) == Range{3, 2});
+  CHECK(left_over(7, 0, 4).second == 0);  // three of four threads have work
+  CHECK(left_over(2, 1, 2) == Range{0, 1});
+  CHECK(left_over(6, 3, 2) == Range{2, 1});
+  CHECK(left_over(4, 2, 2).second == 0);
+  CHECK(left_over(4, 2, 4) == Range{0, 2});
+  CHECK(left_over(8, 4, 3) == Range{6, 2});
+  CHECK(left_over(6, 3, 2, true).second == 0);
 }
 
 TEST_CASE("Two threads read less than half of a long sequence twice") {

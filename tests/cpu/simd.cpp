@@ -143,7 +143,7 @@ void check_calls() {
   using P = Problem<T, any_head_dim, mask, Scale::by_key>;
   using A = Accumulate<T>;
   const Shape shape{
-      .batch = 1, .seq_q = 75, .seq_k = 75, .heads_q = 4, .heads_kv = 2, .dim_qk = 21, .dim_v = 37};
+      .batch = 1, .seq_q = 75, .seq_k = 75, .heads_q = 4, .heads_kv = 2, .dim_qk = 11, .dim_v = 37};
   std::mt19937 random(20 + bytes);
   std::normal_distribution<float> normal;
   const auto draw = [&](std::int64_t rows, std::int64_t dim) {
@@ -151,10 +151,10 @@ void check_calls() {
     for (T& value : x) value = static_cast<T>(normal(random));
     return x;
   };
-  const auto q = draw(75 * 4, 21), k = draw(75 * 2, 21), v = draw(75 * 2, 37), dout = draw(75 * 4, 37);
+  const auto q = draw(75 * 4, 11), k = draw(75 * 2, 11), v = draw(75 * 2, 37), dout = draw(75 * 4, 37);
   std::vector<T> o(dout.size()), dq(q.size()), dk(k.size()), dv(v.size()), stepped(o.size());
   const std::vector<A> m{A{1} / 3, A{-1} / 7};  // no floats where A is double
-  std::vector<A> dm(2), h(2 * 21 * 37);
+  std::vector<A> dm(2), h(2 * 11 * 37);
   std::vector<std::byte> memory(std::size_t{1} << 20);
   void* aligned = memory.data();
   std::size_t bytes_left = memory.size();

@@ -42,6 +42,7 @@ class CallTasks {
     const std::int64_t rows = (std::max)(s.seq_q, s.seq_k) * s.heads_kv * (packed ? 1 : s.batch) * outputs_;
     return {.states = heads(),
             .tasks = heads() * outputs_,
+            .two_output_tasks = key_gradients_ ? heads() : 0,
             .heads = s.heads_kv,
             .rows = rows,
             .dim_qk = s.dim_qk,

@@ -136,11 +136,19 @@ template <class S, Element T>
   }
 }
 
-/// The first `count` < S::lanes elements at p, widened; the rest are 0.
+/// Where the last vector of a row of `dim` elements begins. It shares elements with the one before where dim
+/// is no multiple of S::lanes, so that no row has a tail, and nothing past its end is read or written.
+template <class S>
+constexpr std::ptrdiff_t first_of_last(std::ptrdiff_t dim) {
+  return dim > S::lanes ? dim - S::lanes : 0;
+}
+
+/// The last vector of a row, widened; zeros follow a row of fewer elements.
 template <class S, Element T>
-[[gnu::always_inline]] inline typename S::Vector load_widened_part(const T* p, int count) {
+[[gnu::always_inline]] inline typename S::Vector load_last(const T* row, std::ptrdiff_t dim) {
+  if (dim >= S::lanes) return load_widened<S>(row + dim - S::lanes);
   T buffer[S::lanes] = {};
-  std::memcpy(static_cast<void*>(buffer), p, static_cast<std::size_t>(count) * sizeof(T));
+  detail::copy_part<S::lanes>(buffer, row, dim);
   return load_widened<S>(buffer);
 }
 
@@ -163,11 +171,16 @@ template <class S, Element T>
   }
 }
 
+/// Stores the last vector of a row, as far as the row has elements.
 template <class S, Element T>
-[[gnu::always_inline]] inline void store_narrowed_part(T* p, typename S::Vector x, int count) {
+[[gnu::always_inline]] inline void store_last(T* row, typename S::Vector x, std::ptrdiff_t dim) {
+  if (dim >= S::lanes) {
+    store_narrowed<S>(row + dim - S::lanes, x);
+    return;
+  }
   T buffer[S::lanes];
   store_narrowed<S>(buffer, x);
-  std::memcpy(static_cast<void*>(p), buffer, static_cast<std::size_t>(count) * sizeof(T));
+  detail::copy_part<S::lanes>(row, buffer, dim);
 }
 
 }  // namespace cottention::cpu::COTTENTION_CPU_TARGET

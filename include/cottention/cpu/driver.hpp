@@ -38,10 +38,15 @@ class Driver {
     std::atomic<std::int64_t> next{0};
     auto body = [&](int thread) {
       std::byte* scratch = workspace_.scratch + thread * workspace_.scratch_bytes;
+      const auto first_task = [&](std::int64_t i) {
+        return i / blocks_per_sequence * work_.heads + i % blocks_per_sequence * workspace_.heads_interleaved;
+      };
       for (std::int64_t i; (i = next.fetch_add(1, std::memory_order_relaxed)) < head_blocks;) {
-        const std::int64_t head = i % blocks_per_sequence * workspace_.heads_interleaved;
-        run_whole(i / blocks_per_sequence * work_.heads + head,
-                  std::min<std::int64_t>(workspace_.heads_interleaved, work_.heads - head), scratch);
+        const std::int64_t first = first_task(i), left = work_.heads - first % work_.heads;
+        // Where all threads are as fast, the block after so many is this thread's next.
+        const std::int64_t after = i + workspace_.threads;
+        run_whole(first, std::min<std::int64_t>(workspace_.heads_interleaved, left),
+                  after < head_blocks ? first_task(after) : first, scratch);
       }
       if (workspace_.entry_count > 0) run_split_tasks(queue, scratch);
     };
@@ -60,7 +65,7 @@ class Driver {
   bool is_split(std::int64_t i) const {
     if (workspace_.entry_count == 0 || pieces(tasks_.rows(i)).count < 2) return false;
     const bool splits = tasks_.rows(i) > work_.rows / workspace_.threads ||
-                        i >= work_.tasks - left_over_tasks(work_, workspace_.threads);
+                        left_over_tasks(work_, workspace_.threads).contain(i);
     return splits && !is_single(tasks_.task(i));
   }
   SplitCounts extent(std::int64_t i) const {
@@ -170,14 +175,17 @@ class Driver {
   }
 
   /// Runs tasks first to first + heads - 1 of one sequence, chunks interleaved, except those that are split.
-  void run_whole(std::int64_t first, std::int64_t heads, std::byte* scratch) {
+  /// `after` is the task that probably follows.
+  void run_whole(std::int64_t first, std::int64_t heads, std::int64_t after, std::byte* scratch) {
     ActiveWalk active[max_heads_interleaved];
     int count = 0;
+    WalkTask<T> next = tasks_.task(first);
     for (std::int64_t i = first; i < first + heads; ++i) {
+      const WalkTask<T> task = next;
+      next = tasks_.task(i + 1 < first + heads ? i + 1 : after);
       if (is_split(i)) continue;
-      const WalkTask<T> task = tasks_.task(i);
       if (is_single(task))
-        run_single(i, task, scratch);
+        run_single(i, task, next.walk, scratch);
       else
         active[count] = activate(i, task, scratch, count), ++count;
     }
@@ -232,8 +240,9 @@ class Driver {
     for (int piece = 0; piece < outputs.count; ++piece) apply(active, count, outputs, piece);
   }
 
-  /// A task whose sequence is one chunk.
-  void run_single(std::int64_t index, const WalkTask<T>& task, std::byte* scratch) const {
+  /// A task whose sequence is one chunk. The first rows of `next` are prefetched.
+  void run_single(std::int64_t index, const WalkTask<T>& task, const WalkParams<T>& next,
+                  std::byte* scratch) const {
     const std::int64_t rows = (std::max)(task.walk.a_rows, task.walk.bc_rows);
     const bool has_state = task.initial != nullptr || task.final != nullptr;
     const auto parts = take_scratch(task, scratch, has_state ? 1 : 0, round_up(rows, block));
@@ -241,6 +250,7 @@ class Driver {
     m.index = index;
     m.task = task;
     m.walker = {task.walk, parts.operands, parts.transposed};
+    m.walker.set_next(next, 0);
     m.prefix.data = has_state ? parts.states : nullptr;
     load(task, m.prefix);
     m.walker.seek(0);

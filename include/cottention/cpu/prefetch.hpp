@@ -55,8 +55,8 @@ class Prefetcher {
   }
 
  private:
-  /// What the prefetched lines are for, and to which level of cache they go.
-  enum class Use { none, read, read_near, write };
+  /// What the prefetched lines are for.
+  enum class Use { none, read, write };
   struct Lines {
     const std::byte* row = nullptr;
     std::ptrdiff_t stride = 0, bytes = 0;
@@ -72,9 +72,7 @@ class Prefetcher {
     constexpr auto size = static_cast<std::ptrdiff_t>(sizeof(E));
     if (operand.rows.data == nullptr) return {};
     const RowView<E> rows = operand.of(head, t);
-    // The first-level cache has room for rows that lie back to back; rows at a large stride would compete
-    // for the same few of its sets.
-    const Use use = !std::is_const_v<E> ? Use::write : rows.stride == rows.dim ? Use::read_near : Use::read;
+    const Use use = std::is_const_v<E> ? Use::read : Use::write;
     return {reinterpret_cast<const std::byte*>(rows.data), rows.stride * size, rows.dim * size, use};
   }
 
@@ -90,8 +88,6 @@ class Prefetcher {
       const std::byte* const end = lines.row + lines.bytes;
       if (lines.use == Use::write)
         for (const std::byte* p = lines.row; p < end; p += line) __builtin_prefetch(p, 1, 2);
-      else if (lines.use == Use::read)
-        for (const std::byte* p = lines.row; p < end; p += line) __builtin_prefetch(p, 0, 2);
       else
         for (const std::byte* p = lines.row; p < end; p += line) __builtin_prefetch(p, 0, 3);
       lines.row += lines.stride;

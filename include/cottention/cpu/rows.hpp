@@ -168,8 +168,7 @@ bool pack_rows(const RowView<const T>& rows, int count, const A* weight, A* pack
     for (int r = first; r < last; ++r) {
       A* out = packed + r * pitch;
       Vector sum[2] = {};
-      const auto keep = [&](std::ptrdiff_t c, int i, Vector x) __attribute__((always_inline)) {
-        S::store(out + c, x);
+      const auto use = [&](int i, Vector x) __attribute__((always_inline)) {
         if constexpr (norm == Norm::normalize) sum[i % 2] += detail::clamped_square<S>(x);
         if constexpr (check == Check::finite) not_finite[i] += x - x;
       };
@@ -179,10 +178,16 @@ bool pack_rows(const RowView<const T>& rows, int count, const A* weight, A* pack
         const Vector factor = S::splat(norm == Norm::keep && weight != nullptr ? weight[r] : A{1});
         c = detail::each_vector<S>(
             dim, [&](std::ptrdiff_t column, int i) __attribute__((always_inline)) {
-              keep(column, i, load_widened<S>(in + column) * factor);
+              const Vector x = load_widened<S>(in + column) * factor;
+              S::store(out + column, x);
+              use(i, x);
             });
         if (c < dim) {
-          keep(c, 0, load_widened_part<S>(in + c, static_cast<int>(dim - c)) * factor);
+          const Vector x = load_last<S>(in, dim) * factor;
+          const std::ptrdiff_t from = first_of_last<S>(dim);
+          use(1, S::select(S::iota() >= static_cast<typename S::Bit>(c - from), x, Vector{}));
+          S::store(out + c, Vector{});
+          S::store(out + from, x);
           c += lanes;
         }
       }
@@ -228,24 +233,29 @@ void pack_columns(const RowView<const T>& rows, int count, const A* weight, A* p
     const int last = (std::min)(count, first + lanes);
     Vector squares[4] = {};
     A* to = packed + first;
-    const auto transpose_block = [&](std::ptrdiff_t c, auto load) __attribute__((always_inline)) {
+    // Columns from c on, of which the first `seen` are there already.
+    const auto transpose_block = [&](std::ptrdiff_t c, std::ptrdiff_t seen, auto load)
+        __attribute__((always_inline)) {
       Vector block[lanes];
 #pragma GCC unroll 16
       for (int i = 0; i < lanes; ++i)
-        block[i] = first + i < last && rows.valid(first + i) ? load(rows.row(first + i) + c) : Vector{};
+        block[i] = first + i < last && rows.valid(first + i) ? load(rows.row(first + i)) : Vector{};
       transpose<S>(block);
 #pragma GCC unroll 16
       for (int i = 0; i < lanes; ++i) {
         S::store(to + (c + i) * chunk, block[i]);
-        if constexpr (norm == Norm::normalize) squares[i % 4] += detail::clamped_square<S>(block[i]);
+        if constexpr (norm == Norm::normalize)
+          if (i >= seen) squares[i % 4] += detail::clamped_square<S>(block[i]);
       }
     };
     std::ptrdiff_t c = 0;
     // With a capture, since the function that a lambda without one converts to is compiled for no target.
-    for (; c + lanes <= dim; c += lanes) transpose_block(c, [&](const T* in) { return load_widened<S>(in); });
+    for (; c + lanes <= dim; c += lanes)
+      transpose_block(c, 0, [&](const T* in) { return load_widened<S>(in + c); });
     if (c < dim) {
-      transpose_block(c, [&](const T* in) { return load_widened_part<S>(in, static_cast<int>(dim - c)); });
-      c += lanes;
+      const std::ptrdiff_t from = first_of_last<S>(dim);
+      transpose_block(from, c - from, [&](const T* in) { return load_last<S>(in, dim); });
+      c = from + lanes;
     }
     for (; c < pitch; ++c) S::store(to + c * chunk, Vector{});
     Vector factors = weight == nullptr ? S::splat(1) : S::load(weight + first);
@@ -277,9 +287,11 @@ template <class S, class A, Element T>
       rows.dim, [&](std::ptrdiff_t column, int) __attribute__((always_inline)) {
         store_narrowed<S>(out + column, valid ? S::load(in + column) * factor : typename S::Vector{});
       });
-  if (c < rows.dim)
-    store_narrowed_part<S>(out + c, valid ? S::load(in + c) * factor : typename S::Vector{},
-                           static_cast<int>(rows.dim - c));
+  if (c < rows.dim) {
+    const typename S::Vector x =
+        valid ? S::load(in + first_of_last<S>(rows.dim)) * factor : typename S::Vector{};
+    store_last<S>(out, x, rows.dim);
+  }
 }
 
 /// Writes rows 0 to count - 1 from `in`, (count, pitch), times `weight`, (count), where that is not null.

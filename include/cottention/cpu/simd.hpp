@@ -45,6 +45,24 @@ template <>
 inline constexpr RegisterTile register_tile<16> = {4, 4};
 #endif
 
+namespace detail {
+
+/// Copies `count` < lanes elements, a power of two of them at a time: a call of memcpy for each row would
+/// take longer than the row.
+template <int lanes, class E>
+[[gnu::always_inline]] inline void copy_part(E* to, const E* from, std::ptrdiff_t count) {
+  if constexpr (lanes > 1) {
+    constexpr std::ptrdiff_t part = lanes / 2;
+    if ((count & part) != 0) {
+      std::memcpy(static_cast<void*>(to), from, part * sizeof(E));
+      to += part, from += part;
+    }
+    copy_part<part>(to, from, count);
+  }
+}
+
+}  // namespace detail
+
 template <class A, int vector_bytes>
 struct Simd {
   static constexpr int lanes = vector_bytes / static_cast<int>(sizeof(A));
@@ -73,11 +91,13 @@ struct Simd {
   /// The first `count` < lanes elements; the rest are 0.
   [[gnu::always_inline]] static Vector load_part(const A* p, int count) {
     A buffer[lanes] = {};
-    std::memcpy(buffer, p, static_cast<std::size_t>(count) * sizeof(A));
+    detail::copy_part<lanes>(buffer, p, count);
     return load(buffer);
   }
   [[gnu::always_inline]] static void store_part(A* p, Vector v, int count) {
-    std::memcpy(p, &v, static_cast<std::size_t>(count) * sizeof(A));
+    A buffer[lanes];
+    store(buffer, v);
+    detail::copy_part<lanes>(p, buffer, count);
   }
 
   /// 0, 1, 2, ...

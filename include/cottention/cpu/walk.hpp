@@ -53,10 +53,11 @@ class Walker {
   void seek(std::int64_t row) { params_.counter.seek(row); }
 
   /// Names the rows to prefetch during the next chunk: those of `next` from row t on.
-  void set_next(const Walker& next, std::int64_t t) {
-    next_params_ = &next.params_;
+  void set_next(const WalkParams<T>& next, std::int64_t t) {
+    next_params_ = &next;
     next_t_ = t;
   }
+  void set_next(const Walker& next, std::int64_t t) { set_next(next.params_, t); }
 
   /// Begins the chunk of rows t to t + a_rows - 1 of a, and of t to t + bc_rows - 1 of b and c.
   void begin_chunk(std::int64_t t, int a_rows, int bc_rows) {

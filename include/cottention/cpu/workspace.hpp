@@ -13,10 +13,11 @@ namespace cottention::cpu {
 
 /// The size of a call's tasks. It follows from shapes and strides alone.
 struct Work {
-  std::int64_t states = 0;  // batch x heads_kv
-  std::int64_t tasks = 0;   // states x outputs
-  std::int64_t heads = 0;   // consecutive tasks that belong to one sequence
-  std::int64_t rows = 0;    // of all tasks together
+  std::int64_t states = 0;            // batch x heads_kv
+  std::int64_t tasks = 0;             // states x outputs
+  std::int64_t two_output_tasks = 0;  // of the tasks, the first ones
+  std::int64_t heads = 0;             // consecutive tasks that belong to one sequence
+  std::int64_t rows = 0;              // of all tasks together
   std::int64_t dim_qk = 0, dim_v = 0;
   std::int64_t scale_grad_tasks = 0;  // tasks that may sum for the gradient of m
   bool sums_heads = false;            // tasks that sum over the query heads of a group
@@ -57,25 +58,34 @@ struct CallWorkspace {
 inline constexpr std::int64_t rows_per_thread = 128;
 
 /// Heads whose chunks one thread interleaves at most.
-inline constexpr int max_heads_interleaved = 8;
+inline constexpr int max_heads_interleaved = 16;
 
-/// Where heads are adjacent in memory, a walk of one head uses a few cache lines of every page, and hardware
-/// prefetches of the lines beside them are lost. So a thread interleaves the chunks of several heads, up to
-/// 1 KiB of adjacent rows and 256 KiB of states.
+/// Where heads are adjacent in memory, a walk of one head uses a few cache lines of every page, so that each
+/// page is looked up for every head, and hardware prefetches of the lines beside them are lost. So a thread
+/// interleaves the chunks of several heads, up to a page of adjacent rows and 256 KiB of states.
 template <Element T>
 std::int64_t heads_interleaved_limit(const Work& work, std::int64_t state_elements) {
   if (!work.heads_adjacent) return 1;
   const std::int64_t row_bytes = (std::max)(work.dim_qk, work.dim_v) * static_cast<std::int64_t>(sizeof(T));
   const std::int64_t state_bytes = state_elements * static_cast<std::int64_t>(sizeof(Accumulate<T>));
-  return std::clamp<std::int64_t>((std::min)({1024 / row_bytes, 262144 / state_bytes, work.heads}), 1,
+  return std::clamp<std::int64_t>((std::min)({4096 / row_bytes, 262144 / state_bytes, work.heads}), 1,
                                   max_heads_interleaved);
 }
 
-/// The number of tasks, the last ones, that remain when all threads have had as many, where threads share
-/// them.
-inline std::int64_t left_over_tasks(const Work& work, std::int64_t threads) {
-  const std::int64_t left_over = work.tasks % threads;
-  return !work.packed && 3 * left_over <= 2 * threads ? left_over : 0;
+/// Tasks that remain when all threads have had as many, and that threads share.
+struct LeftOverTasks {
+  std::int64_t first = 0, last = 0;
+
+  bool contain(std::int64_t task) const { return first <= task && task < last; }
+  std::int64_t count() const { return last - first; }
+};
+
+/// Those are the last tasks. Where all threads have as many tasks, they are the last of those with two
+/// outputs, which take half as long again as the others.
+inline LeftOverTasks left_over_tasks(const Work& work, std::int64_t threads) {
+  const std::int64_t end = work.tasks % threads != 0 ? work.tasks : work.two_output_tasks;
+  const std::int64_t left_over = end % threads;
+  return {!work.packed && 3 * left_over <= 2 * threads ? end - left_over : end, end};
 }
 
 /// The largest number of heads, up to `max_heads`, that leaves no thread with more heads than one at a time
@@ -148,7 +158,8 @@ CallWorkspace<T> take_workspace(Carver& carver, const Work& work, int chunk, int
   const std::int64_t max_heads = heads_interleaved_limit<T>(work, w.state_elements);
   w.threads = static_cast<int>(std::clamp<std::int64_t>(work.rows / rows_per_thread, 1, threads));
   const bool splits = Pieces(work.tasks == 0 ? 0 : work.rows / work.tasks, w.state_elements, chunk).count > 1;
-  const std::int64_t whole = work.tasks - (splits && w.threads > 1 ? left_over_tasks(work, w.threads) : 0);
+  const std::int64_t whole =
+      work.tasks - (splits && w.threads > 1 ? left_over_tasks(work, w.threads).count() : 0);
   w.heads_interleaved = static_cast<int>(choose_heads_interleaved(work, whole, w.threads, max_heads));
   const auto scratch_bytes = [&](std::int64_t dim_a, std::int64_t dim_c, bool two_outputs) {
     return thread_scratch_bytes<A>(dim_a, dim_c, chunk, max_heads, work.sums_heads, two_outputs);
@@ -158,7 +169,8 @@ CallWorkspace<T> take_workspace(Carver& carver, const Work& work, int chunk, int
                                 scratch_bytes(work.dim_qk, work.dim_v, work.two_outputs)});
   // A few split tasks at a time keep all threads busy; each entry has a state for each piece and one more.
   const int entry_count = threads > 1 ? threads / 8 + (threads % 8 != 0 ? 1 : 0) : 0;
-  w.entry_count = w.threads > 1 && (work.packed || work.tasks % w.threads != 0) ? entry_count : 0;
+  const bool shares = work.packed || work.tasks % w.threads != 0 || work.two_output_tasks % w.threads != 0;
+  w.entry_count = w.threads > 1 && shares ? entry_count : 0;
   w.states_per_entry = piece_limit(w.state_elements) + 1;
   w.open_tasks = carver.take<WalkTask<T>>(entry_count);
   w.progress = carver.take<SplitProgress>(entry_count);
