@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <iterator>
 #include <string_view>
 #include <type_traits>
 
@@ -113,6 +114,17 @@ struct Gradients {
 template <class P>
 inline constexpr int counted_chunk =
     P::mask == cottention::Mask::causal ? cottention::cpu::tuned_tiling<P>.chunk : 0;
+
+/// How the tensors of a row lie: [batch, length, heads, dim] or [batch, heads, length, dim].
+enum class Axes { bshd, bhsd };
+
+/// Whether there are rows of a shape with either layout: the named ones and many short sequences, causal.
+template <class P>
+bool in_both_layouts(const NamedShape& shape) {
+  const auto named = [&](const NamedShape& s) { return s.name == shape.name; };
+  return P::mask == cottention::Mask::causal &&
+         (std::any_of(std::begin(shapes), std::end(shapes), named) || (shape.seq == 32 && shape.batch == 64));
+}
 
 template <class P>
 Work work(Walks walks, const NamedShape& s) {

@@ -5,8 +5,6 @@
 namespace bench {
 namespace {
 
-enum class Axes { bshd, bhsd };
-
 template <class P>
 void forward(benchmark::State& state, const std::string& row, const NamedShape& shape, int threads,
              Axes axes) {
@@ -35,9 +33,7 @@ void register_forward() {
   for_each_attention_row([]<class P>(P, const NamedShape& shape, const std::string& suffix, int threads) {
     const std::string row = "forward/" + suffix;
     add_row(row, [=](benchmark::State& s) { forward<P>(s, row, shape, threads, Axes::bshd); });
-    if (P::mask == cottention::Mask::causal &&
-        std::any_of(std::begin(shapes), std::end(shapes),
-                    [&](const NamedShape& s) { return s.name == shape.name; }))
+    if (in_both_layouts<P>(shape))
       add_row("forward_bhsd/" + suffix,
               [=](benchmark::State& s) { forward<P>(s, row, shape, threads, Axes::bhsd); });
   });
