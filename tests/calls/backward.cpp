@@ -21,10 +21,51 @@
 #include "support/backward_turns.hpp"
 #include "support/catch.hpp"
 #include "support/cuda_backward.hpp"
+#include "support/left_out.hpp"
 #include "support/many_blocks.hpp"
 
 using cottention::HeadDim, cottention::Mask, cottention::Split;
 using namespace support;
+
+namespace {
+
+/// Problems of which some case below is cut into pieces.
+template <cottention::AnyProblem P>
+constexpr bool is_cut =
+    P::head_dim == HeadDim{8, 8} || P::head_dim == HeadDim{8, 256} || P::head_dim == HeadDim{256, 8};
+constexpr bool is_of_keys(cottention::recurrence::Output output) {
+  return output == cottention::recurrence::Output::dk || output == cottention::recurrence::Output::dv;
+}
+
+}  // namespace
+
+// What none of the calls below launches. Of the wgmma engine one kernel makes dk and dv.
+template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm80::Reduce<cottention::kernel::Roles<P, output>, tiling>> =
+        !is_cut<P>;
+template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm90::Reduce<cottention::kernel::Roles<P, output>, tiling>> =
+        output != cottention::recurrence::Output::o &&
+        (P::mask == Mask::causal || output != cottention::recurrence::Output::dk);
+template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm90::Walk<cottention::kernel::Roles<P, output>, tiling>> =
+        is_of_keys(output);
+template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm90::Apply<cottention::kernel::Roles<P, output>, tiling>> =
+        is_of_keys(output);
+template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm80::Walk<cottention::kernel::Roles<P, output>, tiling>> =
+        P::head_dim == HeadDim{64, 128} && sizeof(typename P::element) == 2;
+template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm80::Apply<cottention::kernel::Roles<P, output>, tiling>> =
+        P::head_dim == HeadDim{64, 128} && sizeof(typename P::element) == 2;
+
 using namespace support::backward_turns;
 
 TEST_CASE("Backward: every length is right") {

@@ -13,6 +13,8 @@
 #include "support/cases.hpp"
 #include "support/catch.hpp"
 #include "support/cuda_forward.hpp"
+#include "support/left_out.hpp"
+#include "support/wide.hpp"
 
 using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale, cottention::Split;
 using namespace support;
@@ -20,6 +22,21 @@ using namespace support;
 namespace {
 
 using T = COTTENTION_TEST_ELEMENT;
+
+/// Problems of which some case below is cut into pieces.
+template <cottention::AnyProblem P>
+constexpr bool is_cut = P::head_dim == HeadDim{16, 16} || P::head_dim == HeadDim{16, 136} ||
+                        P::head_dim == HeadDim{24, 40} || P::head_dim == HeadDim{64, 64};
+
+}  // namespace
+
+// What none of the calls below launches.
+template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm80::Reduce<cottention::kernel::Roles<P, output>, tiling>> =
+        !is_cut<P>;
+
+namespace {
 
 /// Calls `f` with a Problem of every mask and scale.
 template <HeadDim D, class F>
@@ -224,7 +241,7 @@ TEST_CASE("Sequences in pieces are right, however many") {
                   .initial_state = Presence::present});
   some.push_back({.shape = {1, 500, 900, 1, 1, 0, 0}, .padding = Padding::right});
   for (const int pieces : {1, 2, 3, 64})
-    check_all(cases::of_every_kind(some),
+    check_all(is_wide || pieces == 2 ? cases::of_every_kind(some) : cases::of_every_mask(some),
               {.split = {pieces}, .final_state = pieces == 3 ? FinalState::absent : FinalState::separate});
 }
 
@@ -243,6 +260,7 @@ TEST_CASE("Blocks that share the columns of a row are right, in pieces too") {
 
 TEST_CASE("131,072 tokens are right", "[long]") {
   for (Case c : cases::longest(16)) {
+    if (!is_wide && c.rows == Rows::normal) continue;  // those whose state grows are harder
     if (c.mask == Mask::causal)
       check_cuda_forward<ByKey<16, 16>>(c);
     else
@@ -279,8 +297,8 @@ TEST_CASE("NaN and infinity reach only the outputs that see them") {
       Case& c = spoiled.description;
       if (c.mask != P::mask || c.scale != P::scale) continue;
       if (c.shape.seq_k > 1000) {
-        c.shape.seq_q = c.shape.seq_k = 1000;
-        spoiled.positions = {600};
+        c.shape.seq_q = c.shape.seq_k = 650;
+        spoiled.positions = {400};
       }
       for (const int operand : {0, 1, 2})
         for (const std::int64_t position : spoiled.positions)

@@ -8,6 +8,7 @@
 #include "support/catch.hpp"
 #include "support/cuda_backward.hpp"
 #include "support/cuda_forward.hpp"
+#include "support/left_out.hpp"
 
 using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale, cottention::Tiling;
 namespace recurrence = cottention::recurrence;
@@ -21,6 +22,30 @@ template <cottention::AnyProblem P, recurrence::Output output>
 constexpr Tiling tiling_of() {
   return cottention::tuning::wgmma_recurrence<cottention::kernel::Roles<P, output>>;
 }
+
+template <cottention::AnyProblem P>
+constexpr bool is_wide = P::head_dim.v == 80;
+
+}  // namespace
+
+// What none of the calls below launches.
+template <cottention::AnyProblem P, Tiling tiling>
+constexpr bool cottention::device::is_left_out<cottention::sm90::KeyGradients<P, tiling>> = !is_wide<P>;
+template <cottention::AnyProblem P, recurrence::Output output, Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm90::Walk<cottention::kernel::Roles<P, output>, tiling>> =
+        is_wide<P> ? output == recurrence::Output::dk || output == recurrence::Output::dv
+                   : std::same_as<typename P::element, fp16> || P::scale == Scale::by_query;
+template <cottention::AnyProblem P, recurrence::Output output, Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm90::Reduce<cottention::kernel::Roles<P, output>, tiling>> =
+        is_wide<P>&& P::mask == Mask::causal;
+template <cottention::kernel::AnyRoles R, Tiling tiling>
+constexpr bool cottention::device::is_left_out<cottention::sm80::Walk<R, tiling>> = true;
+template <cottention::kernel::AnyRoles R, Tiling tiling>
+constexpr bool cottention::device::is_left_out<cottention::sm80::Reduce<R, tiling>> = true;
+
+namespace {
 
 Case of_length(std::int64_t n) {
   return {.shape = {2, n, n, 2, 1, 0, 0}, .padding = Padding::middle, .initial_state = Presence::present};

@@ -15,6 +15,7 @@
 #include "support/cases.hpp"
 #include "support/catch.hpp"
 #include "support/cuda_backward.hpp"
+#include "support/wgmma_alone.hpp"
 
 using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale;
 using namespace support;

@@ -1,4 +1,5 @@
-// Compiles the kernels of calls and lists them for tests/checks/spill_check.py, a line for each:
+// Compiles the kernels of calls and lists them for tests/checks/spill_check.py, a line for each; most Reduce
+// of gradients only with COTTENTION_TEST_WIDE:
 //
 //     mangled name of the type | Problem | Tiling | bytes of shared memory | threads | blocks
 #pragma once
@@ -12,6 +13,21 @@
 #include <cottention/forward.cuh>
 #include <cottention/step.cuh>
 
+#include "../support/left_out.hpp"
+
+#ifndef COTTENTION_TEST_WIDE
+// Reduce has the state and no scores, so it takes fewer registers than the kernels that go on from there. Of
+// the wgmma engine that of dk goes before kernels that make several gradients.
+template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm80::Reduce<cottention::kernel::Roles<P, output>, tiling>> =
+        output != cottention::recurrence::Output::o;
+template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm90::Reduce<cottention::kernel::Roles<P, output>, tiling>> =
+        output == cottention::recurrence::Output::dq || output == cottention::recurrence::Output::dv;
+#endif
+
 namespace cuda_compile {
 
 using namespace cottention;
@@ -24,6 +40,7 @@ void list_kernel(const char* problem, const char* tiling) {
 
 template <AnyProblem P, Tiling t, class Kernel>
 void list_kernel() {
+  if (device::is_left_out<Kernel>) return;
   char tiling[100];
   std::snprintf(tiling, sizeof tiling, "chunk %d, warps %d, stages %d, columns %d, blocks %d", t.chunk,
                 t.warps, t.stages, t.columns, t.min_blocks_per_sm);

@@ -2,6 +2,7 @@
 // forward's.
 #include "support/catch.hpp"
 #include "support/cuda_backward.hpp"
+#include "support/left_out.hpp"
 #include "support/many_blocks.hpp"
 
 using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale;
@@ -11,6 +12,34 @@ namespace {
 
 template <class T, int qk, int v, Mask mask, Scale scale = Scale::by_key>
 using P = Problem<T, HeadDim{qk, v}, mask, scale>;
+
+}  // namespace
+
+// What none of the calls below launches. Of the mma.sync engine only gradients made one by one have other
+// kernels than those of dq, which makes rows again.
+template <cottention::AnyProblem P, cottention::Tiling tiling>
+constexpr bool cottention::device::is_left_out<cottention::sm90::KeyGradients<P, tiling>> =
+    P::head_dim.v == 64;
+template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm90::Walk<cottention::kernel::Roles<P, output>, tiling>> =
+        output != cottention::recurrence::Output::dq;
+template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm80::Walk<cottention::kernel::Roles<P, output>, tiling>> =
+        P::head_dim.qk == 64 || (P::head_dim.qk == 32 && output != cottention::recurrence::Output::dq);
+template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm80::Reduce<cottention::kernel::Roles<P, output>, tiling>> =
+        P::head_dim.qk != 24;
+template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm80::Apply<cottention::kernel::Roles<P, output>, tiling>> =
+        P::head_dim.qk != 24;
+template <cottention::AnyProblem P, cottention::Tiling tiling>
+constexpr bool cottention::device::is_left_out<cottention::sm80::Gradient<P, tiling>> = P::head_dim.qk == 64;
+
+namespace {
 
 Case masked(std::int64_t heads_q) {
   return {.shape = {1, 100, 100, heads_q, 1, 0, 0},

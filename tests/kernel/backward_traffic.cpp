@@ -1,4 +1,5 @@
 // What backward's kernels move, counted by the emulator.
+#include <concepts>
 #include <cstdint>
 #include <span>
 
@@ -7,10 +8,55 @@
 #include "support/catch.hpp"
 #include "support/conflicts.hpp"
 #include "support/cuda_backward.hpp"
+#include "support/left_out.hpp"
 #include "support/many_blocks.hpp"
 
 using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale;
 using namespace support;
+
+namespace {
+
+/// Problems that are tried with gradients made together on the wgmma engine.
+template <cottention::AnyProblem P>
+constexpr bool has_gradients_on_wgmma =
+    std::same_as<typename P::element, cottention::bfloat16>&& P::head_dim == HeadDim{64, 64};
+
+}  // namespace
+
+// What none of the calls below launches.
+template <cottention::AnyProblem P, cottention::Tiling tiling>
+constexpr bool cottention::device::is_left_out<cottention::sm90::Gradient<P, tiling>> =
+    !has_gradients_on_wgmma<P>;
+template <cottention::AnyProblem P, cottention::Tiling tiling>
+constexpr bool cottention::device::is_left_out<cottention::sm90::KeyGradients<P, tiling>> =
+    P::head_dim.qk != 128;
+template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm90::Walk<cottention::kernel::Roles<P, output>, tiling>> =
+        !has_gradients_on_wgmma<P> || output != cottention::recurrence::Output::dq;
+template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm90::Reduce<cottention::kernel::Roles<P, output>, tiling>> =
+        !has_gradients_on_wgmma<P>;
+template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm90::Apply<cottention::kernel::Roles<P, output>, tiling>> =
+        !has_gradients_on_wgmma<P> || output != cottention::recurrence::Output::dq;
+template <cottention::AnyProblem P, cottention::Tiling tiling>
+constexpr bool cottention::device::is_left_out<cottention::sm90::KeyGradientApply<P, tiling>> =
+    !has_gradients_on_wgmma<P>;
+
+template <cottention::AnyProblem P, cottention::Tiling tiling>
+constexpr bool cottention::device::is_left_out<cottention::sm80::GradientApply<P, tiling>> =
+    has_gradients_on_wgmma<P>;
+template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm80::Walk<cottention::kernel::Roles<P, output>, tiling>> =
+        output != cottention::recurrence::Output::dq;
+template <cottention::kernel::AnyRoles R, cottention::Tiling tiling>
+constexpr bool cottention::device::is_left_out<cottention::sm80::Reduce<R, tiling>> = true;
+template <cottention::kernel::AnyRoles R, cottention::Tiling tiling>
+constexpr bool cottention::device::is_left_out<cottention::sm80::Apply<R, tiling>> = true;
 
 namespace {
 

@@ -17,6 +17,18 @@
 #include <cottention/backward.cuh>
 #include <cottention/forward.cuh>
 
+#include "support/left_out.hpp"
+
+// What no row below launches.
+template <cottention::AnyProblem P, cottention::Tiling tiling>
+constexpr bool cottention::device::is_left_out<cottention::sm90::KeyGradients<P, tiling>> =
+    P::head_dim.qk == 64;
+template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm90::Walk<cottention::kernel::Roles<P, output>, tiling>> =
+        output != cottention::recurrence::Output::o &&
+        (P::head_dim.qk == 64 || output != cottention::recurrence::Output::dq);
+
 namespace budget {
 
 using namespace cottention;

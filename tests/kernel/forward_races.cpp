@@ -1,8 +1,13 @@
 // Forward's kernels on small shapes with everything that they synchronise over: several chunks, stages and
 // pieces, grouped heads, warps that share columns, masks and weights. For the race detector, which needs
 // ThreadSanitizer; without it, one more comparison with the reference.
+#include <concepts>
+
+#include <emulation.hpp>
+
 #include "support/catch.hpp"
 #include "support/cuda_forward.hpp"
+#include "support/left_out.hpp"
 
 using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale, cottention::Tiling;
 using namespace support;
@@ -11,6 +16,29 @@ namespace {
 
 template <class T, int qk, int v, Mask mask, Scale scale = Scale::by_key>
 using P = Problem<T, HeadDim{qk, v}, mask, scale>;
+
+/// Problems that the wgmma engine serves, and that only calls on a device without it have here.
+template <cottention::AnyProblem P>
+constexpr bool is_without_wgmma = P::head_dim == HeadDim{64, 64} &&
+                                  (std::same_as<typename P::element, cottention::half> ||
+                                   P::mask == Mask::bidirectional);
+
+}  // namespace
+
+template <cottention::AnyProblem P, cottention::recurrence::Output output, Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm90::Walk<cottention::kernel::Roles<P, output>, tiling>> =
+        is_without_wgmma<P>;
+template <cottention::AnyProblem P, cottention::recurrence::Output output, Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm90::Reduce<cottention::kernel::Roles<P, output>, tiling>> =
+        is_without_wgmma<P>;
+template <cottention::AnyProblem P, cottention::recurrence::Output output, Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm90::Apply<cottention::kernel::Roles<P, output>, tiling>> =
+        is_without_wgmma<P>;
+
+namespace {
 
 const Case masked{
     .shape = {1, 150, 150, 2, 1, 0, 0}, .padding = Padding::middle, .initial_state = Presence::present};
@@ -25,6 +53,8 @@ const Case in_pieces{.shape = {1, 600, 600, 1, 1, 0, 0}};
 #endif
 
 TEMPLATE_TEST_CASE("No race in forward of the tuned tilings", "", COTTENTION_ELEMENTS) {
+  const cottention::emulation::RestoredOptions restored;
+  cottention::emulation::options().compute_capability = 80;  // those of the mma.sync engine
   check_cuda_forward<P<TestType, 64, 64, Mask::causal>>(masked, {.split = {1}});
   check_cuda_forward<P<TestType, 64, 64, Mask::bidirectional>>(masked, {.split = {1}});
   check_cuda_forward<P<TestType, 24, 40, Mask::causal, Scale::by_query>>(in_pieces, {.split = {2}});

@@ -29,6 +29,8 @@ def ones(*shape, dtype=torch.float32):
     (ValueError, "heads_q = 4", {"k": ones(2, 3, 50, 24), "v": ones(2, 3, 50, 17), "scale_logit": ones(3)}),
     (ValueError, "seq_k = 40", {"k": ones(2, 2, 40, 24), "v": ones(2, 2, 40, 17)}),
     (ValueError, "scale_logit.shape = (4,): must have one number for each head of k, 2", {"scale_logit": ones(4)}),
+    (ValueError, "must have one number for each head of k, 2. k.shape is read as [..., heads = 2, seq = 50, dim]: see layout",
+     {"scale_logit": ones(50)}),
     (ValueError, "scale = 'keys': must be one of none, by_key, by_query", {"scale": "keys"}),
     (ValueError, "layout = 'sbhd'", {"layout": "sbhd"}),
     (TypeError, "key_mask.dtype = torch.float32: must be bool or uint8", {"key_mask": ones(2, 50)}),

@@ -226,3 +226,23 @@ def test_refused():
         AutoModelForCausalLM.from_config(CONFIGS["gpt2"](), attn_implementation="cottention")(ids)
     with pytest.raises(ValueError, match="scale = 'keys'"):
         hf.prepare(AutoModelForCausalLM.from_config(CONFIGS["gpt2"]()), scale="keys")
+
+
+def test_another_model_of_the_same_configuration_keeps_softmax():
+    config = CONFIGS["gpt2"]()
+    base, built = AutoModelForCausalLM.from_config(config).eval(), AutoModelForCausalLM.from_config(config)
+    wanted = base(tokens())[0]
+    prepared = hf.prepare(built, scale="by_query")
+    assert torch.equal(base(tokens())[0], wanted)
+    assert not hasattr(config, "cottention_scale") and prepared.config.cottention_scale == "by_query"
+    assert all(module.config is prepared.config for module in hf._attention_modules(prepared))
+    with pytest.raises(TypeError, match="must be a model of transformers"):
+        hf.prepare(config)
+
+
+def test_scale_of_a_softmax_checkpoint(tmp_path):
+    AutoModelForCausalLM.from_config(CONFIGS["gpt2"]()).save_pretrained(tmp_path)
+    model = hf.from_pretrained(AutoModelForCausalLM, tmp_path, scale="by_query")
+    assert model.config.cottention_scale == "by_query" and (model.transformer.h[0].attn.norm_const == 0.5).all()
+    with pytest.raises(ValueError, match="attn_implementation must be 'cottention'"):
+        hf.from_pretrained(AutoModelForCausalLM, tmp_path, attn_implementation="sdpa")

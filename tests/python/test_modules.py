@@ -2,6 +2,7 @@
 import copy
 
 import authors
+import cottention
 import pytest
 import torch
 
@@ -170,3 +171,21 @@ def test_options_that_fit_nothing():
             CosineAttention(*arguments)
     with pytest.raises(ValueError, match="context_mask is for a context"):
         CosineAttention(8, 2, causal=False)(torch.randn(1, 3, 8), context_mask=torch.ones(1, 3, dtype=torch.bool))
+
+
+def test_states_are_saved_and_loaded(tmp_path):
+    layer = made()
+    _, state = layer(tokens(), return_state=True)
+    for kept in (state.detach(), cottention.State(*state.detach())):
+        torch.save(kept, tmp_path / "state.pt")
+        loaded = torch.load(tmp_path / "state.pt")
+        assert type(loaded) is type(kept) and all(torch.equal(a, b) for a, b in zip(loaded, kept))
+
+
+def test_parameters_of_a_module_without_memory_are_set():
+    layer = CosineAttention(32, 4, device="meta", norm_const=0.25).to_empty(device="cpu")
+    for module in layer.modules():
+        if hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+    assert (layer.norm_const == 0.25).all() and layer(torch.randn(1, 3, 32)).isfinite().all()
+    CosineAttention(32, 4, scale="none").reset_parameters()

@@ -7,6 +7,7 @@ import sys
 import threading
 
 import cottention
+import pytest
 import torch
 
 from test_attention import rows
@@ -70,3 +71,14 @@ def test_file_that_does_not_load_is_compiled_anew(tmp_path):
     compiled.write_bytes(b"cut short")
     again = subprocess.run(program, env=environment, capture_output=True, text=True)
     assert again.stdout == first.stdout and "compiled step" in again.stderr
+
+
+@pytest.mark.parametrize("name, value, text", [("CXX", "/nowhere/g++", "the compiler /nowhere/g++ cannot be run: No such file"),
+                                               ("COTTENTION_CACHE", "/dev/null", "compiled calls cannot be kept in /dev/null: "),
+                                               ("COTTENTION_CACHE", "", "everyone may write to ")])
+def test_what_cannot_be_used_is_named(name, value, text, tmp_path):
+    tmp_path.chmod(0o777)
+    program = "import torch, cottention; cottention.attention(*torch.randn(3, 1, 1, 2, 4), causal=True)"
+    environment = {**os.environ, "PYTHONPATH": str(pathlib.Path(cottention.__file__).parents[1]), name: value or str(tmp_path)}
+    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True)
+    assert ran.returncode != 0 and f"CompilerError: {text}" in ran.stderr

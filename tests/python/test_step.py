@@ -73,3 +73,14 @@ def test_slot_outside_the_pool_writes_nothing():
         with pytest.raises(ValueError, match="slot"):
             cottention.step(q, k, v, m, state=state, slot=torch.tensor(slot, dtype=torch.int32))
     assert not state.h.any() and not state.count.any()
+
+
+def test_rows_of_idle_lanes_are_zero():
+    q, k, v, m = (x.detach() for x in rows(torch.float32, seq_q=1, seq_k=1))
+    state = cottention.State.zeros(3, k.shape[1], k.shape[-1], v.shape[-1])
+    for _ in range(2):
+        torch.full(v.shape, torch.nan)  # freed at once: memory that o may get
+        o = cottention.step(q, k, v, m, state=state, slot=torch.tensor([2, -1], dtype=torch.int32))
+        assert o[0].abs().max() > 0 and (o[1] == 0).all()
+    with pytest.raises(ValueError, match="state.h.shape = .*must have a slot for each sequence of the batch, 2"):
+        cottention.step(q, k, v, m, state=cottention.State.zeros(1, k.shape[1], k.shape[-1], v.shape[-1]))

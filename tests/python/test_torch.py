@@ -176,3 +176,35 @@ def test_vmap():
 def test_meta_device():
     q, k, v = (torch.empty(2, 4, 6, 8, device="meta") for _ in range(3))
     assert cottention.attention(q, k, v, causal=True).shape == (2, 4, 6, 8)
+
+
+def test_make_fx_before_dispatch_records_the_call():
+    from torch.fx.experimental.proxy_tensor import make_fx
+    q, k, v, m = (x.detach() for x in rows(torch.float32))
+    graph = make_fx(lambda *x: cottention.attention(*x, causal=True) * 2, pre_dispatch=True)(q, k, v, m)
+    assert any("cottention" in str(node.target) for node in graph.graph.nodes)
+    assert torch.equal(graph(q, k, v, m), cottention.attention(q, k, v, m, causal=True) * 2)
+
+
+class Wrapped(torch.Tensor):
+    """A tensor without numbers of its own."""
+
+    @staticmethod
+    def __new__(cls, inner):
+        made = torch.Tensor._make_wrapper_subclass(cls, inner.shape, strides=inner.stride(), dtype=inner.dtype)
+        made.inner = inner
+        return made
+
+    @classmethod
+    def __torch_dispatch__(cls, function, types, args=(), kwargs=None):
+        unwrap = lambda x: x.inner if isinstance(x, Wrapped) else x
+        return function(*torch.utils._pytree.tree_map(unwrap, args), **torch.utils._pytree.tree_map(unwrap, kwargs or {}))
+
+
+def test_gradients_that_are_of_a_subclass():
+    q, k, v, m = rows(torch.float32)
+    o, state = cottention.attention(q, k, v, m, causal=True, return_state=True)
+    h = torch.randn_like(state.h)
+    want, = torch.autograd.grad(state.h, k, h, retain_graph=True)
+    got, = torch.autograd.grad(state.h, k, Wrapped(h))
+    assert torch.equal(got, want)

@@ -3,7 +3,7 @@
 What is compiled is known by a hash of the sources, the flags and the compiler, so a changed header is compiled anew. The file
 gets its name when it is whole, and of processes that want the same at once one compiles it.
 
-Environment:
+Environment, looked at when a call is first compiled:
     CXX                         the C++ compiler; otherwise g++, c++ or clang++ of the PATH
     CUDA_HOME                   the CUDA Toolkit; otherwise the nvcc of the PATH
     COTTENTION_INCLUDE          the folder with the headers of cottention
@@ -21,6 +21,7 @@ import pathlib
 import platform
 import shlex
 import shutil
+import stat
 import subprocess
 import sys
 import tempfile
@@ -71,7 +72,10 @@ def sources_hash():
 @functools.cache
 def version_of(compiler):
     """What the compiler says of itself, with the machine that -march=native means."""
-    said = subprocess.run([*shlex.split(compiler), "--version"], capture_output=True, text=True)
+    try:
+        said = subprocess.run([*shlex.split(compiler), "--version"], capture_output=True, text=True)
+    except OSError as error:
+        raise CompilerError(f"the compiler {compiler} cannot be run: {error.strerror}. Remedy: CXX or, for GPUs, CUDA_HOME.") from error
     if said.returncode != 0:
         raise CompilerError(f"{compiler} --version fails: {said.stderr.strip()}")
     return f"{said.stdout}\n{platform.machine()}\n{_cpu_flags()}"
@@ -146,12 +150,28 @@ def compiled(words, *problem, **options):
     folder = cache_folder()
     path = folder / f"{problem[0]}-{hashlib.sha256(what.encode()).hexdigest()[:32]}.so"
     if path.is_file():
+        _need_owned(folder)
         return path
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make(folder)
     with _locked(path.with_suffix(".lock")):
         if not path.is_file():
             _compile(arguments, path, words, "ten seconds or more" if options.get("capability") is None else "minutes")
     return path
+
+
+def _make(folder):
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise CompilerError(f"compiled calls cannot be kept in {folder}: {error.strerror}. Remedy: COTTENTION_CACHE names another folder.") from error
+    _need_owned(folder)
+
+
+def _need_owned(folder):
+    """What lies in the folder is executed."""
+    if folder.stat().st_mode & stat.S_IWOTH:
+        raise CompilerError(f"everyone may write to {folder}, whose files are executed. Remedy: chmod o-w, or COTTENTION_CACHE.")
 
 
 @contextlib.contextmanager
@@ -163,6 +183,7 @@ def _locked(path):
             yield
         finally:
             path.unlink(missing_ok=True)
+            fcntl.flock(file, fcntl.LOCK_UN)  # for a process forked meanwhile, too, which has the same lock
 
 
 def _compile(arguments, path, words, duration):

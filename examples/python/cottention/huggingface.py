@@ -16,6 +16,7 @@ What differs from the softmax of transformers:
     - masks are for padding, [batch, tokens]; sliding windows, packed sequences and masks of four dimensions are refused, and so are
       static caches, biases of position, soft caps and sinks
 """
+import copy
 import functools
 import warnings
 
@@ -62,7 +63,8 @@ def attention_forward(module, query, key, value, attention_mask, dropout=0.0, sc
     if attention_mask is not None and attention_mask.dim() != 2:
         raise NotImplementedError(f"attention_mask.shape = {tuple(attention_mask.shape)}: must be [batch, tokens]")
     if not hasattr(module, "norm_const"):
-        raise RuntimeError(f"{type(module).__name__} has no norm_const. Remedy: cottention.huggingface.prepare(model)")
+        raise RuntimeError(f"{type(module).__name__} has no norm_const. Remedy: cottention.huggingface.prepare(model); or, where "
+                           "the model is to have softmax, a configuration of its own")
     if dropout > 0:
         _say_dropout(dropout)
     if is_causal is None:
@@ -107,6 +109,8 @@ class StateLayer(CacheLayerMixin):
 
     def attend(self, query, key, value, norm_const, scale, mask):
         """Rows of the new tokens, which the state takes up."""
+        if self.state is not None and self.state.batch != key.shape[0]:
+            raise ValueError(f"a batch of {key.shape[0]} for a StateCache of {self.state.batch} sequences. Remedy: a new StateCache, or reset()")
         if mask is None and self.state is not None and key.shape[-2] <= MOST_STEPS and not torch.is_grad_enabled():
             return step(query, key, value, norm_const, state=self.state, scale=scale)
         key_mask = mask
@@ -171,7 +175,19 @@ def prepare(model, scale=None, norm_const=0.5):
 
     scale  by_key, by_query or none, which has no norm_const. None: what config.cottention_scale says, or else by_key. It is
            saved with the configuration
+
+    The model gets a configuration of its own, so that other models made from the same one stay what they are.
     """
+    if not isinstance(model, transformers.PreTrainedModel):
+        raise TypeError(f"model is of type {type(model).__name__}: must be a model of transformers")
+    copies = {}
+    for module in model.modules():
+        if isinstance(getattr(module, "config", None), transformers.PreTrainedConfig):
+            module.config = copy.deepcopy(module.config, copies)
+    return _prepare(model, scale, norm_const)
+
+
+def _prepare(model, scale=None, norm_const=0.5):
     if model.config._attn_implementation != NAME:
         model.set_attn_implementation(NAME)
     for module in _attention_modules(model):
@@ -194,14 +210,19 @@ def _prepared_class(cls):
 
     def __init__(self, config, *args, **kwargs):
         cls.__init__(self, config, *args, **kwargs)
-        prepare(self)
+        _prepare(self)
 
     return type(cls.__name__, (cls,), {"__init__": __init__, "__module__": cls.__module__, "__doc__": cls.__doc__})
 
 
-def from_pretrained(cls, name, **kwargs):
+def from_pretrained(cls, name, scale=None, **kwargs):
     """cls.from_pretrained(name, ...) for a model of cosine attention; `cls` is a class of models or one of transformers' Auto
-    classes. A norm_const that the checkpoint does not have, as softmax's has none, begins at 0.5."""
+    classes. A norm_const that the checkpoint does not have, as softmax's has none, begins at 0.5. `scale` as in prepare()."""
+    if kwargs.pop("attn_implementation", NAME) != NAME:
+        raise ValueError(f"attn_implementation must be {NAME!r}, which it is where it is left out")
+    if scale is not None:
+        kwargs["config"] = copy.deepcopy(kwargs["config"]) if "config" in kwargs else transformers.AutoConfig.from_pretrained(name)
+        kwargs["config"].cottention_scale = scale
     if hasattr(cls, "_model_mapping"):
         if "config" not in kwargs:
             config, kwargs = transformers.AutoConfig.from_pretrained(name, return_unused_kwargs=True, **kwargs)

@@ -35,7 +35,13 @@ class DecodingState(State):
         return type(self)(*(x.clone() for x in self))
 
     def to(self, device):
+        """On that device. State keeps its type, since sums are in it."""
+        if isinstance(device, torch.dtype):
+            raise TypeError(f"to({device}): must be a device; a state is float32, or float64 for float64 rows")
         return type(self)(*(x.to(device) for x in self))
+
+
+torch.serialization.add_safe_globals([State, DecodingState])  # so that torch.load takes them
 
 
 def hide(mask, *rows):
@@ -71,7 +77,7 @@ class CosineAttention(nn.Module):
         if scale not in SCALES:
             raise ValueError(f"scale = {scale!r}: must be one of {', '.join(SCALES)}")
         self.embed_dim, self.num_heads, self.num_kv_heads, self.head_dim = embed_dim, num_heads, num_kv_heads, head_dim
-        self.causal, self.scale = causal, scale
+        self.causal, self.scale, self.first_norm_const = causal, scale, float(norm_const)
         made = {"bias": bias, "device": device, "dtype": dtype}
         self.q_proj = nn.Linear(embed_dim, num_heads * head_dim, **made)
         self.k_proj = nn.Linear(embed_dim, num_kv_heads * head_dim, **made)
@@ -80,7 +86,13 @@ class CosineAttention(nn.Module):
         if scale == "none":
             self.register_parameter("norm_const", None)
         else:
-            self.norm_const = nn.Parameter(torch.full((num_kv_heads,), float(norm_const), device=device, dtype=dtype))
+            self.norm_const = nn.Parameter(torch.empty(num_kv_heads, device=device, dtype=dtype))
+            self.reset_parameters()
+
+    def reset_parameters(self):
+        """norm_const as it begins; the projections have functions of their own for that."""
+        if self.norm_const is not None:
+            nn.init.constant_(self.norm_const, self.first_norm_const)
 
     def extra_repr(self):
         return f"num_heads={self.num_heads}, num_kv_heads={self.num_kv_heads}, causal={self.causal}, scale={self.scale}"
@@ -100,6 +112,8 @@ class CosineAttention(nn.Module):
         state         DecodingState of the tokens before x
         count_padding whether padding, still not seen, counts as tokens do: the authors' recurrent inference, docs/python.md
         """
+        if x.dim() != (3 if cu_seqlens is None else 2):
+            raise ValueError(f"x.shape = {tuple(x.shape)}: must be [batch, seq, embed_dim], or with cu_seqlens [tokens, embed_dim]")
         if context is None:
             if context_mask is not None:
                 raise ValueError("context_mask is for a context, which is not given; mask is that of x")
@@ -125,11 +139,13 @@ class CosineAttention(nn.Module):
     def step(self, x, state, *, slot=None, accepted=None):
         """Rows for the next tokens x [batch, new tokens, embed_dim]; `state` takes them up in place. No gradients.
 
-        slot      [batch], int32: which sequence of `state` each row of x continues; negative: none, and nothing is done. None: its own
+        slot      [batch], int32: which sequence of `state` each row of x continues; negative: none, a row that means nothing. None: its own
         accepted  [batch], int32: how many of the new tokens the state takes up. None: all
         """
         if not self.causal:
             raise ValueError("step() is for causal attention")
+        if x.dim() != 3:
+            raise ValueError(f"x.shape = {tuple(x.shape)}: must be [batch, new tokens, embed_dim]")
         out = step(self._heads(self.q_proj(x)), self._heads(self.k_proj(x)), self._heads(self.v_proj(x)), self.norm_const, state=state,
                    scale=self.scale, slot=slot, accepted=accepted, layout="bshd")
         return self.out_proj(out.flatten(-2))

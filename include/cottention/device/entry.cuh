@@ -85,8 +85,8 @@ __global__ void __launch_bounds__(Kernel::threads, resident_blocks<Kernel>)
 
 /// Launches a kernel by its entry; the error is the runtime's.
 template <class Kernel>
-cudaError_t enqueue(decltype(&entry<Kernel>) kernel_entry, Grid grid, const typename Kernel::Params& params,
-                    cudaStream_t stream) {
+cudaError_t enqueue(void (*kernel_entry)(typename Kernel::Params), Grid grid,
+                    const typename Kernel::Params& params, cudaStream_t stream) {
   cudaLaunchConfig_t config{};
   config.gridDim =
       dim3(static_cast<unsigned>(grid.x), static_cast<unsigned>(grid.y), static_cast<unsigned>(grid.z));

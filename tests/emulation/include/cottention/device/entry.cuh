@@ -22,6 +22,11 @@ inline constexpr bool needs_sm90a = requires { requires Kernel::needs_sm90a; };
 template <class Kernel>
 void entry() {}
 
+/// Whether a program goes without a kernel, which it never launches: not to be compiled
+/// (tests/support/left_out.hpp).
+template <class Kernel>
+inline constexpr bool is_left_out = false;
+
 template <class Kernel>
 cudaError_t enqueue(decltype(&entry<Kernel>) kernel_entry, Grid grid, const typename Kernel::Params& params,
                     cudaStream_t stream) {
@@ -31,6 +36,7 @@ cudaError_t enqueue(decltype(&entry<Kernel>) kernel_entry, Grid grid, const type
   static_assert(alignof(Storage) <= 1024);
   static_assert(sizeof(Params) <= 4096,
                 "PTX ISA: the parameters of a kernel have at most 4,096 bytes before sm_70");
+  if (is_left_out<Kernel>) return emulation::report(cudaErrorInvalidDeviceFunction);
   const auto function = reinterpret_cast<const void*>(kernel_entry);
   if (!emulation::has_room(function, sizeof(Storage))) return emulation::report(cudaErrorInvalidValue);
   const auto fits = [](std::int64_t n, std::int64_t most) { return n >= 1 && n <= most; };
@@ -39,7 +45,8 @@ cudaError_t enqueue(decltype(&entry<Kernel>) kernel_entry, Grid grid, const type
   if (!emulation::begin_launch(stream) || emulation::is_empty(function)) return cudaSuccess;
   const Params copy = params;
   const auto run = [](const void* kernel_params, void* shared) {
-    Kernel::run(*static_cast<const Params*>(kernel_params), *static_cast<Storage*>(shared));
+    if constexpr (!is_left_out<Kernel>)
+      Kernel::run(*static_cast<const Params*>(kernel_params), *static_cast<Storage*>(shared));
   };
   emulation::launch({typeid(Kernel).name(), Kernel::threads, sizeof(Storage), run, &copy},
                     static_cast<std::uint32_t>(grid.x), static_cast<std::uint32_t>(grid.y),
