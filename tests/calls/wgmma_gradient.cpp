@@ -195,6 +195,32 @@ TEST_CASE("Wgmma gradients: dq of a state that vanishes beside later ones is mad
   run.operator()<Of<Scale::by_query>>(late, 600, 384, 2);
 }
 
+TEST_CASE("Wgmma gradients: dq of dout that is zero is zero, and not made again") {
+  for_each_scale([]<class P>() {
+    // The second piece alone has queries whose dout is not zero, or none has.
+    for (const int pieces_of_zeros : {2, 1}) {
+      Inputs<T> inputs(Case{.scale = P::scale, .shape = {1, 600, 600, 1, 1, 64, 64}});
+      for (std::int64_t position = 0; position < (pieces_of_zeros == 2 ? 600 : 320); ++position)
+        for (int d = 0; d < 64; ++d) inputs.dout().row(position, 0)[d] = from_double<T>(0);
+      auto args = inputs.backward();
+      args.dfinal_state = nullptr;
+#if __has_include(<emulation.hpp>)
+      cottention::emulation::clear_statistics();
+#endif
+      const Gradient got = run_cuda_backward<P>(args, {.split = {2}});
+      CHECK(std::all_of(got.dq.begin(), got.dq.begin() + 320 * 64, [](double x) { return x == 0; }));
+#if __has_include(<emulation.hpp>)
+      // Walk writes rows of dq where a flag is set.
+      const auto& launches = cottention::emulation::launches();
+      CHECK(std::none_of(launches.begin(), launches.end(), [](const auto& launch) {
+        return launch.kernel.find("sm904Walk") != std::string::npos &&
+               launch.statistics.global_bytes_written != 0;
+      }));
+#endif
+    }
+  });
+}
+
 TEST_CASE("Wgmma gradients: columns and rows of very different size are right") {
   // What elements of q, k, v and dout, by operand, position and column, are multiplied by.
   using Factor = double (*)(int, int, int);

@@ -49,10 +49,11 @@ class DqErrorBound {
     if (squares > device::load_shared(largest) || !device::is_finite(squares))
       device::store_shared(largest, squares);
   }
-  /// A query's ||g|| times its weight, and 1 / ||q||.
+  /// A query's ||g|| times its weight, 0 where all of g is 0, and 1 / ||q||.
   __device__ __forceinline__ void observe_query(float g, float over_q) {
-    add(g_over_q_, g * over_q);
-    add(g_, g);
+    if (g == 0) return;
+    add(g_over_q_, at_least_smallest(g * over_q));
+    add(g_, at_least_smallest(g));
   }
   /// A key's ||v|| times its weight.
   __device__ __forceinline__ void observe_key(float v) { add(v_, v); }
@@ -73,8 +74,9 @@ class DqErrorBound {
   }
   /// A row's term of the gradient of m, log(n) (q^ . dq^), and log(n) ||g|| with g's weight.
   __device__ __forceinline__ void observe_scale_grad(float term, float g_log) {
+    if (g_log == 0) return;
     add(scale_grad_, term);
-    add(g_log_, g_log);
+    add(g_log_, at_least_smallest(g_log));
   }
 
   /// Whether the error may be more than is allowed, as thread 0 is told. chunks: additions to S that have
@@ -129,10 +131,17 @@ class DqErrorBound {
   /// Sums of squares outside may have lost to fp32's range what counts. Within they have not, though squares
   /// vanish from 2^-126 down with fast-math.
   static constexpr double min_squares = 0x1p-80, max_squares = 0x1p100;
+  /// What a g that is not zero counts as at least, so that its square does not vanish: 2^39 of them are below
+  /// min_squares. A g that counts as more than it is makes the bound a stricter one.
+  static constexpr float smallest = 0x1p-60f;
 
+  /// Where all rows of g are zero, those of dq are, whatever S is off by.
   static __device__ __forceinline__ bool is_within(double error, double g, double result) {
+    if (g == 0) return true;
     return g >= min_squares && result <= max_squares && error * g <= allowed_error * allowed_error * result;
   }
+  /// A NaN stays one.
+  static __device__ __forceinline__ float at_least_smallest(float x) { return x < smallest ? smallest : x; }
   static __device__ __forceinline__ void add(float* sums, float x) {
     sums += own();
     device::store_shared(sums, device::fma(x, x, device::load_shared(sums)));

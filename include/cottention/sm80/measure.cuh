@@ -114,7 +114,7 @@ __device__ __forceinline__ void bound_norms(Tile<T, tile_rows, tile_columns>& ti
     const bool vanishes = sum_sq < A{0x1p-80};
     if (device::any_lane(vanishes)) {
       const A largest = reader.max_magnitude();
-      if (vanishes && largest > A{0}) norm = {A{tile_columns}, device::exponent_of(largest) + 1};
+      if (vanishes && largest > A{0}) norm = tile::norm_bound(tile_columns, largest);
     }
     if (reader.lane_in_row() == 0) write(reader.row, norm);
   });

@@ -111,7 +111,7 @@ __device__ __forceinline__ float norm_bound_of_own_row(const RowFragments<T, col
         largest[h] = other > largest[h] ? other : largest[h];
       }
     const float own = own_of(largest);
-    if (vanishes && own > 0) norm = {static_cast<float>(columns), device::exponent_of(own) + 1};
+    if (vanishes && own > 0) norm = tile::norm_bound(columns, own);
   }
   return norm.norm();
 }

@@ -61,6 +61,14 @@ struct RowNorm {
   __device__ __forceinline__ A divisor() const { return clamped() ? scaled_eps() : device::sqrt_rn(sum_sq); }
 };
 
+/// An upper bound of the norm of a row of `width` elements whose largest magnitude, not 0, is `largest`. It
+/// is at least 2^-60: no weight of a position makes it vanish.
+template <class A>
+__device__ __forceinline__ RowNorm<A> norm_bound(int width, A largest) {
+  const int exponent = device::exponent_of(largest) + 1;
+  return {static_cast<A>(width), exponent < -60 ? -60 : exponent};
+}
+
 /// 16 bytes of a row.
 template <Element T>
 using Vec = device::Vector<T, 16 / static_cast<int>(sizeof(T))>;
