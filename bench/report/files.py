@@ -66,6 +66,7 @@ BUDGET_KEYS = {"architecture": str, "ptxas": str, "budget": list}
 BUDGET_ROW = {"name": str, "chunk": int, "warps": int, "bytes": int, "tokens": int, "instructions": list, "products": dict,
               "wavefronts": int, "conflicts": int}
 TRAINING_KEYS = {"options": dict, "machine": dict, "text": dict, "models": dict, "loss": dict, "attention": list}
+CALLS_ROW = {"row": str, "microseconds": dict, "us_more": NUMBER, "times": NUMBER}
 TRAINING_MODEL = {"parameters": int, "tokens": int, "tokens_per_second": int, "validation": list, "test": float}
 
 
@@ -117,6 +118,9 @@ def faults_of(results):
     if "budget" in results:  # what tests/checks/budget_check.py counted
         return missing("the file", results, BUDGET_KEYS) + [fault for row in results["budget"]
                                                             for fault in missing("a kernel", row, BUDGET_ROW)]
+    if results.get("what") == "calls":  # what bench/peers/python_calls.py found
+        return missing("the file", results, {"machine": dict, "rounds": int, "calls": list}) + [
+            fault for row in results["calls"] for fault in missing("a call", row, CALLS_ROW)]
     if "what" in results:  # what examples/python/gpt.py and bert.py found
         return missing("the file", results, TRAINING_KEYS) + [fault for model in results["models"].values()
                                                               for fault in missing("a model", model, TRAINING_MODEL)]

@@ -22,6 +22,8 @@ PEERS = ("2026-11-30-amd-epyc-standard-partial.json",)
 OLDEST_TORCH = 2
 # examples/python/gpt.py and bert.py
 GPT, BERT = "2026-11-30-python-gpt.json", "2026-11-30-python-bert.json"
+# ./run python calls
+CALLS = "2026-11-30-python-calls.json"
 # The files that these wrote, once there are any: ./run gpu, ./run gpu bench peers --preset sweep, and --preset authors
 GPU = GPU_SWEEP = GPU_AUTHORS = None
 # build/nvcc/tests/ptx/test_ptx_instructions

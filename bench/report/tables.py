@@ -158,6 +158,7 @@ BLOCKS = {
     "gpu-sweep": gpu_tables.swept,
     "gpu-authors": gpu_tables.authors,
     "python-trainings": training_tables.trainings,
+    "python-calls": training_tables.calls,
 }
 
 

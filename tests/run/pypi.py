@@ -10,6 +10,8 @@ usage: pypi.py nvcc             prints the nvcc to use: that of the PATH where i
 
 Exit status 1 where it is not to be had, 3 where PyPI is not reached.
 """
+import contextlib
+import fcntl
 import os
 import pathlib
 import re
@@ -68,11 +70,26 @@ def watch(process, log):
             said = line
 
 
+@contextlib.contextmanager
+def alone(folder):
+    """One process at a time makes this folder; the others wait, and find it made."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_name(folder.name + ".lock"), "w", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def install(packages, *options, folder=None):
     """The folder with these packages, unless it is given that of the first one's name in build/."""
     folder = folder or BUILD / packages[0].replace("==", "-")
-    if folder.is_dir():
-        return folder
+    if not folder.is_dir():
+        with alone(folder):
+            if not folder.is_dir():
+                download(packages, options, folder)
+    return folder
+
+
+def download(packages, options, folder):
     name = packages[0].partition("==")[0]
     say(f"installing {', '.join(package.partition('==')[0] for package in packages)} from PyPI")
     new, log = folder.with_name(folder.name + ".new"), BUILD / f"{name}.log"
@@ -90,7 +107,6 @@ def install(packages, *options, folder=None):
         kind = Unreachable if "Retrying (" in text else Missing
         raise kind("\n".join(text.splitlines()[-5:]))
     new.rename(folder)
-    return folder
 
 
 def number(version):
@@ -129,10 +145,11 @@ def environment(folder, packages):
     """An environment with these packages, and the folder where they are. It is made once, and anew where it has been removed or
     is of another Python."""
     site = folder / "lib" / f"python{sys.version_info.major}.{sys.version_info.minor}" / "site-packages"
-    if not any(site.glob("*.dist-info")):
-        venv.create(folder, clear=True)
-        site.rmdir()  # until it is complete
-        install(packages, folder=site)
+    with alone(folder):
+        if not any(site.glob("*.dist-info")):
+            venv.create(folder, clear=True)
+            site.rmdir()  # until it is complete
+            install(packages, folder=site)
     return site
 
 

@@ -27,16 +27,17 @@ class _Attention(torch.autograd.Function):
     """What torch.ops.cottention.forward does with gradients, at less cost a call."""
 
     @staticmethod
-    def forward(ctx, *inputs):
-        output = ops.compute_forward(*inputs)
-        ops.keep(ctx, inputs, output)
+    def forward(ctx, known, options, *tensors):
+        output = ops.compute_forward(tensors, options, known)
+        ops.keep(ctx, (*tensors, *options), output)
+        ctx.known = known
         if output[2] is not None:
             ctx.mark_non_differentiable(output[2])
         return output
 
     @staticmethod
     def backward(ctx, *gradients):
-        return ops.differentiate(ctx, *gradients)
+        return None, None, *ops.differentiate(ctx, *gradients, ctx.needs_input_grad[2:], ctx.known)
 
 
 def _refuse(name, value, rule):
@@ -124,9 +125,8 @@ def _scale_logit(m, q, heads, scale):
     if m.device != q.device:
         _refuse("scale_logit.device", m.device, f"must be that of q, {q.device}")
     m = m.resolve_neg()
-    if m.dim() == 1 and m.dtype == native.sums_dtype(q.dtype) and m.is_contiguous():
-        return m, scale
-    return m.reshape(heads).to(native.sums_dtype(q.dtype)).contiguous(), scale
+    m = m.to(native.sums_dtype(q.dtype))
+    return m if m.is_contiguous() else m.contiguous(), scale
 
 
 def _mask(name, x, q, shape):
@@ -148,6 +148,47 @@ def _autocast(*tensors):
         return tensors
     dtype = torch.get_autocast_dtype(kind)
     return [x if x.dtype == torch.float64 else x.to(dtype) for x in tensors]
+
+
+_PLAIN = (torch.Tensor, torch.nn.Parameter, type(None))
+_MOST_KNOWN = 4096
+_known = {}  # of calls that passed every check with tensors that were taken as they are: their signatures, and what computes them
+
+
+def _signature(call, layout, options, tensors):
+    """All that the checks of a call look at: calls of one signature are checked once. None where PyTorch may replace what is called, or
+    an argument is of no usual type."""
+    if ops.traced() or forward_ad._current_level >= 0:
+        return None
+    traits = [call, layout, *options]
+    for option in traits:
+        if type(option) not in _OPTIONS:
+            return None
+    try:
+        for x in tensors:
+            if x is None:
+                traits.append(None)
+            elif type(x) in _PLAIN:
+                traits += (x.shape, x.stride(), x.dtype, x.device, x.is_neg())
+            else:
+                return None
+    except RuntimeError:  # sparse and nested tensors have no strides
+        return None
+    kind = None if tensors[0] is None else tensors[0].device.type
+    return None if kind not in _DEVICES or torch.is_autocast_enabled(kind) else tuple(traits)
+
+
+_OPTIONS = (bool, str)
+_DEVICES = ("cpu", "cuda")
+
+
+def _unchanged(signature, given, taken):
+    """Whether a call is to be remembered: its tensors were taken as they are."""
+    if signature is None or any(x is not y for x, y in zip(given, taken)):
+        return False
+    if len(_known) >= _MOST_KNOWN:
+        _known.clear()
+    return True
 
 
 def _is_numpy(x):
@@ -195,6 +236,15 @@ def attention(q, k, v, scale_logit=None, *, causal, scale="by_key", query_mask=N
     and v become its dtype. NumPy arrays give NumPy arrays. An argument that breaks a rule: TypeError or ValueError, and
     nothing has been computed.
     """
+    cu_seqlens_k = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
+    given = (q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k)
+    signature = None
+    if initial_state is None or type(initial_state) is State:
+        given += initial_state or (None, None)
+        signature = _signature("attention", layout, (causal, scale, return_state, batch_invariant), given)
+        known = None if signature is None else _known.get(signature)
+        if known is not None:
+            return _returned(_compute(given, known.options, known), return_state)
     if _is_numpy(q):
         arrays = [_from_numpy(x) for x in (q, k, v, scale_logit)]
         named = {"query_mask": query_mask, "key_mask": key_mask, "cu_seqlens_q": cu_seqlens_q, "cu_seqlens_k": cu_seqlens_k}
@@ -206,9 +256,7 @@ def attention(q, k, v, scale_logit=None, *, causal, scale="by_key", query_mask=N
     if causal not in (True, False):
         raise TypeError(f"causal = {causal!r}: must be True or False")
     packed = cu_seqlens_q is not None
-    if cu_seqlens_k is None:
-        cu_seqlens_k = cu_seqlens_q
-    elif not packed:
+    if not packed and cu_seqlens_k is not None:
         _refuse("cu_seqlens_q", None, "must be given together with cu_seqlens_k")
     q, k, v = _autocast(q, k, v)
     q, k, v = (_rows(name, x, q, packed, layout) for name, x in (("q", q), ("k", k), ("v", v)))
@@ -228,25 +276,33 @@ def attention(q, k, v, scale_logit=None, *, causal, scale="by_key", query_mask=N
     h = count = None
     if initial_state is not None:
         h, count = _state(initial_state, q, batch, heads, dim_qk, v.shape[-1], "initial_state")
-    inputs = (q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, h, count, bool(causal), scale, bool(return_state),
-              bool(batch_invariant))
-    o, final_h, final_count = _call(inputs)
-    if layout == "bshd":
-        o = o.transpose(-3, -2)
-    return (o, State(final_h, final_count)) if return_state else o
+    tensors = (q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, h, count)
+    options = (bool(causal), scale, bool(return_state), bool(batch_invariant))
+    _need_no_tangents(*tensors)
+    plain = not ops.traced() and not q.is_meta and all(type(x) in _PLAIN for x in tensors)
+    outputs = _compute(tensors, options) if plain else torch.ops.cottention.forward(*tensors, *options)
+    o, *state = outputs
+    if _unchanged(signature, given, tensors):
+        _known[signature] = ops.Known(options)
+    return _returned((o.transpose(-3, -2) if layout == "bshd" else o, *state), return_state)
 
 
-def _call(inputs):
-    """The operator where it is traced, and what it does otherwise."""
-    _need_no_tangents(*inputs[:10])
-    if ops.traced() or inputs[0].is_meta or not all(type(x) in _PLAIN for x in inputs[:10]):
-        return torch.ops.cottention.forward(*inputs)
-    if torch.is_grad_enabled() and any(x is not None and x.requires_grad for x in (*inputs[:4], inputs[8])):
-        return _Attention.apply(*inputs)
-    return ops.compute_forward(*inputs)
+def _returned(outputs, return_state):
+    o, h, count = outputs
+    return (o, State(h, count)) if return_state else o
 
 
-_PLAIN = (torch.Tensor, torch.nn.Parameter, type(None))
+def _compute(tensors, options, known=None):
+    """What the operator does, at less cost a call."""
+    if torch.is_grad_enabled():
+        for x in (*tensors[:4], tensors[8]):
+            if x is not None and x.requires_grad:
+                return _Attention.apply(known, options, *tensors)
+    return ops.compute_forward(tensors, options, known)
+
+
+def _wants_gradients(tensors):
+    return torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in tensors)
 
 
 def step(q, k, v, scale_logit=None, *, state, scale="by_key", slot=None, accepted=None, outputs=True, layout="bhsd"):
@@ -260,6 +316,14 @@ def step(q, k, v, scale_logit=None, *, state, scale="by_key", slot=None, accepte
 
     There are no gradients; attention() with initial_state and return_state has them.
     """
+    given, signature = (), None
+    if type(state) is State:
+        given = (q, k, v, scale_logit, *state, slot, accepted)
+        signature = _signature("step", layout, (scale, outputs), given)
+        known = None if signature is None else _known.get(signature)
+        if known is not None and not _wants_gradients(given):
+            o = ops.step(*given, *known.options, known)
+            return o if outputs else None
     if _is_numpy(q):
         arrays = [_from_numpy(x) for x in (q, k, v, scale_logit)]
         for x in state if isinstance(state, (tuple, list)) else ():
@@ -273,7 +337,7 @@ def step(q, k, v, scale_logit=None, *, state, scale="by_key", slot=None, accepte
     _need_choices(layout, q.device)
     _need_state("state", state)
     _need_tensors(**{"state.h": state[0], "state.count": state[1]})
-    if torch.is_grad_enabled() and any(isinstance(x, torch.Tensor) and x.requires_grad for x in (q, k, v, scale_logit, state[0])):
+    if _wants_gradients((q, k, v, scale_logit, state[0])):
         raise RuntimeError("cottention.step has no gradients. Remedy: call it under torch.no_grad(), or "
                            "attention(initial_state=..., return_state=True).")
     q, k, v = _autocast(q, k, v)
@@ -295,6 +359,8 @@ def step(q, k, v, scale_logit=None, *, state, scale="by_key", slot=None, accepte
     _need_no_tangents(*inputs)
     plain = all(type(x) in _PLAIN for x in inputs) and not ops.traced() and not q.is_meta
     o = (ops.step if plain else torch.ops.cottention.step)(*inputs, scale, bool(outputs))
+    if _unchanged(signature, given, inputs):
+        _known[signature] = ops.Known((scale, bool(outputs)))
     if not outputs:
         return None
     return o.transpose(-3, -2) if layout == "bshd" else o

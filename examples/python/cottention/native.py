@@ -18,7 +18,12 @@ FIELDS = ("scale_logit", "dscale_logit", "query_mask", "key_mask", "cu_seqlens_q
           "initial_h", "initial_count", "final_h", "final_count", "dfinal_state", "dinitial_state", "pool_slots", "slot", "accepted",
           "batch_invariant", "threads", "stream", "workspace", "workspace_bytes")
 TENSORS = ("q", "k", "v", "o", "dout", "dq", "dk", "dv")
-_pack = struct.Struct(f"{7 + 4 * len(TENSORS) + len(FIELDS)}q").pack
+_EXTENTS = 7
+_PLACE = {**{name: _EXTENTS + 4 * i for i, name in enumerate(TENSORS)},
+          **{name: _EXTENTS + 4 * len(TENSORS) + i for i, name in enumerate(FIELDS)}}
+_PLACE_OF_THREADS = _PLACE["threads"]
+_COUNT = _EXTENTS + 4 * len(TENSORS) + len(FIELDS)
+_pack = struct.Struct(f"{_COUNT}q").pack
 
 # OpenMP's threads do not come along when a process forks: a child stays on the thread that calls.
 _forked = False
@@ -38,18 +43,12 @@ def sums_dtype(dtype):
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
-def _address(x):
-    return 0 if x is None else x.data_ptr()
-
-
-def _view(x):
-    """The address of a tensor and its strides along batch, seq and heads."""
+def _strides(x):
+    """A tensor's strides along batch, seq and heads."""
     if x is None:
-        return 0, 0, 0, 0
+        return 0, 0, 0
     strides = x.stride()
-    if len(strides) == 4:
-        return x.data_ptr(), strides[0], strides[2], strides[1]
-    return x.data_ptr(), 0, strides[1], strides[0]
+    return (strides[0], strides[2], strides[1]) if len(strides) == 4 else (0, strides[1], strides[0])
 
 
 def extents(q, k, v, offsets=None):
@@ -64,31 +63,44 @@ def extents(q, k, v, offsets=None):
     return batch, seq_q, seq_k, heads_q, heads_kv, dim_qk, dim_v
 
 
-def run(call, causal, scale, shape, q, k, v, o=None, dout=None, dq=None, dk=None, dv=None, scale_logit=None, dscale_logit=None,
-        query_mask=None, key_mask=None, cu_seqlens_q=None, cu_seqlens_k=None, initial_h=None, initial_count=None, final_h=None,
-        final_count=None, dfinal_state=None, dinitial_state=None, pool_slots=0, slot=None, accepted=None, batch_invariant=False):
-    """One call of the library, on the device of q and its current stream."""
-    device = q.device
-    on_cpu = device.type == "cpu"
-    head_dim = capability = None
-    if not on_cpu:
-        head_dim, capability = shape[5:7], torch.cuda.get_device_capability(device)
-    library = compiler.library(call, ELEMENTS[q.dtype], "causal" if causal else "bidirectional", scale, head_dim, capability)
-    wide = cu_seqlens_q is not None and cu_seqlens_q.dtype == torch.int64
-    fields = (*shape, *_view(q), *_view(k), *_view(v), *_view(o), *_view(dout), *_view(dq), *_view(dk), *_view(dv),
-              _address(scale_logit), _address(dscale_logit), _address(query_mask), _address(key_mask), _address(cu_seqlens_q),
-              _address(cu_seqlens_k), wide, _address(initial_h), _address(initial_count), _address(final_h),
-              _address(final_count), _address(dfinal_state), _address(dinitial_state), pool_slots, _address(slot),
-              _address(accepted), batch_invariant)
-    if on_cpu:
-        _check(library, library.cottention_call(_pack(*fields, 1 if _forked else torch.get_num_threads(), 0, 0, 0)))
-        return
-    with torch.cuda.device(device):
-        stream = torch.cuda.current_stream().cuda_stream
-        needed = ctypes.c_size_t()
-        _check(library, library.cottention_workspace_bytes(_pack(*fields, 0, stream, 0, 0), ctypes.byref(needed)))
-        workspace = torch.empty(needed.value, dtype=torch.uint8, device=device)
-        _check(library, library.cottention_call(_pack(*fields, 0, stream, workspace.data_ptr(), needed.value)))
+class Call:
+    """A call of the library, on the device of q, of tensors of which all is known but their addresses.
+
+    `tensors` are those of the first call, by their names of TENSORS and FIELDS; every call takes as many, in the same order.
+    """
+
+    def __init__(self, call, causal, scale, shape, tensors, pool_slots=0, batch_invariant=False):
+        q, offsets = tensors["q"], tensors.get("cu_seqlens_q")
+        self.on_cpu = q.device.type == "cpu"
+        head_dim = capability = None
+        if not self.on_cpu:
+            head_dim, capability = shape[5:7], torch.cuda.get_device_capability(q.device)
+        self.library = compiler.library(call, ELEMENTS[q.dtype], "causal" if causal else "bidirectional", scale, head_dim, capability)
+        self.fields = [*shape, *[0] * (_COUNT - len(shape))]
+        for name in TENSORS:
+            self.fields[_PLACE[name] + 1:_PLACE[name] + 4] = _strides(tensors.get(name))
+        self.fields[_PLACE["offsets_are_int64"]] = offsets is not None and offsets.dtype == torch.int64
+        self.fields[_PLACE["pool_slots"]] = pool_slots
+        self.fields[_PLACE["batch_invariant"]] = batch_invariant
+        self.places = [_PLACE[name] for name in tensors]
+
+    def __call__(self, *tensors):
+        fields = self.fields.copy()
+        for place, x in zip(self.places, tensors):
+            if x is not None:
+                fields[place] = x.data_ptr()
+        library = self.library
+        if self.on_cpu:
+            fields[_PLACE_OF_THREADS] = 1 if _forked else torch.get_num_threads()
+            _check(library, library.cottention_call(_pack(*fields)))
+            return
+        with torch.cuda.device(tensors[0].device):
+            stream = fields[_PLACE["stream"]] = torch.cuda.current_stream().cuda_stream
+            needed = ctypes.c_size_t()
+            _check(library, library.cottention_workspace_bytes(_pack(*fields), ctypes.byref(needed)))
+            workspace = torch.empty(needed.value, dtype=torch.uint8, device=tensors[0].device)
+            fields[_PLACE["workspace"]], fields[_PLACE["workspace_bytes"]] = workspace.data_ptr(), needed.value
+            _check(library, library.cottention_call(_pack(*fields)))
 
 
 def _check(library, code):

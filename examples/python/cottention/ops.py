@@ -51,18 +51,40 @@ def _as_tensors(o, h, count):
     return (o, o.new_empty(0, dtype=native.sums_dtype(o.dtype)), o.new_empty(0, dtype=torch.int64)) if h is None else (o, h, count)
 
 
-def compute_forward(q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, initial_h, initial_count, causal, scale,
-                    return_state, batch_invariant):
+# The tensors of a call as native.Call has them.
+_INPUTS = ("q", "k", "v", "scale_logit", "query_mask", "key_mask", "cu_seqlens_q", "cu_seqlens_k", "initial_h", "initial_count")
+_OUTPUTS = ("o", "final_h", "final_count")
+_BACKWARD = (*_INPUTS, "final_h", "dout", "dfinal_state", "dq", "dk", "dv", "dscale_logit", "dinitial_state")
+_STEP = ("q", "k", "v", "scale_logit", "final_h", "final_count", "slot", "accepted", "o")
+
+
+def _call(name, names, tensors, causal, scale, **numbers):
+    named = dict(zip(names, tensors))
+    return native.Call(name, causal, scale, native.extents(*tensors[:3], named.get("cu_seqlens_q")), named, **numbers)
+
+
+class Known:
+    """Calls on tensors of the same shapes, strides and types: what is passed to the library is put together once."""
+
+    def __init__(self, options):
+        self.options, self.forward, self.backward = options, None, {}
+
+
+def compute_forward(tensors, options, known=None):
     """o and the state's h and count: None where they are not returned."""
-    o, h, count = _forward_outputs(q, k, v, cu_seqlens_q, return_state)
-    native.run("forward", causal, scale, native.extents(q, k, v, cu_seqlens_q), q, k, v, o, scale_logit=scale_logit,
-               query_mask=query_mask, key_mask=key_mask, cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k, initial_h=initial_h,
-               initial_count=initial_count, final_h=h, final_count=count, batch_invariant=batch_invariant)
-    return o, h, count
+    causal, scale, return_state, batch_invariant = options
+    outputs = _forward_outputs(*tensors[:3], tensors[6], return_state)
+    call = known and known.forward
+    if call is None:
+        call = _call("forward", (*_INPUTS, *_OUTPUTS), (*tensors, *outputs), causal, scale, batch_invariant=batch_invariant)
+        if known is not None:
+            known.forward = call
+    call(*tensors, *outputs)
+    return outputs
 
 
 def _forward(*inputs):
-    return _as_tensors(*compute_forward(*inputs))
+    return _as_tensors(*compute_forward(inputs[:10], inputs[10:]))
 
 
 def _forward_fake(q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, initial_h, initial_count, causal, scale,
@@ -81,12 +103,22 @@ def _gradients(q, k, v, cu_seqlens_q, wanted):
 
 def _backward(dout, dfinal_h, q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, initial_h, initial_count, final_h,
               causal, scale, batch_invariant, wanted):
-    outputs = _gradients(q, k, v, cu_seqlens_q, wanted)
-    dq, dk, dv, dscale_logit, dinitial = (x if is_wanted else None for x, is_wanted in zip(outputs, wanted))
-    native.run("backward", causal, scale, native.extents(q, k, v, cu_seqlens_q), q, k, v, dout=dout, dq=dq, dk=dk, dv=dv,
-               scale_logit=scale_logit, dscale_logit=dscale_logit, query_mask=query_mask, key_mask=key_mask,
-               cu_seqlens_q=cu_seqlens_q, cu_seqlens_k=cu_seqlens_k, initial_h=initial_h, initial_count=initial_count,
-               final_h=final_h, dfinal_state=dfinal_h, dinitial_state=dinitial, batch_invariant=batch_invariant)
+    tensors = (q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, initial_h, initial_count)
+    return _compute_backward(dout, dfinal_h, tensors, final_h, causal, scale, batch_invariant, wanted)
+
+
+def _compute_backward(dout, dfinal_h, tensors, final_h, causal, scale, batch_invariant, wanted, known=None):
+    outputs = _gradients(*tensors[:3], tensors[6], wanted)
+    passed = (*tensors, final_h, dout, dfinal_h, *(x if is_wanted else None for x, is_wanted in zip(outputs, wanted)))
+    alike, call = None, None
+    if known is not None:  # hooks of saved tensors may give others than those that were saved
+        alike = (wanted, dout.stride(), *(x.stride() for x in tensors[:3]))
+        call = known.backward.get(alike)
+    if call is None:
+        call = _call("backward", _BACKWARD, passed, causal, scale, batch_invariant=batch_invariant)
+        if known is not None:
+            known.backward = {alike: call}
+    call(*passed)
     return outputs
 
 
@@ -95,10 +127,15 @@ def _backward_fake(dout, dfinal_h, q, k, v, scale_logit, query_mask, key_mask, c
     return _gradients(q, k, v, cu_seqlens_q, wanted)
 
 
-def step(q, k, v, scale_logit, h, count, slot, accepted, scale, outputs):
+def step(q, k, v, scale_logit, h, count, slot, accepted, scale, outputs, known=None):
     o = rows_like(q, q.shape[-3], q.shape[-2], v.shape[-1]) if outputs else q.new_empty(0)
-    native.run("step", True, scale, native.extents(q, k, v), q, k, v, o if outputs else None, scale_logit=scale_logit, final_h=h,
-               final_count=count, pool_slots=h.shape[0], slot=slot, accepted=accepted)
+    tensors = (q, k, v, scale_logit, h, count, slot, accepted, o if outputs else None)
+    call = known and known.forward
+    if call is None:
+        call = _call("step", _STEP, tensors, True, scale, pool_slots=h.shape[0])
+        if known is not None:
+            known.forward = call
+    call(*tensors)
     if not h.is_inference():
         torch.autograd.graph.increment_version((h, count))  # autograd refuses a state that it has saved
     return o
@@ -116,10 +153,11 @@ def keep(ctx, inputs, output):
     ctx.set_materialize_grads(False)
 
 
-def differentiate(ctx, dout, dfinal_h, _):
-    q, k, v, scale_logit, *rest, final_h = ctx.saved_tensors
-    needs = ctx.needs_input_grad
-    wanted = [needs[0], needs[1], needs[2], needs[3], needs[8]]
+def differentiate(ctx, dout, dfinal_h, _, needs=None, known=None):
+    *tensors, final_h = ctx.saved_tensors
+    q, k, v, scale_logit = tensors[:4]
+    needs = needs or ctx.needs_input_grad
+    wanted = (needs[0], needs[1], needs[2], needs[3], needs[8])
     nothing = [None] * len(needs)
     if dout is None:
         if dfinal_h is None:
@@ -130,10 +168,15 @@ def differentiate(ctx, dout, dfinal_h, _):
     if dfinal_h is not None:
         dfinal_h = dfinal_h.contiguous()
     # The operator refuses gradients of gradients; where none are asked for, what it does costs less.
-    call = torch.ops.cottention.backward if torch.is_grad_enabled() or traced() or type(dout) is not torch.Tensor else _backward
-    gradients = call(dout, dfinal_h, q, k, v, scale_logit, *rest, final_h, ctx.causal, ctx.scale, ctx.batch_invariant, wanted)
+    options = (final_h, ctx.causal, ctx.scale, ctx.batch_invariant, wanted)
+    if torch.is_grad_enabled() or traced() or type(dout) is not torch.Tensor:
+        gradients = torch.ops.cottention.backward(dout, dfinal_h, *tensors, *options)
+    else:
+        gradients = _compute_backward(dout, dfinal_h, tensors, *options, known)
     for place, gradient, is_wanted in zip((0, 1, 2, 3, 8), gradients, wanted):
         nothing[place] = gradient if is_wanted else None
+    if wanted[3]:
+        nothing[3] = gradients[3].view(scale_logit.shape)
     return tuple(nothing)
 
 
