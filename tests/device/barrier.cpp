@@ -58,6 +58,26 @@ struct ReverseHalves {
   }
 };
 
+/// Each half of the block learns whether the round's thread is one of its own.
+struct FindInHalves {
+  static constexpr int rounds = 5;
+  struct Params {
+    int* out;
+  };
+  struct Storage {};
+  static constexpr int threads = 128, min_blocks_per_sm = 1;
+
+  __device__ static void run(const Params& params, Storage&) {
+    const int thread = device::thread_index(), half = thread / 64;
+    int found = 0;
+    for (int round = 0; round < rounds; ++round) {
+      found |= device::bar_red_or(1 + half, 64, thread == 30 * round) ? 1 << round : 0;
+      device::bar_sync(1 + half, 64);
+    }
+    device::store_global(params.out + thread, found);
+  }
+};
+
 /// Warp 0 fills a slot of each lane for warp 1 to add up, five times.
 struct ProduceAndConsume {
   static constexpr int full = 1, empty = 2, rounds = 5;
@@ -98,6 +118,13 @@ TEST_CASE("bar_sync orders the threads that share a barrier and holds up no othe
   device_test::in_every_schedule([] {
     CHECK(device_test::output<ReverseHalves, int>(128) ==
           tabulate(128, [](int i) { return i / 64 * 64 + 63 - i % 64; }));
+  });
+}
+
+TEST_CASE("bar_red_or tells the threads that share a barrier whether a predicate holds in any") {
+  device_test::in_every_schedule([] {
+    CHECK(device_test::output<FindInHalves, int>(128) ==
+          tabulate(128, [](int i) { return i < 64 ? 0b00111 : 0b11000; }));
   });
 }
 

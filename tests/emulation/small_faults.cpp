@@ -106,6 +106,14 @@ struct BarrierOfOddCount {
 struct BarrierOfNoSuchId {
   static void run(int*, int*) { device::bar_sync(16, 64); }
 };
+struct BarrierOfTwoWords {
+  static void run(int*, int*) {
+    if (device::warp_index() == 0)
+      device::bar_sync(3, 64);
+    else
+      device::bar_red_or(3, 64, true);
+  }
+};
 struct BarriersCrossed {
   static void run(int*, int*) {
     device::bar_sync(1 + device::warp_index(), 64);
@@ -267,6 +275,7 @@ TEST_CASE("Barriers that do not fit together are reported") {
       "barrier 3");  // whose counts differ, or which one of them never opens
   check_always_reported<BarrierOfOddCount>("bar.sync: 48 threads");
   check_always_reported<BarrierOfNoSuchId>("bar.sync: no barrier 16");
+  check_always_reported<BarrierOfTwoWords>("barrier 3 is met by another word");
 }
 
 TEST_CASE("A deadlock is reported with who waits where") {

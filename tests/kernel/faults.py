@@ -94,7 +94,7 @@ START_KEYS = """\
     storage.d_barriers.arrive_empty(at.state());
 """
 
-# By kernel: Gradient, and Apply of a call that is not split, which sums as Reduce does.
+# By kernel; Apply is that of a call that is not split, which sums as Reduce does.
 TOGETHER = {
     "Gradient": {
         # S, or D, is published without being shown to the asynchronous proxy.
@@ -133,6 +133,34 @@ TOGETHER = {
         # States are taken for published from the first chunk on, and so are those of the chunk before.
         "wrong_parity": Fault("row_pairs.cuh", "return {0, chunks % 2};", "return {0, 1 - chunks % 2};", "wrong answer"),
     },
+    "KeyGradients": {
+        # D is published without being shown to the asynchronous proxy.
+        "no_fence_of_d_of_keys": Fault(
+            "key_gradients.cuh",
+            "        d.publish(storage.d);\n        device::fence_proxy_async();\n",
+            "        d.publish(storage.d);\n",
+            "no fence_proxy_async has followed"),
+        # An output is written to the memory of keys that the other warpgroup has not read.
+        "wrong_parity_of_keys": Fault(
+            "key_gradient_part.cuh",
+            "    device::mbarrier_wait(&storage.keys_read, at.chunks % 2);\n",
+            "    device::mbarrier_wait(&storage.keys_read, 1 - at.chunks % 2);\n",
+            "read by products of warp "),
+    },
+    "KeyGradientApply": {
+        # Keys are loaded to a buffer from which an output is still being stored.
+        "keys_loaded_early": Fault(
+            "key_gradient_part.cuh",
+            "    if (lane_index() == 0) device::cp_async_bulk_wait_read<0>();\n",
+            "",
+            "read by stores of warp "),
+        # Keys are used once they are loaded, before their factors are written.
+        "measured_keys_skipped": Fault(
+            "key_gradient_part.cuh",
+            "    storage.keys.wait_measured(at.keys());\n",
+            "    storage.keys.barriers.wait_full(at.keys());\n",
+            "data race: "),
+    },
     "Apply": {
         # H is published without being shown to the asynchronous proxy.
         "no_fence_of_h": Fault(
@@ -167,6 +195,10 @@ def write(path, text):
     path.write_text(text, encoding="utf-8")
 
 
+def file_of(kernel):
+    return re.sub(r"\B([A-Z])", r"_\1", kernel).lower() + ".cuh"
+
+
 def write_together(include, output):
     lists = []
     for kernel, faults in TOGETHER.items():
@@ -176,7 +208,7 @@ def write_together(include, output):
             for header in sorted((include / "cottention/sm90").glob("*.cuh")):
                 text = faulty(name, fault, header) if header.name == fault.header else header.read_text(encoding="utf-8")
                 write(output / "cottention" / own / header.name, re.sub(r"\bsm90\b", own, text))
-            lists.insert(0, f"#include <cottention/{own}/{kernel.lower()}.cuh>\n")
+            lists.insert(0, f"#include <cottention/{own}/{file_of(kernel)}>\n")
             calls.append(f'  f.template operator()<cottention::{own}::{kernel}<X, tiling>>("{name}", "{fault.report}");\n')
         lists.append(f"\ntemplate <class X, cottention::Tiling tiling, class F>\nvoid for_each_fault_of_{kernel}(F f) {{\n")
         lists += [*calls, "}\n"]

@@ -1,4 +1,4 @@
-// Gradient and Apply of the wgmma engine on one head of a few chunks: with the library's own headers no
+// Kernels of the wgmma engine on one head of a few chunks: with the library's own headers no
 // schedule of the emulator may report anything, with each fault of faults.py some schedule has to.
 #include <cstddef>
 #include <cstdint>
@@ -11,6 +11,8 @@
 #include <cottention/host/tensor_maps.cuh>
 #include <cottention/sm90/apply.cuh>
 #include <cottention/sm90/gradient.cuh>
+#include <cottention/sm90/key_gradient_apply.cuh>
+#include <cottention/sm90/key_gradients.cuh>
 #include <emulation.hpp>
 
 #include "device/support.hpp"
@@ -23,8 +25,8 @@ using namespace cottention;
 
 constexpr HeadDim dims{64, 64};
 using Causal = Problem<bfloat16, dims, Mask::causal, Scale::none>;
-using Answer =
-    kernel::Roles<Problem<bfloat16, dims, Mask::bidirectional, Scale::none>, recurrence::Output::o>;
+using Bidirectional = Problem<bfloat16, dims, Mask::bidirectional, Scale::none>;
+using Answer = kernel::Roles<Bidirectional, recurrence::Output::o>;
 constexpr Tiling fused_tiling{
     .chunk = sm90::chunk_rows, .warps = 16, .stages = 2, .columns = dims.v, .engine = Engine::wgmma};
 constexpr Tiling apply_tiling{.chunk = sm90::chunk_rows,
@@ -32,6 +34,11 @@ constexpr Tiling apply_tiling{.chunk = sm90::chunk_rows,
                               .stages = 2,
                               .columns = dims.v,
                               .engine = Engine::wgmma};
+// With two stages buffers are used again within the head.
+constexpr Tiling keys_tiling{
+    .chunk = sm90::chunk_rows, .warps = 12, .stages = 2, .columns = dims.v, .engine = Engine::wgmma};
+constexpr Tiling keys_apply_tiling{
+    .chunk = sm90::chunk_rows, .warps = 8, .stages = 2, .columns = dims.v, .engine = Engine::wgmma};
 constexpr int length = 4 * sm90::chunk_rows - 20;
 static_assert(dims.qk == dims.v);
 
@@ -40,6 +47,13 @@ std::vector<bfloat16> random_rows(std::uint64_t seed) {
   std::vector<bfloat16> rows;
   for (int i = 0; i < length * dims.qk; ++i) rows.push_back(bfloat16(static_cast<float>(random.normal())));
   return rows;
+}
+
+std::vector<float> random_state() {
+  support::Random random(5);
+  std::vector<float> state;
+  for (int i = 0; i < dims.qk * dims.v; ++i) state.push_back(static_cast<float>(random.normal()));
+  return state;
 }
 
 class Head {
@@ -51,6 +65,7 @@ class Head {
   tile::View<bfloat16> out(int i) { return {out_[i].data(), 0, dims.v, dims.v}; }
   const float* final_h() { return final_h_.data(); }
   int* redo_flags() { return redo_flags_.data(); }
+  float* whole_d() { return whole_d_.data(); }
 
   /// The bits of all outputs.
   std::vector<std::uint16_t> bits() {
@@ -70,6 +85,7 @@ class Head {
   Array out_[3] = {Array(rows), Array(rows), Array(rows)};
   device_test::DeviceArray<float> final_h_{std::vector<float>(std::size_t{dims.qk} * dims.v)};
   device_test::DeviceArray<int> redo_flags_{1};
+  device_test::DeviceArray<float> whole_d_{random_state()};
 };
 
 kernel::RecurrenceParams<bfloat16> recurrence_params(tile::View<const bfloat16> a,
@@ -87,19 +103,39 @@ kernel::RecurrenceParams<bfloat16> recurrence_params(tile::View<const bfloat16> 
 }
 
 using Gradient = sm90::Gradient<Causal, fused_tiling>;
+using KeyGradients = sm90::KeyGradients<Causal, keys_tiling>;
+using KeyGradientApply = sm90::KeyGradientApply<Bidirectional, keys_apply_tiling>;
 using Apply = sm90::Apply<Answer, apply_tiling>;
 
-Gradient::Params params_of(std::type_identity<Gradient>, Head& head) {
-  kernel::GradientParams<Causal> common;
+template <AnyProblem P>
+kernel::GradientParams<P> gradient_params(Head& head) {
+  kernel::GradientParams<P> common;
   common.dq = recurrence_params(head.g(), head.v(), head.k(), head.out(0));
   common.dk = recurrence_params(head.v(), head.g(), head.q(), head.out(1));
   common.dv = recurrence_params(head.k(), head.q(), head.g(), head.out(2));
   common.dq.norm_input = head.q();
   common.dk.norm_input = head.k();
+  return common;
+}
+Gradient::Params params_of(std::type_identity<Gradient>, Head& head) {
+  auto common = gradient_params<Causal>(head);
   common.final_h = head.final_h();
   common.redo_flags = head.redo_flags();
   Gradient::Params params;
   device_test::require_success(host::complete<Gradient>(params, common, 1), "encode_map");
+  return params;
+}
+KeyGradients::Params params_of(std::type_identity<KeyGradients>, Head& head) {
+  KeyGradients::Params params;
+  device_test::require_success(host::complete<KeyGradients>(params, gradient_params<Causal>(head), 1),
+                               "encode_map");
+  return params;
+}
+KeyGradientApply::Params params_of(std::type_identity<KeyGradientApply>, Head& head) {
+  auto common = gradient_params<Bidirectional>(head);
+  common.dk.partial_states = head.whole_d();
+  KeyGradientApply::Params params;
+  device_test::require_success(host::complete<KeyGradientApply>(params, common, 1), "encode_map");
   return params;
 }
 Apply::Params params_of(std::type_identity<Apply>, Head& head) {
@@ -159,12 +195,22 @@ bool is_reported(const char* name, const char* report, std::vector<std::uint16_t
 }  // namespace
 
 int main() {
-  std::vector<std::uint16_t> gradient, answer;
+  std::vector<std::uint16_t> gradient, key_gradients, key_gradient_apply, answer;
   bool holds = is_right<Gradient>("Gradient", gradient);
+  holds = is_right<KeyGradients>("KeyGradients", key_gradients) && holds;
+  holds = is_right<KeyGradientApply>("KeyGradientApply", key_gradient_apply) && holds;
   holds = is_right<Apply>("Apply", answer) && holds;
   for_each_fault_of_Gradient<Causal, fused_tiling>([&]<class Kernel>(const char* name, const char* report) {
     holds = is_reported<Kernel, Gradient>(name, report, gradient) && holds;
   });
+  for_each_fault_of_KeyGradients<Causal, keys_tiling>(
+      [&]<class Kernel>(const char* name, const char* report) {
+        holds = is_reported<Kernel, KeyGradients>(name, report, key_gradients) && holds;
+      });
+  for_each_fault_of_KeyGradientApply<Bidirectional, keys_apply_tiling>(
+      [&]<class Kernel>(const char* name, const char* report) {
+        holds = is_reported<Kernel, KeyGradientApply>(name, report, key_gradient_apply) && holds;
+      });
   for_each_fault_of_Apply<Answer, apply_tiling>([&]<class Kernel>(const char* name, const char* report) {
     holds = is_reported<Kernel, Apply>(name, report, answer) && holds;
   });

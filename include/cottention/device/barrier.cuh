@@ -29,4 +29,21 @@ __device__ __forceinline__ void bar_arrive(int id, int threads) {
   asm volatile("bar.arrive %0, %1;" ::"r"(id), "r"(threads) : "memory");
 }
 
+/// bar_sync(), and whether `predicate` holds in any of the threads. Those that meet must all call this.
+/// Scope: warp. PTX ISA: bar.red.or.pred.
+__device__ __forceinline__ bool bar_red_or(int id, int threads, bool predicate) {
+  int any;
+  asm volatile(
+      "{\n"
+      ".reg .pred own, of_any;\n"
+      "setp.ne.s32 own, %3, 0;\n"
+      "bar.red.or.pred of_any, %1, %2, own;\n"
+      "selp.s32 %0, 1, 0, of_any;\n"
+      "}"
+      : "=r"(any)
+      : "r"(id), "r"(threads), "r"(predicate ? 1 : 0)
+      : "memory");
+  return any != 0;
+}
+
 }  // namespace cottention::device

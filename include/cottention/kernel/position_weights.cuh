@@ -78,12 +78,16 @@ class PositionWeights {
   }
   /// Loads what the chunk's weights follow from, and what log_count() does. Scope: thread, after the barrier
   /// that follows begin_chunk().
-  template <bool with_logs = true>
   __device__ __forceinline__ void enter_chunk() {
     if (!causal) return;
-    before_ = scaled_ ? device::load_shared(storage_.table.before + entry_) : 0;
-    weight_ = scaled_ ? device::load_shared(storage_.table.weight + entry_) : A{1};
-    if constexpr (with_logs) log_ = scaled_ ? device::load_shared(storage_.table.logarithm + entry_) : A{0};
+    log_ = scaled_ ? device::load_shared(storage_.table.logarithm + entry_) : A{0};
+    if constexpr (has_registers) {
+      before_ = tile::over_count(log_);
+      weight_ = tile::rough_weight_of(log_, exponent_);
+    } else {
+      before_ = scaled_ ? device::load_shared(storage_.table.before + entry_) : 0;
+      weight_ = scaled_ ? device::load_shared(storage_.table.weight + entry_) : A{1};
+    }
   }
 
   /// Whether positions have weights: the call may have no scale_logit.
@@ -106,7 +110,7 @@ class PositionWeights {
     if constexpr (!causal)
       return log_;
     else if constexpr (has_registers)
-      return log_ + tile::rough_relative_log(before_, valid_.template up_to<true>(row) - 1);
+      return tile::ln_2 * (log_ + tile::rough_relative_log2(before_, valid_.template up_to<true>(row) - 1));
     else if constexpr (rough)
       return log_ + tile::rough_relative_log(before_ + 1, valid_.up_to(row) - 1);
     else
@@ -133,9 +137,10 @@ class PositionWeights {
   CountStorage<A, warps, has_registers>& storage_;
   int first_;
   bool scaled_ = false;
-  std::conditional_t<has_registers, A, std::int64_t> before_ = 0;  // as ChunkTable has it
+  // Keys before the chunk, and the initial state's; where has_registers, 1 over one more.
+  std::conditional_t<has_registers, A, std::int64_t> before_ = 0;
   int entry_ = 0;
-  A weight_{1}, log_{0}, exponent_{0};  // exponent_: where has_registers
+  A weight_{1}, log_{0}, exponent_{0};  // log_: as ChunkTable has it; exponent_: where has_registers
   tile::ValidRows<chunk> valid_{};
 };
 

@@ -23,6 +23,10 @@ inline constexpr bool keeps_indices =
 
 /// Waits for the 128 threads of the first warpgroup. Scope: warpgroup.
 __device__ __forceinline__ void sync_first_group() { device::bar_sync(1, 128); }
+/// The same, and whether `predicate` holds in any of them.
+__device__ __forceinline__ bool any_of_first_group(bool predicate) {
+  return device::bar_red_or(1, 128, predicate);
+}
 
 template <kernel::AnyRoles R, Tiling tiling>
 struct FactorsStorage {
@@ -32,8 +36,7 @@ struct FactorsStorage {
   /// Where State's warpgroups tell of each chunk's c, which they have in registers, whether it is finite.
   static constexpr bool are_told = !R::has_norm_backward && R::mask == Mask::causal;
   device::Mbarrier told[2];
-  // 0 but while something is found, by warps: of the first warpgroup, and of the others, about c.
-  std::uint32_t findings[2][4], not_finite[2][warps_of<R> - 4];
+  std::uint32_t not_finite[2][warps_of<R> - 4];  // by warps of the others; 0 but while c is not
   /// The norm backward leaves no registers for weights.
   static constexpr bool has_registers = !R::has_norm_backward;
   kernel::CountStorage<float, warps_of<R>, has_registers> counts;
@@ -50,7 +53,6 @@ struct FactorsStorage {
     barriers.init(1, empty_arrivals);
     for (int turn = 0; turn < 2; ++turn) {
       device::mbarrier_init(told + turn, warps_of<R> - 4);
-      for (std::uint32_t& found : findings[turn]) device::store_shared(&found, 0u);
       for (std::uint32_t& found : not_finite[turn]) device::store_shared(&found, 0u);
     }
   }
@@ -93,29 +95,24 @@ class ChunkFactors {
   __device__ __forceinline__ void begin_chunk(int row) {
     weights_.begin_chunk(row, head_.keys().mask, head_.keys().length);
   }
-  __device__ __forceinline__ void enter_chunk() { weights_.template enter_chunk<R::has_norm_backward>(); }
+  __device__ __forceinline__ void enter_chunk() { weights_.enter_chunk(); }
 
   /// Measures a position's new rows and new terms; null: there are none. a: the fragments of the rows.
   /// finish() is called once all warps have measured: then products of the tiles must be finished. Rows of
   /// extreme norm are rescaled after it, and restart() is called, which has to load a again. Barriers inside:
-  /// 1, 2 or, with rows of extreme norm, 3.
+  /// 1, 3 or, with rows of extreme norm, 4.
   template <class Finish, class Restart>
   __device__ __forceinline__ void measure(RowBuffer<R>* rows, const A& a, TermBuffer<R>* terms, Finish finish,
                                           Restart restart) {
     if (terms != nullptr) storage_.barriers.wait_empty(place_);
-    const std::uint32_t found = measure_own<false>(rows, a, terms);
-    std::uint32_t* const findings = storage_.findings[turn_];
-    if (found != 0 && device::lane_index() == 0) device::store_shared(findings + warp_in_group(), found);
-    sync_first_group();  // factors and findings are written
-    const std::uint32_t of_warp = device::load_shared(findings + device::lane_index() % 4);
+    const Findings found = measure_own<false>(rows, a, terms);
+    const bool any = any_of_first_group(found.extreme || !found.finite);  // factors are written
     finish();
     if (terms != nullptr) finite_ = true;
-    if (device::any_lane(of_warp != 0)) {
-      const bool any_extreme = device::any_lane((of_warp & extreme) != 0);
-      if (terms != nullptr) finite_ = !device::any_lane((of_warp & not_finite) != 0);
-      sync_first_group();  // findings are read, and no product reads the tiles
-      if (device::lane_index() == 0) device::store_shared(findings + warp_in_group(), 0u);
-      if (any_extreme) {
+    if (any) {
+      const bool all_finite = !any_of_first_group(!found.finite);
+      if (terms != nullptr) finite_ = all_finite;
+      if (any_of_first_group(found.extreme)) {  // no product reads the tiles
         (void)measure_own<true>(rows, a, terms);
         device::fence_proxy_async();
         sync_first_group();  // rows are rescaled
@@ -124,7 +121,6 @@ class ChunkFactors {
     }
     if (terms != nullptr && device::thread_index() == 0)
       device::mbarrier_arrive(storage_.barriers.full + place_.index);
-    turn_ ^= 1;
   }
   /// Waits until State's warpgroups have told whether the chunk's c is finite, where they tell; after
   /// measure() of new terms. Barriers inside: 0, or 1 where c is not finite.
@@ -194,7 +190,11 @@ class ChunkFactors {
   static constexpr bool causal = R::mask == Mask::causal;
   static constexpr bool weighs_terms = R::weighted == kernel::Weighted::terms;
   static constexpr bool kept = keeps_indices<R>;
-  static constexpr std::uint32_t extreme = 1, not_finite = 2;
+
+  /// Of the lane's rows: whether any is extreme, and whether c is finite.
+  struct Findings {
+    bool extreme = false, finite = true;
+  };
 
   __device__ __forceinline__ float of_state() const {
     return kernel::state_weight<T, weighs_terms>(weights_);
@@ -219,14 +219,13 @@ class ChunkFactors {
     }
   }
 
-  /// Writes the factors of the lane's own row among the terms, and keeps those of its rows. Returns what the
-  /// warp found.
+  /// Writes the factors of the lane's own row among the terms, and keeps those of its rows.
   template <bool rescales>
-  __device__ __forceinline__ std::uint32_t measure_own(RowBuffer<R>* rows, const A& a, TermBuffer<R>* terms) {
-    bool any_extreme = false, all_finite = true;
-    if (terms != nullptr) measure_terms<rescales>(*terms, any_extreme, all_finite);
-    if (rows != nullptr) measure_rows<rescales>(*rows, a, any_extreme);
-    return (device::any_lane(any_extreme) ? extreme : 0) | (device::any_lane(!all_finite) ? not_finite : 0);
+  __device__ __forceinline__ Findings measure_own(RowBuffer<R>* rows, const A& a, TermBuffer<R>* terms) {
+    Findings found;
+    if (terms != nullptr) measure_terms<rescales>(*terms, found.extreme, found.finite);
+    if (rows != nullptr) measure_rows<rescales>(*rows, a, found.extreme);
+    return found;
   }
 
   template <bool rescales>
@@ -287,7 +286,6 @@ class ChunkFactors {
   kernel::PositionWeights<typename R::problem, R::direction, chunk_rows, warps_of<R>, Storage::has_registers>
       weights_;
   RingPlace<2> place_;
-  int turn_ = 0;
   bool finite_ = true;
   float row_[2] = {1, 1}, output_[2] = {1, 1}, scale_[2] = {}, slope_[2] = {}, rnorm_ = 0;
 };

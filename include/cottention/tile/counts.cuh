@@ -2,7 +2,6 @@
 #pragma once
 
 #include <cstdint>
-#include <type_traits>
 
 #include <cottention/device/barrier.cuh>
 #include <cottention/device/collective.cuh>
@@ -151,13 +150,14 @@ struct LeadingChunks {
 };
 
 /// Counts and weights at the starts of 32 neighbouring chunks, one for each lane of a warp: 32 lanes compute
-/// 32 weights in the time of one. Lies in shared memory.
-template <class A, bool reciprocals = false>
+/// 32 weights in the time of one. Lies in shared memory. logarithms_alone: what 16-bit elements need
+/// follows from these (rough_weight_of(), over_count()).
+template <class A, bool logarithms_alone = false>
 struct ChunkTable {
-  // (32) Unmasked keys before the chunk, and the initial state's; with reciprocals, 1 over one more.
-  std::conditional_t<reciprocals, A, std::int64_t> before[device::warp_size];
-  A weight[device::warp_size];     // (32) w at the chunk's first key
-  A logarithm[device::warp_size];  // (32) ln of the count at the chunk's first key
+  static constexpr int others = logarithms_alone ? 1 : device::warp_size;
+  std::int64_t before[others];     // (32) unmasked keys before the chunk, and the initial state's
+  A weight[others];                // (32) w at the chunk's first key
+  A logarithm[device::warp_size];  // (32) of the count at the chunk's first key: ln, or log2 if it is alone
 
   /// Fills the table for the 32 chunks from row `first` on. `anchor` is the number of unmasked keys, the
   /// initial state's included, before row `first` or, in reverse, before the end of the 32 chunks. Returns
@@ -176,12 +176,14 @@ struct ChunkTable {
     const std::int64_t start = direction == recurrence::Direction::reverse ? anchor - chunks.total : anchor;
     const std::int64_t n = start + chunks.before;
     const double log = log_count(n + 1);
-    if constexpr (reciprocals)
-      device::store_shared(before + lane, device::div_rn(A{1}, static_cast<A>(n + 1)));
-    else
+    if constexpr (logarithms_alone) {
+      constexpr double log2_e = 1.4426950408889634;
+      device::store_shared(logarithm + lane, static_cast<A>(log2_e * log));
+    } else {
       device::store_shared(before + lane, n);
-    device::store_shared(weight + lane, static_cast<A>(weight_of(log, exponent)));
-    device::store_shared(logarithm + lane, static_cast<A>(log));
+      device::store_shared(weight + lane, static_cast<A>(weight_of(log, exponent)));
+      device::store_shared(logarithm + lane, static_cast<A>(log));
+    }
     return direction == recurrence::Direction::reverse ? start : anchor + chunks.total;
   }
 };

@@ -63,6 +63,14 @@ __device__ __forceinline__ A relative_weight(std::int64_t reference, int further
 // ---- relative_log() and relative_weight() for 16-bit elements, in a dozen instructions: to about 2^-21, or
 // 2^-20 at the start of a sequence, where the weights of a chunk differ most
 
+/// w(n) and 1 / n for n >= 1, from log2(n) to the precision of fp32: both are then good to 2^-19 for n <
+/// 2^32.
+__device__ __forceinline__ float rough_weight_of(float log2, float exponent) {
+  return device::ex2_approx(-exponent * log2);
+}
+__device__ __forceinline__ float over_count(float log2) { return device::ex2_approx(-log2); }
+
+inline constexpr float ln_2 = 0.693147181f;
 /// `over_reference`: 1 / reference, or reference, which takes a division more.
 __device__ __forceinline__ float rough_relative_log2(float over_reference, int further) {
   const float ratio = static_cast<float>(further) * over_reference;
@@ -75,7 +83,6 @@ __device__ __forceinline__ float rough_relative_log2(std::int64_t reference, int
 }
 template <class Reference>
 __device__ __forceinline__ float rough_relative_log(Reference reference, int further) {
-  constexpr float ln_2 = 0.693147181f;
   return ln_2 * rough_relative_log2(reference, further);
 }
 template <class Reference>

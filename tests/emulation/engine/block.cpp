@@ -290,12 +290,12 @@ void Entry::fail_for_report(Where where) {
   fail(where, "data race: %s; ThreadSanitizer has printed where", report.c_str());
 }
 
-void Block::barrier(const char* word, int id, int threads, Arrival arrival, Where where) {
+void Block::barrier(const char* word, int id, int threads, Arrival arrival, Where where, bool* predicate) {
   if (id < 0 || id >= barrier_count) fail(where, "%s: no barrier %d", word, id);
   if (threads % warp_size != 0 || threads <= 0 || threads > thread_count())
     fail(where, "%s: %d threads; of the block's %d a positive multiple of 32 can meet", word, threads,
          thread_count());
-  if (!gather(word, static_cast<std::uint64_t>(id) << 32 | static_cast<std::uint32_t>(threads), nullptr,
+  if (!gather(word, static_cast<std::uint64_t>(id) << 32 | static_cast<std::uint32_t>(threads), predicate,
               where))
     return;
 
@@ -304,19 +304,29 @@ void Block::barrier(const char* word, int id, int threads, Arrival arrival, Wher
   if (barrier.arrived == 0) {
     barrier.expected = threads;
     barrier.first = where;
+    barrier.reduces = predicate != nullptr;
   } else if (barrier.expected != threads) {
     fail(where, "%s: barrier %d is for %d threads here, for %d at %s", word, id, threads, barrier.expected,
          PlaceName(barrier.first).text);
+  } else if (barrier.reduces != (predicate != nullptr)) {
+    fail(where, "%s: barrier %d is met by another word at %s", word, id, PlaceName(barrier.first).text);
   }
   barrier.arrived += warp_size;
+  const auto for_predicates = [this, &barrier](int w, auto each) {
+    if (barrier.reduces)
+      for (void* lane : warps_[static_cast<std::size_t>(w)].gathering.arguments)
+        each(*static_cast<bool*>(lane));
+  };
   const int mine = position.thread / warp_size;
   for_lanes(mine, [&](const Thread& t) { t.identity.release(barrier.token); });
   barrier.writes.add(hidden_.known_to(static_cast<std::size_t>(mine)));
+  for_predicates(mine, [&barrier](bool its) { barrier.any = barrier.any || its; });
   if (arrival == Arrival::wait) barrier.warps |= bit_of(mine);
   if (barrier.arrived == barrier.expected) {
     for (std::uint32_t waiting = barrier.warps; waiting != 0; waiting &= waiting - 1) {
       const int w = std::countr_zero(waiting);
       for_lanes(w, [&](const Thread& t) { t.identity.acquire(barrier.token); });
+      for_predicates(w, [&barrier](bool& its) { its = barrier.any; });
       hidden_.known_to(static_cast<std::size_t>(w)).add(barrier.writes);
       warps_[static_cast<std::size_t>(w)].ready = warps_[static_cast<std::size_t>(w)].live;
     }

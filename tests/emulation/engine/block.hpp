@@ -65,8 +65,9 @@ struct Warp {
 };
 
 struct Barrier {
-  int arrived = 0, expected = 0;  // threads
-  std::uint32_t warps = 0;        // that wait
+  int arrived = 0, expected = 0;      // threads
+  std::uint32_t warps = 0;            // that wait
+  bool reduces = false, any = false;  // of predicates
   Where first;
   races::Token token;
   UnitSet writes;  // that its warps know of
@@ -129,7 +130,9 @@ class Block {
   void acquire_for_warp(const races::Token& token);
 
   enum class Arrival { wait, pass };
-  void barrier(const char* word, int id, int threads, Arrival arrival, Where where);
+  /// predicate: the thread's, of a barrier that reduces them; becomes the result.
+  void barrier(const char* word, int id, int threads, Arrival arrival, Where where,
+               bool* predicate = nullptr);
 
   /// Sleeps until woken.
   void wait(const Wait& what);

@@ -59,4 +59,10 @@ void bar_arrive(int id, int threads, Where where) {
   b.barrier("bar.arrive", id, threads, Block::Arrival::pass, where);
 }
 
+bool bar_red_or(int id, int threads, bool predicate, Where where) {
+  const Entry entry(where);
+  block().barrier("bar.red.or", id, threads, Block::Arrival::wait, where, &predicate);
+  return predicate;
+}
+
 }  // namespace cottention::emulation

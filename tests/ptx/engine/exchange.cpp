@@ -97,6 +97,14 @@ void barrier(Warp& w, const Instruction& i) {
   w.block.arrive(w, i, number, threads, waits);
 }
 
+/// bar.red.or.pred d, barrier, threads, a.
+void any_at_barrier(Warp& w, const Instruction& i) {
+  const auto number = static_cast<int>(uniform(w, i, 1, "barriers"));
+  const std::uint32_t threads = uniform(w, i, 2, "numbers of threads");
+  w.block.arrive(w, i, number, threads, true, w.at<std::uint32_t>(i.o[0]),
+                 *w.at<std::uint32_t>(i.o[3]) & w.mask);
+}
+
 enum Special : std::uint16_t {
   tid_x,
   tid_y,
@@ -179,6 +187,7 @@ void add_exchange(Forms& f) {
   f["bar.warp.sync"] = {nothing, "w", Kind::member_lanes, 0};
   f["bar.sync 1"] = {barrier<true, false>, "w", Kind::block_barrier};
   f["bar.sync 2"] = {barrier<true, true>, "ww", Kind::block_barrier};
+  f["bar.red.or.pred 4"] = {any_at_barrier, "Pwwp", Kind::block_barrier};
   f["bar.arrive 2"] = {barrier<false, true>, "ww", Kind::block_barrier};
   const char* const specials[] = {
       "%tid.x",   "%tid.y",       "%tid.z",       "%ntid.x",      "%ntid.y",      "%ntid.z",

@@ -276,7 +276,8 @@ Block::Block(const Program& its_program, Size its_index, Size its_grid, Size its
                                            registers_.get() + static_cast<std::size_t>(w) * bytes));
 }
 
-void Block::arrive(Warp& warp, const Instruction& i, int number, std::uint32_t threads, bool waits) {
+void Block::arrive(Warp& warp, const Instruction& i, int number, std::uint32_t threads, bool waits,
+                   std::uint32_t* reduced, std::uint32_t predicates) {
   if (number < 0 || number > 15) warp.fail(i, 0, "there is no barrier " + std::to_string(number));
   if (threads == 0 || threads % lanes != 0)
     warp.fail(i, 0, "a barrier of " + std::to_string(threads) + " threads");
@@ -284,11 +285,20 @@ void Block::arrive(Warp& warp, const Instruction& i, int number, std::uint32_t t
   if (barrier.arrived == 0) barrier.expected = threads;
   if (barrier.expected != threads)
     warp.fail(i, 0, "the barrier's other threads expect " + std::to_string(barrier.expected) + " threads");
+  if (barrier.arrived != 0 && barrier.reduced.empty() != (reduced == nullptr))
+    warp.fail(i, 0, "the barrier's other threads meet by another instruction");
+  if (reduced != nullptr) {
+    barrier.any = barrier.any || predicates != 0;
+    barrier.reduced.push_back(reduced);
+  }
   barrier.arrived += lanes;
   ++progress;
   if (waits) warp.wait_at(number);
   if (barrier.arrived < barrier.expected) return;
   barrier.arrived = 0;
+  for (std::uint32_t* const result : barrier.reduced) *result = barrier.any ? all : 0;
+  barrier.reduced.clear();
+  barrier.any = false;
   for (const auto& w : warps)
     if (w->state == Warp::State::at_barrier && w->barrier() == number) w->state = Warp::State::ready;
 }

@@ -105,6 +105,8 @@ struct AsyncCopy {
 
 struct Barrier {
   std::uint32_t expected = 0, arrived = 0;
+  bool any = false;                     ///< of the predicates that it reduces
+  std::vector<std::uint32_t*> reduced;  ///< predicates that wait for the result
 };
 
 /// How often the warps of each warpgroup execute each instruction of a program. Of a loop that tries until a
@@ -197,7 +199,9 @@ class Block {
   std::array<Barrier, 16> barriers;
   std::uint64_t progress = 0;  ///< grows with whatever another warp may wait for
 
-  void arrive(Warp& warp, const Instruction& i, int barrier, std::uint32_t threads, bool waits);
+  /// reduced: where a barrier that reduces predicates puts the result; `predicates`: the lanes'.
+  void arrive(Warp& warp, const Instruction& i, int barrier, std::uint32_t threads, bool waits,
+              std::uint32_t* reduced = nullptr, std::uint32_t predicates = 0);
 
  private:
   [[noreturn]] void deadlock();

@@ -64,6 +64,7 @@ std::uint32_t vote(bool predicate, Vote kind, Where where);
 void sync_block(Where where);
 void bar_sync(int id, int threads, Where where);
 void bar_arrive(int id, int threads, Where where);
+bool bar_red_or(int id, int threads, bool predicate, Where where);
 
 // ---- memory
 // ------------------------------------------------------------------------------------------------

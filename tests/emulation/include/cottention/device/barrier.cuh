@@ -15,4 +15,9 @@ inline void bar_arrive(int id, int threads, emulation::Where where = emulation::
   emulation::bar_arrive(id, threads, where);
 }
 
+inline bool bar_red_or(int id, int threads, bool predicate,
+                       emulation::Where where = emulation::Where::current()) {
+  return emulation::bar_red_or(id, threads, predicate, where);
+}
+
 }  // namespace cottention::device
