@@ -140,24 +140,29 @@ def _forward_fake(q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_s
     return _as_tensors(*_forward_outputs(q, k, v, cu_seqlens_q, return_state))
 
 
-def _gradients(q, k, v, cu_seqlens_q, wanted):
+def _gradients(q, k, v, scale_logit, cu_seqlens_q, wanted):
     """Empty tensors for the gradients that are wanted, and for the others such of no elements."""
     dq = rows_like(q, *q.shape[-3:]) if wanted[0] else q.new_empty(0)
     dk = rows_like(k, *k.shape[-3:]) if wanted[1] else k.new_empty(0)
     dv = rows_like(v, *v.shape[-3:]) if wanted[2] else v.new_empty(0)
-    return (dq, dk, dv, _sums(q, k.shape[-3] if wanted[3] else 0),
+    return (dq, dk, dv, _sums(q, *scale_logit.shape) if wanted[3] else _sums(q, 0),
             _sums(q, *(_state_shape(q, k, v, cu_seqlens_q) if wanted[4] else (0,))))
 
 
 def _backward(dout, dfinal_h, q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, initial_h, initial_count, final_h,
               causal, scale, batch_invariant, wanted):
     tensors = (q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, initial_h, initial_count)
-    return _compute_backward(dout, dfinal_h, tensors, final_h, causal, scale, batch_invariant, wanted)
+    outputs = _compute_backward(dout, dfinal_h, tensors, final_h, causal, scale, batch_invariant, tuple(wanted))
+    sums = native.sums_dtype(q.dtype)
+    return tuple(q.new_empty(0, dtype=dtype) if x is None else x for x, dtype in zip(outputs, (q.dtype,) * 3 + (sums,) * 2))
 
 
 def _compute_backward(dout, dfinal_h, tensors, final_h, causal, scale, batch_invariant, wanted, known=None):
-    outputs = _gradients(*tensors[:3], tensors[6], wanted)
-    passed = (*tensors, final_h, dout, dfinal_h, *(x if is_wanted else None for x, is_wanted in zip(outputs, wanted)))
+    """dq, dk, dv and the gradients of scale_logit and of the state: None where they are not wanted."""
+    q, k, v, scale_logit, *_, initial_h, _ = tensors
+    outputs = tuple(rows_like(x, *x.shape[-3:]) if is_wanted else None for x, is_wanted in zip((q, k, v), wanted)) + (
+        torch.empty_like(scale_logit) if wanted[3] else None, torch.empty_like(initial_h) if wanted[4] else None)
+    passed = (*tensors, final_h, dout, dfinal_h, *outputs)
     alike = (wanted, dout.stride())
     call = None if known is None else known.backward.get(alike)
     if call is None:
@@ -170,7 +175,7 @@ def _compute_backward(dout, dfinal_h, tensors, final_h, causal, scale, batch_inv
 
 def _backward_fake(dout, dfinal_h, q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, initial_h, initial_count,
                    final_h, causal, scale, batch_invariant, wanted):
-    return _gradients(q, k, v, cu_seqlens_q, wanted)
+    return _gradients(q, k, v, scale_logit, cu_seqlens_q, wanted)
 
 
 def step(q, k, v, scale_logit, h, count, slot, accepted, scale, outputs, known=None):
@@ -200,12 +205,12 @@ def keep(ctx, inputs, output, known=None):
     ctx.save_for_backward(q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, initial_h, initial_count, final_h)
     ctx.set_materialize_grads(False)
     ctx.known = known
-    ctx.kept = None if traced() else traits(inputs[:10]) if known is None else known.traits
+    ctx.kept = known.traits if known is not None else None if traced() else traits(inputs[:10])
 
 
 def differentiate(ctx, dout, dfinal_h, _, needs=None):
     *tensors, final_h = ctx.saved_tensors
-    q, k, v, scale_logit = tensors[:4]
+    q, v = tensors[0], tensors[2]
     needs = needs or ctx.needs_input_grad
     wanted = (needs[0], needs[1], needs[2], needs[3], needs[8])
     nothing = [None] * len(needs)
@@ -221,25 +226,27 @@ def differentiate(ctx, dout, dfinal_h, _, needs=None):
     # The operator refuses gradients of gradients; where none are asked for, what it does costs less.
     options = (final_h, ctx.causal, ctx.scale, ctx.batch_invariant, wanted)
     known = ctx.known
-    if ctx.kept is not None and not traced() and traits(tensors) != ctx.kept:
+    is_traced = traced()
+    if ctx.kept is not None and not is_traced and traits(tensors) != ctx.kept:
         known = None
         if plain(tensors):
             tensors = _restored(tensors, ctx.kept)
-    if torch.is_grad_enabled() or traced() or _batched(dout) or _batched(dfinal_h) or not plain((dout, dfinal_h, *tensors, final_h)):
+    if torch.is_grad_enabled() or is_traced or _batched(dout) or _batched(dfinal_h) or not plain((dout, dfinal_h, *tensors, final_h)):
         gradients = torch.ops.cottention.backward(dout, dfinal_h, *tensors, *options)
     else:
         gradients = _compute_backward(dout, dfinal_h, tensors, *options, known)
     for place, gradient, is_wanted in zip((0, 1, 2, 3, 8), gradients, wanted):
         nothing[place] = gradient if is_wanted else None
-    if wanted[3]:
-        nothing[3] = gradients[3].view(scale_logit.shape)
     return tuple(nothing)
+
+
+_PRE_DISPATCH = torch._C.DispatchKey.PreDispatch
 
 
 def traced():
     """Whether torch.compile, torch.jit.trace, a mode or a transform of torch.func records or replaces what is called."""
     return (torch.compiler.is_compiling() or torch._C._len_torch_dispatch_stack() > 0
-            or torch._ops._len_torch_dispatch_stack_pre_dispatch() > 0 or torch._C._get_tracing_state() is not None
+            or torch._C._dispatch_tls_is_dispatch_key_included(_PRE_DISPATCH) or torch._C._get_tracing_state() is not None
             or torch._C._functorch.peek_interpreter_stack() is not None)
 
 
