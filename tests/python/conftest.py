@@ -4,7 +4,7 @@ import os
 import pathlib
 import sys
 
-os.environ.setdefault("COTTENTION_FLAGS", "-Og")
+os.environ.setdefault("COTTENTION_FLAGS", "-O1")
 ROOT = pathlib.Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "examples" / "python"))
 
