@@ -11,6 +11,7 @@
 #include "support/catch.hpp"
 #include "support/cuda_backward.hpp"
 #include "support/cuda_forward.hpp"
+#include "support/wgmma_alone.hpp"
 
 using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale, cottention::Tiling;
 namespace recurrence = cottention::recurrence;
