@@ -154,7 +154,7 @@ def _autocast(*tensors):
 
 
 _MOST_KNOWN = 4096
-_known = {}  # of calls that passed every check with tensors that were taken as they are: their signatures, and what computes them
+_known = {}  # {signature: Known} of calls that passed every check with tensors that were taken as they are
 
 
 def _signature(call, layout, options, tensors):
@@ -233,7 +233,7 @@ def attention(q, k, v, scale_logit=None, *, causal, scale="by_key", query_mask=N
     cu_seqlens_k = cu_seqlens_q if cu_seqlens_k is None else cu_seqlens_k
     given = (q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k)
     signature = None
-    if initial_state is None or type(initial_state) is State:
+    if initial_state is None or isinstance(initial_state, State):
         given += initial_state or (None, None)
         signature = _signature("attention", layout, (causal, scale, return_state, batch_invariant), given)
         known = None if signature is None else _known.get(signature)
@@ -313,7 +313,7 @@ def step(q, k, v, scale_logit=None, *, state, scale="by_key", slot=None, accepte
     There are no gradients; attention() with initial_state and return_state has them.
     """
     given, signature = (), None
-    if type(state) is State:
+    if isinstance(state, State):
         given = (q, k, v, scale_logit, *state, slot, accepted)
         signature = _signature("step", layout, (scale, outputs), given)
         known = None if signature is None else _known.get(signature)
