@@ -34,8 +34,6 @@ from cottention import compile as compiler  # noqa: E402
 
 SHAPES = ((1, 4, 16, 32), (1, 16, 1024, 64))  # batch, heads, length, dim
 TURN_SECONDS = 0.01
-MOST_US_MORE = 30.0  # at the first shape, beyond C++ and what autograd itself takes
-MOST_TIMES = 1.15  # at the second
 LOOP = """
 #include <time.h>
 typedef int (*Call)(const void*);
@@ -86,15 +84,13 @@ def cpp(inputs):
     with Packed() as calls:
         o = attention(q, k, v, m, causal=True)
         torch.autograd.grad(o, (q, k, v, m), dout)
-    kept = {name: torch.empty_like(x) for name, x in (("o", o), ("dq", q), ("dk", k), ("dv", v), ("dm", m))}
+    kept = {name: torch.empty_like(x) for name, x in (("o", o), ("dq", q), ("dk", k), ("dv", v), ("dscale_logit", m))}
     arguments = []
     for call in calls:
         fields = list(struct.unpack(f"{len(call) // 8}q", call))
         for name, x in {**kept, "dout": dout}.items():
-            place = (7 + 4 * native.TENSORS.index(name) if name in native.TENSORS
-                     else 7 + 4 * len(native.TENSORS) + native.FIELDS.index("dscale_logit"))
-            if fields[place] != 0:
-                fields[place] = x.data_ptr()
+            if fields[native.PLACE[name]] != 0:
+                fields[native.PLACE[name]] = x.data_ptr()
         arguments.append(struct.pack(f"{len(fields)}q", *fields))
     forward, backward = (ctypes.cast(compiler.library(name, "fp32", "causal", "by_key").cottention_call, ctypes.c_void_p)
                          for name in ("forward", "backward"))

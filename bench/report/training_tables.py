@@ -49,10 +49,9 @@ def calls(page):
         which, shape = row["row"].split("/")
         us = {name: both["fastest"] for name, both in row["microseconds"].items()}
         taken = us.get("autograd", 0.0)
-        lines.append([f"{which.replace('_', ' + ')} ({shape.replace('x', ', ')})", *(f"{us[name]:,.0f}" for name in FORMS),
+        lines.append([f"{which.replace('_', ' + ')} ({shape.replace('x', ', ')})", *(f"{us[name]:,.0f}" if name in us else "" for name in FORMS),
                       f"{taken:,.0f}", f"{row['us_more']:,.0f}", f"{row['times']:.2f}"])
     machine = result["machine"]
     written = (f"Microseconds, the fastest of {result['rounds']} turns; fp32, causal, (batch, heads, length, dim). {machine['cpu']}, "
                f"{machine['threads']} threads, PyTorch {machine['torch']}. Result file: {sources.link(sources.CALLS, page)}.")
-    return table(["", "C++", "Python", "softmax", "chunked", "chunked, compiled", "autograd alone", "Python, more", "times C++"],
-                 lines) + f"\n{written}\n"
+    return table(["", *FORMS, "autograd alone", "Python, more", "times C++"], lines) + f"\n{written}\n"

@@ -246,3 +246,13 @@ def test_scale_of_a_softmax_checkpoint(tmp_path):
     assert model.config.cottention_scale == "by_query" and (model.transformer.h[0].attn.norm_const == 0.5).all()
     with pytest.raises(ValueError, match="attn_implementation must be 'cottention'"):
         hf.from_pretrained(AutoModelForCausalLM, tmp_path, attn_implementation="sdpa")
+
+
+@pytest.mark.parametrize("scale", [None, "by_query"])
+@pytest.mark.parametrize("cls", [AutoModelForCausalLM, transformers.GPT2LMHeadModel])
+def test_a_folder_of_a_folder(cls, scale, tmp_path):
+    model = model_of("gpt2")
+    model.save_pretrained(tmp_path / "inner")
+    loaded = hf.from_pretrained(cls, tmp_path, scale=scale, subfolder="inner")
+    assert torch.equal(loaded.transformer.h[1].attn.norm_const, model.transformer.h[1].attn.norm_const)
+    assert loaded.config.cottention_scale == (scale or "by_key")

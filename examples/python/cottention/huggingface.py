@@ -215,18 +215,24 @@ def _prepared_class(cls):
     return type(cls.__name__, (cls,), {"__init__": __init__, "__module__": cls.__module__, "__doc__": cls.__doc__})
 
 
+# Of a model's files: what finds the configuration finds the parameters.
+_WHERE = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+
+
 def from_pretrained(cls, name, scale=None, **kwargs):
     """cls.from_pretrained(name, ...) for a model of cosine attention; `cls` is a class of models or one of transformers' Auto
     classes. A norm_const that the checkpoint does not have, as softmax's has none, begins at 0.5. `scale` as in prepare()."""
     if kwargs.pop("attn_implementation", NAME) != NAME:
         raise ValueError(f"attn_implementation must be {NAME!r}, which it is where it is left out")
+    is_auto = hasattr(cls, "_model_mapping")
+    if "config" not in kwargs and (is_auto or scale is not None):
+        where = {key: kwargs.pop(key) for key in _WHERE if key in kwargs}
+        config, kwargs = transformers.AutoConfig.from_pretrained(name, return_unused_kwargs=True, **where, **kwargs)
+        kwargs |= {**where, "config": config}
     if scale is not None:
-        kwargs["config"] = copy.deepcopy(kwargs["config"]) if "config" in kwargs else transformers.AutoConfig.from_pretrained(name)
+        kwargs["config"] = copy.deepcopy(kwargs["config"])
         kwargs["config"].cottention_scale = scale
-    if hasattr(cls, "_model_mapping"):
-        if "config" not in kwargs:
-            config, kwargs = transformers.AutoConfig.from_pretrained(name, return_unused_kwargs=True, **kwargs)
-            kwargs["config"] = config
+    if is_auto:
         cls = cls._model_mapping[type(kwargs["config"])]
     wants_info = kwargs.pop("output_loading_info", False)
     model, info = _prepared_class(cls).from_pretrained(name, attn_implementation=NAME, output_loading_info=True, **kwargs)

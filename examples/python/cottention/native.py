@@ -19,9 +19,8 @@ FIELDS = ("scale_logit", "dscale_logit", "query_mask", "key_mask", "cu_seqlens_q
           "batch_invariant", "threads", "stream", "workspace", "workspace_bytes")
 TENSORS = ("q", "k", "v", "o", "dout", "dq", "dk", "dv")
 _EXTENTS = 7
-_PLACE = {**{name: _EXTENTS + 4 * i for i, name in enumerate(TENSORS)},
+PLACE = {**{name: _EXTENTS + 4 * i for i, name in enumerate(TENSORS)},
           **{name: _EXTENTS + 4 * len(TENSORS) + i for i, name in enumerate(FIELDS)}}
-_PLACE_OF_THREADS = _PLACE["threads"]
 _COUNT = _EXTENTS + 4 * len(TENSORS) + len(FIELDS)
 _pack = struct.Struct(f"{_COUNT}q").pack
 
@@ -78,11 +77,11 @@ class Call:
         self.library = compiler.library(call, ELEMENTS[q.dtype], "causal" if causal else "bidirectional", scale, head_dim, capability)
         self.fields = [*shape, *[0] * (_COUNT - len(shape))]
         for name in TENSORS:
-            self.fields[_PLACE[name] + 1:_PLACE[name] + 4] = _strides(tensors.get(name))
-        self.fields[_PLACE["offsets_are_int64"]] = offsets is not None and offsets.dtype == torch.int64
-        self.fields[_PLACE["pool_slots"]] = pool_slots
-        self.fields[_PLACE["batch_invariant"]] = batch_invariant
-        self.places = [_PLACE[name] for name in tensors]
+            self.fields[PLACE[name] + 1:PLACE[name] + 4] = _strides(tensors.get(name))
+        self.fields[PLACE["offsets_are_int64"]] = offsets is not None and offsets.dtype == torch.int64
+        self.fields[PLACE["pool_slots"]] = pool_slots
+        self.fields[PLACE["batch_invariant"]] = batch_invariant
+        self.places = [PLACE[name] for name in tensors]
 
     def __call__(self, *tensors):
         fields = self.fields.copy()
@@ -91,15 +90,15 @@ class Call:
                 fields[place] = x.data_ptr()
         library = self.library
         if self.on_cpu:
-            fields[_PLACE_OF_THREADS] = 1 if _forked else torch.get_num_threads()
+            fields[PLACE["threads"]] = 1 if _forked else torch.get_num_threads()
             _check(library, library.cottention_call(_pack(*fields)))
             return
         with torch.cuda.device(tensors[0].device):
-            stream = fields[_PLACE["stream"]] = torch.cuda.current_stream().cuda_stream
+            stream = fields[PLACE["stream"]] = torch.cuda.current_stream().cuda_stream
             needed = ctypes.c_size_t()
             _check(library, library.cottention_workspace_bytes(_pack(*fields), ctypes.byref(needed)))
             workspace = torch.empty(needed.value, dtype=torch.uint8, device=tensors[0].device)
-            fields[_PLACE["workspace"]], fields[_PLACE["workspace_bytes"]] = workspace.data_ptr(), needed.value
+            fields[PLACE["workspace"]], fields[PLACE["workspace_bytes"]] = workspace.data_ptr(), needed.value
             _check(library, library.cottention_call(_pack(*fields)))
 
 

@@ -140,28 +140,27 @@ def _forward_fake(q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_s
     return _as_tensors(*_forward_outputs(q, k, v, cu_seqlens_q, return_state))
 
 
-def _gradients(q, k, v, scale_logit, cu_seqlens_q, wanted):
-    """Empty tensors for the gradients that are wanted, and for the others such of no elements."""
-    dq = rows_like(q, *q.shape[-3:]) if wanted[0] else q.new_empty(0)
-    dk = rows_like(k, *k.shape[-3:]) if wanted[1] else k.new_empty(0)
-    dv = rows_like(v, *v.shape[-3:]) if wanted[2] else v.new_empty(0)
-    return (dq, dk, dv, _sums(q, *scale_logit.shape) if wanted[3] else _sums(q, 0),
-            _sums(q, *(_state_shape(q, k, v, cu_seqlens_q) if wanted[4] else (0,))))
+def _gradients(q, k, v, scale_logit, initial_h, wanted):
+    """Empty tensors for the gradients that are wanted; None for the others."""
+    return (*(rows_like(x, *x.shape[-3:]) if is_wanted else None for x, is_wanted in zip((q, k, v), wanted)),
+            *(torch.empty_like(x) if is_wanted else None for x, is_wanted in zip((scale_logit, initial_h), wanted[3:])))
+
+
+def _filled(q, gradients):
+    """What an operator returns, tensors alone: of no elements for None."""
+    sums = native.sums_dtype(q.dtype)
+    return tuple(q.new_empty(0, dtype=dtype) if x is None else x for x, dtype in zip(gradients, (q.dtype,) * 3 + (sums,) * 2))
 
 
 def _backward(dout, dfinal_h, q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, initial_h, initial_count, final_h,
               causal, scale, batch_invariant, wanted):
     tensors = (q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, initial_h, initial_count)
-    outputs = _compute_backward(dout, dfinal_h, tensors, final_h, causal, scale, batch_invariant, tuple(wanted))
-    sums = native.sums_dtype(q.dtype)
-    return tuple(q.new_empty(0, dtype=dtype) if x is None else x for x, dtype in zip(outputs, (q.dtype,) * 3 + (sums,) * 2))
+    return _filled(q, _compute_backward(dout, dfinal_h, tensors, final_h, causal, scale, batch_invariant, tuple(wanted)))
 
 
 def _compute_backward(dout, dfinal_h, tensors, final_h, causal, scale, batch_invariant, wanted, known=None):
     """dq, dk, dv and the gradients of scale_logit and of the state: None where they are not wanted."""
-    q, k, v, scale_logit, *_, initial_h, _ = tensors
-    outputs = tuple(rows_like(x, *x.shape[-3:]) if is_wanted else None for x, is_wanted in zip((q, k, v), wanted)) + (
-        torch.empty_like(scale_logit) if wanted[3] else None, torch.empty_like(initial_h) if wanted[4] else None)
+    outputs = _gradients(*tensors[:4], tensors[8], wanted)
     passed = (*tensors, final_h, dout, dfinal_h, *outputs)
     alike = (wanted, dout.stride())
     call = None if known is None else known.backward.get(alike)
@@ -175,7 +174,7 @@ def _compute_backward(dout, dfinal_h, tensors, final_h, causal, scale, batch_inv
 
 def _backward_fake(dout, dfinal_h, q, k, v, scale_logit, query_mask, key_mask, cu_seqlens_q, cu_seqlens_k, initial_h, initial_count,
                    final_h, causal, scale, batch_invariant, wanted):
-    return _gradients(q, k, v, scale_logit, cu_seqlens_q, wanted)
+    return _filled(q, _gradients(q, k, v, scale_logit, initial_h, wanted))
 
 
 def step(q, k, v, scale_logit, h, count, slot, accepted, scale, outputs, known=None):
