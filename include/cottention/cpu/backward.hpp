@@ -46,10 +46,8 @@ template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = defaul
         const bool sums = tasks.sums_scale_grad(by_key ? Output::dk : Output::dq);
         for (std::int64_t head = 0; head < heads; ++head) {
           double sum = 0;
-          for (std::int64_t b = 0; driver != nullptr && sums && b < args.shape.batch; ++b) {
-            const Sequence s = tasks.view().sequence(b);
-            sum += driver->scale_grad_sum(b * heads + head, by_key ? s.length_k : s.length_q);
-          }
+          for (std::int64_t b = 0; driver != nullptr && sums && b < args.shape.batch; ++b)
+            sum += driver->scale_grad_sum(b * heads + head);
           const double slope = sums ? sigmoid_slope(static_cast<double>(args.scale_logit[head])) : 0;
           args.dscale_logit[head] = static_cast<Accumulate<typename P::element>>(0 - slope * sum);
         }

@@ -3,10 +3,11 @@
 #define COTTENTION_CPU_DRIVER_HPP
 
 #include <atomic>
-#include <new>
+#include <memory>
 #include <thread>
 
 #include <cottention/cpu/execution.hpp>
+#include <cottention/cpu/prefix_sum.hpp>
 #include <cottention/cpu/walk.hpp>
 #include <cottention/cpu/workspace.hpp>
 
@@ -30,8 +31,7 @@ class Driver {
       : tasks_(tasks), work_(tasks.work()), workspace_(workspace) {}
 
   void run(const Execution& execution) {
-    SplitQueue<Driver> queue(*this, workspace_.progress, workspace_.entry_count, work_.tasks,
-                             workspace_.threads);
+    SplitQueue<Driver> queue(*this, workspace_.progress, workspace_.entry_count, work_.tasks);
     const std::int64_t blocks_per_sequence =
         (work_.heads + workspace_.heads_interleaved - 1) / workspace_.heads_interleaved;
     const std::int64_t head_blocks = work_.tasks / work_.heads * blocks_per_sequence;
@@ -53,58 +53,83 @@ class Driver {
     parallel(execution, workspace_.threads, body);
   }
 
-  /// The task's sum for the gradient of m: the sums of its pieces, added in order.
-  double scale_grad_sum(std::int64_t scale_grad_index, std::int64_t rows) const {
-    double sum = 0;
-    for (int piece = 0; piece < pieces(rows).count; ++piece)
-      sum += workspace_.scale_grad_sums[scale_grad_index * max_pieces + piece];
-    return sum;
+  /// The sum for the gradient of m of the task with this index among those that have one.
+  double scale_grad_sum(std::int64_t scale_grad_index) const {
+    return workspace_.scale_grad_sums[scale_grad_index];
   }
 
   // What SplitQueue calls.
   bool is_split(std::int64_t i) const {
-    if (workspace_.entry_count == 0 || pieces(tasks_.rows(i)).count < 2) return false;
-    const bool splits = tasks_.rows(i) > work_.rows / workspace_.threads ||
-                        left_over_tasks(work_, workspace_.threads).contain(i);
-    return splits && !is_single(tasks_.task(i));
+    if (workspace_.entry_count == 0) return false;
+    const WalkTask<T> task = tasks_.task(i);
+    if (pieces(task, tasks_.rows(i)).count < 2 || is_single(task)) return false;
+    return tasks_.rows(i) > work_.rows / workspace_.threads ||
+           left_over_tasks(work_, workspace_.threads).contain(i);
   }
   SplitCounts extent(std::int64_t i) const {
     const WalkTask<T> task = tasks_.task(i);
-    const int sums = pieces(task.walk.bc_rows).count;
+    const std::int64_t sums = pieces(task, task.walk.bc_rows).count;
     if constexpr (causal) return {task.final == nullptr ? sums - 1 : sums, sums, true};
-    return {sums, pieces(task.walk.a_rows).count, false};
+    return {sums, pieces(task, task.walk.a_rows).count, false};
   }
   void begin(std::int64_t i, int entry) {
     const WalkTask<T> task = tasks_.task(i);
-    new (open_task(entry)) WalkTask<T>(task);
-    load_state(task, state(entry, 0));
+    std::construct_at(open_task(entry), OpenTask<T>{task, i, prefix(entry)});
+    load(task, open_task(entry)->prefix);
   }
-  void add(int entry, int piece) { add_state(state(entry, piece + 1), state(entry, piece)); }
-  void end(std::int64_t i, int entry) {
-    const WalkTask<T>& task = *open_task(entry);
-    if (task.final != nullptr) store_state(task, state(entry, extent(i).sums));
+  void end(std::int64_t, int entry, double scale_grad_sum) {
+    OpenTask<T>& open = *open_task(entry);
+    store(open.task, open.prefix);
+    store_scale_grad_sum(open.index, scale_grad_sum);
   }
 
  private:
-  /// A task that a thread is running. Its states are in the thread's scratch, or, for split tasks, in the
-  /// entry.
+  /// A task that a thread is running, with states in the thread's scratch.
   struct ActiveWalk {
     std::int64_t index = 0;
     WalkTask<T> task;
     Walker<T, block, vector_bytes> walker;
     std::int64_t rows = 0;  // of a chunk
-    A* states = nullptr;
-    std::int64_t state_elements = 0;
-    State prefix, h, sum;
+    PrefixSum<A> prefix;    // the state before the piece
+    State sum;              // of the piece's chunks
+    A* h = nullptr;         // before the chunk: prefix + sum
+    double part = 0;        // of the sum for the gradient of m, the piece's
     double scale_grad_sum = 0;
 
-    A* state(int i) const { return states + i * state_elements; }
+    /// Where a chunk is added to the sum.
+    StateUpdate<A> update() {
+      const A* const from = sum.read();
+      sum.zero = false;
+      return {sum.data, from, h, prefix.read()};
+    }
+    /// The state before the chunk that comes next; null where it is zero.
+    const A* state() const { return sum.zero ? prefix.read() : prefix.zero ? sum.data : h; }
+    /// Makes the prefix the state of the chunks that follow.
+    void set_state() {
+      if (!prefix.zero) walker.set_state(prefix.value);
+    }
+    /// Ends a piece. Where `adds`, its sum is complete and becomes part of the prefix.
+    void end_piece(bool adds, std::int64_t state_elements) {
+      scale_grad_sum += part;
+      part = 0;
+      if (adds && prefix.zero)
+        std::swap(prefix.value, sum.data), begin_sum(prefix, state_elements);
+      else if (adds)
+        add_to_sum(prefix, sum.data, state_elements);
+      sum.zero = true;
+    }
   };
 
-  Pieces pieces(std::int64_t rows) const { return {rows, workspace_.state_elements, block}; }
-  WalkTask<T>* open_task(int entry) const { return workspace_.open_tasks + entry; }
-  A* state(int entry, int i) const {
-    return workspace_.states + (entry * workspace_.states_per_entry + i) * workspace_.state_elements;
+  static std::int64_t rows_of_chunk(const WalkTask<T>& task) {
+    return chunk_rows(task.walk.dim_a(), task.walk.dim_c(), block);
+  }
+  Pieces pieces(const WalkTask<T>& task, std::int64_t rows) const {
+    return {rows, workspace_.state_elements, rows_of_chunk(task)};
+  }
+  OpenTask<T>* open_task(int entry) const { return workspace_.open_tasks + entry; }
+  PrefixSum<A> prefix(int entry) const {
+    A* const states = workspace_.states + entry * PrefixSum<A>::states * workspace_.state_elements;
+    return {states, states + workspace_.state_elements};
   }
 
   /// Takes `states` states and a chunk of `rows` rows from the thread's scratch.
@@ -120,26 +145,26 @@ class Driver {
                                    .c_pitch = row_pitch(task.walk.dim_c())});
   }
   ActiveWalk activate(std::int64_t index, const WalkTask<T>& task, std::byte* scratch, int number) const {
+    const std::int64_t rows = rows_of_chunk(task), elements = workspace_.state_elements;
+    const auto parts = take_scratch(task, scratch, workspace_.states_per_thread, rows);
+    A* const states = parts.states + number * states_per_task * elements;
     ActiveWalk m;
     m.index = index;
     m.task = task;
-    m.rows = chunk_rows(task.walk.dim_a(), task.walk.dim_c(), block);
-    const auto parts = take_scratch(task, scratch, workspace_.heads_interleaved * states_per_task, m.rows);
-    m.state_elements = workspace_.state_elements;
-    m.states = parts.states + states_per_task * number * m.state_elements;
+    m.rows = rows;
+    m.prefix = {states, states + elements};
+    m.sum.data = states + 2 * elements;
+    m.h = states + 3 * elements;
     // A causal walk transposes its state before each chunk, a bidirectional one once for many.
-    m.walker = {task.walk, parts.operands, causal ? parts.transposed : m.state(1)};
-    m.prefix.data = m.state(0);
+    m.walker = {task.walk, parts.operands, causal ? parts.transposed : m.h};
     return m;
   }
 
   /// f(active walk, first row, rows) for each `step` rows of the piece, one walk after the other.
   template <class F>
-  void each_chunk(ActiveWalk* active, int count, const Pieces& p, int piece, std::int64_t step, F f) const {
-    for (int i = 0; i < count; ++i) {
-      active[i].walker.seek(p.first(piece));
-      active[i].scale_grad_sum = 0;
-    }
+  void each_chunk(ActiveWalk* active, int count, const Pieces& p, std::int64_t piece, std::int64_t step,
+                  F f) const {
+    for (int i = 0; i < count; ++i) active[i].walker.seek(p.first(piece));
     for (std::int64_t t = p.first(piece); t < p.last(piece); t += step)
       for (int i = 0; i < count; ++i) {
         const bool last = i + 1 == count;
@@ -147,31 +172,22 @@ class Driver {
         f(active[i], t, static_cast<int>((std::min)(step, p.last(piece) - t)));
       }
   }
-  /// Stores the piece's sums. The thread that writes a piece's outputs calls this; another thread may be
-  /// reducing the same piece.
-  void store_scale_grad_sums(const ActiveWalk* active, int count, int piece) const {
-    for (int i = 0; i < count; ++i)
-      if (const std::int64_t at = tasks_.scale_grad_index(active[i].index); at >= 0)
-        workspace_.scale_grad_sums[at * max_pieces + piece] = active[i].scale_grad_sum;
+  void store_scale_grad_sum(std::int64_t index, double sum) const {
+    if (const std::int64_t at = tasks_.scale_grad_index(index); at >= 0) workspace_.scale_grad_sums[at] = sum;
   }
-  /// Walks a piece. Its last chunk is not added to h but where `absorbs_last`.
-  void walk(ActiveWalk* active, int count, const Pieces& p, int piece, bool absorbs_last) const {
-    each_chunk(active, count, p, piece, active->rows, [&](ActiveWalk& m, std::int64_t t, int rows) {
-      const bool absorbs = absorbs_last || t + rows < p.last(piece);
-      m.scale_grad_sum += m.walker.walk_chunk(t, rows, m.h, absorbs, m.sum);
+  void reduce(ActiveWalk* active, int count, const Pieces& p, std::int64_t piece) const {
+    for (int i = 0; i < count; ++i) active[i].sum.zero = true;
+    each_chunk(active, count, p, piece, active->rows, [](ActiveWalk& m, std::int64_t t, int rows) {
+      StateUpdate<A> to = m.update();
+      to.base = nullptr;
+      m.walker.reduce_chunk(t, rows, to);
     });
-    store_scale_grad_sums(active, count, piece);
   }
-  void reduce(ActiveWalk* active, int count, const Pieces& p, int piece) const {
-    each_chunk(active, count, p, piece, active->rows,
-               [](ActiveWalk& m, std::int64_t t, int rows) { m.walker.reduce_chunk(t, rows, m.sum); });
-  }
-  void apply(ActiveWalk* active, int count, const Pieces& p, int piece) const {
-    for (int i = 0; i < count; ++i) active[i].walker.set_state(active[i].prefix.data);
+  /// Applies the state `prefix` of each walk.
+  void apply(ActiveWalk* active, int count, const Pieces& p, std::int64_t piece) const {
     each_chunk(active, count, p, piece, block, [](ActiveWalk& m, std::int64_t t, int rows) {
-      m.scale_grad_sum += m.walker.apply_block(t, rows, m.prefix.data);
+      m.part += m.walker.apply_block(t, rows, m.prefix.read());
     });
-    store_scale_grad_sums(active, count, piece);
   }
 
   /// Runs tasks first to first + heads - 1 of one sequence, chunks interleaved, except those that are split.
@@ -195,49 +211,38 @@ class Driver {
       walk_all(active, count);
     else
       reduce_and_apply_all(active, count);
-    for (int i = 0; i < count; ++i) store(active[i].task, active[i].prefix);
+    for (int i = 0; i < count; ++i) {
+      store(active[i].task, active[i].prefix);
+      store_scale_grad_sum(active[i].index, active[i].scale_grad_sum);
+    }
   }
 
   /// All pieces of walks of one sequence, from their prefixes, which become their final states.
   void walk_all(ActiveWalk* active, int count) const {
-    const Pieces p = pieces(active->task.walk.bc_rows);
-    for (int piece = 0; piece < p.count; ++piece) {
+    const Pieces p = pieces(active->task, active->task.walk.bc_rows);
+    for (std::int64_t piece = 0; piece < p.count; ++piece) {
       const bool more = piece + 1 < p.count || active->task.final != nullptr;
-      // Where nothing came before, the state of a piece is that behind it, too.
-      const bool one_state = active->prefix.zero || p.count == 1;
-      for (int i = 0; i < count; ++i) {
-        ActiveWalk& m = active[i];
-        m.h = one_state ? m.prefix : State{m.state(1), false};
-        m.sum = one_state || !more ? State{} : State{m.state(2), true};
-        if (!one_state) copy_state(m.h.data, m.prefix.data);
-      }
-      walk(active, count, p, piece, one_state && more);
-      for (int i = 0; i < count; ++i) {
-        ActiveWalk& m = active[i];
-        if (one_state)
-          m.prefix = m.h;
-        else if (more)
-          add_state(m.prefix.data, m.sum.data);
-      }
+      each_chunk(active, count, p, piece, active->rows, [&](ActiveWalk& m, std::int64_t t, int rows) {
+        const A* const before = m.state();
+        m.part += m.walker.walk_chunk(t, rows, before,
+                                      more || t + rows < p.last(piece) ? m.update() : StateUpdate<A>{});
+      });
+      for (int i = 0; i < count; ++i) active[i].end_piece(more, workspace_.state_elements);
     }
   }
 
   void reduce_and_apply_all(ActiveWalk* active, int count) const {
-    const Pieces sums = pieces(active->task.walk.bc_rows);
-    for (int piece = 0; piece < sums.count; ++piece) {
-      const bool one_state = active->prefix.zero;
-      for (int i = 0; i < count; ++i)
-        active[i].sum = one_state ? active[i].prefix : State{active[i].state(2), true};
+    const Pieces sums = pieces(active->task, active->task.walk.bc_rows);
+    for (std::int64_t piece = 0; piece < sums.count; ++piece) {
       reduce(active, count, sums, piece);
-      for (int i = 0; i < count; ++i)
-        if (one_state)
-          active[i].prefix = active[i].sum;
-        else
-          add_state(active[i].prefix.data, active[i].sum.data);
+      for (int i = 0; i < count; ++i) active[i].end_piece(true, workspace_.state_elements);
     }
-    for (int i = 0; i < count; ++i) clear_where_zero(active[i].prefix);
-    const Pieces outputs = pieces(active->task.walk.a_rows);
-    for (int piece = 0; piece < outputs.count; ++piece) apply(active, count, outputs, piece);
+    for (int i = 0; i < count; ++i) active[i].set_state();
+    const Pieces outputs = pieces(active->task, active->task.walk.a_rows);
+    for (std::int64_t piece = 0; piece < outputs.count; ++piece) {
+      apply(active, count, outputs, piece);
+      for (int i = 0; i < count; ++i) active[i].end_piece(false, workspace_.state_elements);
+    }
   }
 
   /// A task whose sequence is one chunk. The first rows of `next` are prefetched.
@@ -246,49 +251,84 @@ class Driver {
     const std::int64_t rows = (std::max)(task.walk.a_rows, task.walk.bc_rows);
     const bool has_state = task.initial != nullptr || task.final != nullptr;
     const auto parts = take_scratch(task, scratch, has_state ? 1 : 0, round_up(rows, block));
-    ActiveWalk m;
-    m.index = index;
-    m.task = task;
-    m.walker = {task.walk, parts.operands, parts.transposed};
-    m.walker.set_next(next, 0);
-    m.prefix.data = has_state ? parts.states : nullptr;
-    load(task, m.prefix);
-    m.walker.seek(0);
+    Walker<T, block, vector_bytes> walker(task.walk, parts.operands, parts.transposed);
+    walker.set_next(next, 0);
+    A* const h = parts.states;
+    if (task.initial != nullptr) load_state(task, h);
+    walker.seek(0);
     const int a_rows = static_cast<int>(task.walk.a_rows);
-    m.walker.begin_chunk(0, a_rows, static_cast<int>(task.walk.bc_rows));
-    m.scale_grad_sum = m.walker.template walk_rows<causal>(0, a_rows, m.prefix, task.final != nullptr, m.sum);
-    store_scale_grad_sums(&m, 1, 0);
-    m.scale_grad_sum = 0;
-    for (int piece = 1; piece < pieces(a_rows).count; ++piece) store_scale_grad_sums(&m, 1, piece);
-    store(task, m.prefix);
+    walker.begin_chunk(0, a_rows, static_cast<int>(task.walk.bc_rows));
+    const A* const initial = task.initial == nullptr ? nullptr : h;
+    store_scale_grad_sum(index, walker.template walk_rows<causal>(
+                                    0, a_rows, initial,
+                                    task.final == nullptr ? StateUpdate<A>{} : StateUpdate<A>{h, initial}));
+    store_state(task, h);
   }
 
   /// Works on split tasks until none is left.
-  void run_split_tasks(SplitQueue<Driver>& queue, std::byte* scratch) {
-    SplitCursor cursor;
+  void run_split_tasks(SplitQueue<Driver>& queue, std::byte* scratch) const {
     for (;;) {
-      const Assignment assignment = queue.next(cursor);
-      if (assignment.kind == Assignment::Kind::none) return;
-      if (assignment.kind == Assignment::Kind::wait) {
+      const Assignment assignment = queue.next();
+      using Kind = Assignment::Kind;
+      if (assignment.kind == Kind::none) return;
+      if (assignment.kind == Kind::wait) {
         std::this_thread::yield();
         continue;
       }
-      ActiveWalk m = activate(cursor.task, *open_task(assignment.entry), scratch, 0);
-      const Pieces sums = pieces(m.task.walk.bc_rows);
-      m.sum = {assignment.yields_sum ? state(assignment.entry, assignment.piece + 1) : nullptr, true};
-      if (assignment.kind == Assignment::Kind::reduce) {
-        reduce(&m, 1, sums, assignment.piece);
-      } else if constexpr (causal) {
-        m.h.data = m.state(1);
-        m.h.zero = assignment.piece == 0 && m.task.initial == nullptr;
-        if (!m.h.zero) copy_state(m.h.data, state(assignment.entry, assignment.piece));
-        walk(&m, 1, sums, assignment.piece, false);
+      const OpenTask<T>& open = *open_task(assignment.entry);
+      ActiveWalk m = activate(open.index, open.task, scratch, 0);
+      if (assignment.kind == Kind::walk) {
+        walk_piece(m, assignment);
+      } else if (assignment.kind == Kind::reduce) {
+        reduce(&m, 1, pieces(m.task, m.task.walk.bc_rows), assignment.piece);
+        wait_for_prefix(assignment);
+        add_to_prefix(assignment, m.sum.data);
       } else {
-        m.prefix = {state(assignment.entry, sums.count), false};
-        apply(&m, 1, pieces(m.task.walk.a_rows), assignment.piece);
+        m.prefix = open.prefix;
+        m.set_state();
+        apply(&m, 1, pieces(m.task, m.task.walk.a_rows), assignment.piece);
       }
-      queue.done(assignment);
+      queue.done(assignment, m.part);
     }
+  }
+
+  /// One piece of a causal walk that is split. The sums of the piece's chunks come first, so that the thread
+  /// with the next piece gets its prefix before this one's outputs are computed.
+  void walk_piece(ActiveWalk& m, const Assignment& assignment) const {
+    const std::int64_t elements = workspace_.state_elements, piece = assignment.piece;
+    const Pieces p = pieces(m.task, m.task.walk.bc_rows);
+    const bool more = piece + 1 < p.count || m.task.final != nullptr;
+    A* const sums = m.h + elements;  // after each chunk
+    const auto sum_before = [&](std::int64_t t) {
+      return sums + ((t - p.first(piece)) / m.rows - 1) * elements;
+    };
+    each_chunk(&m, 1, p, piece, m.rows, [&](ActiveWalk&, std::int64_t t, int rows) {
+      if (!more && t + rows == p.last(piece)) return;
+      A* const before = sum_before(t);
+      m.walker.reduce_chunk(t, rows, {before + elements, t == p.first(piece) ? nullptr : before});
+    });
+    wait_for_prefix(assignment);
+    const PrefixSum<A>& prefix = open_task(assignment.entry)->prefix;
+    m.prefix.zero = prefix.zero;
+    if (!prefix.zero) std::copy_n(prefix.value, elements, m.prefix.value);
+    if (more) add_to_prefix(assignment, sum_before(p.last(piece) + m.rows - 1));
+    each_chunk(&m, 1, p, piece, m.rows, [&](ActiveWalk&, std::int64_t t, int rows) {
+      const A* h = m.prefix.read();
+      if (t > p.first(piece)) {
+        const A* const sum = sum_before(t);
+        if (h != nullptr) add_states(m.h, h, sum, elements);
+        h = h != nullptr ? m.h : sum;
+      }
+      m.part += m.walker.walk_chunk(t, rows, h, {});
+    });
+  }
+  /// Waits until the states of all pieces before this one are added.
+  void wait_for_prefix(const Assignment& assignment) const {
+    while (!workspace_.progress[assignment.entry].is_added_up_to(assignment.piece)) std::this_thread::yield();
+  }
+  void add_to_prefix(const Assignment& assignment, const A* sum) const {
+    add_to_sum(open_task(assignment.entry)->prefix, sum, workspace_.state_elements);
+    workspace_.progress[assignment.entry].added();
   }
 
   static bool is_single(const WalkTask<T>& task) {
@@ -303,22 +343,16 @@ class Driver {
                                               .final = task.final != nullptr});
   }
   /// Loads the initial state, where there is one.
-  static void load(const WalkTask<T>& task, State& h) {
-    h.zero = task.initial == nullptr;
-    if (!h.zero) load_state(task, h.data);
+  void load(const WalkTask<T>& task, PrefixSum<A>& prefix) const {
+    prefix.zero = true;
+    if (task.initial == nullptr) return;
+    load_state(task, prefix.value);
+    begin_sum(prefix, workspace_.state_elements);
   }
-  void store(const WalkTask<T>& task, State& h) const {
+  void store(const WalkTask<T>& task, const PrefixSum<A>& prefix) const {
     if (task.final == nullptr) return;
-    clear_where_zero(h);
-    store_state(task, h.data);
-  }
-  void clear_where_zero(State& h) const {
-    if (h.zero) std::fill_n(h.data, workspace_.state_elements, A{0});
-    h.zero = false;
-  }
-  void copy_state(A* to, const A* from) const { std::copy_n(from, workspace_.state_elements, to); }
-  void add_state(A* to, const A* from) const {
-    for (std::int64_t e = 0; e < workspace_.state_elements; ++e) to[e] += from[e];
+    if (prefix.zero) std::fill_n(prefix.value, workspace_.state_elements, A{0});
+    store_state(task, prefix.value);
   }
 
   const Tasks& tasks_;

@@ -85,11 +85,34 @@ struct WalkScratch {
   }
 };
 
-/// A state that a walk reads and adds to.
+/// A state of a walk. States are (a_pitch, c_pitch), zero outside (dim_a, dim_c); a null one is zero.
 template <class A>
 struct RunningState {
-  A* data = nullptr;  // (a_pitch, c_pitch), zero outside (dim_a, dim_c); null: not kept
+  A* data = nullptr;  // null: not kept
   bool zero = true;   // nothing has been added, and the memory holds anything
+
+  const A* read() const { return zero ? nullptr : data; }
+};
+
+/// The state before a piece: the initial one and those of the pieces before, added up by prefix_sum.hpp.
+template <class A>
+struct PrefixSum {
+  static constexpr std::int64_t states = 2;  // in memory
+
+  A* value = nullptr;
+  A* compensation = nullptr;  // what rounding added to value
+  bool zero = true;           // nothing has been added, and the memory holds anything
+
+  const A* read() const { return zero ? nullptr : value; }
+};
+
+/// Where a walk adds b^T c of a chunk: to = from + b^T c, and h = base + to where there is a base.
+template <class A>
+struct StateUpdate {
+  A* to = nullptr;          // null: nothing is added
+  const A* from = nullptr;  // null: zero; may be `to`
+  A* h = nullptr;
+  const A* base = nullptr;  // null: there is none, and h is not written
 };
 
 }  // namespace cottention::cpu

@@ -26,7 +26,6 @@ class Walker {
  public:
   using A = Accumulate<T>;
   using S = Simd<A, vector_bytes>;
-  using State = RunningState<A>;
   using OneOutput = ChunkOutput<T, block, vector_bytes>;
   static constexpr RegisterTile tile = register_tile<vector_bytes>;
   static constexpr std::int64_t tile_columns = tile.vectors * S::lanes;
@@ -69,13 +68,13 @@ class Walker {
   }
 
   /// Computes the outputs of the chunk's rows `first`, a multiple of the block, to last - 1, from the state h
-  /// before the chunk. Then adds b^T c of the chunk to h where `absorbs`, and to `sum` where that is kept.
-  /// Returns the rows' part of the sum for the gradient of m.
+  /// before the chunk, null where that is zero. Then adds b^T c of the chunk to a state. Returns the rows'
+  /// part of the sum for the gradient of m.
   template <bool causal>
-  double walk_rows(int first, int last, State& h, bool absorbs, State& sum) {
+  double walk_rows(int first, int last, const A* h, const StateUpdate<A>& add_to) {
     double scale_grad_sum = 0;
-    const bool updates = absorbs || sum.data != nullptr;
-    if (!h.zero) set_state(h.data);
+    const bool updates = add_to.to != nullptr;
+    if (h != nullptr) set_state(h);
     for (std::int64_t bc_head = 0; bc_head < params_.bc_heads; ++bc_head) {
       if (bc_head > 0) packed_ = 0;
       const bool add = bc_head > 0, last_head = bc_head + 1 == params_.bc_heads;
@@ -88,34 +87,34 @@ class Walker {
             if (bc_head == 0 || last - first > block) outputs_[i].pack_a(a_head, row, rows);
             prefetch_next(i, a_head, bc_head, row, ends, ends && updates);
             outputs_[i].template attend<causal>(prefetcher_, row, rows, add,
-                                                add || h.zero ? nullptr : state(i, h.data));
+                                                add || h == nullptr ? nullptr : state(i, h));
             if (last_head) scale_grad_sum += write(i, a_head, row, rows);
           }
       }
-      if (updates) absorb(bc_head, absorbs ? &h : nullptr, sum.data ? &sum : nullptr);
+      if (updates) absorb(bc_head, add_to);
     }
     if (params_.bc_heads > 1) packed_ = 0;
     return scale_grad_sum;
   }
 
   /// The whole chunk of rows t to t + count - 1, where attention is causal.
-  double walk_chunk(std::int64_t t, int count, State& h, bool absorbs, State& sum) {
-    if (params_.bc_heads == 0) return apply_chunk(t, count, h, sum);  // a group without query heads
+  double walk_chunk(std::int64_t t, int count, const A* h, const StateUpdate<A>& add_to) {
+    if (params_.bc_heads == 0) return apply_chunk(t, count, h, add_to);  // a group without query heads
     begin_chunk(t, count, count);
-    return walk_rows<true>(0, count, h, absorbs, sum);
+    return walk_rows<true>(0, count, h, add_to);
   }
 
   /// Adds b^T c of rows t to t + count - 1 to a state.
-  void reduce_chunk(std::int64_t t, int count, State& h) {
+  void reduce_chunk(std::int64_t t, int count, const StateUpdate<A>& add_to) {
     begin_chunk(t, 0, count);
     for (std::int64_t head = 0; head < params_.bc_heads; ++head) {
       packed_ = 0;
       pack_bc(head, count);
       prefetcher_.start(update_tiles());
       prefetch_next_bc(head, count);
-      absorb(head, &h, nullptr);
+      absorb(head, add_to);
     }
-    if (params_.bc_heads == 0) set_zero(h);  // a group without query heads
+    if (params_.bc_heads == 0) pass_on(add_to);
   }
 
   /// Makes h the state of the calls of apply_block that follow.
@@ -123,7 +122,7 @@ class Walker {
     if (params_.two_outputs) transpose_matrix<S>(h, s_.a_pitch, s_.c_pitch, transposed_);
   }
 
-  /// Computes o = a h for rows t to t + count - 1, one block. Returns as walk_rows does.
+  /// Computes o = a h for rows t to t + count - 1, one block; 0 where h is null. Returns as walk_rows does.
   double apply_block(std::int64_t t, int count, const A* h) {
     double scale_grad_sum = 0;
     begin_chunk(t, count, 0);
@@ -140,22 +139,23 @@ class Walker {
 
  private:
   /// walk_chunk where there are no b and c.
-  double apply_chunk(std::int64_t t, int count, State& h, State& sum) {
-    set_zero(h);
-    set_zero(sum);
-    set_state(h.data);
+  double apply_chunk(std::int64_t t, int count, const A* h, const StateUpdate<A>& add_to) {
+    if (h != nullptr) set_state(h);
     double scale_grad_sum = 0;
     for (int row = 0; row < count; row += block)
-      scale_grad_sum += apply_block(t + row, (std::min)(block, count - row), h.data);
+      scale_grad_sum += apply_block(t + row, (std::min)(block, count - row), h);
+    pass_on(add_to);
     return scale_grad_sum;
   }
-  /// Makes a state to which nothing has been added one in memory.
-  void set_zero(State& h) {
-    if (h.data != nullptr && h.zero) std::fill_n(h.data, s_.a_pitch * s_.c_pitch, A{0});
-    h.zero = false;
+  /// An update with nothing to add.
+  void pass_on(const StateUpdate<A>& x) const {
+    for (std::int64_t e = 0; x.to != nullptr && e < s_.a_pitch * s_.c_pitch; ++e) {
+      x.to[e] = x.from == nullptr ? A{0} : x.from[e];
+      if (x.base != nullptr) x.h[e] = x.base[e] + x.to[e];
+    }
   }
   /// The state h as output i reads it.
-  const A* state(int i, const A* h) const { return i == 0 ? h : transposed_; }
+  const A* state(int i, const A* h) const { return i == 0 || h == nullptr ? h : transposed_; }
 
   /// Queues the prefetch of what output i reads and writes after `row` of the chunk: the rows of the next
   /// head, of the next block, or of the first head of the chunk that comes next.
@@ -232,24 +232,20 @@ class Walker {
                              params_.sums_scale_grad);
   }
 
-  /// Adds b^T c of the chunk to the states that are not null. Each group's product is summed from zero, so
-  /// that the error grows with the number of groups and not with that of rows.
-  void absorb(std::int64_t head, State* h, State* sum) {
+  /// Adds b^T c of a head's rows of the chunk to a state, the first head's to `from` and others' to that.
+  /// Each group's product is summed from zero, so that the error grows with the number of groups and not with
+  /// that of rows.
+  void absorb(std::int64_t head, StateUpdate<A> add_to) {
     pack_bc(head, bc_rows_);
+    if (head > 0) add_to.from = add_to.to;
     for (int first = 0; first < bc_rows_; first += group) {
-      const int last = (std::min)(bc_rows_, first + group);
-      if (h != nullptr && sum != nullptr)
-        update(first, last, h->data, h->zero, sum->data, sum->zero);
-      else
-        update(first, last, h != nullptr ? h->data : sum->data, h != nullptr ? h->zero : sum->zero, nullptr,
-               false);
-      if (h != nullptr) h->zero = false;
-      if (sum != nullptr) sum->zero = false;
+      update(first, (std::min)(bc_rows_, first + group), add_to);
+      add_to.from = add_to.to;
     }
   }
 
-  /// h += b^T c of rows `first` to last - 1 of the chunk, and sum += b^T c where that is not null.
-  void update(int first, int last, A* h, bool h_zero, A* sum, bool sum_zero) {
+  /// Adds b^T c of rows `first` to last - 1 of the chunk to a state.
+  void update(int first, int last, const StateUpdate<A> add_to) {
     for_column_blocks<S, tile.vectors>(s_.c_pitch, [&]<int vectors>(std::ptrdiff_t column) {
       for_row_tiles<vector_bytes>(s_.a_pitch, [&]<int height>(std::ptrdiff_t row) {
         prefetcher_.prefetch();
@@ -259,8 +255,9 @@ class Walker {
                            s_.c_pitch, (std::min)(block, last - key));
         product.each([&](int r, int v, typename S::Vector x) {
           const std::ptrdiff_t at = (row + r) * s_.c_pitch + column + v * S::lanes;
-          S::store(h + at, (h_zero ? typename S::Vector{} : S::load(h + at)) + x);
-          if (sum != nullptr) S::store(sum + at, (sum_zero ? typename S::Vector{} : S::load(sum + at)) + x);
+          if (add_to.from != nullptr) x += S::load(add_to.from + at);
+          S::store(add_to.to + at, x);
+          if (add_to.base != nullptr) S::store(add_to.h + at, S::load(add_to.base + at) + x);
         });
       });
     });

@@ -35,23 +35,31 @@ inline CallStatus validate(const Carver& carver, int threads) {
       threads);
 }
 
+/// A split task in work.
+template <Element T>
+struct OpenTask {
+  WalkTask<T> task;
+  std::int64_t index = 0;
+  PrefixSum<Accumulate<T>> prefix;  // of the pieces that are added
+};
+
 /// How many threads and entries a call uses, and the parts of its workspace. Sizes follow from the head
 /// dimensions, the number of threads, the number of heads and their layout, and grow with the first three;
 /// they do not depend on the lengths of sequences, so a call may use less than its workspace.
 template <Element T>
 struct CallWorkspace {
   using A = Accumulate<T>;
-  int threads = 1;                    // that the work is large enough for
-  int heads_interleaved = 1;          // heads whose chunks a thread interleaves
-  int entry_count = 0;                // of split tasks in work at the same time
-  std::int64_t state_elements = 0;    // of one state, with rows of whole pitches
-  std::int64_t states_per_entry = 0;  // a state for each piece, and one more
+  int threads = 1;                  // that the work is large enough for
+  int heads_interleaved = 1;        // heads whose chunks a thread interleaves
+  int entry_count = 0;              // of split tasks in work at the same time
+  std::int64_t state_elements = 0;  // of one state, with rows of whole pitches
+  std::int64_t states_per_thread = 0;
   std::int64_t scratch_bytes = 0;     // of one thread
-  WalkTask<T>* open_tasks = nullptr;  // (entry_count)
+  OpenTask<T>* open_tasks = nullptr;  // (entry_count)
   SplitProgress* progress = nullptr;  // (entry_count)
   std::byte* scratch = nullptr;       // (threads, scratch_bytes)
-  A* states = nullptr;                // (entry_count, states_per_entry, state_elements)
-  double* scale_grad_sums = nullptr;  // (scale_grad_tasks, max_pieces)
+  A* states = nullptr;                // (entry_count, PrefixSum::states, state_elements)
+  double* scale_grad_sums = nullptr;  // (scale_grad_tasks)
 };
 
 /// A thread is woken for at least so many rows, about 20 microseconds of work at 64 dimensions.
@@ -118,14 +126,15 @@ struct ThreadScratch {
   }
 };
 
-/// The states of each task that a thread interleaves: before its piece, before its chunk, and of its piece.
-inline constexpr std::int64_t states_per_task = 3;
+/// The states of each task that a thread interleaves: a PrefixSum, the sum of its piece, and that before its
+/// chunk.
+inline constexpr std::int64_t states_per_task = 4;
 
-/// Bytes of a thread's scratch for walks with these dimensions: for chunks of tasks that are interleaved, and
-/// for a sequence of one chunk with one state or none.
+/// Bytes of a thread's scratch for walks with these dimensions: for chunks with so many states, and for a
+/// sequence of one chunk with one state or none.
 template <class A>
 std::int64_t thread_scratch_bytes(std::int64_t dim_a, std::int64_t dim_c, std::int64_t block,
-                                  std::int64_t heads, bool sums_heads, bool two_outputs) {
+                                  std::int64_t states, bool sums_heads, bool two_outputs) {
   ScratchExtents extents{.block = block,
                          .rows = chunk_rows(dim_a, dim_c, block),
                          .sums_heads = sums_heads,
@@ -133,7 +142,7 @@ std::int64_t thread_scratch_bytes(std::int64_t dim_a, std::int64_t dim_c, std::i
                          .a_pitch = row_pitch(dim_a),
                          .c_pitch = row_pitch(dim_c)};
   Carver chunks;
-  ThreadScratch<A>::take(chunks, heads * states_per_task, extents);
+  ThreadScratch<A>::take(chunks, states, extents);
   std::int64_t bytes = chunks.extent();
   for (const bool initial : {false, true})
     for (const bool final : {false, true}) {
@@ -157,26 +166,29 @@ CallWorkspace<T> take_workspace(Carver& carver, const Work& work, int chunk, int
   w.state_elements = pitch_qk * pitch_v;
   const std::int64_t max_heads = heads_interleaved_limit<T>(work, w.state_elements);
   w.threads = static_cast<int>(std::clamp<std::int64_t>(work.rows / rows_per_thread, 1, threads));
-  const bool splits = Pieces(work.tasks == 0 ? 0 : work.rows / work.tasks, w.state_elements, chunk).count > 1;
+  const Pieces pieces(work.tasks == 0 ? 0 : work.rows / work.tasks, w.state_elements,
+                      chunk_rows(work.dim_qk, work.dim_v, chunk));
+  const bool splits = pieces.count > 1;
   const std::int64_t whole =
       work.tasks - (splits && w.threads > 1 ? left_over_tasks(work, w.threads).count() : 0);
   w.heads_interleaved = static_cast<int>(choose_heads_interleaved(work, whole, w.threads, max_heads));
+  // What is interleaved has its states, and a piece of a split task one more for each of its chunks.
+  const std::int64_t split_states = threads > 1 ? states_per_task + chunks_per_piece(w.state_elements) : 0;
+  w.states_per_thread = (std::max)(max_heads * states_per_task, split_states);
   const auto scratch_bytes = [&](std::int64_t dim_a, std::int64_t dim_c, bool two_outputs) {
-    return thread_scratch_bytes<A>(dim_a, dim_c, chunk, max_heads, work.sums_heads, two_outputs);
+    return thread_scratch_bytes<A>(dim_a, dim_c, chunk, w.states_per_thread, work.sums_heads, two_outputs);
   };
   w.scratch_bytes = (std::max)({scratch_bytes(work.dim_qk, work.dim_v, false),
                                 scratch_bytes(work.dim_v, work.dim_qk, false),  // dq and dk exchange them
                                 scratch_bytes(work.dim_qk, work.dim_v, work.two_outputs)});
-  // A few split tasks at a time keep all threads busy; each entry has a state for each piece and one more.
-  const int entry_count = threads > 1 ? threads / 8 + (threads % 8 != 0 ? 1 : 0) : 0;
+  const int entry_count = threads > 1 ? threads : 0;  // as many tasks may be in work
   const bool shares = work.packed || work.tasks % w.threads != 0 || work.two_output_tasks % w.threads != 0;
   w.entry_count = w.threads > 1 && shares ? entry_count : 0;
-  w.states_per_entry = piece_limit(w.state_elements) + 1;
-  w.open_tasks = carver.take<WalkTask<T>>(entry_count);
+  w.open_tasks = carver.take<OpenTask<T>>(entry_count);
   w.progress = carver.take<SplitProgress>(entry_count);
   w.scratch = carver.take<std::byte>(threads, w.scratch_bytes);
-  w.states = carver.take<A>(entry_count, w.states_per_entry, w.state_elements);
-  w.scale_grad_sums = carver.take<double>(work.scale_grad_tasks, max_pieces);
+  w.states = carver.take<A>(entry_count, PrefixSum<A>::states, w.state_elements);
+  w.scale_grad_sums = carver.take<double>(work.scale_grad_tasks);
   return w;
 }
 
