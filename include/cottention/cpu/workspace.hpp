@@ -125,11 +125,12 @@ inline constexpr std::int64_t states_per_task = 3;
 /// for a sequence of one chunk with one state or none.
 template <class A>
 std::int64_t thread_scratch_bytes(std::int64_t dim_a, std::int64_t dim_c, std::int64_t block,
-                                  std::int64_t heads, bool sums_heads, bool two_outputs) {
+                                  std::int64_t heads, bool sums_heads, bool two_outputs, bool tiles) {
   ScratchExtents extents{.block = block,
-                         .rows = chunk_rows(dim_a, dim_c, block),
+                         .rows = chunk_rows(dim_a, dim_c, block, tiles),
                          .sums_heads = sums_heads,
                          .two_outputs = two_outputs,
+                         .tiles = tiles,
                          .a_pitch = row_pitch(dim_a),
                          .c_pitch = row_pitch(dim_c)};
   Carver chunks;
@@ -162,7 +163,8 @@ CallWorkspace<T> take_workspace(Carver& carver, const Work& work, int chunk, int
       work.tasks - (splits && w.threads > 1 ? left_over_tasks(work, w.threads).count() : 0);
   w.heads_interleaved = static_cast<int>(choose_heads_interleaved(work, whole, w.threads, max_heads));
   const auto scratch_bytes = [&](std::int64_t dim_a, std::int64_t dim_c, bool two_outputs) {
-    return thread_scratch_bytes<A>(dim_a, dim_c, chunk, max_heads, work.sums_heads, two_outputs);
+    return thread_scratch_bytes<A>(dim_a, dim_c, chunk, max_heads, work.sums_heads, two_outputs,
+                                   tiles_may_serve<T>);
   };
   w.scratch_bytes = (std::max)({scratch_bytes(work.dim_qk, work.dim_v, false),
                                 scratch_bytes(work.dim_v, work.dim_qk, false),  // dq and dk exchange them
