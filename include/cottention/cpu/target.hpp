@@ -55,11 +55,19 @@
 #define COTTENTION_CPU_F16C 0
 #endif
 
-// Code with vectors of 64 bytes for x86-64 on Linux asks the processor for AMX.
+// Code with vectors of 64 bytes for x86-64 on Linux asks the processor for AMX. nvcc's front end knows no
+// vectors of 16-bit elements.
 #if defined(__x86_64__) && defined(__linux__) && !defined(__NVCC__)
 #define COTTENTION_CPU_HAS_AMX 1
 #else
 #define COTTENTION_CPU_HAS_AMX 0
+#endif
+
+// Whether code of the target has walks on a matrix unit.
+#if defined(COTTENTION_CPU_PORTABLE_TILES)
+#define COTTENTION_CPU_TILES 1
+#else
+#define COTTENTION_CPU_TILES (COTTENTION_CPU_HAS_AMX && COTTENTION_CPU_VECTOR_BYTES == 64)
 #endif
 
 namespace cottention::cpu {

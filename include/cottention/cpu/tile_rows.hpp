@@ -9,7 +9,7 @@
 #include <cottention/cpu/matrix_unit.hpp>
 #include <cottention/cpu/rows.hpp>
 
-#if !defined(__NVCC__)
+#if COTTENTION_CPU_TILES
 
 #if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
 #pragma float_control(precise, on, push)

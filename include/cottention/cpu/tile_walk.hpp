@@ -22,9 +22,10 @@
 namespace cottention::cpu::COTTENTION_CPU_TARGET {
 
 /// In place of TileWalk where no matrix unit serves.
+template <int block, class Unit>
 struct NoTileWalk {};
 
-#if !defined(__NVCC__)
+#if COTTENTION_CPU_TILES
 
 template <int block, class Unit>
 class TileWalk {
@@ -93,7 +94,7 @@ class TileWalk {
   /// Makes h, (a_pitch, c_pitch), the state of output i. Returns as pack_bc does.
   bool set_state(int i, const float* h) {
     const Output& x = outputs_[i];
-    const std::ptrdiff_t part_step = x.depth / 2 * x.c_pitch;
+    const std::ptrdiff_t state_part = x.depth / 2 * x.c_pitch;
     V::Bits largest{};
     std::uint32_t* to = x.s.h_parts;
     for (std::ptrdiff_t row = 0; row < x.depth; row += tile_depth)
@@ -107,11 +108,11 @@ class TileWalk {
           const V::Bits odd_magnitude = reinterpret_cast<V::Bits>(odd) & 0x7fffffff;
           largest = even_magnitude > largest ? even_magnitude : largest;
           largest = odd_magnitude > largest ? odd_magnitude : largest;
-          store_parts<2>(even, odd, to, part_step);
+          store_parts<2>(even, odd, to, state_part);
         }
     // The largest element decides: what is far smaller in the same state is lost beside it.
     std::int32_t top = 0;
-    for (int i_lane = 0; i_lane < V::lanes; ++i_lane) top = (std::max)(top, largest[i_lane]);
+    for (int lane = 0; lane < V::lanes; ++lane) top = (std::max)(top, largest[lane]);
     constexpr std::int32_t least = std::int32_t{127 - 80} << 23, most = std::int32_t{127 + 100} << 23;
     return top == 0 || (top >= least && top <= most);
   }
@@ -126,7 +127,7 @@ class TileWalk {
       for (int first = 0; first < keys; first += group) {
         const int last = (std::min)(keys, first + group);
         for (int key = first; key < last; key += panel)
-          compute_scores(x, first_row, count, key, key - first, causal && key == row + first_row);
+          compute_scores(prefetcher, x, first_row, count, key, key - first, causal && key == row + first_row);
         compute_output(prefetcher, x, first_row, count, first, last, add || first > 0, has_state && first == 0,
                        o + first_row * x.c_pitch);
       }
@@ -150,12 +151,16 @@ class TileWalk {
       update_in_parts<2>(prefetcher, first, last, h, h_zero, sum, sum_zero);
   }
 
-  /// How often these functions call prefetch().
-  std::int64_t output_blocks(int i, std::int64_t count) const {
-    return round_up(count, panel) / panel * column_blocks(outputs_[i]);
+  /// How often attend calls prefetch() for `count` rows of output i that see `keys` keys, and apply for none;
+  /// update_prefetches: update.
+  std::int64_t output_prefetches(int i, std::int64_t count, std::int64_t keys) const {
+    const std::int64_t groups = keys == 0 ? 1 : (keys + group - 1) / group;
+    const std::int64_t blocks = panels(keys) + groups * column_blocks(outputs_[i]);
+    return panels(count) * blocks * (panel / rows_per_prefetch);
   }
-  std::int64_t update_blocks() const {
-    return ((std::min)(outputs_[0].a_pitch, outputs_[0].depth) + panel - 1) / panel * column_blocks(outputs_[0]);
+  std::int64_t update_prefetches() const {
+    return panels((std::min)(outputs_[0].a_pitch, outputs_[0].depth)) * column_blocks(outputs_[0]) *
+           (panel / rows_per_prefetch);
   }
 
  private:
@@ -168,6 +173,10 @@ class TileWalk {
   static constexpr std::ptrdiff_t tile_words = tile_extent * tile_extent;  // 32-bit ones
   static constexpr std::ptrdiff_t part_step = std::ptrdiff_t{group} * tile_extent;
 
+  /// Between loops over rows of products, so often that no burst of prefetches stalls them.
+  static constexpr int rows_per_prefetch = 8;
+
+  static std::int64_t panels(std::int64_t count) { return (count + panel - 1) / panel; }
   static std::int64_t column_blocks(const Output& x) { return (x.column_tiles + 1) / 2; }
 
   bool pack_rows_of(const OperandView<const T>& operand, std::int64_t head, std::int64_t t, int count,
@@ -200,7 +209,8 @@ class TileWalk {
 
   /// The scores of a panel with 32 keys from `key` on, times the keys' factors, in two parts, from column `at`
   /// of the panel on.
-  void compute_scores(const Output& x, int first_row, int count, int key, int at, bool diagonal) {
+  void compute_scores(Prefetcher<block>& prefetcher, const Output& x, int first_row, int count, int key, int at,
+                      bool diagonal) {
     const std::uint16_t* const a = x.s.a + first_row * x.depth;
     const std::uint32_t* const b = x.s.b_pairs + key * x.depth / 2;
     with_block_size(count > tile_extent, true, [&]<int rows, int columns> {
@@ -217,6 +227,7 @@ class TileWalk {
     const V::Vector low_factor = V::load(factor), high_factor = V::load(factor + tile_extent);
     std::uint32_t* to = x.s.parts + at * tile_extent;
     for (int r = 0; r < (count > tile_extent ? panel : tile_extent); ++r, to += tile_extent) {
+      if (r % rows_per_prefetch == 0) prefetcher.prefetch();
       V::Vector low = V::load(x.s.product + r * panel) * low_factor;
       V::Vector high = V::load(x.s.product + r * panel + tile_extent) * high_factor;
       if (diagonal) {
@@ -250,8 +261,7 @@ class TileWalk {
                       int last, bool add, bool has_state, float* o) {
     const std::uint16_t* const a = x.s.a + first_row * x.depth;
     const float* const factor = x.s.a_factor + first_row;
-    for (std::ptrdiff_t tile = 0; tile < x.column_tiles; tile += 2) {
-      prefetcher.prefetch();
+    for (std::ptrdiff_t tile = 0; tile < x.column_tiles; tile += 2)
       with_block_size(count > tile_extent, tile + 1 < x.column_tiles, [&]<int rows, int columns> {
         TileBlock<Unit, rows, columns> sums{*unit_};
         sums.zero();
@@ -267,15 +277,16 @@ class TileWalk {
           }
         }
         sums.store(x.s.product);
-        for (int r = 0; r < count; ++r)
+        for (int r = 0; r < count; ++r) {
+          if (r % rows_per_prefetch == 0) prefetcher.prefetch();
 #pragma GCC unroll 2
           for (int c = 0; c < columns; ++c) {
             float* const at = o + r * x.c_pitch + (tile + c) * tile_extent;
             const V::Vector sum = V::load(x.s.product + r * panel + c * tile_extent) * V::splat(factor[r]);
             V::store(at, add ? V::load(at) + sum : sum);
           }
+        }
       });
-    }
   }
 
   template <int parts>
@@ -286,14 +297,14 @@ class TileWalk {
     for (std::ptrdiff_t row = 0; row < state_rows; row += panel) {
       for (int key = first; key < last; key += panel)
         split_b<parts>(x, row, key, x.s.parts + (key - first) * tile_extent);
-      for (std::ptrdiff_t tile = 0; tile < x.column_tiles; tile += 2) {
-        prefetcher.prefetch();
+      for (std::ptrdiff_t tile = 0; tile < x.column_tiles; tile += 2)
         with_block_size(row + tile_extent < state_rows, tile + 1 < x.column_tiles, [&]<int rows, int columns> {
           TileBlock<Unit, rows, columns> sums{*unit_};
           sums.zero();
           multiply_parts<parts>(sums, x, first, last, tile);
           sums.store(x.s.product);
-          for (int r = 0; r < rows * tile_extent; ++r)
+          for (int r = 0; r < rows * tile_extent; ++r) {
+            if (r % rows_per_prefetch == 0) prefetcher.prefetch();
 #pragma GCC unroll 2
             for (int c = 0; c < columns; ++c) {
               const std::ptrdiff_t at = (row + r) * x.c_pitch + (tile + c) * tile_extent;
@@ -301,8 +312,8 @@ class TileWalk {
               V::store(h + at, h_zero ? product : V::load(h + at) + product);
               if (sum != nullptr) V::store(sum + at, sum_zero ? product : V::load(sum + at) + product);
             }
+          }
         });
-      }
     }
     const std::ptrdiff_t rest = state_rows * x.c_pitch, rest_count = (x.a_pitch - state_rows) * x.c_pitch;
     if (h_zero) std::fill_n(h + rest, rest_count, 0.f);
@@ -333,13 +344,20 @@ class TileWalk {
   bool in_range_ = true;
 };
 
+/// The matrix unit that may serve walks of these elements with vectors of so many bytes.
+template <Element T, int block, int vector_bytes>
+using MatrixUnitOf = std::conditional_t<tiles_may_serve<T> && block % (2 * tile_extent) == 0 &&
+                                            TargetMatrixUnit::least_vector_bytes <= vector_bytes,
+                                        TargetMatrixUnit, NoMatrixUnit>;
 template <int block, class Unit>
-using TileWalkOf = std::conditional_t<Unit::exists, TileWalk<block, Unit>, NoTileWalk>;
+using TileWalkOf = std::conditional_t<Unit::exists, TileWalk<block, Unit>, NoTileWalk<block, Unit>>;
 
 #else
 
-template <int, class>
-using TileWalkOf = NoTileWalk;
+template <Element T, int block, int vector_bytes>
+using MatrixUnitOf = NoMatrixUnit;
+template <int block, class Unit>
+using TileWalkOf = NoTileWalk<block, Unit>;
 
 #endif
 

@@ -21,12 +21,6 @@
 
 namespace cottention::cpu::COTTENTION_CPU_TARGET {
 
-/// The matrix unit that may serve walks of these elements with vectors of so many bytes.
-template <Element T, int block, int vector_bytes>
-using MatrixUnitOf = std::conditional_t<tiles_may_serve<T> && block % (2 * tile_extent) == 0 &&
-                                            TargetMatrixUnit::least_vector_bytes <= vector_bytes,
-                                        TargetMatrixUnit, NoMatrixUnit>;
-
 /// Runs a walk chunk by chunk, and within a chunk block by block: on a matrix unit where there is one and the
 /// rows and the state are in its range, and otherwise in vectors.
 template <Element T, int block, int vector_bytes>
@@ -103,7 +97,7 @@ class Walker {
             const bool on_tiles = tiles && pack_tile_a(i, a_head, row, rows, has_state);
             if (!on_tiles) pack_bc(bc_head, keys);
             if (needs_vectors(i, on_tiles)) outputs_[i].pack_a(a_head, row, rows);
-            prefetch_next(i, a_head, bc_head, row, ends, ends && updates, on_tiles);
+            prefetch_next(i, a_head, bc_head, row, keys, ends, ends && updates, on_tiles);
             if (!on_tiles)
               outputs_[i].template attend<causal>(prefetcher_, row, rows, add,
                                                   has_state ? state(i, h.data) : nullptr);
@@ -155,7 +149,7 @@ class Walker {
         for (std::int64_t head = 0; head < params_.a_heads; ++head) {
           const bool on_tiles = pack_tile_a(i, head, row, rows, true);
           if (needs_vectors(i, on_tiles)) outputs_[i].pack_a(head, row, rows);
-          prefetcher_.start(output_tiles(i, rows, on_tiles));
+          prefetcher_.start(output_tiles(i, rows, 0, on_tiles));
           prefetch_next_a(i, head, row, row + block >= count);
           if (!on_tiles)
             outputs_[i].apply(prefetcher_, row, rows, state(i, h));
@@ -209,25 +203,26 @@ class Walker {
   void enqueue_bc(const WalkParams<T>& params, std::int64_t head, std::int64_t t) {
     prefetcher_.enqueue_bc(params.outputs[0].b, params.outputs[0].c, params.bc_rows, head, t);
   }
-  void prefetch_next(int i, std::int64_t a_head, std::int64_t bc_head, int row, bool ends, bool updates,
-                     bool on_tiles) {
+  void prefetch_next(int i, std::int64_t a_head, std::int64_t bc_head, int row, int keys, bool ends,
+                     bool updates, bool on_tiles) {
     const bool last = a_head + 1 == params_.a_heads && i + 1 == params_.output_count();
-    prefetcher_.start(output_tiles(i, block, on_tiles) + (last && updates ? update_tiles(on_tiles) : 0));
+    prefetcher_.start(output_tiles(i, block, keys, on_tiles) + (last && updates ? update_tiles(on_tiles) : 0));
     if (last) prefetch_next_bc(bc_head, packed_rows());
     if (bc_head + 1 == params_.bc_heads || !ends) prefetch_next_a(i, a_head, row, ends);
   }
 
-  /// The number of register tiles, or of blocks of a matrix unit, of output i where it has `count` rows;
-  /// update_tiles: of the state.
-  std::int64_t output_tiles(int i, std::int64_t count, [[maybe_unused]] bool on_tiles) const {
+  /// How often prefetch() is called while output i is computed for `count` rows that see `keys` keys: in
+  /// vectors, for each register tile. update_tiles: while the state is.
+  std::int64_t output_tiles(int i, std::int64_t count, [[maybe_unused]] std::int64_t keys,
+                            [[maybe_unused]] bool on_tiles) const {
     if constexpr (Unit::exists)
-      if (on_tiles) return tiles_.output_blocks(i, count);
+      if (on_tiles) return tiles_.output_prefetches(i, count, keys);
     const std::int64_t pitch = i == 0 ? s_.c_pitch : s_.a_pitch;
     return (count + tile.rows - 1) / tile.rows * ((pitch + tile_columns - 1) / tile_columns);
   }
   std::int64_t update_tiles([[maybe_unused]] bool on_tiles) const {
     if constexpr (Unit::exists)
-      if (on_tiles) return tiles_.update_blocks();
+      if (on_tiles) return tiles_.update_prefetches();
     return s_.a_pitch / tile.rows * ((s_.c_pitch + tile_columns - 1) / tile_columns);
   }
 
