@@ -183,7 +183,7 @@ TEST_CASE("Pieces cover a sequence, and follow its length and the size of the st
       const Pieces pieces(length, state, 32);
       CAPTURE(state, length, pieces.rows, pieces.count);
       CHECK(pieces.rows % 32 == 0);
-      CHECK(pieces.rows / 32 == chunks_per_piece(state));
+      CHECK(pieces.rows / 32 == chunks_per_piece(state, 32));
       CHECK((pieces.rows / 32 <= 2 || pieces.rows / 32 * state <= 1 << 18));
       std::int64_t covered = 0;
       for (std::int64_t piece = 0; piece < (std::min)(pieces.count, std::int64_t{1000}); ++piece) {
@@ -196,6 +196,9 @@ TEST_CASE("Pieces cover a sequence, and follow its length and the size of the st
   CHECK(Pieces(512, 64 * 64, 32).count == 1);
   CHECK(Pieces(513, 64 * 64, 32).count == 2);
   CHECK(Pieces(513, 128 * 128, 32).count == 3);
+  CHECK(Pieces(513, 64 * 64, 128).count == 2);
+  CHECK(Pieces(1024, 1024 * 1024, 128).count == 8);
+  CHECK(chunks_per_piece(16 * 16, 256) == 2);
 }
 
 TEST_CASE("A sequence is one chunk where that takes the fewest multiply-adds") {
@@ -236,9 +239,10 @@ TEST_CASE("A sequence is one chunk where that takes the fewest multiply-adds") {
   CHECK(is_single_chunk({.a_rows = 64, .bc_rows = 64, .dim_a = 64, .dim_c = 64, .causal = false}));
   CHECK(!is_single_chunk({.a_rows = 65, .bc_rows = 65, .dim_a = 64, .dim_c = 64, .causal = false}));
   CHECK(!is_single_chunk({.a_rows = 0, .bc_rows = 9, .dim_a = 64, .dim_c = 64, .causal = false}));
-  CHECK(chunk_rows(1024, 1023, 32) == 32);
-  CHECK(chunk_rows(1024, 1024, 32) == 128);
-  CHECK(chunk_rows(16384, 64, 48) == 96);
+  CHECK(chunk_rows(1024, 1023, 32, false) == 32);
+  CHECK(chunk_rows(1024, 1024, 32, false) == 128);
+  CHECK(chunk_rows(16384, 64, 48, false) == 96);
+  CHECK(chunk_rows(64, 64, 32, true) == 128);
   CHECK(!is_single_chunk({.a_rows = 9, .bc_rows = 0, .dim_a = 64, .dim_c = 64, .causal = false}));
 }
 

@@ -90,6 +90,7 @@ class CallView {
     if (const auto* initial = initial_state(side); initial != nullptr) task.initial = initial + state;
     task.initial_layout = recurrence::state_layout(output);
     if (auto* final = final_state(output); final != nullptr) task.final = final + state;
+    w.keeps_state = task.final != nullptr;
     return task;
   }
   /// The walk of dv and dk.

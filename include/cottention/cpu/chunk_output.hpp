@@ -116,13 +116,14 @@ class ChunkOutput {
     return scale_grad_sum;
   }
 
+  /// o of the rows from `row` of the chunk on.
+  A* o(int row) const { return s_.o + (sums_heads_ ? row * s_.c_pitch : 0); }
   const OutputOperands<T>& operands() const { return operands_; }
   const ChunkScratch<A>& scratch() const { return s_; }
 
  private:
   /// The rows of b and c in the block from `row` on.
   int rows_from(int row) const { return (std::min)(block, bc_rows_ - row); }
-  A* o(int row) const { return s_.o + (sums_heads_ ? row * s_.c_pitch : 0); }
   A* score(std::ptrdiff_t row, std::ptrdiff_t key) const { return s_.scores + row * s_.score_pitch + key; }
 
   /// Rows t_ + row and on of an operand into `packed`.

@@ -25,19 +25,28 @@ class Driver {
   using T = typename P::element;
   using A = Accumulate<T>;
   using State = RunningState<A>;
+  using Unit = MatrixUnitOf<T, block, vector_bytes>;
   static constexpr bool causal = P::mask == Mask::causal;
 
   Driver(const Tasks& tasks, const CallWorkspace<T>& workspace)
       : tasks_(tasks), work_(tasks.work()), workspace_(workspace) {}
 
+  /// Whether walks use the matrix unit where their operands are in its range.
+  static bool uses_matrix_unit(const Execution& execution) {
+    return execution.matrix_unit && Unit::available();
+  }
+
   void run(const Execution& execution) {
+    uses_matrix_unit_ = uses_matrix_unit(execution);
     SplitQueue<Driver> queue(*this, workspace_.progress, workspace_.entry_count, work_.tasks);
     const std::int64_t blocks_per_sequence =
         (work_.heads + workspace_.heads_interleaved - 1) / workspace_.heads_interleaved;
     const std::int64_t head_blocks = work_.tasks / work_.heads * blocks_per_sequence;
     std::atomic<std::int64_t> next{0};
     auto body = [&](int thread) {
-      std::byte* scratch = workspace_.scratch + thread * workspace_.scratch_bytes;
+      Unit unit(uses_matrix_unit_);
+      const Thread resources{workspace_.scratch + thread * workspace_.scratch_bytes,
+                             uses_matrix_unit_ ? &unit : nullptr};
       const auto first_task = [&](std::int64_t i) {
         return i / blocks_per_sequence * work_.heads + i % blocks_per_sequence * workspace_.heads_interleaved;
       };
@@ -46,9 +55,9 @@ class Driver {
         // Where all threads are as fast, the block after so many is this thread's next.
         const std::int64_t after = i + workspace_.threads;
         run_whole(first, std::min<std::int64_t>(workspace_.heads_interleaved, left),
-                  after < head_blocks ? first_task(after) : first, scratch);
+                  after < head_blocks ? first_task(after) : first, resources);
       }
-      if (workspace_.entry_count > 0) run_split_tasks(queue, scratch);
+      if (workspace_.entry_count > 0) run_split_tasks(queue, resources);
     };
     parallel(execution, workspace_.threads, body);
   }
@@ -84,6 +93,11 @@ class Driver {
   }
 
  private:
+  /// What belongs to one thread.
+  struct Thread {
+    std::byte* scratch;
+    Unit* unit;  // null: not used
+  };
   /// A task that a thread is running, with states in the thread's scratch.
   struct ActiveWalk {
     std::int64_t index = 0;
@@ -120,8 +134,8 @@ class Driver {
     }
   };
 
-  static std::int64_t rows_of_chunk(const WalkTask<T>& task) {
-    return chunk_rows(task.walk.dim_a(), task.walk.dim_c(), block);
+  std::int64_t rows_of_chunk(const WalkTask<T>& task) const {
+    return chunk_rows(task.walk.dim_a(), task.walk.dim_c(), block, uses_matrix_unit_);
   }
   Pieces pieces(const WalkTask<T>& task, std::int64_t rows) const {
     return {rows, workspace_.state_elements, rows_of_chunk(task)};
@@ -141,12 +155,13 @@ class Driver {
                                    .rows = rows,
                                    .sums_heads = work_.sums_heads,
                                    .two_outputs = task.walk.two_outputs,
+                                   .tiles = tiles_may_serve<T>,
                                    .a_pitch = row_pitch(task.walk.dim_a()),
                                    .c_pitch = row_pitch(task.walk.dim_c())});
   }
-  ActiveWalk activate(std::int64_t index, const WalkTask<T>& task, std::byte* scratch, int number) const {
+  ActiveWalk activate(std::int64_t index, const WalkTask<T>& task, const Thread& thread, int number) const {
     const std::int64_t rows = rows_of_chunk(task), elements = workspace_.state_elements;
-    const auto parts = take_scratch(task, scratch, workspace_.states_per_thread, rows);
+    const auto parts = take_scratch(task, thread.scratch, workspace_.states_per_thread, rows);
     A* const states = parts.states + number * states_per_task * elements;
     ActiveWalk m;
     m.index = index;
@@ -156,7 +171,7 @@ class Driver {
     m.sum.data = states + 2 * elements;
     m.h = states + 3 * elements;
     // A causal walk transposes its state before each chunk, a bidirectional one once for many.
-    m.walker = {task.walk, parts.operands, causal ? parts.transposed : m.h};
+    m.walker = {task.walk, parts.operands, causal ? parts.transposed : m.h, thread.unit};
     return m;
   }
 
@@ -185,14 +200,14 @@ class Driver {
   }
   /// Applies the state `prefix` of each walk.
   void apply(ActiveWalk* active, int count, const Pieces& p, std::int64_t piece) const {
-    each_chunk(active, count, p, piece, block, [](ActiveWalk& m, std::int64_t t, int rows) {
-      m.part += m.walker.apply_block(t, rows, m.prefix.read());
+    each_chunk(active, count, p, piece, active->rows, [](ActiveWalk& m, std::int64_t t, int rows) {
+      m.part += m.walker.apply_rows(t, rows, m.prefix.read());
     });
   }
 
   /// Runs tasks first to first + heads - 1 of one sequence, chunks interleaved, except those that are split.
   /// `after` is the task that probably follows.
-  void run_whole(std::int64_t first, std::int64_t heads, std::int64_t after, std::byte* scratch) {
+  void run_whole(std::int64_t first, std::int64_t heads, std::int64_t after, const Thread& thread) {
     ActiveWalk active[max_heads_interleaved];
     int count = 0;
     WalkTask<T> next = tasks_.task(first);
@@ -201,9 +216,9 @@ class Driver {
       next = tasks_.task(i + 1 < first + heads ? i + 1 : after);
       if (is_split(i)) continue;
       if (is_single(task))
-        run_single(i, task, next.walk, scratch);
+        run_single(i, task, next.walk, thread);
       else
-        active[count] = activate(i, task, scratch, count), ++count;
+        active[count] = activate(i, task, thread, count), ++count;
     }
     if (count == 0) return;
     for (int i = 0; i < count; ++i) load(active[i].task, active[i].prefix);
@@ -247,11 +262,11 @@ class Driver {
 
   /// A task whose sequence is one chunk. The first rows of `next` are prefetched.
   void run_single(std::int64_t index, const WalkTask<T>& task, const WalkParams<T>& next,
-                  std::byte* scratch) const {
+                  const Thread& thread) const {
     const std::int64_t rows = (std::max)(task.walk.a_rows, task.walk.bc_rows);
     const bool has_state = task.initial != nullptr || task.final != nullptr;
-    const auto parts = take_scratch(task, scratch, has_state ? 1 : 0, round_up(rows, block));
-    Walker<T, block, vector_bytes> walker(task.walk, parts.operands, parts.transposed);
+    const auto parts = take_scratch(task, thread.scratch, has_state ? 1 : 0, round_up(rows, block));
+    Walker<T, block, vector_bytes> walker(task.walk, parts.operands, parts.transposed, thread.unit);
     walker.set_next(next, 0);
     A* const h = parts.states;
     if (task.initial != nullptr) load_state(task, h);
@@ -266,7 +281,7 @@ class Driver {
   }
 
   /// Works on split tasks until none is left.
-  void run_split_tasks(SplitQueue<Driver>& queue, std::byte* scratch) const {
+  void run_split_tasks(SplitQueue<Driver>& queue, const Thread& thread) const {
     for (;;) {
       const Assignment assignment = queue.next();
       using Kind = Assignment::Kind;
@@ -276,7 +291,7 @@ class Driver {
         continue;
       }
       const OpenTask<T>& open = *open_task(assignment.entry);
-      ActiveWalk m = activate(open.index, open.task, scratch, 0);
+      ActiveWalk m = activate(open.index, open.task, thread, 0);
       if (assignment.kind == Kind::walk) {
         walk_piece(m, assignment);
       } else if (assignment.kind == Kind::reduce) {
@@ -358,6 +373,7 @@ class Driver {
   const Tasks& tasks_;
   const Work work_;
   const CallWorkspace<T>& workspace_;
+  bool uses_matrix_unit_ = false;
 };
 
 }  // namespace cottention::cpu::COTTENTION_CPU_TARGET

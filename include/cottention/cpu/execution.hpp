@@ -30,8 +30,14 @@ struct Execution {
 
   /// The widest vectors, in bytes, that a call takes where it chooses at run time (COTTENTION_CPU_DISPATCH);
   /// the narrowest that it has are those of the compiler's flags. 0: as wide as the machine's. With the same
-  /// width machines of different processors give results of the same bits.
+  /// width, and without a matrix unit, machines of different processors give results of the same bits.
   int max_vector_bytes = 0;
+
+  /// Whether a call may use the processor's matrix unit. Without it, and where the processor has none or the
+  /// operating system refuses it, calls compute in vectors; results differ by rounding. There is one for
+  /// bfloat16 on x86-64 with AMX on Linux, in code with vectors of 64 bytes. Each thread configures its tiles
+  /// while it works, and releases them; tiles that the caller had configured on the same thread are lost.
+  bool matrix_unit = true;
 };
 
 inline CallStatus validate(const Execution& execution) {

@@ -19,10 +19,11 @@
 
 namespace cottention::cpu {
 
-/// The chunks of a piece. A thread that shares a task keeps a state for each: 16 of 64 x 64, and 1 MiB of
-/// floats at most up to 256 x 256, so that they stay in the second-level cache.
-constexpr std::int64_t chunks_per_piece(std::int64_t state_elements) {
-  std::int64_t chunks = 16;
+/// The chunks of `chunk_rows` rows in a piece: 512 rows where a state is 64 x 64 or smaller. A thread that
+/// shares a task keeps a state for each, together 1 MiB of floats at most up to 256 x 256, so that they stay
+/// in the second-level cache.
+constexpr std::int64_t chunks_per_piece(std::int64_t state_elements, std::int64_t chunk_rows) {
+  std::int64_t chunks = (std::max)(std::int64_t{1}, 512 / chunk_rows);
   while (chunks > 1 && chunks * chunks * state_elements > (std::int64_t{1} << 20)) chunks /= 2;
   return chunks;
 }
@@ -37,7 +38,7 @@ struct Pieces {
   /// `chunk_rows`: of a chunk between two states.
   Pieces(std::int64_t length_, std::int64_t state_elements, std::int64_t chunk_rows)
       : length(length_),
-        rows(chunks_per_piece(state_elements) * chunk_rows),
+        rows(chunks_per_piece(state_elements, chunk_rows) * chunk_rows),
         count((length + rows - 1) / rows) {}
 
   std::int64_t first(std::int64_t piece) const { return piece * rows; }

@@ -3,8 +3,11 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <type_traits>
+#include <utility>
 
 #include <cottention/cpu/form.hpp>
+#include <cottention/element.hpp>
 #include <cottention/workspace_layout.hpp>
 
 namespace cottention::cpu {
@@ -26,7 +29,56 @@ struct ScratchExtents {
   std::int64_t rows = 0;     // of a chunk, a multiple of `block`
   bool sums_heads = false;   // the output sums over several heads of b and c, so it is kept for all rows
   bool two_outputs = false;  // the walk has two outputs
+  bool tiles = false;        // elements are such that a matrix unit may serve
   std::int64_t a_pitch = 0, c_pitch = 0;  // row_pitch of dim_a and dim_c
+};
+
+/// Whether a matrix unit may serve walks of these elements; a workspace has room for its operands then.
+template <Element T>
+inline constexpr bool tiles_may_serve = std::is_same_v<T, bfloat16>;
+
+/// The pitch of rows that are packed for a matrix unit, and the depth of its products of them.
+constexpr std::int64_t tile_pitch(std::int64_t dim) { return round_up(row_pitch(dim), 32); }
+constexpr std::int64_t tile_depth_of(std::int64_t dim) { return round_up(dim, 32); }
+
+/// The operands of one output on a matrix unit (tile_rows.hpp has their layouts).
+struct TileScratch {
+  std::uint16_t* rows;     // (block, the larger tile_pitch): rows of b or c before they are arranged
+  std::uint16_t* a;        // (block, depth)
+  std::uint32_t* b_pairs;  // (rows / 16, depth / 2, 16)
+  std::uint32_t* c_pairs;  // (rows / 32, c_pitch / 16, 16, 16)
+  std::uint32_t* parts;    // (3, key_group / 32, 32, 16): a panel's scores, or a panel of b^T, in parts
+  std::uint32_t* h_parts;  // (2, depth / 32, c_pitch / 16, 16, 16)
+  float* factor;           // (rows), of b and c
+  float* a_factor;         // (block)
+  float* product;          // (32, 32)
+
+  static TileScratch take(Carver& carver, const ScratchExtents& x) {
+    const std::int64_t rows = round_up(x.rows, 32), block = round_up(x.block, 32);
+    TileScratch s{};
+    s.rows = carver.take<std::uint16_t>(block, round_up((std::max)(x.a_pitch, x.c_pitch), 32));
+    s.parts = carver.take<std::uint32_t>(3, round_up(key_group(x.block), 32), 16);
+    s.factor = carver.take<float>(rows);
+    s.a_factor = carver.take<float>(block);
+    s.product = carver.take<float>(32, 32);
+    return take_operands(carver, s, x);
+  }
+  /// That of the second output of a walk, beside `first`: what is not an operand is shared.
+  static TileScratch take_second(Carver& carver, ScratchExtents x, const TileScratch& first) {
+    std::swap(x.a_pitch, x.c_pitch);
+    return take_operands(carver, first, x);
+  }
+
+ private:
+  static TileScratch take_operands(Carver& carver, TileScratch s, const ScratchExtents& x) {
+    const std::int64_t rows = round_up(x.rows, 32), block = round_up(x.block, 32);
+    const std::int64_t depth = round_up(x.a_pitch, 32);
+    s.a = carver.take<std::uint16_t>(block, depth);
+    s.b_pairs = carver.take<std::uint32_t>(rows, depth / 2);
+    s.c_pairs = carver.take<std::uint32_t>(rows / 2, x.c_pitch);
+    s.h_parts = carver.take<std::uint32_t>(depth, x.c_pitch);
+    return s;
+  }
 };
 
 /// A thread's scratch for one chunk of b and c, and one block of a.
@@ -42,6 +94,7 @@ struct ChunkScratch {
   double* n;      // (rows)
   A* weight;      // (rows)
   bool* finite;   // (rows / block), whether all of c is
+  TileScratch tiles;
 
   static ChunkScratch take(Carver& carver, const ScratchExtents& x) {
     ChunkScratch s{};
@@ -57,6 +110,7 @@ struct ChunkScratch {
     s.n = carver.take<double>(x.rows);
     s.weight = carver.take<A>(x.rows);
     s.finite = carver.take<bool>(x.rows / x.block);
+    if (x.tiles) s.tiles = TileScratch::take(carver, x);
     return s;
   }
   /// That of the second output of a walk, beside `first`: counts, weights and scores are shared.
@@ -70,6 +124,7 @@ struct ChunkScratch {
     s.o = carver.take<A>(x.sums_heads ? x.rows : x.block, s.c_pitch);
     s.normalized = nullptr;  // a of the first output
     s.finite = carver.take<bool>(x.rows / x.block);
+    if (x.tiles) s.tiles = TileScratch::take_second(carver, x, first.tiles);
     return s;
   }
 };

@@ -167,16 +167,25 @@ template <class S>
   }
 }
 
-/// Lane i becomes the sum over all lanes of block[i]: each round adds the two halves of every vector while it
-/// interleaves it with another one's.
-template <class S>
-[[gnu::always_inline]] inline typename S::Vector sums_of(typename S::Vector (&block)[S::lanes]) {
+/// Lane i becomes f's result over all lanes of block[i], where f(x, y) is of two vectors: each round combines
+/// the two halves of every vector while it interleaves it with another one's.
+template <class S, class F>
+[[gnu::always_inline]] inline typename S::Vector combine_lanes(typename S::Vector (&block)[S::lanes], F f) {
 #pragma GCC unroll 4
   for (int n = S::lanes / 2; n > 0; n /= 2)
 #pragma GCC unroll 8
     for (int i = 0; i < n; ++i)
-      block[i] = S::interleave_low(block[i], block[i + n]) + S::interleave_high(block[i], block[i + n]);
+      block[i] = f(S::interleave_low(block[i], block[i + n]), S::interleave_high(block[i], block[i + n]));
   return block[0];
+}
+
+/// Lane i becomes the sum over all lanes of block[i].
+template <class S>
+[[gnu::always_inline]] inline typename S::Vector sums_of(typename S::Vector (&block)[S::lanes]) {
+  // With a capture, since the function that a lambda without one converts to is compiled for no target.
+  return combine_lanes<S>(
+      block, [&](typename S::Vector x, typename S::Vector y) __attribute__((always_inline))
+                 ->typename S::Vector { return x + y; });
 }
 
 }  // namespace cottention::cpu::COTTENTION_CPU_TARGET

@@ -7,7 +7,8 @@
 //
 // COTTENTION_CPU_TARGET is the namespace, COTTENTION_CPU_VECTOR_BYTES the size of the widest vector register
 // (16 where there is none, for the compiler to lower), COTTENTION_CPU_F16C whether it has F16C's conversions.
-// By default they follow the compiler's flags.
+// By default they follow the compiler's flags. COTTENTION_CPU_PORTABLE_TILES, for tests, replaces the
+// processor's matrix unit by plain C++ (matrix_unit.hpp), at any width of vectors.
 #pragma once
 
 #include <cottention/requirements.hpp>
@@ -17,6 +18,9 @@
 #if defined(COTTENTION_CPU_DISPATCH) && defined(__x86_64__) && !defined(__AVX512F__) && !defined(__NVCC__)
 #define COTTENTION_CPU_HAS_DISPATCH 1
 #define COTTENTION_CPU_NATIVE(isa) isa##_or_wider
+#elif defined(COTTENTION_CPU_PORTABLE_TILES)
+#define COTTENTION_CPU_HAS_DISPATCH 0
+#define COTTENTION_CPU_NATIVE(isa) isa##_portable_tiles
 #else
 #define COTTENTION_CPU_HAS_DISPATCH 0
 #define COTTENTION_CPU_NATIVE(isa) isa
@@ -49,6 +53,21 @@
 #define COTTENTION_CPU_F16C 1
 #else
 #define COTTENTION_CPU_F16C 0
+#endif
+
+// Code with vectors of 64 bytes for x86-64 on Linux asks the processor for AMX. nvcc's front end knows no
+// vectors of 16-bit elements.
+#if defined(__x86_64__) && defined(__linux__) && !defined(__NVCC__)
+#define COTTENTION_CPU_HAS_AMX 1
+#else
+#define COTTENTION_CPU_HAS_AMX 0
+#endif
+
+// Whether code of the target has walks on a matrix unit.
+#if defined(COTTENTION_CPU_PORTABLE_TILES)
+#define COTTENTION_CPU_TILES 1
+#else
+#define COTTENTION_CPU_TILES (COTTENTION_CPU_HAS_AMX && COTTENTION_CPU_VECTOR_BYTES == 64)
 #endif
 
 namespace cottention::cpu {

@@ -12,6 +12,7 @@
 #define COTTENTION_CPU_WALK_HPP
 
 #include <cottention/cpu/chunk_output.hpp>
+#include <cottention/cpu/tile_walk.hpp>
 #include <cottention/cpu/weights.hpp>
 
 #if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
@@ -20,10 +21,12 @@
 
 namespace cottention::cpu::COTTENTION_CPU_TARGET {
 
-/// Runs a walk chunk by chunk, and within a chunk block by block.
+/// Runs a walk chunk by chunk, and within a chunk block by block: on a matrix unit where there is one and the
+/// rows and the state are in its range, and otherwise in vectors.
 template <Element T, int block, int vector_bytes>
 class Walker {
  public:
+  using Unit = MatrixUnitOf<T, block, vector_bytes>;
   using A = Accumulate<T>;
   using S = Simd<A, vector_bytes>;
   using OneOutput = ChunkOutput<T, block, vector_bytes>;
@@ -41,9 +44,11 @@ class Walker {
       "longer chunks only cost time. Remedy: Tiling{.chunk = 32}.");
 
   Walker() = default;
-  /// `transposed` is a state, (c_pitch, a_pitch), for a walk with two outputs and states.
-  Walker(const WalkParams<T>& params, const WalkScratch<A>& scratch, A* transposed)
+  /// `transposed` is a state, (c_pitch, a_pitch), for a walk with two outputs and states; `unit` is null
+  /// where no matrix unit may be used.
+  Walker(const WalkParams<T>& params, const WalkScratch<A>& scratch, A* transposed, Unit* unit)
       : params_(params), s_(scratch.outputs[0]), transposed_(transposed) {
+    if constexpr (Unit::exists) tiles_ = {params, scratch, unit};
     for (int i = 0; i < params.output_count(); ++i)
       outputs_[i] = {params.outputs[i], scratch.outputs[i], params.bc_heads > 1};
   }
@@ -64,6 +69,7 @@ class Walker {
     bc_rows_ = bc_rows;
     packed_ = 0;
     for (int i = 0; i < params_.output_count(); ++i) outputs_[i].begin_chunk(t, bc_rows);
+    if constexpr (Unit::exists) tiles_.begin_chunk(bc_rows);
     load_counts((std::max)(a_rows, bc_rows));
   }
 
@@ -74,26 +80,34 @@ class Walker {
   double walk_rows(int first, int last, const A* h, const StateUpdate<A>& add_to) {
     double scale_grad_sum = 0;
     const bool updates = add_to.to != nullptr;
-    if (h != nullptr) set_state(h);
+    if (h != nullptr) set_state(h), set_tile_state(h);
     for (std::int64_t bc_head = 0; bc_head < params_.bc_heads; ++bc_head) {
-      if (bc_head > 0) packed_ = 0;
+      if (bc_head > 0) begin_head();
       const bool add = bc_head > 0, last_head = bc_head + 1 == params_.bc_heads;
       for (int row = first; row < last; row += block) {
         const int rows = (std::min)(block, last - row);
         const bool ends = row + block >= last;
-        pack_bc(bc_head, causal ? row + rows : bc_rows_);
+        const int keys = causal ? row + rows : bc_rows_;
+        const bool tiles = pack_tile_bc(bc_head, keys);
+        if (!tiles) pack_bc(bc_head, keys);
         for (int i = 0; i < params_.output_count(); ++i)
           for (std::int64_t a_head = 0; a_head < params_.a_heads; ++a_head) {
-            if (bc_head == 0 || last - first > block) outputs_[i].pack_a(a_head, row, rows);
-            prefetch_next(i, a_head, bc_head, row, ends, ends && updates);
-            outputs_[i].template attend<causal>(prefetcher_, row, rows, add,
-                                                add || h == nullptr ? nullptr : state(i, h));
+            const bool has_state = !add && h != nullptr;
+            const bool on_tiles = tiles && pack_tile_a(i, a_head, row, rows, has_state);
+            if (!on_tiles) pack_bc(bc_head, keys);
+            if (needs_vectors(i, on_tiles)) outputs_[i].pack_a(a_head, row, rows);
+            prefetch_next(i, a_head, bc_head, row, keys, ends, ends && updates, on_tiles);
+            if (!on_tiles)
+              outputs_[i].template attend<causal>(prefetcher_, row, rows, add,
+                                                  has_state ? state(i, h) : nullptr);
+            else if constexpr (Unit::exists)
+              tiles_.template attend<causal>(prefetcher_, i, row, rows, add, has_state, outputs_[i].o(row));
             if (last_head) scale_grad_sum += write(i, a_head, row, rows);
           }
       }
       if (updates) absorb(bc_head, add_to);
     }
-    if (params_.bc_heads > 1) packed_ = 0;
+    if (params_.bc_heads > 1) begin_head();
     return scale_grad_sum;
   }
 
@@ -108,32 +122,42 @@ class Walker {
   void reduce_chunk(std::int64_t t, int count, const StateUpdate<A>& add_to) {
     begin_chunk(t, 0, count);
     for (std::int64_t head = 0; head < params_.bc_heads; ++head) {
-      packed_ = 0;
-      pack_bc(head, count);
-      prefetcher_.start(update_tiles());
+      begin_head();
+      const bool tiles = pack_tile_bc(head, count);
+      if (!tiles) pack_bc(head, count);
+      prefetcher_.start(update_tiles(tiles));
       prefetch_next_bc(head, count);
       absorb(head, add_to);
     }
     if (params_.bc_heads == 0) pass_on(add_to);
   }
 
-  /// Makes h the state of the calls of apply_block that follow.
+  /// Makes h the state of the calls of apply_rows that follow.
   void set_state(const A* h) {
     if (params_.two_outputs) transpose_matrix<S>(h, s_.a_pitch, s_.c_pitch, transposed_);
   }
 
-  /// Computes o = a h for rows t to t + count - 1, one block; 0 where h is null. Returns as walk_rows does.
-  double apply_block(std::int64_t t, int count, const A* h) {
+  /// Computes o = a h for rows t to t + count - 1, at most a chunk; 0 where h is null. Returns as walk_rows
+  /// does.
+  double apply_rows(std::int64_t t, int count, const A* h) {
     double scale_grad_sum = 0;
     begin_chunk(t, count, 0);
-    for (int i = 0; i < params_.output_count(); ++i)
-      for (std::int64_t head = 0; head < params_.a_heads; ++head) {
-        outputs_[i].pack_a(head, 0, count);
-        prefetcher_.start(output_tiles(i, count));
-        prefetch_next_a(i, head, 0, true);
-        outputs_[i].apply(prefetcher_, 0, count, state(i, h));
-        scale_grad_sum += write(i, head, 0, count);
-      }
+    if (h != nullptr) set_tile_state(h);
+    for (int row = 0; row < count; row += block) {
+      const int rows = (std::min)(block, count - row);
+      for (int i = 0; i < params_.output_count(); ++i)
+        for (std::int64_t head = 0; head < params_.a_heads; ++head) {
+          const bool on_tiles = h != nullptr && pack_tile_a(i, head, row, rows, true);
+          if (needs_vectors(i, on_tiles)) outputs_[i].pack_a(head, row, rows);
+          prefetcher_.start(output_tiles(i, rows, 0, on_tiles));
+          prefetch_next_a(i, head, row, row + block >= count);
+          if (!on_tiles)
+            outputs_[i].apply(prefetcher_, row, rows, state(i, h));
+          else if constexpr (Unit::exists)
+            tiles_.apply(prefetcher_, i, rows, outputs_[i].o(row));
+          scale_grad_sum += write(i, head, row, rows);
+        }
+    }
     return scale_grad_sum;
   }
 
@@ -141,9 +165,7 @@ class Walker {
   /// walk_chunk where there are no b and c.
   double apply_chunk(std::int64_t t, int count, const A* h, const StateUpdate<A>& add_to) {
     if (h != nullptr) set_state(h);
-    double scale_grad_sum = 0;
-    for (int row = 0; row < count; row += block)
-      scale_grad_sum += apply_block(t + row, (std::min)(block, count - row), h);
+    const double scale_grad_sum = apply_rows(t, count, h);
     pass_on(add_to);
     return scale_grad_sum;
   }
@@ -183,19 +205,27 @@ class Walker {
   void enqueue_bc(const WalkParams<T>& params, std::int64_t head, std::int64_t t) {
     prefetcher_.enqueue_bc(params.outputs[0].b, params.outputs[0].c, params.bc_rows, head, t);
   }
-  void prefetch_next(int i, std::int64_t a_head, std::int64_t bc_head, int row, bool ends, bool updates) {
+  void prefetch_next(int i, std::int64_t a_head, std::int64_t bc_head, int row, int keys, bool ends,
+                     bool updates, bool on_tiles) {
     const bool last = a_head + 1 == params_.a_heads && i + 1 == params_.output_count();
-    prefetcher_.start(output_tiles(i, block) + (last && updates ? update_tiles() : 0));
-    if (last) prefetch_next_bc(bc_head, packed_);
+    prefetcher_.start(output_tiles(i, block, keys, on_tiles) +
+                      (last && updates ? update_tiles(on_tiles) : 0));
+    if (last) prefetch_next_bc(bc_head, packed_rows());
     if (bc_head + 1 == params_.bc_heads || !ends) prefetch_next_a(i, a_head, row, ends);
   }
 
-  /// The number of register tiles of output i where it has `count` rows; update_tiles: of the state.
-  std::int64_t output_tiles(int i, std::int64_t count) const {
+  /// How often prefetch() is called while output i is computed for `count` rows that see `keys` keys: in
+  /// vectors, for each register tile. update_tiles: while the state is.
+  std::int64_t output_tiles(int i, std::int64_t count, [[maybe_unused]] std::int64_t keys,
+                            [[maybe_unused]] bool on_tiles) const {
+    if constexpr (Unit::exists)
+      if (on_tiles) return tiles_.output_prefetches(i, count, keys);
     const std::int64_t pitch = i == 0 ? s_.c_pitch : s_.a_pitch;
     return (count + tile.rows - 1) / tile.rows * ((pitch + tile_columns - 1) / tile_columns);
   }
-  std::int64_t update_tiles() const {
+  std::int64_t update_tiles([[maybe_unused]] bool on_tiles) const {
+    if constexpr (Unit::exists)
+      if (on_tiles) return tiles_.update_prefetches();
     return s_.a_pitch / tile.rows * ((s_.c_pitch + tile_columns - 1) / tile_columns);
   }
 
@@ -212,8 +242,45 @@ class Walker {
     params_.counter.next(count, s_.n);
     std::fill(s_.n + count, s_.n + round_up(count, block), 1.0);
     if (!any_weight()) return;
-    const auto read = static_cast<int>(round_up(count, score_rows));  // by pack_columns
+    const auto read = static_cast<int>(round_up(count, 16));  // by pack_columns and pack_tile_rows
     weights_of_counts<A, vector_bytes>(s_.n, read, params_.exponent, s_.weight);
+  }
+
+  /// Begins another head of b and c.
+  void begin_head() {
+    packed_ = 0;
+    if constexpr (Unit::exists) tiles_.begin_head();
+  }
+  /// Whether a block of output i is computed in vectors, or its rows of a serve the norm's backward.
+  bool needs_vectors(int i, bool on_tiles) const { return !on_tiles || (params_.two_outputs && i == 0); }
+
+  /// Rows of b and c of one head that are packed.
+  int packed_rows() const {
+    if constexpr (Unit::exists)
+      return (std::max)(packed_, tiles_.packed_rows());
+    else
+      return packed_;
+  }
+
+  // For a matrix unit: false where there is none, and where what is packed is out of its range.
+  bool pack_tile_bc([[maybe_unused]] std::int64_t head, [[maybe_unused]] int end) {
+    if constexpr (Unit::exists)
+      return tiles_.enabled() && tiles_.pack_bc(params_, head, t_, s_.weight, end);
+    else
+      return false;
+  }
+  bool pack_tile_a([[maybe_unused]] int i, [[maybe_unused]] std::int64_t head, [[maybe_unused]] int row,
+                   [[maybe_unused]] int count, [[maybe_unused]] bool has_state) {
+    if constexpr (Unit::exists)
+      return tiles_.enabled() && (!has_state || tile_state_[i]) &&
+             tiles_.pack_a(params_, i, head, t_ + row, count, s_.weight + row);
+    else
+      return false;
+  }
+  void set_tile_state([[maybe_unused]] const A* h) {
+    if constexpr (Unit::exists)
+      for (int i = 0; tiles_.enabled() && i < params_.output_count(); ++i)
+        tile_state_[i] = tiles_.set_state(i, state(i, h));
   }
 
   /// Packs the blocks of b and c that are not packed yet, up to row `end` of the chunk.
@@ -236,16 +303,19 @@ class Walker {
   /// Each group's product is summed from zero, so that the error grows with the number of groups and not with
   /// that of rows.
   void absorb(std::int64_t head, StateUpdate<A> add_to) {
-    pack_bc(head, bc_rows_);
+    const bool on_tiles = pack_tile_bc(head, bc_rows_);
+    if (!on_tiles) pack_bc(head, bc_rows_);
     if (head > 0) add_to.from = add_to.to;
     for (int first = 0; first < bc_rows_; first += group) {
-      update(first, (std::min)(bc_rows_, first + group), add_to);
+      update(first, (std::min)(bc_rows_, first + group), add_to, on_tiles);
       add_to.from = add_to.to;
     }
   }
 
   /// Adds b^T c of rows `first` to last - 1 of the chunk to a state.
-  void update(int first, int last, const StateUpdate<A> add_to) {
+  void update(int first, int last, const StateUpdate<A> add_to, [[maybe_unused]] bool on_tiles) {
+    if constexpr (Unit::exists)
+      if (on_tiles) return tiles_.update(prefetcher_, first, last, add_to);
     for_column_blocks<S, tile.vectors>(s_.c_pitch, [&]<int vectors>(std::ptrdiff_t column) {
       for_row_tiles<vector_bytes>(s_.a_pitch, [&]<int height>(std::ptrdiff_t row) {
         prefetcher_.prefetch();
@@ -265,7 +335,9 @@ class Walker {
 
   WalkParams<T> params_;
   OneOutput outputs_[2];
-  ChunkScratch<A> s_{};  // of the first output
+  TileWalkOf<block, Unit> tiles_;
+  bool tile_state_[2] = {};  // whether the state is in the range of products
+  ChunkScratch<A> s_{};      // of the first output
   A* transposed_ = nullptr;
   Prefetcher<block> prefetcher_;
   const WalkParams<T>* next_params_ = nullptr;

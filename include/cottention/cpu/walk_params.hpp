@@ -32,6 +32,7 @@ struct WalkParams {
   std::int64_t bc_rows = 0;
   Counter counter;
   double exponent = 0;           // sigmoid(m); w = n^-exponent
+  bool keeps_state = false;      // whether the final state is handed out
   bool sums_scale_grad = false;  // whether the walk sums ln(n) (norm(x) . dx), for the gradient of m
 
   int output_count() const { return two_outputs ? 2 : 1; }

@@ -134,11 +134,12 @@ inline constexpr std::int64_t states_per_task = 4;
 /// sequence of one chunk with one state or none.
 template <class A>
 std::int64_t thread_scratch_bytes(std::int64_t dim_a, std::int64_t dim_c, std::int64_t block,
-                                  std::int64_t states, bool sums_heads, bool two_outputs) {
+                                  std::int64_t states, bool sums_heads, bool two_outputs, bool tiles) {
   ScratchExtents extents{.block = block,
-                         .rows = chunk_rows(dim_a, dim_c, block),
+                         .rows = chunk_rows(dim_a, dim_c, block, tiles),
                          .sums_heads = sums_heads,
                          .two_outputs = two_outputs,
+                         .tiles = tiles,
                          .a_pitch = row_pitch(dim_a),
                          .c_pitch = row_pitch(dim_c)};
   Carver chunks;
@@ -167,16 +168,18 @@ CallWorkspace<T> take_workspace(Carver& carver, const Work& work, int chunk, int
   const std::int64_t max_heads = heads_interleaved_limit<T>(work, w.state_elements);
   w.threads = static_cast<int>(std::clamp<std::int64_t>(work.rows / rows_per_thread, 1, threads));
   const Pieces pieces(work.tasks == 0 ? 0 : work.rows / work.tasks, w.state_elements,
-                      chunk_rows(work.dim_qk, work.dim_v, chunk));
+                      chunk_rows(work.dim_qk, work.dim_v, chunk, tiles_may_serve<T>));
   const bool splits = pieces.count > 1;
   const std::int64_t whole =
       work.tasks - (splits && w.threads > 1 ? left_over_tasks(work, w.threads).count() : 0);
   w.heads_interleaved = static_cast<int>(choose_heads_interleaved(work, whole, w.threads, max_heads));
   // What is interleaved has its states, and a piece of a split task one more for each of its chunks.
-  const std::int64_t split_states = threads > 1 ? states_per_task + chunks_per_piece(w.state_elements) : 0;
+  const std::int64_t split_states =
+      threads > 1 ? states_per_task + chunks_per_piece(w.state_elements, chunk) : 0;
   w.states_per_thread = (std::max)(max_heads * states_per_task, split_states);
   const auto scratch_bytes = [&](std::int64_t dim_a, std::int64_t dim_c, bool two_outputs) {
-    return thread_scratch_bytes<A>(dim_a, dim_c, chunk, w.states_per_thread, work.sums_heads, two_outputs);
+    return thread_scratch_bytes<A>(dim_a, dim_c, chunk, w.states_per_thread, work.sums_heads, two_outputs,
+                                   tiles_may_serve<T>);
   };
   w.scratch_bytes = (std::max)({scratch_bytes(work.dim_qk, work.dim_v, false),
                                 scratch_bytes(work.dim_v, work.dim_qk, false),  // dq and dk exchange them
