@@ -30,13 +30,8 @@ class Driver {
   Driver(const Tasks& tasks, const CallWorkspace<T>& workspace)
       : tasks_(tasks), work_(tasks.work()), workspace_(workspace) {}
 
-  /// Whether walks use the matrix unit where their operands are in its range.
-  static bool uses_matrix_unit(const Execution& execution) {
-    return execution.matrix_unit && Unit::available();
-  }
-
   void run(const Execution& execution) {
-    uses_matrix_unit_ = uses_matrix_unit(execution);
+    uses_matrix_unit_ = execution.matrix_unit && Unit::available();
     SplitQueue<Driver> queue(*this, workspace_.progress, workspace_.entry_count, work_.tasks,
                              workspace_.threads);
     const std::int64_t blocks_per_sequence =
@@ -139,7 +134,8 @@ class Driver {
     m.index = index;
     m.task = task;
     m.rows = chunk_rows(task.walk.dim_a(), task.walk.dim_c(), block, uses_matrix_unit_);
-    const auto parts = take_scratch(task, thread.scratch, workspace_.heads_interleaved * states_per_task, m.rows);
+    const auto parts =
+        take_scratch(task, thread.scratch, workspace_.heads_interleaved * states_per_task, m.rows);
     m.state_elements = workspace_.state_elements;
     m.states = parts.states + states_per_task * number * m.state_elements;
     // A causal walk transposes its state before each chunk, a bidirectional one once for many.
@@ -148,9 +144,10 @@ class Driver {
     return m;
   }
 
-  /// f(active walk, first row, rows) for each `step` rows of the piece, one walk after the other.
+  /// f(active walk, first row, rows) for each chunk of the piece, one walk after the other.
   template <class F>
-  void each_chunk(ActiveWalk* active, int count, const Pieces& p, int piece, std::int64_t step, F f) const {
+  void each_chunk(ActiveWalk* active, int count, const Pieces& p, int piece, F f) const {
+    const std::int64_t step = active->rows;
     for (int i = 0; i < count; ++i) {
       active[i].walker.seek(p.first(piece));
       active[i].scale_grad_sum = 0;
@@ -171,19 +168,19 @@ class Driver {
   }
   /// Walks a piece. Its last chunk is not added to h but where `absorbs_last`.
   void walk(ActiveWalk* active, int count, const Pieces& p, int piece, bool absorbs_last) const {
-    each_chunk(active, count, p, piece, active->rows, [&](ActiveWalk& m, std::int64_t t, int rows) {
+    each_chunk(active, count, p, piece, [&](ActiveWalk& m, std::int64_t t, int rows) {
       const bool absorbs = absorbs_last || t + rows < p.last(piece);
       m.scale_grad_sum += m.walker.walk_chunk(t, rows, m.h, absorbs, m.sum);
     });
     store_scale_grad_sums(active, count, piece);
   }
   void reduce(ActiveWalk* active, int count, const Pieces& p, int piece) const {
-    each_chunk(active, count, p, piece, active->rows,
+    each_chunk(active, count, p, piece,
                [](ActiveWalk& m, std::int64_t t, int rows) { m.walker.reduce_chunk(t, rows, m.sum); });
   }
   void apply(ActiveWalk* active, int count, const Pieces& p, int piece) const {
     for (int i = 0; i < count; ++i) active[i].walker.set_state(active[i].prefix.data);
-    each_chunk(active, count, p, piece, active->rows, [](ActiveWalk& m, std::int64_t t, int rows) {
+    each_chunk(active, count, p, piece, [](ActiveWalk& m, std::int64_t t, int rows) {
       m.scale_grad_sum += m.walker.apply_rows(t, rows, m.prefix.data);
     });
     store_scale_grad_sums(active, count, piece);

@@ -53,8 +53,8 @@ constexpr std::int64_t key_group(std::int64_t block) {
 
 /// The rows of a chunk where a sequence has several, in blocks of `block` rows. Every chunk reads its state
 /// twice and writes it once, so where that is far larger than the second-level cache, a chunk is as long as a
-/// group: at 1,024 dimensions that was 1.2 times as fast, at 512 it was not. So it is on a matrix unit (`tiles`),
-/// where passes over the state take longer than products.
+/// group: at 1,024 dimensions that was 1.2 times as fast, at 512 it was not. So it is on a matrix unit
+/// (`tiles`), where passes over the state take longer than products.
 constexpr std::int64_t chunk_rows(std::int64_t dim_a, std::int64_t dim_c, std::int64_t block, bool tiles) {
   return tiles || dim_a * dim_c >= 1024 * 1024 ? key_group(block) : block;
 }

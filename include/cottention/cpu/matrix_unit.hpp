@@ -1,8 +1,8 @@
 // Matrix units of processors: products of tiles of bfloat16 that are summed in fp32.
 //
 // A unit has eight tiles of 16 rows of 64 bytes. A product c += a b has c (16, 16) in fp32, a (16, 32) in
-// bfloat16, and b (32, 16) in bfloat16 as (16, 16) pairs of elements: pair (r, n) is (b[2r][n], b[2r + 1][n]).
-// Subnormal elements and sums count as 0, and nothing raises a floating-point exception.
+// bfloat16, and b (32, 16) in bfloat16 as (16, 16) pairs of elements: pair (r, n) is (b[2r][n], b[2r +
+// 1][n]). Subnormal elements and sums count as 0, and nothing raises a floating-point exception.
 #pragma once
 
 #include <cottention/cpu/target.hpp>

@@ -184,8 +184,8 @@ template <class S>
 [[gnu::always_inline]] inline typename S::Vector sums_of(typename S::Vector (&block)[S::lanes]) {
   // With a capture, since the function that a lambda without one converts to is compiled for no target.
   return combine_lanes<S>(
-      block, [&](typename S::Vector x, typename S::Vector y)
-                 __attribute__((always_inline)) -> typename S::Vector { return x + y; });
+      block, [&](typename S::Vector x, typename S::Vector y) __attribute__((always_inline))
+                 ->typename S::Vector { return x + y; });
 }
 
 }  // namespace cottention::cpu::COTTENTION_CPU_TARGET

@@ -89,8 +89,8 @@ namespace detail {
   return low > high ? low : high;
 }
 
-/// Subtracts `shift` from the exponents of a row; what becomes subnormal becomes 0. Returns, for Norm::normalize,
-/// sums of squares of the result.
+/// Subtracts `shift` from the exponents of a row; what becomes subnormal becomes 0. Returns, for
+/// Norm::normalize, sums of squares of the result.
 template <Norm norm>
 [[gnu::always_inline]] inline TileVectors::Vector shift_row(std::uint16_t* row, std::ptrdiff_t pitch,
                                                             int shift) {
@@ -117,7 +117,8 @@ template <Norm norm>
 /// Copies rows 0 to count - 1, (count, dim), into `packed`, (filled, pitch), scaled as above, with zeros past
 /// dim, a multiple of tile_depth, and past `count`. `filled` is a multiple of 16. `factor`, (filled), becomes
 /// what a packed row is to be multiplied by to be norm(x) or x, times `weight`, (count), where that is not
-/// null and is readable up to a multiple of 16. Returns false where a row has elements that are not finite, or subnormal ones alone.
+/// null and is readable up to a multiple of 16. Returns false where a row has elements that are not finite,
+/// or subnormal ones alone.
 template <Norm norm>
 bool pack_tile_rows(const RowView<const bfloat16>& rows, int count, int filled, const float* weight,
                     std::uint16_t* packed, std::ptrdiff_t pitch, float* factor) {
@@ -137,15 +138,15 @@ bool pack_tile_rows(const RowView<const bfloat16>& rows, int count, int filled, 
       block[r] = reinterpret_cast<V::Vector>(largest);
     }
     const V::Bits largest = reinterpret_cast<V::Bits>(combine_lanes<V>(
-        block, [&](V::Vector x, V::Vector y) __attribute__((always_inline)) -> V::Vector {
+        block, [&](V::Vector x, V::Vector y) __attribute__((always_inline))->V::Vector {
           return V::select(reinterpret_cast<V::Bits>(x) > reinterpret_cast<V::Bits>(y), x, y);
         }));
     const V::Bits exponents = largest & 0x7f80;
     bad |= (exponents == 0x7f80) | ((largest != 0) & (exponents == 0));
     const V::Bits shifts = exponents - 0x3f80;
     for (int r = 0; r < lanes; ++r)
-      block[r] =
-          present(r) ? detail::shift_row<norm>(out + r * pitch, pitch, static_cast<int>(shifts[r])) : V::Vector{};
+      block[r] = present(r) ? detail::shift_row<norm>(out + r * pitch, pitch, static_cast<int>(shifts[r]))
+                            : V::Vector{};
     const V::Bits power_bits = exponents << 16;
     V::Vector factors = reinterpret_cast<V::Vector>(power_bits);  // 0 where the row is
     if constexpr (norm == Norm::normalize) {
@@ -198,8 +199,8 @@ inline void pair_rows(const std::uint16_t* rows, std::ptrdiff_t pitch, int fille
       }
 }
 
-/// Splits the fp32 elements x and y into `parts` bfloat16 ones, whose sums they are: of two parts to 2^-16, of
-/// three exactly. Part p of both, as pairs, goes to `to` + p * part_step.
+/// Splits the fp32 elements x and y into `parts` bfloat16 ones, whose sums they are: of two parts to 2^-16,
+/// of three exactly. Part p of both, as pairs, goes to `to` + p * part_step.
 template <int parts>
 [[gnu::always_inline]] inline void store_parts(TileVectors::Vector x, TileVectors::Vector y,
                                                std::uint32_t* to, std::ptrdiff_t part_step) {

@@ -1,11 +1,12 @@
-// The products of a walk on a matrix unit: operands of a chunk in bfloat16, their factors apart, sums in fp32.
+// The products of a walk on a matrix unit: operands of a chunk in bfloat16, their factors apart, sums in
+// fp32.
 //
 // Raw rows are exact operands. With row factors f_a of a, and f of b and c together, a chunk is
 //
 //     o = f_a (tril(a b^T) f c + a h)      h += (f b)^T c
 //
-// where what is in fp32 enters in bfloat16 parts: scores and h in two, f b in two, or in three where the state
-// is handed out. Each product with a group of keys is summed from zero.
+// where what is in fp32 enters in bfloat16 parts: scores and h in two, f b in two, or in three where the
+// state is handed out. Each product with a group of keys is summed from zero.
 #if !defined(COTTENTION_CPU_TILE_WALK_HPP)
 #define COTTENTION_CPU_TILE_WALK_HPP
 
@@ -128,8 +129,8 @@ class TileWalk {
         const int last = (std::min)(keys, first + group);
         for (int key = first; key < last; key += panel)
           compute_scores(prefetcher, x, first_row, count, key, key - first, causal && key == row + first_row);
-        compute_output(prefetcher, x, first_row, count, first, last, add || first > 0, has_state && first == 0,
-                       o + first_row * x.c_pitch);
+        compute_output(prefetcher, x, first_row, count, first, last, add || first > 0,
+                       has_state && first == 0, o + first_row * x.c_pitch);
       }
     }
   }
@@ -194,7 +195,8 @@ class TileWalk {
     return pack_rows_of(operand, head, t + packed_, count, weight == nullptr ? nullptr : weight + packed_,
                         outputs_[0].s.rows, tile_pitch(operand.rows.dim), factor);
   }
-  /// Arranges the packed block of `dim` columns as b of one output and c of another, as far as these are there.
+  /// Arranges the packed block of `dim` columns as b of one output and c of another, as far as these are
+  /// there.
   void arrange(int b_of, int c_of, std::int64_t dim, int count) {
     const std::uint16_t* const rows = outputs_[0].s.rows;
     const std::ptrdiff_t pitch = tile_pitch(dim);
@@ -207,10 +209,10 @@ class TileWalk {
                 outputs_[c_of].s.c_pairs + packed_ / 2 * outputs_[c_of].c_pitch);
   }
 
-  /// The scores of a panel with 32 keys from `key` on, times the keys' factors, in two parts, from column `at`
-  /// of the panel on.
-  void compute_scores(Prefetcher<block>& prefetcher, const Output& x, int first_row, int count, int key, int at,
-                      bool diagonal) {
+  /// The scores of a panel with 32 keys from `key` on, times the keys' factors, in two parts, from column
+  /// `at` of the panel on.
+  void compute_scores(Prefetcher<block>& prefetcher, const Output& x, int first_row, int count, int key,
+                      int at, bool diagonal) {
     const std::uint16_t* const a = x.s.a + first_row * x.depth;
     const std::uint32_t* const b = x.s.b_pairs + key * x.depth / 2;
     with_block_size(count > tile_extent, true, [&]<int rows, int columns> {
@@ -298,22 +300,24 @@ class TileWalk {
       for (int key = first; key < last; key += panel)
         split_b<parts>(x, row, key, x.s.parts + (key - first) * tile_extent);
       for (std::ptrdiff_t tile = 0; tile < x.column_tiles; tile += 2)
-        with_block_size(row + tile_extent < state_rows, tile + 1 < x.column_tiles, [&]<int rows, int columns> {
-          TileBlock<Unit, rows, columns> sums{*unit_};
-          sums.zero();
-          multiply_parts<parts>(sums, x, first, last, tile);
-          sums.store(x.s.product);
-          for (int r = 0; r < rows * tile_extent; ++r) {
-            if (r % rows_per_prefetch == 0) prefetcher.prefetch();
+        with_block_size(row + tile_extent < state_rows, tile + 1 < x.column_tiles,
+                        [&]<int rows, int columns> {
+                          TileBlock<Unit, rows, columns> sums{*unit_};
+                          sums.zero();
+                          multiply_parts<parts>(sums, x, first, last, tile);
+                          sums.store(x.s.product);
+                          for (int r = 0; r < rows * tile_extent; ++r) {
+                            if (r % rows_per_prefetch == 0) prefetcher.prefetch();
 #pragma GCC unroll 2
-            for (int c = 0; c < columns; ++c) {
-              const std::ptrdiff_t at = (row + r) * x.c_pitch + (tile + c) * tile_extent;
-              const V::Vector product = V::load(x.s.product + r * panel + c * tile_extent);
-              V::store(h + at, h_zero ? product : V::load(h + at) + product);
-              if (sum != nullptr) V::store(sum + at, sum_zero ? product : V::load(sum + at) + product);
-            }
-          }
-        });
+                            for (int c = 0; c < columns; ++c) {
+                              const std::ptrdiff_t at = (row + r) * x.c_pitch + (tile + c) * tile_extent;
+                              const V::Vector product = V::load(x.s.product + r * panel + c * tile_extent);
+                              V::store(h + at, h_zero ? product : V::load(h + at) + product);
+                              if (sum != nullptr)
+                                V::store(sum + at, sum_zero ? product : V::load(sum + at) + product);
+                            }
+                          }
+                        });
     }
     const std::ptrdiff_t rest = state_rows * x.c_pitch, rest_count = (x.a_pitch - state_rows) * x.c_pitch;
     if (h_zero) std::fill_n(h + rest, rest_count, 0.f);
@@ -322,7 +326,8 @@ class TileWalk {
   /// The panel of b^T from row `row` on and 32 keys from `key` on, times the keys' factors, in parts.
   template <int parts>
   void split_b(const Output& x, std::ptrdiff_t row, int key, std::uint32_t* to) {
-    const V::Vector low_factor = V::load(x.s.factor + key), high_factor = V::load(x.s.factor + key + tile_extent);
+    const V::Vector low_factor = V::load(x.s.factor + key),
+                    high_factor = V::load(x.s.factor + key + tile_extent);
     const std::uint32_t* const low = x.s.b_pairs + key * x.depth / 2 + row / 2 * tile_extent;
     const std::uint32_t* const high = low + x.depth / 2 * tile_extent;
     for (int r = 0; r < tile_extent; ++r, to += 2 * tile_extent) {

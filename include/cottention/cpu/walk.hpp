@@ -45,8 +45,8 @@ class Walker {
       "longer chunks only cost time. Remedy: Tiling{.chunk = 32}.");
 
   Walker() = default;
-  /// `transposed` is a state, (c_pitch, a_pitch), for a walk with two outputs and states; `unit` is null where
-  /// no matrix unit may be used.
+  /// `transposed` is a state, (c_pitch, a_pitch), for a walk with two outputs and states; `unit` is null
+  /// where no matrix unit may be used.
   Walker(const WalkParams<T>& params, const WalkScratch<A>& scratch, A* transposed, Unit* unit)
       : params_(params), s_(scratch.outputs[0]), transposed_(transposed) {
     if constexpr (Unit::exists) tiles_ = {params, scratch, unit};
@@ -206,7 +206,8 @@ class Walker {
   void prefetch_next(int i, std::int64_t a_head, std::int64_t bc_head, int row, int keys, bool ends,
                      bool updates, bool on_tiles) {
     const bool last = a_head + 1 == params_.a_heads && i + 1 == params_.output_count();
-    prefetcher_.start(output_tiles(i, block, keys, on_tiles) + (last && updates ? update_tiles(on_tiles) : 0));
+    prefetcher_.start(output_tiles(i, block, keys, on_tiles) +
+                      (last && updates ? update_tiles(on_tiles) : 0));
     if (last) prefetch_next_bc(bc_head, packed_rows());
     if (bc_head + 1 == params_.bc_heads || !ends) prefetch_next_a(i, a_head, row, ends);
   }
@@ -314,8 +315,7 @@ class Walker {
   }
 
   /// h += b^T c of rows `first` to last - 1 of the chunk, and sum += b^T c where that is not null.
-  void update(int first, int last, A* h, bool h_zero, A* sum, bool sum_zero,
-              [[maybe_unused]] bool on_tiles) {
+  void update(int first, int last, A* h, bool h_zero, A* sum, bool sum_zero, [[maybe_unused]] bool on_tiles) {
     if constexpr (Unit::exists)
       if (on_tiles) return tiles_.update(prefetcher_, first, last, h, h_zero, sum, sum_zero);
     for_column_blocks<S, tile.vectors>(s_.c_pitch, [&]<int vectors>(std::ptrdiff_t column) {
@@ -338,7 +338,7 @@ class Walker {
   OneOutput outputs_[2];
   TileWalkOf<block, Unit> tiles_;
   bool tile_state_[2] = {};  // whether the state is in the range of products
-  ChunkScratch<A> s_{};  // of the first output
+  ChunkScratch<A> s_{};      // of the first output
   A* transposed_ = nullptr;
   Prefetcher<block> prefetcher_;
   const WalkParams<T>* next_params_ = nullptr;
