@@ -31,13 +31,8 @@ class Driver {
   Driver(const Tasks& tasks, const CallWorkspace<T>& workspace)
       : tasks_(tasks), work_(tasks.work()), workspace_(workspace) {}
 
-  /// Whether walks use the matrix unit where their operands are in its range.
-  static bool uses_matrix_unit(const Execution& execution) {
-    return execution.matrix_unit && Unit::available();
-  }
-
   void run(const Execution& execution) {
-    uses_matrix_unit_ = uses_matrix_unit(execution);
+    uses_matrix_unit_ = execution.matrix_unit && Unit::available();
     SplitQueue<Driver> queue(*this, workspace_.progress, workspace_.entry_count, work_.tasks);
     const std::int64_t blocks_per_sequence =
         (work_.heads + workspace_.heads_interleaved - 1) / workspace_.heads_interleaved;
@@ -175,10 +170,10 @@ class Driver {
     return m;
   }
 
-  /// f(active walk, first row, rows) for each `step` rows of the piece, one walk after the other.
+  /// f(active walk, first row, rows) for each chunk of the piece, one walk after the other.
   template <class F>
-  void each_chunk(ActiveWalk* active, int count, const Pieces& p, std::int64_t piece, std::int64_t step,
-                  F f) const {
+  void each_chunk(ActiveWalk* active, int count, const Pieces& p, std::int64_t piece, F f) const {
+    const std::int64_t step = active->rows;
     for (int i = 0; i < count; ++i) active[i].walker.seek(p.first(piece));
     for (std::int64_t t = p.first(piece); t < p.last(piece); t += step)
       for (int i = 0; i < count; ++i) {
@@ -192,7 +187,7 @@ class Driver {
   }
   void reduce(ActiveWalk* active, int count, const Pieces& p, std::int64_t piece) const {
     for (int i = 0; i < count; ++i) active[i].sum.zero = true;
-    each_chunk(active, count, p, piece, active->rows, [](ActiveWalk& m, std::int64_t t, int rows) {
+    each_chunk(active, count, p, piece, [](ActiveWalk& m, std::int64_t t, int rows) {
       StateUpdate<A> to = m.update();
       to.base = nullptr;
       m.walker.reduce_chunk(t, rows, to);
@@ -200,7 +195,7 @@ class Driver {
   }
   /// Applies the state `prefix` of each walk.
   void apply(ActiveWalk* active, int count, const Pieces& p, std::int64_t piece) const {
-    each_chunk(active, count, p, piece, active->rows, [](ActiveWalk& m, std::int64_t t, int rows) {
+    each_chunk(active, count, p, piece, [](ActiveWalk& m, std::int64_t t, int rows) {
       m.part += m.walker.apply_rows(t, rows, m.prefix.read());
     });
   }
@@ -237,7 +232,7 @@ class Driver {
     const Pieces p = pieces(active->task, active->task.walk.bc_rows);
     for (std::int64_t piece = 0; piece < p.count; ++piece) {
       const bool more = piece + 1 < p.count || active->task.final != nullptr;
-      each_chunk(active, count, p, piece, active->rows, [&](ActiveWalk& m, std::int64_t t, int rows) {
+      each_chunk(active, count, p, piece, [&](ActiveWalk& m, std::int64_t t, int rows) {
         const A* const before = m.state();
         m.part += m.walker.walk_chunk(t, rows, before,
                                       more || t + rows < p.last(piece) ? m.update() : StateUpdate<A>{});
@@ -317,7 +312,7 @@ class Driver {
     const auto sum_before = [&](std::int64_t t) {
       return sums + ((t - p.first(piece)) / m.rows - 1) * elements;
     };
-    each_chunk(&m, 1, p, piece, m.rows, [&](ActiveWalk&, std::int64_t t, int rows) {
+    each_chunk(&m, 1, p, piece, [&](ActiveWalk&, std::int64_t t, int rows) {
       if (!more && t + rows == p.last(piece)) return;
       A* const before = sum_before(t);
       m.walker.reduce_chunk(t, rows, {before + elements, t == p.first(piece) ? nullptr : before});
@@ -327,7 +322,7 @@ class Driver {
     m.prefix.zero = prefix.zero;
     if (!prefix.zero) std::copy_n(prefix.value, elements, m.prefix.value);
     if (more) add_to_prefix(assignment, sum_before(p.last(piece) + m.rows - 1));
-    each_chunk(&m, 1, p, piece, m.rows, [&](ActiveWalk&, std::int64_t t, int rows) {
+    each_chunk(&m, 1, p, piece, [&](ActiveWalk&, std::int64_t t, int rows) {
       const A* h = m.prefix.read();
       if (t > p.first(piece)) {
         const A* const sum = sum_before(t);

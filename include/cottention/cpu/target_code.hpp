@@ -15,6 +15,8 @@ struct TargetCode {
   using CallDriver = Driver<P, block, vector_bytes, Tasks>;
   template <AnyProblem P>
   using LaneStepper = Stepper<P, vector_bytes>;
+  template <AnyProblem P, int block>
+  using Unit = MatrixUnitOf<typename P::element, block, vector_bytes>;
 };
 
 }  // namespace cottention::cpu::COTTENTION_CPU_TARGET

@@ -7,6 +7,7 @@
 
 #include <cottention/cpu/execution.hpp>
 #include <cottention/cpu/target_code.hpp>
+#include <cottention/cpu/tuning.hpp>
 
 #if COTTENTION_CPU_HAS_DISPATCH
 
@@ -124,6 +125,15 @@ auto with_target([[maybe_unused]] const Execution& execution, F f) {
 inline int vector_width(const Execution& execution = {}) {
   return detail::with_target<default_vector_bytes>(execution,
                                                    [&]<class Code> { return Code::bytes_of_vectors; });
+}
+
+/// Whether calls of P with this Execution that name no width compute on the processor's matrix unit where
+/// their operands are in its range. The first call of all asks the operating system's permission.
+template <AnyProblem P, Tiling tile = tuned_tiling<P>>
+bool uses_matrix_unit(const Execution& execution = {}) {
+  return execution.matrix_unit && detail::with_target<default_vector_bytes>(execution, [&]<class Code> {
+           return Code::template Unit<P, tile.chunk>::available();
+         });
 }
 
 }  // namespace cottention::cpu::COTTENTION_CPU_TARGET
