@@ -2,70 +2,22 @@
 // type, COTTENTION_TEST_ELEMENT.
 //
 // Products with many tokens take the emulator long, so lengths, masks, scales, layouts and the rest are tried
-// in turn rather than all with all.
+// in turn rather than all with all. backward_dims.cpp has other head dims.
 #include <algorithm>
 #include <cmath>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <limits>
-#include <optional>
 #include <vector>
 
-#if __has_include(<emulation.hpp>)
-#include <emulation.hpp>
-
-#include "support/host_calls.hpp"
-#endif
-
+#include "calls/backward_left_out.hpp"
 #include "support/backward_turns.hpp"
 #include "support/catch.hpp"
 #include "support/cuda_backward.hpp"
-#include "support/left_out.hpp"
-#include "support/many_blocks.hpp"
 
-using cottention::HeadDim, cottention::Mask, cottention::Split;
+using cottention::Mask;
 using namespace support;
-
-namespace {
-
-/// Problems of which some case below is cut into pieces.
-template <cottention::AnyProblem P>
-constexpr bool is_cut =
-    P::head_dim == HeadDim{8, 8} || P::head_dim == HeadDim{8, 256} || P::head_dim == HeadDim{256, 8};
-constexpr bool is_of_keys(cottention::recurrence::Output output) {
-  return output == cottention::recurrence::Output::dk || output == cottention::recurrence::Output::dv;
-}
-
-}  // namespace
-
-// What none of the calls below launches. Of the wgmma engine one kernel makes dk and dv.
-template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
-constexpr bool
-    cottention::device::is_left_out<cottention::sm80::Reduce<cottention::kernel::Roles<P, output>, tiling>> =
-        !is_cut<P>;
-template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
-constexpr bool
-    cottention::device::is_left_out<cottention::sm90::Reduce<cottention::kernel::Roles<P, output>, tiling>> =
-        output != cottention::recurrence::Output::o &&
-        (P::mask == Mask::causal || output != cottention::recurrence::Output::dk);
-template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
-constexpr bool
-    cottention::device::is_left_out<cottention::sm90::Walk<cottention::kernel::Roles<P, output>, tiling>> =
-        is_of_keys(output);
-template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
-constexpr bool
-    cottention::device::is_left_out<cottention::sm90::Apply<cottention::kernel::Roles<P, output>, tiling>> =
-        is_of_keys(output);
-template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
-constexpr bool
-    cottention::device::is_left_out<cottention::sm80::Walk<cottention::kernel::Roles<P, output>, tiling>> =
-        P::head_dim == HeadDim{64, 128} && sizeof(typename P::element) == 2;
-template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
-constexpr bool
-    cottention::device::is_left_out<cottention::sm80::Apply<cottention::kernel::Roles<P, output>, tiling>> =
-        P::head_dim == HeadDim{64, 128} && sizeof(typename P::element) == 2;
-
 using namespace support::backward_turns;
 
 TEST_CASE("Backward: every length is right") {
@@ -73,84 +25,6 @@ TEST_CASE("Backward: every length is right") {
   for (const std::int64_t n : {0, 1, 2, 15, 16, 17, 31, 32, 33, 63, 64, 65, 129})
     some.push_back(of_length(n));
   check_in_turn(some);
-}
-
-TEST_CASE("Backward: a token whose products nearly vanish is right") {
-  // In fp16 they lie where its numbers are far apart.
-  for (const double size : {33, 41, 50, 60})
-    for (const bool of_values : {false, true}) {
-      Inputs<T> inputs(Case{.shape = {1, 1, 1, 1, 1, 64, 64}});
-      make_nearly_orthogonal((of_values ? inputs.v() : inputs.q()).row(0, 0),
-                             (of_values ? inputs.dout() : inputs.k()).row(0, 0), 64, size);
-      for (TensorBuffer<T>* x : {&inputs.v(), &inputs.dout()}) multiply(*x, 0x1p5);
-      for (auto& value : inputs.dfinal_state()) value = 0;
-      INFO((of_values ? "v and dout" : "q and k") << ", elements of about " << size);
-      check_cuda_backward<Square>(inputs);
-      const ManyBlocks many_blocks;
-      check_cuda_backward<Square>(inputs, {.final_h = Presence::present});
-    }
-}
-
-TEST_CASE("Backward: every pair of head dims is right") {
-  const auto check = []<HeadDim D>(std::int64_t n) {
-    Case c{.shape = {1, n, n, 2, 1, D.qk, D.v}, .initial_state = Presence::present};
-    check_cuda_backward<Of<D.qk, D.v, Mask::causal>>(c);
-    c.shape.heads_kv = 2;
-    check_cuda_backward<Of<D.qk, D.v, Mask::causal>>(c, {.final_h = Presence::present});
-    check_cuda_backward<Of<D.qk, D.v, Mask::bidirectional>>(c, {.final_h = Presence::present});
-    const ManyBlocks many_blocks;
-    check_cuda_backward<Of<D.qk, D.v, Mask::causal>>(c, {.final_h = Presence::present});
-    check_cuda_backward<Of<D.qk, D.v, Mask::bidirectional>>(c);
-  };
-  check.operator()<HeadDim{8, 8}>(70);
-  check.operator()<HeadDim{16, 16}>(70);
-  check.operator()<HeadDim{40, 72}>(40);
-  check.operator()<HeadDim{64, 64}>(40);
-}
-
-TEST_CASE("Backward: wide heads are right") {
-  const auto check = []<HeadDim D>(std::int64_t n) {
-    const Case c{.shape = {1, n, n, 1, 1, D.qk, D.v}, .initial_state = Presence::present};
-    check_cuda_backward<Of<D.qk, D.v, Mask::causal>>(c);
-    check_cuda_backward<Of<D.qk, D.v, Mask::causal>>(c, {.final_h = Presence::present});
-    check_cuda_backward<Of<D.qk, D.v, Mask::bidirectional>>(c);
-  };
-  check.operator()<HeadDim{64, 128}>(20);
-  check.operator()<HeadDim{128, 128}>(70);
-  if constexpr (has_joint_kernel) check.operator()<HeadDim{112, 112}>(40);  // seven warps
-  check.operator()<HeadDim{256, 256}>(20);
-  check.operator()<HeadDim{512, 64}>(20);
-}
-
-#if __has_include(<emulation.hpp>)
-TEST_CASE("Backward: tensor cores that cut sums off give right results") {
-  const auto check = []<HeadDim D>(std::int64_t n) {
-    for (const Rows rows : {Rows::normal, Rows::correlated}) {
-      const Case c{.shape = {1, n, n, 1, 1, D.qk, D.v}, .rows = rows};
-      check_cuda_backward<Of<D.qk, D.v, Mask::causal>>(c, {.final_h = Presence::present});
-      check_cuda_backward<Of<D.qk, D.v, Mask::bidirectional>>(c);
-    }
-  };
-  cottention::emulation::for_each_tensor_cores([&](const auto& cores) {
-    INFO("blocks of " << cores.terms);
-    check.template operator()<HeadDim{64, 64}>(130);
-    check.template operator()<HeadDim{128, 128}>(40);
-    check.template operator()<HeadDim{256, 256}>(20);
-  });
-}
-#endif
-
-TEST_CASE("Backward: rows of several blocks' columns are right, in pieces too") {
-  const auto check = []<HeadDim D>() {
-    Case c{
-        .shape = {1, 530, 530, 2, 1, 0, 0}, .padding = Padding::middle, .initial_state = Presence::present};
-    check_cuda_backward<Of<D.qk, D.v, Mask::causal>>(c, {.split = {2}});
-    check_cuda_backward<Of<D.qk, D.v, Mask::bidirectional>>(c, {.split = {2}});
-    c.shape.seq_q = c.shape.seq_k = 40;
-    check_cuda_backward<Of<D.qk, D.v, Mask::causal>>(c, {.final_h = Presence::present});
-  };
-  check.operator()<HeadDim{256, 8}>();
-  check.operator()<HeadDim{8, 256}>();
 }
 
 TEST_CASE("Backward: masked positions get exactly 0 and add nothing") {
@@ -249,25 +123,6 @@ TEST_CASE("Backward: rows of the least and greatest lengths are right") {
     });
 }
 
-TEST_CASE("Backward: rows of several blocks' columns are right beside the longest rows there are") {
-  // In fp16 rows of k are scaled by the lengths of those of v, from what no block has in its tiles.
-  if constexpr (narrow) {
-    using P = Of<32, 1024, Mask::causal>;
-    Case c{.shape = {1, 20, 20, 1, 1, 32, 1024}};
-    c.mask = P::mask;
-    c.scale = P::scale;
-    Inputs<T> inputs(c);
-    for (std::int64_t row = 0; row < c.shape.seq_k; ++row)
-      for (std::int64_t d = 0; d < c.shape.dim_v; ++d) {
-        T& v = inputs.v().row(row, 0)[d];
-        v = from_double<T>(std::copysign(32768.0, cottention::to_double(v)));
-        if (d < c.shape.dim_qk) inputs.k().row(row, 0)[d] = from_double<T>(d == row % 7 ? 64.0 : 0.0);
-      }
-    multiply(inputs.dout(), 0x1p-6);
-    check_cuda_backward<P>(inputs);
-  }
-}
-
 TEST_CASE("Backward: gradients of rows of zeros are those of norm(x) = x / epsilon") {
   for_each_in_turn({of_length(40), of_length(33)}, []<class P>(const Case& c, Presence final_h) {
     Inputs<T> inputs(c);
@@ -297,17 +152,6 @@ TEST_CASE("Backward: gradients of rows of zeros are those of norm(x) = x / epsil
   });
 }
 
-TEST_CASE("Backward: a tiling of the caller's gives right results") {
-  using cottention::Tiling;
-  const auto check = []<Tiling tiling>() {
-    const Case c{.shape = {1, 70, 70, 2, 1, 0, 0}, .padding = Padding::middle};
-    check_cuda_backward<Square, tiling>(c);
-    check_cuda_backward<SquareBidirectional, tiling>(c, {.final_h = Presence::present});
-  };
-  check.operator()<Tiling{.chunk = 16, .warps = 2, .stages = 3, .columns = 32}>();
-  check.operator()<Tiling{.chunk = 32, .warps = 4, .stages = 1, .columns = 64}>();
-}
-
 TEST_CASE("Backward: what late tokens add does not blur the gradients of early ones") {
   // A kernel that has the sum over all tokens and takes those after a query out of it is left with the
   // rounding of the greatest terms. The lengths change between chunks of 64.
@@ -327,21 +171,6 @@ TEST_CASE("Backward: what late tokens add does not blur the gradients of early o
                        }
                      check_cuda_backward<P>(inputs, {.final_h = final_h});
                    });
-}
-
-TEST_CASE("Backward: sequences in pieces are right, however many") {
-  const Case plain{
-      .shape = {1, 800, 800, 1, 1, 0, 0}, .padding = Padding::middle, .initial_state = Presence::present};
-  const Case packed{.shape = {.heads_q = 1, .heads_kv = 1},
-                    .lengths_q = {3, 0, 530, 300},
-                    .initial_state = Presence::present};
-  for (const int pieces : {0, 1, 3}) {
-    check_cuda_backward<Narrow>(plain, {.split = {pieces}});
-    check_cuda_backward<NarrowBidirectional>(plain, {.split = {pieces}, .final_h = Presence::present});
-    check_cuda_backward<Narrow>(packed, {.split = {pieces}, .final_h = Presence::present});
-  }
-  check_cuda_backward<NarrowBidirectional>(
-      Case{.shape = {1, 300, 800, 2, 1, 0, 0}, .padding = Padding::right}, {.split = {3}});
 }
 
 TEST_CASE("Backward: the final state that forward wrote serves") {
@@ -410,60 +239,3 @@ TEST_CASE("Backward: two calls give the same bits") {
     CHECK(same_bits(run_cuda_backward<P>(inputs.backward()), run_cuda_backward<P>(inputs.backward())));
   });
 }
-
-#if __has_include(<emulation.hpp>)
-TEST_CASE("Backward: devices with little shared memory are right") {
-  const RestoreOptions restore;
-  cottention::emulation::options().shared_bytes_per_block = 99 * 1024;  // compute capability 8.6
-  const auto check = []<HeadDim D>() {
-    const Case c{.shape = {1, 20, 20, 1, 1, D.qk, D.v}};
-    check_cuda_backward<Of<D.qk, D.v, Mask::causal>>(c);
-    check_cuda_backward<Of<D.qk, D.v, Mask::bidirectional>>(c, {.final_h = Presence::present});
-  };
-  check.operator()<HeadDim{64, 64}>();
-  check.operator()<HeadDim{128, 128}>();
-  check.operator()<HeadDim{256, 256}>();
-}
-
-TEST_CASE("Backward: no schedule of threads and copies changes a bit") {
-  const auto check = []<class P>(const Case& c, Presence final_h, Split split) {
-    Inputs<T> inputs(c);
-    INFO(describe<T>(c) << ", pieces " << split.pieces);
-    auto args = inputs.backward();
-    const auto final_state = final_h_of(inputs);
-    if (final_h == Presence::present) args.final_h = final_state.data();
-    const Gradient expected = run_cuda_backward<P>(args, {.split = split});
-    check_gradient(inputs, expected);
-    cottention::emulation::for_each_schedule([&](const cottention::emulation::Options& options) {
-      INFO(cottention::emulation::describe(options));
-      CHECK(same_bits(run_cuda_backward<P>(args, {.split = split}), expected));
-    });
-  };
-  Case c{.shape = {1, 70, 70, 2, 1, 8, 8}, .padding = Padding::middle, .initial_state = Presence::present};
-  check.template operator()<Narrow>(c, Presence::absent, {1});
-  c.shape.heads_kv = 2;
-  check.template operator()<Narrow>(c, Presence::present, {1});
-  if constexpr (has_joint_kernel) {
-    c.shape.dim_qk = c.shape.dim_v = 64;
-    for (const Mask mask : {Mask::causal, Mask::bidirectional}) {
-      c.mask = mask;
-      for (const bool many : {false, true}) {
-        std::optional<ManyBlocks> many_blocks;
-        if (many) many_blocks.emplace();
-        if (mask == Mask::causal)
-          check.template operator()<Square>(c, Presence::present, {1});
-        else
-          check.template operator()<SquareBidirectional>(c, Presence::present, {1});
-      }
-    }
-    c.shape.dim_qk = c.shape.dim_v = 8;
-  }
-  c.shape.heads_kv = 1;
-  c.mask = Mask::bidirectional;
-  check.template operator()<NarrowBidirectional>(c, Presence::present, {1});
-  c.shape.seq_q = c.shape.seq_k = 520;
-  check.template operator()<NarrowBidirectional>(c, Presence::absent, {2});
-  c.mask = Mask::causal;
-  check.template operator()<Narrow>(c, Presence::absent, {2});
-}
-#endif

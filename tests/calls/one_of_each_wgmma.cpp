@@ -17,6 +17,16 @@ using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Sc
 namespace recurrence = cottention::recurrence;
 using namespace support;
 
+// What none of the calls below launches: of dims 64 x 80 dk and dv are made together, of whole sequences.
+template <cottention::AnyProblem P, recurrence::Output output, Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm90::Walk<cottention::kernel::Roles<P, output>, tiling>> =
+        P::head_dim.v == 80 && (output == recurrence::Output::dk || output == recurrence::Output::dv);
+template <cottention::AnyProblem P, recurrence::Output output, Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm90::Reduce<cottention::kernel::Roles<P, output>, tiling>> =
+        P::head_dim.v == 80 && P::mask == Mask::causal;
+
 namespace {
 
 template <int qk, int v, Mask mask>

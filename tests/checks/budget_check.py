@@ -10,7 +10,7 @@ Instructions and products are counted in SASS for sm_90a (sass_counts.py), wavef
 of wgmma included. The first two forms fail where a share is higher than the committed one by more than 1% of it, where a kernel is
 on one side alone, and where SASS cannot be attributed; `write` makes RESULT anew, and sees that the numbers of lines by which SASS
 is attributed do not change it. Where NVDISASM is empty, or ptxas is of another release than RESULT's, SASS cannot be compared:
-exit status 77.
+exit status 77. With any ptxas it is a fault where a kernel spills registers or its wgmma instructions are serialised.
 """
 import collections
 import copy
@@ -25,6 +25,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[2] / "bench" / "
 import budget  # noqa: E402
 import machine_code  # noqa: E402
 import sass_counts  # noqa: E402
+import spill_check  # noqa: E402
 from sass_counts import Fault  # noqa: E402
 
 TOLERANCE = 0.01  # of a committed share
@@ -32,11 +33,11 @@ ARCHITECTURE = "sm_90a"
 SKIPPED = 77
 
 
-def output_of(command):
+def output_of(command, both=False):
     done = subprocess.run([str(x) for x in command], capture_output=True, text=True)
     if done.returncode != 0:
         raise Fault(f"{command[0]}: exit status {done.returncode}\n{done.stderr}")
-    return done.stdout
+    return done.stdout + done.stderr if both else done.stdout
 
 
 def ptxas_of(nvcc):
@@ -49,15 +50,28 @@ def ptxas_of(nvcc):
 
 
 def compiled(ptx, ptxas, cubin, *options):
+    """What ptxas says of it."""
     source = cubin.with_suffix(".ptx")
     source.write_text(ptx, encoding="utf-8")
-    output_of([ptxas, f"-arch={ARCHITECTURE}", *options, source, "-o", cubin])
+    return output_of([ptxas, f"-arch={ARCHITECTURE}", *options, source, "-o", cubin], both=True)
 
 
-def listing_of(ptx, ptxas, nvdisasm, folder):
+def require_registers(row, log):
+    """That they are enough, by what ptxas -v says."""
+    if serialized := spill_check.SERIALIZED.search(log):
+        raise Fault(f"{row['name']}: ptxas serialises its wgmma instructions ({serialized[1]})")
+    report = spill_check.parse_report(log).get(row["entry"], {}).get(ARCHITECTURE, {})
+    if not {"registers", "stack", "spills"} <= report.keys():
+        raise Fault(f"{row['name']}: ptxas says nothing of its registers")
+    if report["stack"] or report["spills"]:
+        raise Fault(f"{row['name']}: {report['spills']} bytes of spills and {report['stack']} bytes of stack, with "
+                    f"{report['registers']} registers")
+
+
+def listing_of(row, ptx, ptxas, nvdisasm, folder):
     cubin = folder / "numbered.cubin"
-    compiled(ptx, ptxas, cubin, "-lineinfo")
-    return output_of([nvdisasm, "-c", "-g", cubin])
+    require_registers(row, compiled(ptx, ptxas, cubin, "-lineinfo", "-v"))
+    return output_of([nvdisasm, "-c", "-g", cubin]) if nvdisasm else ""
 
 
 def require_same_code(entry, ptx, ptxas, folder):
@@ -72,7 +86,7 @@ def require_same_code(entry, ptx, ptxas, folder):
 def instructions_of(row, text, ptxas, nvdisasm, folder, thorough):
     """A row of the PTX program's with its counts of SASS."""
     opcodes, ptx = sass_counts.number_lines(text, row["entry"])
-    listing = listing_of(ptx, ptxas, nvdisasm, folder)
+    listing = listing_of(row, ptx, ptxas, nvdisasm, folder)
     if thorough:
         require_same_code(row["entry"], ptx, ptxas, folder)
     result = {key: row[key] for key in ("name", "chunk", "warps", "bytes", "tokens")}
@@ -89,14 +103,24 @@ def instructions_of(row, text, ptxas, nvdisasm, folder, thorough):
     return result
 
 
-def counted_instructions(program, nvcc, nvdisasm, thorough=False):
-    ptxas = ptxas_of(nvcc)[0]
+def for_each_row(program, f):
+    """f(row, the text of its module, a folder) of every row of the PTX program's."""
     with tempfile.TemporaryDirectory() as name:
         folder = pathlib.Path(name)
         output_of([program, folder])
         counts = json.loads((folder / "counts.json").read_text(encoding="utf-8"))
-        return [instructions_of({**row, "tokens": counts["tokens"]}, (folder / row["module"]).read_text(encoding="utf-8"), ptxas,
-                                nvdisasm, folder, thorough) for row in counts["rows"]]
+        return [f({**row, "tokens": counts["tokens"]}, (folder / row["module"]).read_text(encoding="utf-8"), folder)
+                for row in counts["rows"]]
+
+
+def counted_instructions(program, nvcc, nvdisasm, thorough=False):
+    ptxas = ptxas_of(nvcc)[0]
+    return for_each_row(program, lambda row, text, folder: instructions_of(row, text, ptxas, nvdisasm, folder, thorough))
+
+
+def check_registers(program, nvcc):
+    ptxas = ptxas_of(nvcc)[0]
+    for_each_row(program, lambda row, text, folder: listing_of(row, sass_counts.number_lines(text, row["entry"])[1], ptxas, "", folder))
 
 
 def counted_shared_memory(program):
@@ -152,13 +176,14 @@ def read(path):
 
 
 def instructions(program, nvcc, nvdisasm, path):
-    result = read(path)
+    result, release, why_not = read(path), ptxas_of(nvcc)[1], ""
     if not nvdisasm:
-        print("no nvdisasm: SASS is not counted")
-        return SKIPPED
-    release = ptxas_of(nvcc)[1]
-    if release != result["ptxas"]:
-        print(f"ptxas is {release}, and {path} is of {result['ptxas']}: SASS is not compared")
+        why_not = "no nvdisasm: SASS is not counted"
+    elif release != result["ptxas"]:
+        why_not = f"ptxas is {release}, and {path} is of {result['ptxas']}: SASS is not compared"
+    if why_not:
+        check_registers(program, nvcc)
+        print(why_not)
         return SKIPPED
     return compare(counted_instructions(program, nvcc, nvdisasm), result)
 
@@ -263,6 +288,13 @@ def self_test():
     row = {"name": "kernel", "chunk": 64, "warps": 8, "bytes": 512, "tokens": 64, "wavefronts": 900, "conflicts": 0,
            "instructions": [4000, 2000], "products": {"HMMA.16816.F32.BF16": 100, "HGMMA.64x64x16.F32.BF16": 40}}
 
+    def spills(log):
+        try:
+            require_registers({"name": "kernel", "entry": spill_check.ENTRY_NAME}, log)
+        except Fault:
+            return True
+        return False
+
     def finds(**changed):
         return len(faults_of([{**copy.deepcopy(row), **changed}], [row])) > 0
 
@@ -275,6 +307,11 @@ def self_test():
         "a branch to nowhere": refuses(SASS.replace("@P0 BRA `(.L_2)", "@P0 BRA `(.L_9)")),
         "lines that do not fit the branches": refuses(lines=[[n, 8 * a if n == 15 else a, b] for n, a, b in LINES]),
         "no code of the kernel": refuses(SASS.replace(".text.kernel", ".text.others")),
+        "registers that are enough": not spills(spill_check.report_of()),
+        "spills": spills(spill_check.report_of(stores=8)),
+        "stack": spills(spill_check.report_of(stack=8)),
+        "nothing said of registers": spills(spill_check.report_of(last="sm_100")),
+        "serialised products": spills(spill_check.SERIALIZED_LINE + spill_check.report_of()),
         "the same counts": not finds(),
         "counts within the tolerance": not finds(instructions=[4000, 2050]),
         "more instructions": finds(instructions=[4000, 2100]),

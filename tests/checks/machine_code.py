@@ -49,7 +49,7 @@ def hashes_of(command):
 
 
 def compilation(nvcc, root, source, arch):
-    return [nvcc, "-std=c++20", "-O3", f"-arch={arch}", "-cubin", f"-I{root}/include", f"-I{root}/tests",
+    return [nvcc, "-std=c++20", "-O3", f"-arch={arch}", "-cubin", "-DCOTTENTION_TEST_WIDE", f"-I{root}/include", f"-I{root}/tests",
             f"-I{root}/tests/cuda_compile", str(root / "tests/cuda_compile" / source)]
 
 

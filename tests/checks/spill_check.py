@@ -151,6 +151,8 @@ def check(nvcc, include_dir, source, definitions, architectures):
 
 ENTRY_NAME = "_ZN10cottention6device5entryINS_6kernel4WalkINS_7ProblemINS_8bfloat16EXtlNS_7HeadDimELi64ELi64EEELNS_4MaskE0E" \
              "LNS_5ScaleE1EEEXtlNS_6TilingELi64ELi4ELi2ELi64ELi1ELNS_4ArchE1EEEEEEEvNT_6ParamsE"
+SERIALIZED_LINE = "ptxas info    : (C7511) Potential Performance Loss: wgmma.mma_async instructions are serialized due to insufficient " \
+                  f"register resources for the wgmma pipeline in the function '{ENTRY_NAME}'\n"
 TYPE_NAME = "N10cottention6kernel4WalkINS_7ProblemINS_8bfloat16EXtlNS_7HeadDimELi64ELi64EEELNS_4MaskE0ELNS_5ScaleE1EEE" \
             "XtlNS_6TilingELi64ELi4ELi2ELi64ELi1ELNS_4ArchE1EEEEE"
 
@@ -177,9 +179,7 @@ def self_test():
         "listed, but not compiled": (report_of(), listing + another),
         "says nothing of it for sm_90a": (report_of(last="sm_100"), listing),
         "not a kernel of device/entry.cuh": (report_of(entry=ENTRY_NAME.replace("5entryI", "5outroI")), listing),
-        "ptxas serialises its wgmma instructions (C7511)": (
-            "ptxas info    : (C7511) Potential Performance Loss: wgmma.mma_async instructions are serialized due to insufficient "
-            f"register resources for the wgmma pipeline in the function '{ENTRY_NAME}'\n" + report_of(), listing),
+        "ptxas serialises its wgmma instructions (C7511)": (SERIALIZED_LINE + report_of(), listing),
         "no kernel was compiled": ("", ""),
         "a line that is no kernel": (report_of(), "Segmentation fault\n"),
     }

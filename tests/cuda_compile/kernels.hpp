@@ -1,5 +1,5 @@
 // Compiles the kernels of calls and lists them for tests/checks/spill_check.py, a line for each; most Reduce
-// of gradients only with COTTENTION_TEST_WIDE:
+// of gradients, and most kernels that tests/kernel/budget.hpp counts, only with COTTENTION_TEST_WIDE:
 //
 //     mangled name of the type | Problem | Tiling | bytes of shared memory | threads | blocks
 #pragma once
@@ -13,6 +13,7 @@
 #include <cottention/forward.cuh>
 #include <cottention/step.cuh>
 
+#include "../kernel/budget_kernels.hpp"
 #include "../support/left_out.hpp"
 
 #ifndef COTTENTION_TEST_WIDE
@@ -26,6 +27,20 @@ template <cottention::AnyProblem P, cottention::recurrence::Output output, cotte
 constexpr bool
     cottention::device::is_left_out<cottention::sm90::Reduce<cottention::kernel::Roles<P, output>, tiling>> =
         output == cottention::recurrence::Output::dq || output == cottention::recurrence::Output::dv;
+// What tests/checks/budget_check.py has compiled for sm_90a, and holds to registers.
+template <cottention::AnyProblem P, cottention::Tiling tiling>
+constexpr bool cottention::device::is_left_out<cottention::sm80::Gradient<P, tiling>> =
+    budget::has_gradient<P>;
+template <cottention::AnyProblem P, cottention::Tiling tiling>
+constexpr bool cottention::device::is_left_out<cottention::sm90::Gradient<P, tiling>> =
+    budget::has_gradient<P>;
+template <cottention::AnyProblem P, cottention::Tiling tiling>
+constexpr bool cottention::device::is_left_out<cottention::sm90::KeyGradients<P, tiling>> =
+    budget::has_key_gradients<P>;
+template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
+constexpr bool
+    cottention::device::is_left_out<cottention::sm90::Walk<cottention::kernel::Roles<P, output>, tiling>> =
+        budget::has_walk<P, output>;
 #endif
 
 namespace cuda_compile {

@@ -10,6 +10,7 @@
 #include "support/cuda_backward.hpp"
 #include "support/left_out.hpp"
 #include "support/many_blocks.hpp"
+#include "support/mma_sync_alone.hpp"
 
 using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale;
 using namespace support;
@@ -62,12 +63,6 @@ namespace {
 
 constexpr Wanted rows_alone[] = {Wanted::dq, Wanted::dk, Wanted::dv};
 constexpr Wanted rows_and_logit[] = {Wanted::dq, Wanted::dk, Wanted::dv, Wanted::dscale_logit};
-
-/// A device on which no call takes the wgmma engine.
-struct MmaSyncAlone {
-  cottention::emulation::RestoredOptions restored;
-  MmaSyncAlone() { cottention::emulation::options().compute_capability = 80; }
-};
 
 /// Global bytes of a call, over those of reading q, k, v and dout and writing dq, dk and dv once.
 template <cottention::AnyProblem P>

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <iterator>
 #include <memory>
 #include <random>
 #include <type_traits>
@@ -17,6 +18,7 @@
 #include <cottention/backward.cuh>
 #include <cottention/forward.cuh>
 
+#include "kernel/budget_kernels.hpp"
 #include "support/left_out.hpp"
 
 // What no row below launches.
@@ -138,6 +140,7 @@ void run_forward(const Inputs<P>& inputs) {
 
 template <AnyProblem P, Tiling tiling>
 constexpr Row walk(const char* name) {
+  static_assert(tiling.engine == Engine::mma_sync || has_walk<P, recurrence::Output::o>);
   return {name, tiling.chunk, tiling.warps,
           static_cast<int>(2 * (P::head_dim.qk + P::head_dim.v) * sizeof(typename P::element)),
           [](std::int64_t n, void (*before)()) {
@@ -218,6 +221,11 @@ inline constexpr Row rows[] = {
     query_gradient<ByKey<bfloat16, 128>>("Walk of dq, wgmma, bf16 128"),
     key_gradients<ByKey<bfloat16, 128>>("KeyGradients, wgmma, bf16 128"),
 };
+
+// A row for every kernel that tests/cuda_compile goes without: each Tiling of Gradient, Walk of o and of dq,
+// and KeyGradients; and three of Walk of the mma.sync engine.
+static_assert(std::size(rows) == host::FusedBackwardTilings<ByKey<bfloat16, 64>>::table.count +
+                                     host::FusedBackwardTilings<ByKey<bfloat16, 128>>::table.count + 4 + 3);
 
 /// Counts are those of `longer` less those of `shorter`: of whole chunks alone.
 inline constexpr std::int64_t shorter = 256, longer = 512;

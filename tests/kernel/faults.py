@@ -79,6 +79,14 @@ ABSORB_QUERIES = """\
 RELEASE_QUERIES = """\
       storage.queries.barriers.arrive_empty(at.queries(params.dq.row_group));
 """
+ABSORB_QUERIES_OF_KEYS = """\
+      d.for_each_part([&](auto& part) {
+        part.template absorb<Block::bounds_factors>(queries.y, queries.x, queries.terms);
+      });
+"""
+RELEASE_QUERIES_OF_KEYS = """\
+      storage.queries.barriers.arrive_empty(place);
+"""
 LOAD_KEYS = """\
     if constexpr (output == Output::dv)
       load_row_factors(keys(at).terms);
@@ -146,8 +154,17 @@ TOGETHER = {
             "    device::mbarrier_wait(&storage.keys_read, at.chunks % 2);\n",
             "    device::mbarrier_wait(&storage.keys_read, 1 - at.chunks % 2);\n",
             "read by products of warp "),
+        # Queries are released before the products of D have read them.
+        "queries_of_keys_released_early": Fault("key_gradients.cuh", ABSORB_QUERIES_OF_KEYS + RELEASE_QUERIES_OF_KEYS,
+                                                RELEASE_QUERIES_OF_KEYS + ABSORB_QUERIES_OF_KEYS, "write by copies of warp "),
     },
     "KeyGradientApply": {
+        # D is published without being shown to the asynchronous proxy.
+        "no_fence_of_whole_d": Fault(
+            "key_gradient_apply.cuh",
+            "    d.publish(storage.d);\n    device::fence_proxy_async();\n",
+            "    d.publish(storage.d);\n",
+            "no fence_proxy_async has followed"),
         # Keys are loaded to a buffer from which an output is still being stored.
         "keys_loaded_early": Fault(
             "key_gradient_part.cuh",

@@ -3,11 +3,10 @@
 // ThreadSanitizer; without it, one more comparison with the reference.
 #include <concepts>
 
-#include <emulation.hpp>
-
 #include "support/catch.hpp"
 #include "support/cuda_forward.hpp"
 #include "support/left_out.hpp"
+#include "support/mma_sync_alone.hpp"
 
 using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale, cottention::Tiling;
 using namespace support;
@@ -53,8 +52,7 @@ const Case in_pieces{.shape = {1, 600, 600, 1, 1, 0, 0}};
 #endif
 
 TEMPLATE_TEST_CASE("No race in forward of the tuned tilings", "", COTTENTION_ELEMENTS) {
-  const cottention::emulation::RestoredOptions restored;
-  cottention::emulation::options().compute_capability = 80;  // those of the mma.sync engine
+  const MmaSyncAlone mma_sync_alone;
   check_cuda_forward<P<TestType, 64, 64, Mask::causal>>(masked, {.split = {1}});
   check_cuda_forward<P<TestType, 64, 64, Mask::bidirectional>>(masked, {.split = {1}});
   check_cuda_forward<P<TestType, 24, 40, Mask::causal, Scale::by_query>>(in_pieces, {.split = {2}});

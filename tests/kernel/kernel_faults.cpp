@@ -1,4 +1,4 @@
-// Kernels of the wgmma engine on one head of a few chunks: with the library's own headers no
+// Kernels of the wgmma engine on one head of keys and a few chunks: with the library's own headers no
 // schedule of the emulator may report anything, with each fault of faults.py some schedule has to.
 #include <cstddef>
 #include <cstdint>
@@ -39,13 +39,19 @@ constexpr Tiling keys_tiling{
     .chunk = sm90::chunk_rows, .warps = 12, .stages = 2, .columns = dims.v, .engine = Engine::wgmma};
 constexpr Tiling keys_apply_tiling{
     .chunk = sm90::chunk_rows, .warps = 8, .stages = 2, .columns = dims.v, .engine = Engine::wgmma};
-constexpr int length = 4 * sm90::chunk_rows - 20;
 static_assert(dims.qk == dims.v);
 
-std::vector<bfloat16> random_rows(std::uint64_t seed) {
+/// What a kernel runs on.
+struct Size {
+  int length, group;  // tokens, query heads
+};
+template <class Kernel>
+constexpr Size size_of = {4 * sm90::chunk_rows - 20, 1};
+
+std::vector<bfloat16> random_rows(std::uint64_t seed, int count) {
   support::Random random(seed);
   std::vector<bfloat16> rows;
-  for (int i = 0; i < length * dims.qk; ++i) rows.push_back(bfloat16(static_cast<float>(random.normal())));
+  for (int i = 0; i < count * dims.qk; ++i) rows.push_back(bfloat16(static_cast<float>(random.normal())));
   return rows;
 }
 
@@ -58,10 +64,15 @@ std::vector<float> random_state() {
 
 class Head {
  public:
-  tile::View<const bfloat16> q() { return {q_.data(), 0, dims.qk, dims.qk}; }
+  explicit Head(Size size) : size_(size) {}
+
+  Size size() const { return size_; }
+  tile::View<const bfloat16> q() { return {q_.data(), 0, size_.group * dims.qk, dims.qk}; }
   tile::View<const bfloat16> k() { return {k_.data(), 0, dims.qk, dims.qk}; }
   tile::View<const bfloat16> v() { return {v_.data(), 0, dims.v, dims.v}; }
-  tile::View<const bfloat16> g() { return {g_.data(), 0, dims.v, dims.v}; }
+  tile::View<const bfloat16> g() { return {g_.data(), 0, size_.group * dims.v, dims.v}; }
+  tile::View<bfloat16> dq() { return {out_[0].data(), 0, size_.group * dims.qk, dims.qk}; }
+  /// o, or a gradient of keys.
   tile::View<bfloat16> out(int i) { return {out_[i].data(), 0, dims.v, dims.v}; }
   const float* final_h() { return final_h_.data(); }
   int* redo_flags() { return redo_flags_.data(); }
@@ -80,15 +91,18 @@ class Head {
 
  private:
   using Array = device_test::DeviceArray<bfloat16>;
-  static constexpr std::size_t rows = std::size_t{length} * dims.v;
-  Array q_{random_rows(1)}, k_{random_rows(2)}, v_{random_rows(3)}, g_{random_rows(4)};
-  Array out_[3] = {Array(rows), Array(rows), Array(rows)};
+  Size size_;
+  int queries_ = size_.length * size_.group;
+  std::size_t values_ = std::size_t{dims.v} * static_cast<std::size_t>(queries_);
+  Array q_{random_rows(1, queries_)}, k_{random_rows(2, size_.length)}, v_{random_rows(3, size_.length)},
+      g_{random_rows(4, queries_)};
+  Array out_[3] = {Array(values_), Array(values_), Array(values_)};
   device_test::DeviceArray<float> final_h_{std::vector<float>(std::size_t{dims.qk} * dims.v)};
   device_test::DeviceArray<int> redo_flags_{1};
   device_test::DeviceArray<float> whole_d_{random_state()};
 };
 
-kernel::RecurrenceParams<bfloat16> recurrence_params(tile::View<const bfloat16> a,
+kernel::RecurrenceParams<bfloat16> recurrence_params(int length, tile::View<const bfloat16> a,
                                                      tile::View<const bfloat16> b,
                                                      tile::View<const bfloat16> c, tile::View<bfloat16> out) {
   kernel::RecurrenceParams<bfloat16> params;
@@ -106,13 +120,21 @@ using Gradient = sm90::Gradient<Causal, fused_tiling>;
 using KeyGradients = sm90::KeyGradients<Causal, keys_tiling>;
 using KeyGradientApply = sm90::KeyGradientApply<Bidirectional, keys_apply_tiling>;
 using Apply = sm90::Apply<Answer, apply_tiling>;
+// D of a chunk orders its queries, but those of its several heads.
+template <>
+constexpr Size size_of<KeyGradients> = {4 * sm90::chunk_rows - 20, 2};
+// Rows that are cleared would show D to the asynchronous proxy too.
+template <>
+constexpr Size size_of<KeyGradientApply> = {4 * sm90::chunk_rows, 1};
 
 template <AnyProblem P>
 kernel::GradientParams<P> gradient_params(Head& head) {
   kernel::GradientParams<P> common;
-  common.dq = recurrence_params(head.g(), head.v(), head.k(), head.out(0));
-  common.dk = recurrence_params(head.v(), head.g(), head.q(), head.out(1));
-  common.dv = recurrence_params(head.k(), head.q(), head.g(), head.out(2));
+  const auto [length, group] = head.size();
+  common.dq = recurrence_params(length, head.g(), head.v(), head.k(), head.dq());
+  common.dk = recurrence_params(length, head.v(), head.g(), head.q(), head.out(1));
+  common.dv = recurrence_params(length, head.k(), head.q(), head.g(), head.out(2));
+  common.dq.row_group = common.dk.term_group = common.dv.term_group = group;
   common.dq.norm_input = head.q();
   common.dk.norm_input = head.k();
   return common;
@@ -141,7 +163,8 @@ KeyGradientApply::Params params_of(std::type_identity<KeyGradientApply>, Head& h
 Apply::Params params_of(std::type_identity<Apply>, Head& head) {
   Apply::Params params;
   device_test::require_success(
-      host::complete<Apply>(params, recurrence_params(head.q(), head.k(), head.v(), head.out(0)), 1),
+      host::complete<Apply>(
+          params, recurrence_params(head.size().length, head.q(), head.k(), head.v(), head.out(0)), 1),
       "encode_map");
   return params;
 }
@@ -150,7 +173,7 @@ Apply::Params params_of(std::type_identity<Apply>, Head& head) {
 /// the bits of its outputs, which are set if there are none.
 template <class Kernel, class Right>
 std::string outcome(std::vector<std::uint16_t>& expected) {
-  Head head;
+  Head head(size_of<Right>);
   const typename Right::Params right = params_of(std::type_identity<Right>{}, head);
   typename Kernel::Params params;
   static_assert(sizeof params == sizeof right && std::is_trivially_copyable_v<typename Kernel::Params>);
