@@ -1,0 +1,106 @@
+// Sequences split over processes of MPI, against the reference. Every process runs the same tests; what ranks
+// have made is added up, and every process checks all of it.
+#include <mpi.h>
+
+#include <cottention/mpi.hpp>
+
+#include "support/cases.hpp"
+#include "support/catch.hpp"
+#include "support/cpu_runs.hpp"
+#include "support/split_runs.hpp"
+
+using cottention::CallStatus, cottention::StatusCode;
+using namespace support;
+
+namespace {
+
+/// MPI from before main to after it.
+const struct WithMpi {
+  WithMpi() { MPI_Init(nullptr, nullptr); }
+  ~WithMpi() { MPI_Finalize(); }
+} with_mpi;
+
+/// The sum over processes, in which all but one have 0.
+void join(std::vector<double>& x) {
+  MPI_Allreduce(MPI_IN_PLACE, x.data(), static_cast<int>(x.size()), MPI_DOUBLE, MPI_SUM, MPI_COMM_WORLD);
+}
+void join(std::vector<std::int64_t>& x) {
+  MPI_Allreduce(MPI_IN_PLACE, x.data(), static_cast<int>(x.size()), MPI_INT64_T, MPI_SUM, MPI_COMM_WORLD);
+}
+/// Whether something holds on every process: where a check fails on one, none may leave the others waiting.
+bool everywhere(bool holds) {
+  int all = holds;
+  MPI_Allreduce(MPI_IN_PLACE, &all, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD);
+  return all != 0;
+}
+
+template <cottention::Element T>
+void check_processes(const std::vector<Case>& some, std::uint64_t seed) {
+  cottention::MpiCommunicator processes(MPI_COMM_WORLD);
+  REQUIRE(everywhere(processes.status().ok()));
+  RankOf rank(processes);
+  Random random(seed);
+  for (const Case& c : some) {
+    Inputs<T> inputs(c);
+    const std::vector<Cut> cuts = random_cuts(inputs, rank.size(), random);
+    INFO(describe<T>(c) << ", rank " << rank.rank() << ", cuts " << describe(cuts));
+    SplitProblem<T> problem(inputs, cuts, c.layout);
+    const CallStatus status = run_rank(problem, c, rank, {.keeps_h = c.seed % 2 == 0});
+    INFO(status.reason);
+    REQUIRE(everywhere(status.ok()));
+    Output output = problem.output(rank.rank());
+    Gradient gradient = problem.gradient(0, rank.rank());
+    for (auto* x : {&output.o, &output.h, &gradient.dq, &gradient.dk, &gradient.dv, &gradient.dscale_logit,
+                    &gradient.dinitial_state})
+      join(*x);
+    join(output.count);
+    CHECK(problem.surroundings_untouched());
+    check_output(inputs, output);
+    check_gradient(inputs, gradient);
+  }
+}
+
+}  // namespace
+
+TEMPLATE_TEST_CASE("Processes: all options are right", "", COTTENTION_TEST_ELEMENTS) {
+  check_processes<TestType>(cases::packed(), 1);
+  check_processes<TestType>(cases::paddings(), 2);
+  check_processes<TestType>(cases::groups(), 3);
+  check_processes<TestType>(cases::cross_attention(), 4);
+  for (std::uint64_t seed = 500; seed < 530; ++seed) check_processes<TestType>({cases::random(seed)}, seed);
+}
+
+TEMPLATE_TEST_CASE("Processes: long sequences are right, and two runs agree bit for bit", "",
+                   COTTENTION_TEST_ELEMENTS) {
+  check_processes<TestType>(cases::pieces(), 5);
+  cottention::MpiCommunicator processes(MPI_COMM_WORLD);
+  RankOf rank(processes);
+  Random random(6);
+  for (const Case& c : cases::batches()) {
+    Inputs<TestType> inputs(c);
+    const std::vector<Cut> cuts = random_cuts(inputs, rank.size(), random);
+    SplitProblem<TestType> first(inputs, cuts), second(inputs, cuts);
+    REQUIRE(everywhere(run_rank(first, c, rank, {}).ok()));
+    REQUIRE(everywhere(run_rank(second, c, rank, {}).ok()));
+    const int r = rank.rank();
+    CHECK(same_bits(first.output(r), second.output(r)));
+    CHECK(same_bits(first.gradient(r, r), second.gradient(r, r)));
+  }
+}
+
+TEST_CASE("Processes: one with bad arguments makes all return its status") {
+  cottention::MpiCommunicator processes(MPI_COMM_WORLD);
+  RankOf rank(processes);
+  Inputs<float> inputs({.shape = {2, 40, 40, 2, 1, 16, 16}});
+  Random random(7);
+  SplitProblem<float> problem(inputs, random_cuts(inputs, rank.size(), random));
+  auto args = problem.forward(rank.rank());
+  const int faulty = rank.size() - 1;
+  if (rank.rank() == faulty) args.plan = static_cast<cottention::Plan>(7);
+  const CallStatus status =
+      run_part<float>(cpu_part_forward<float>(cottention::Mask::causal, cottention::Scale::by_key), args,
+                      problem.part(rank.rank(), false), rank, {});
+  CHECK(everywhere(status.code == StatusCode::bad_option));
+  CHECK(std::string(status.reason) ==
+        "rank " + std::to_string(faulty) + ": plan = 7: must be Plan::automatic or Plan::batch_invariant");
+}
