@@ -164,7 +164,7 @@ TEST_CASE("Parts: one rank with bad arguments makes all return its status, and n
   };
   both(StatusCode::bad_option, "rank 1: plan = 7: must be Plan::automatic or Plan::batch_invariant",
        [](auto& args, Part&, int) { args.plan = static_cast<cottention::Plan>(7); });
-  both(StatusCode::null_pointer, "rank 2: k.data = null: must point to 1 x 70 x 1 x 16 elements",
+  both(StatusCode::null_pointer, "rank 2: k.data = null: must point to 1120 elements",
        [](auto& args, Part&, int rank) {
          if (rank == 2) args.k.data = nullptr;
        });

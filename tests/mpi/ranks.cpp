@@ -1,5 +1,5 @@
 // Sequences split over processes of MPI, against the reference. Every process runs the same tests; what ranks
-// have made is added up, and every process checks all of it.
+// have made is added up, and the first process checks it.
 #include <mpi.h>
 
 #include <cottention/mpi.hpp>
@@ -55,6 +55,7 @@ void check_processes(const std::vector<Case>& some, std::uint64_t seed) {
       join(*x);
     join(output.count);
     CHECK(problem.surroundings_untouched());
+    if (rank.rank() > 0) continue;
     check_output(inputs, output);
     check_gradient(inputs, gradient);
   }
@@ -64,15 +65,16 @@ void check_processes(const std::vector<Case>& some, std::uint64_t seed) {
 
 TEMPLATE_TEST_CASE("Processes: all options are right", "", COTTENTION_TEST_ELEMENTS) {
   check_processes<TestType>(cases::packed(), 1);
-  check_processes<TestType>(cases::paddings(), 2);
-  check_processes<TestType>(cases::groups(), 3);
-  check_processes<TestType>(cases::cross_attention(), 4);
-  for (std::uint64_t seed = 500; seed < 530; ++seed) check_processes<TestType>({cases::random(seed)}, seed);
+  std::uint64_t seed = 500;
+  for (const auto& some : {cases::paddings(), cases::groups(), cases::states(), cases::cross_attention()})
+    for (std::size_t i = seed % 4; i < some.size(); i += 4) check_processes<TestType>({some[i]}, ++seed);
+  for (int i = 0; i < 12; ++i, ++seed) check_processes<TestType>({cases::random(seed)}, seed);
 }
 
 TEMPLATE_TEST_CASE("Processes: long sequences are right, and two runs agree bit for bit", "",
                    COTTENTION_TEST_ELEMENTS) {
-  check_processes<TestType>(cases::pieces(), 5);
+  const std::vector<Case> long_ones = cases::pieces();
+  for (std::size_t i = 0; i < long_ones.size(); i += 5) check_processes<TestType>({long_ones[i]}, i);
   cottention::MpiCommunicator processes(MPI_COMM_WORLD);
   RankOf rank(processes);
   Random random(6);
