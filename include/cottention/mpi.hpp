@@ -89,8 +89,7 @@ class MpiCommunicator {
     char text[MPI_MAX_ERROR_STRING] = {};
     int length = 0;
     if (MPI_Error_string(error, text, &length) != MPI_SUCCESS) length = 0;
-    return CallStatus::failure(StatusCode::communication_error, "%s: error %d of MPI: %.120s", call, error,
-                               text);
+    return CallStatus::failure(StatusCode::communication_error, "%s: error %d of MPI: %s", call, error, text);
   }
 
   MPI_Comm communicator_;

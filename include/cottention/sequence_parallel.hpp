@@ -6,8 +6,12 @@
 
 #include <cottention/host_only.hpp>
 
+#include <algorithm>
+#include <concepts>
 #include <cstddef>
+#include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #include <cottention/cpu.hpp>
 #include <cottention/sequence_parallel/backward.hpp>
@@ -30,6 +34,13 @@ class HostPartCalls {
   }
   CallStatus backward(const BackwardArguments<T>& args) const {
     run_backward<P, tile, vector_bytes>(args, scratch_, execution_);
+    return {};
+  }
+  /// Whether o is held as it is computed, so that a second term can be added to it without a second rounding
+  /// to fewer bits.
+  static constexpr bool adds_terms = P::mask == Mask::causal && std::same_as<T, Accumulate<T>>;
+  CallStatus add_initial_term(const ForwardArguments<T>& args) const {
+    detail::add_initial_term<P, tile, vector_bytes>(args, scratch_, execution_);
     return {};
   }
   template <class Arguments>

@@ -9,6 +9,7 @@
 #include "support/cpu_runs.hpp"
 #include "support/split_runs.hpp"
 
+using cottention::bfloat16, cottention::half;  // in COTTENTION_TEST_ELEMENTS
 using cottention::CallStatus, cottention::StatusCode;
 using namespace support;
 
