@@ -65,7 +65,7 @@ class HostPartCalls {
     }
     return {};
   }
-  CallStatus clear(void* data, std::size_t bytes) const {
+  CallStatus set_zero(void* data, std::size_t bytes) const {
     std::memset(data, 0, bytes);
     return {};
   }

@@ -16,7 +16,7 @@ namespace cottention::sequence_parallel {
 ///     count(arguments, to)                      initial counts, where given, plus unmasked keys
 ///     sum(to, terms, elements)                  in double, in the order of the terms, of which one may be
 ///     `to` adds_terms, add_initial_term(arguments)   whether and how the term of an initial state is added
-///     to o clear(data, bytes)
+///     to o set_zero(data, bytes)
 template <AnyProblem P, class Calls, Communicator C>
 class PartExchange {
  public:
@@ -43,9 +43,9 @@ class PartExchange {
   template <class Arguments>
   CallStatus counts(const Arguments& args) {
     if (!layout_.any_shared) return {};
-    const std::int64_t elements = sizes_.slot_sequences, sent = sizes_.slots * elements;
-    CallStatus status = clear(memory_.none, 2);
-    if (status) status = clear(memory_.sent_counts, sent);
+    const std::int64_t elements = sizes_.slot_sequences, sent = sizes_.slot_count * elements;
+    CallStatus status = set_zero(memory_.none, 2);
+    if (status) status = set_zero(memory_.sent_counts, sent);
     for (const SharedSequences& s : plan_) {
       if (!status) break;
       if (causal && !s.goes_on_behind) continue;
@@ -88,7 +88,7 @@ class PartExchange {
 
   A* sent_h(const SharedSequences& s) const { return memory_.sent + s.slot * sizes_.slot_elements; }
   A* sent_d(const SharedSequences& s) const {
-    return memory_.sent + (sizes_.slots + s.slot) * sizes_.slot_elements;
+    return memory_.sent + (sizes_.slot_count + s.slot) * sizes_.slot_elements;
   }
   /// Where H of other ranks is kept: in the caller's memory where that is given.
   A* incoming_h(const SharedSequences& s, A* given) const {
@@ -116,11 +116,11 @@ class PartExchange {
     return calls_.backward(part);
   }
 
-  CallStatus clear_sent() { return clear(memory_.sent, sizes_.sent_elements()); }
+  CallStatus clear_sent() { return set_zero(memory_.sent, sizes_.sent_elements()); }
   /// Sends H, D or both.
   CallStatus start(bool h, bool d) {
     sent_ways_ = h + d;
-    return start_gather(memory_.sent + (h ? 0 : sizes_.slots * sizes_.slot_elements), memory_.all,
+    return start_gather(memory_.sent + (h ? 0 : sizes_.slot_count * sizes_.slot_elements), memory_.all,
                         sent_elements());
   }
   CallStatus finish() { return communicator_.finish_all_gather(); }
@@ -141,7 +141,7 @@ class PartExchange {
   // ---- The gradient of m, a sum over ranks.
 
   A* dscale_logit_of_call(int i) const { return memory_.sent_dscale_logit + i * sizes_.heads_kv; }
-  CallStatus clear_dscale_logit() { return clear(memory_.sent_dscale_logit, dscale_logit_elements()); }
+  CallStatus clear_dscale_logit() { return set_zero(memory_.sent_dscale_logit, dscale_logit_elements()); }
   CallStatus sum_dscale_logit(A* to) {
     const std::int64_t sent = dscale_logit_elements();
     if (CallStatus status = gather(memory_.sent_dscale_logit, memory_.all_dscale_logit, sent); !status)
@@ -153,15 +153,17 @@ class PartExchange {
   }
 
  private:
-  std::int64_t sent_elements() const { return sent_ways_ * sizes_.slots * sizes_.slot_elements; }
+  std::int64_t sent_elements() const { return sent_ways_ * sizes_.slot_count * sizes_.slot_elements; }
   std::int64_t dscale_logit_elements() const { return PartMemory<A>::dscale_logit_parts * sizes_.heads_kv; }
   GatheredArrays<A> gathered(int way) const {
-    return {memory_.all + way * sizes_.slots * sizes_.slot_elements, sizes_.slot_elements, sent_elements()};
+    return {memory_.all + way * sizes_.slot_count * sizes_.slot_elements, sizes_.slot_elements,
+            sent_elements()};
   }
 
   template <class X>
-  CallStatus clear(X* data, std::int64_t elements) {
-    return elements == 0 ? CallStatus{} : calls_.clear(data, static_cast<std::size_t>(elements) * sizeof(X));
+  CallStatus set_zero(X* data, std::int64_t elements) {
+    return elements == 0 ? CallStatus{}
+                         : calls_.set_zero(data, static_cast<std::size_t>(elements) * sizeof(X));
   }
   template <class X>
   CallStatus start_gather(const X* sent, X* all, std::int64_t elements) {

@@ -143,7 +143,7 @@ struct SumTerms {
   }
 };
 
-/// What all ranks have sent: of each rank `slots` arrays of `elements`.
+/// What all ranks have sent: of each rank `slot_count` arrays of `elements`.
 template <class A>
 struct GatheredArrays {
   A* data = nullptr;
@@ -164,12 +164,12 @@ struct GatheredArrays {
 struct PartSizes {
   std::int64_t ranks = 1;
   std::int64_t heads_kv = 0;
-  int slots = 1;                    ///< states that a rank sends each way, in units of those below
+  int slot_count = 1;               ///< states that a rank sends each way, in units of those below
   std::int64_t slot_sequences = 1;  ///< sequences of a slot
   std::int64_t slot_elements = 0;   ///< of their states
   int ways = 1;                     ///< 2 where D goes round beside H
 
-  std::int64_t sent_elements() const { return ways * slots * slot_elements; }
+  std::int64_t sent_elements() const { return ways * slot_count * slot_elements; }
 };
 
 template <AnyProblem P, class Arguments>
@@ -180,7 +180,7 @@ PartSizes sizes_of(const Arguments& args, int ranks) {
   constexpr bool backward = requires { args.dout; };
   return {.ranks = ranks,
           .heads_kv = s.heads_kv,
-          .slots = packed && P::mask == Mask::bidirectional ? 2 : 1,
+          .slot_count = packed && P::mask == Mask::bidirectional ? 2 : 1,
           .slot_sequences = sequences,
           .slot_elements = sequences * s.heads_kv * s.dim_qk * s.dim_v,
           .ways = backward ? 2 : 1};
@@ -190,12 +190,12 @@ PartSizes sizes_of(const Arguments& args, int ranks) {
 template <class A>
 struct PartMemory {
   std::int64_t* none = nullptr;         ///< (2), 0s: the offsets of a sequence without tokens
-  std::int64_t* sent_counts = nullptr;  ///< (slots, slot_sequences)
+  std::int64_t* sent_counts = nullptr;  ///< (slot_count, slot_sequences)
   std::int64_t* all_counts = nullptr;   ///< the same of each rank
   std::int64_t* counts[2] =
       {};  ///< of each slot (slot_sequences): tokens on ranks before; bidirectional: on all
   std::int64_t* other_counts[2] = {};  ///< bidirectional: tokens on all ranks but this one
-  A* sent = nullptr;                   ///< (ways, slots, slot_elements)
+  A* sent = nullptr;                   ///< (ways, slot_count, slot_elements)
   A* all = nullptr;                    ///< the same of each rank
   A* h[2] = {};                        ///< of each slot (slot_elements): H of ranks before, or of all
   A* d[2] = {};                        ///< D of ranks behind, or of all
@@ -205,11 +205,11 @@ struct PartMemory {
   static PartMemory take(cottention::detail::Carver& carver, const PartSizes& x) {
     PartMemory m;
     m.none = carver.take<std::int64_t>(2);
-    m.sent_counts = carver.take<std::int64_t>(std::int64_t{x.slots}, x.slot_sequences);
-    m.all_counts = carver.take<std::int64_t>(x.ranks, std::int64_t{x.slots}, x.slot_sequences);
-    m.sent = carver.take<A>(std::int64_t{x.ways}, std::int64_t{x.slots}, x.slot_elements);
-    m.all = carver.take<A>(x.ranks, std::int64_t{x.ways}, std::int64_t{x.slots}, x.slot_elements);
-    for (int i = 0; i < x.slots; ++i) {
+    m.sent_counts = carver.take<std::int64_t>(std::int64_t{x.slot_count}, x.slot_sequences);
+    m.all_counts = carver.take<std::int64_t>(x.ranks, std::int64_t{x.slot_count}, x.slot_sequences);
+    m.sent = carver.take<A>(std::int64_t{x.ways}, std::int64_t{x.slot_count}, x.slot_elements);
+    m.all = carver.take<A>(x.ranks, std::int64_t{x.ways}, std::int64_t{x.slot_count}, x.slot_elements);
+    for (int i = 0; i < x.slot_count; ++i) {
       m.counts[i] = carver.take<std::int64_t>(x.slot_sequences);
       m.other_counts[i] = carver.take<std::int64_t>(x.slot_sequences);
       m.h[i] = carver.take<A>(x.slot_elements);
