@@ -36,13 +36,6 @@ class HostPartCalls {
     run_backward<P, tile, vector_bytes>(args, scratch_, execution_);
     return {};
   }
-  /// Whether o is held as it is computed, so that a second term can be added to it without a second rounding
-  /// to fewer bits.
-  static constexpr bool adds_terms = P::mask == Mask::causal && std::same_as<T, Accumulate<T>>;
-  CallStatus add_initial_term(const ForwardArguments<T>& args) const {
-    detail::add_initial_term<P, tile, vector_bytes>(args, scratch_, execution_);
-    return {};
-  }
   template <class Arguments>
   CallStatus count(const Arguments& args, std::int64_t* to) const {
     const CallView<P, Arguments> view(args);

@@ -1,8 +1,6 @@
 // What forward and backward calls have in common: their tasks, their workspace and their run.
 #pragma once
 
-#include <concepts>
-
 #include <cottention/cpu/targets.hpp>
 #include <cottention/cpu/tuning.hpp>
 #include <cottention/validation.hpp>
@@ -12,11 +10,6 @@
 #endif
 
 namespace cottention::cpu::COTTENTION_CPU_TARGET::detail {
-
-/// Arguments of a forward call that adds what its initial state contributes to o, and no more: o += wq_i
-/// h_0^T norm(q_i), with the counts of its keys.
-template <Element T>
-struct InitialTermArguments : ForwardArguments<T> {};
 
 /// The tasks of a call: one for each sequence, each key/value head, and each output that is computed, dk and
 /// dv together where both are.
@@ -72,10 +65,6 @@ class CallTasks {
                                                                  : view_.task(output(i), s, kv_head);
     task.walk.sums_scale_grad = scale_grad_index(i) >= 0;
     if (!has_output(i)) task.walk.a_heads = task.walk.a_rows = 0;
-    if constexpr (std::same_as<Arguments, InitialTermArguments<T>>) {
-      task.walk.bc_heads = 0;
-      task.walk.outputs[0].adds = true;
-    }
     return task;
   }
 

@@ -110,13 +110,9 @@ class ChunkOutput {
           if (rows.valid(r))
             scale_grad_sum += std::log((std::max)(s_.n[row + r], 1.0)) * static_cast<double>(dot[r]);
     }
-    const A* weight = operands_.out.weighted ? s_.weight + row : nullptr;
-    if (operands_.adds) {
-      add_stored(head, row, count, weight);
-      weight = nullptr;
-    }
     if (operands_.out.rows.data != nullptr)
-      store_rows<S>(operands_.out.of(head, t_ + row), count, o(row), s_.c_pitch, weight);
+      store_rows<S>(operands_.out.of(head, t_ + row), count, o(row), s_.c_pitch,
+                    operands_.out.weighted ? s_.weight + row : nullptr);
     return scale_grad_sum;
   }
 
@@ -129,20 +125,6 @@ class ChunkOutput {
   /// The rows of b and c in the block from `row` on.
   int rows_from(int row) const { return (std::min)(block, bc_rows_ - row); }
   A* score(std::ptrdiff_t row, std::ptrdiff_t key) const { return s_.scores + row * s_.score_pitch + key; }
-
-  /// o = o weight + what the caller's tensor holds; s_.normalized is free in outputs without a norm.
-  void add_stored(std::int64_t head, int row, int count, const A* weight) {
-    const RowView<T> out = operands_.out.of(head, t_ + row);
-    const RowView<const T> stored{out.data, out.stride, out.mask, out.mask_stride, out.dim};
-    pack_rows<S, block, Norm::keep, Check::none>(stored, count, static_cast<const A*>(nullptr), s_.normalized,
-                                                 s_.c_pitch, rnorm_);
-    for (int r = 0; r < count; ++r) {
-      A* at = o(row) + r * s_.c_pitch;
-      const A factor = weight == nullptr ? A{1} : weight[r];
-      for (std::ptrdiff_t c = 0; c < s_.c_pitch; c += S::lanes)
-        S::store(at + c, S::load(at + c) * factor + S::load(s_.normalized + r * s_.c_pitch + c));
-    }
-  }
 
   /// Rows t_ + row and on of an operand into `packed`.
   template <Check check>

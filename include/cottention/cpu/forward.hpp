@@ -36,15 +36,6 @@ void run_forward(const ForwardArguments<typename P::element>& args, Workspace wo
   });
 }
 
-/// Adds the term of the initial state to o, of a valid call.
-template <AnyProblem P, Tiling tile, int vector_bytes>
-void add_initial_term(const ForwardArguments<typename P::element>& args, Workspace workspace,
-                      const Execution& execution) {
-  InitialTermArguments<typename P::element> term{args};
-  term.final_state = {};
-  run_tasks<P, tile, vector_bytes>(term, workspace, execution, [](const auto&, const auto*) {});
-}
-
 }  // namespace detail
 
 /// Cosine attention (problem.hpp has the equation) on the CPU.

@@ -14,7 +14,6 @@ template <Element T>
 struct OutputOperands {
   OperandView<const T> a, b, c;
   OperandView<T> out;  // (a_rows, dim_c); null data: not wanted
-  bool adds = false;   // to what out holds
   OperandView<const T>
       norm_input;  // the x of norm(x), for the norm's backward; null data: the output has none
 };

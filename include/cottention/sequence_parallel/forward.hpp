@@ -7,42 +7,6 @@
 
 namespace cottention::sequence_parallel {
 
-/// Walks from a zero state, exchanges the states that the walks end with, and adds the term of those of ranks
-/// before: no pass over k and v but the walk's. For elements whose o is not rounded.
-template <AnyProblem P, class Calls, Communicator C>
-CallStatus walk_then_add(const ForwardArguments<typename P::element>& args,
-                         const SequencePart<typename P::element>& part, PartExchange<P, Calls, C>& exchange) {
-  using A = Accumulate<typename P::element>;
-  const std::int64_t state = args.shape.heads_kv * args.shape.dim_qk * args.shape.dim_v;
-  if (CallStatus status = exchange.clear_sent(); !status) return status;
-  for (const SharedSequences& s : exchange.plan()) {
-    ForwardArguments<typename P::element> shared = slice(args, s.range);
-    shared.initial_state = exchange.part_start(s, shared.initial_state);
-    if (s.goes_on_behind) shared.final_state.h = exchange.sent_h(s);
-    if (CallStatus status = exchange.calls().forward(shared); !status) return status;
-  }
-  if (CallStatus status = exchange.start(true, false); !status) return status;
-  if (CallStatus status = exchange.calls().forward(slice(args, exchange.plan().own)); !status) return status;
-  if (CallStatus status = exchange.finish(); !status) return status;
-  for (const SharedSequences& s : exchange.plan()) {
-    ForwardArguments<typename P::element> shared = slice(args, s.range);
-    A* h = nullptr;
-    if (s.begins_before) {
-      h = exchange.incoming_h(s, part.incoming_h);
-      if (CallStatus status = exchange.sum_h(s, h); !status) return status;
-      shared.initial_state = {h, exchange.memory().counts[s.slot]};
-      if (CallStatus status = exchange.calls().add_initial_term(shared); !status) return status;
-    }
-    if (shared.final_state.h == nullptr) continue;
-    SumTerms<A> terms;
-    if (h != nullptr) terms.add({h, 1, 0});
-    terms.add({s.goes_on_behind ? exchange.sent_h(s) : shared.final_state.h, 1, 0});
-    if (CallStatus status = exchange.calls().sum(shared.final_state.h, terms, s.range.count * state); !status)
-      return status;
-  }
-  return {};
-}
-
 /// Reduces what other ranks need, and computes the part's own sequences while that is on its way:
 ///
 ///     causal          H of the part, exchange, walk from H of the ranks before
@@ -53,8 +17,6 @@ CallStatus forward_part(const ForwardArguments<typename P::element>& args,
   using A = Accumulate<typename P::element>;
   if (CallStatus status = exchange.counts(args); !status) return status;
   const bool any_shared = exchange.layout().any_shared;
-  if constexpr (Calls::adds_terms)
-    if (any_shared) return walk_then_add<P>(args, part, exchange);
   if (any_shared) {
     if (CallStatus status = exchange.clear_sent(); !status) return status;
     for (const SharedSequences& s : exchange.plan())
