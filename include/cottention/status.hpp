@@ -13,15 +13,16 @@ namespace cottention {
 
 enum class StatusCode {
   ok,
-  null_pointer,   ///< an argument that must point somewhere is null
-  bad_shape,      ///< an extent is negative, zero where it must not be, or does not match another
-  bad_stride,     ///< elements of an output share an address with each other or with another tensor
-  bad_offsets,    ///< cu_seqlens does not ascend from 0, or leaves the token axis
-  bad_slot,       ///< a slot is outside the pool or named twice
-  bad_workspace,  ///< the workspace is null, too small or misaligned
-  bad_option,     ///< any other value outside its rule
-  unsupported,    ///< the combination is valid, but not compiled in or not built for this device
-  cuda_error,     ///< the CUDA runtime refused; see cuda_error
+  null_pointer,         ///< an argument that must point somewhere is null
+  bad_shape,            ///< an extent is negative, zero where it must not be, or does not match another
+  bad_stride,           ///< elements of an output share an address with each other or with another tensor
+  bad_offsets,          ///< cu_seqlens does not ascend from 0, or leaves the token axis
+  bad_slot,             ///< a slot is outside the pool or named twice
+  bad_workspace,        ///< the workspace is null, too small or misaligned
+  bad_option,           ///< any other value outside its rule
+  unsupported,          ///< the combination is valid, but not compiled in or not built for this device
+  cuda_error,           ///< the CUDA runtime refused; see cuda_error
+  communication_error,  ///< MPI or NCCL refused; the text has its name for the error
 };
 
 constexpr const char* to_string(StatusCode code) {
@@ -46,12 +47,15 @@ constexpr const char* to_string(StatusCode code) {
       return "unsupported";
     case StatusCode::cuda_error:
       return "CUDA error";
+    case StatusCode::communication_error:
+      return "communication error";
   }
   return "unknown";
 }
 
-/// The outcome of a call. Anything but `ok` means that nothing was launched and no output was written.
-/// Holds its text by value: no allocation, and safe to keep after the call.
+/// The outcome of a call. Anything but `ok` means that nothing was launched and no output was written, but
+/// for communication_error, which may come in the middle of a call. Holds its text by value: no allocation,
+/// and safe to keep after the call.
 struct [[nodiscard]] CallStatus {
   StatusCode code = StatusCode::ok;
   int cuda_error = 0;     ///< the cudaError_t where code is cuda_error

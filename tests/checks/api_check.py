@@ -21,9 +21,10 @@ import tempfile
 
 # The headers whose names users may rely on, and in order those of the page.
 PUBLIC = ["element.hpp", "problem.hpp", "tensor.hpp", "arguments.hpp", "status.hpp", "validation.hpp", "tiling.hpp", "version.hpp",
-          "cpu/execution.hpp", "cpu/targets.hpp", "cpu/forward.hpp", "cpu/backward.hpp", "cpu/step.hpp", "owned_workspace.hpp", "forward.cuh", "backward.cuh",
+          "cpu/execution.hpp", "cpu/targets.hpp", "cpu/forward.hpp", "cpu/backward.hpp", "cpu/step.hpp", "owned_workspace.hpp",
+          "sequence_parallel/communicator.hpp", "sequence_parallel.hpp", "mpi.hpp", "forward.cuh", "backward.cuh",
           "step.cuh", "choice.hpp", "owned_workspace.cuh", "dispatch.hpp"]
-PRIVATE = {"detail", "host"}
+PRIVATE = {"detail", "host", "sequence_parallel"}
 FAILURE = re.compile(r'CallStatus::failure\(\s*StatusCode::(\w+),\s*((?:"(?:[^"\\]|\\.)*"\s*)+)')
 FORMATS = {"%.*s": r".*", "%lld": r"-?\d+", "%d": r"-?\d+", "%zu": r"\d+", "%p": r"0x[0-9a-f]+", "%s": r".*"}
 
@@ -209,7 +210,7 @@ def messages(include):
 
 
 def check_messages(include, page):
-    rows = [row for row in table(page) if len(row) >= 2 and re.match(r"^(bad_|null_|unsup|cuda_)\w+$", row[0])]
+    rows = [row for row in table(page) if len(row) >= 2 and re.match(r"^(bad_|null_|unsup|cuda_|communication_)\w+$", row[0])]
     rows = [row for row in rows if ":" in row[1]]
     known = list(messages(include))
     for code, text, pattern in known:

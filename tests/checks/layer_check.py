@@ -17,9 +17,9 @@ import tempfile
 VOCABULARY = {"arguments", "choice", "dispatch", "element", "host_only", "overlap", "problem", "recurrence", "requirements",
               "status", "tensor", "tiling", "validation", "version", "workspace_layout"}
 CUDA_CALLS = {"forward", "backward", "step", "cottention"}
-OPTIONAL = {"owned_workspace"}  # included by no other layer: what allocates
+OPTIONAL = {"owned_workspace", "sequence_parallel", "mpi", "nccl"}  # included by no other layer: what allocates or communicates
 # What each layer may include besides itself.
-BELOW = {"vocabulary": set(), "rtc": set(), "reference": {"vocabulary"}, "cpu": {"vocabulary"}}
+BELOW = {"vocabulary": set(), "rtc": set(), "reference": {"vocabulary"}, "cpu": {"vocabulary"}, "sequence_parallel": {"vocabulary"}}
 CUDA_LAYERS = ["device", "tile", "kernel", "sm80", "sm90"]
 for i, layer in enumerate(CUDA_LAYERS):
     BELOW[layer] = {"vocabulary", *CUDA_LAYERS[:i]}
@@ -27,7 +27,7 @@ BELOW["sm90"] -= {"sm80"}  # engines know nothing of each other
 BELOW["tuning"] = {"vocabulary", *CUDA_LAYERS}
 BELOW["host"] = BELOW["tuning"] | {"tuning"}
 BELOW["calls"] = {"vocabulary", *CUDA_LAYERS, "tuning", "host"}
-BELOW["optional"] = BELOW["calls"] | {"calls", "cpu"}
+BELOW["optional"] = BELOW["calls"] | {"calls", "cpu", "sequence_parallel"}
 # What only device/ may write.
 HARDWARE = re.compile(r"\b(?:__)?asm(?:__)?\b|__global__|__shared__|\b(?:thread|block|grid)(?:Idx|Dim)\b|__\w+_sync\b|__sync\w+")
 # A hint for registers of CPUs, without an instruction.

@@ -32,6 +32,7 @@
 #include <cottention/dispatch.hpp>
 #include <cottention/owned_workspace.hpp>
 #include <cottention/reference.hpp>
+#include <cottention/sequence_parallel.hpp>
 
 namespace ct = cottention;
 using P = ct::Problem<ct::half, ct::any_head_dim, ct::Mask::causal, ct::Scale::by_query>;

@@ -4,3 +4,7 @@ template support::ForwardCall<cottention::bfloat16> support::cpu_forward(cottent
 template support::BackwardCall<cottention::bfloat16> support::cpu_backward(cottention::Mask,
                                                                            cottention::Scale);
 template support::StepCall<cottention::bfloat16> support::cpu_step(cottention::Scale);
+template support::PartForwardCall<cottention::bfloat16> support::cpu_part_forward(cottention::Mask,
+                                                                                  cottention::Scale);
+template support::PartBackwardCall<cottention::bfloat16> support::cpu_part_backward(cottention::Mask,
+                                                                                    cottention::Scale);

@@ -21,4 +21,14 @@ StepCall<T> cpu_step(cottention::Scale scale) {
   return with_scale<T, cottention::Mask::causal>(scale, []<class P>(P) { return step_of<P>(); });
 }
 
+template <cottention::Element T>
+PartForwardCall<T> cpu_part_forward(cottention::Mask mask, cottention::Scale scale) {
+  return with_problem<T>(mask, scale, []<class P>(P) { return part_forward_of<P>(); });
+}
+
+template <cottention::Element T>
+PartBackwardCall<T> cpu_part_backward(cottention::Mask mask, cottention::Scale scale) {
+  return with_problem<T>(mask, scale, []<class P>(P) { return part_backward_of<P>(); });
+}
+
 }  // namespace support

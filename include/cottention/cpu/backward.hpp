@@ -1,6 +1,8 @@
 // All gradients on the CPU.
 #pragma once
 
+#include <initializer_list>
+
 #include <cottention/cpu/call.hpp>
 
 #if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
@@ -26,6 +28,28 @@ std::size_t workspace_bytes(const BackwardArguments<typename P::element>& args,
   return workspace_bytes<P, tile>(args, bytes, execution) ? bytes : 0;
 }
 
+namespace detail {
+
+/// A valid call, but for the tokens behind the last packed sequence.
+template <AnyProblem P, Tiling tile, int vector_bytes>
+void run_backward(const BackwardArguments<typename P::element>& args, Workspace workspace,
+                  const Execution& execution) {
+  run_tasks<P, tile, vector_bytes>(args, workspace, execution, [&](const auto& tasks, const auto* driver) {
+    const std::int64_t heads = args.dscale_logit == nullptr ? 0 : args.shape.heads_kv;
+    constexpr bool by_key = P::scale == Scale::by_key;
+    const bool sums = tasks.sums_scale_grad(by_key ? Output::dk : Output::dq);
+    for (std::int64_t head = 0; head < heads; ++head) {
+      double sum = 0;
+      for (std::int64_t b = 0; driver != nullptr && sums && b < args.shape.batch; ++b)
+        sum += driver->scale_grad_sum(b * heads + head);
+      const double slope = sums ? sigmoid_slope(static_cast<double>(args.scale_logit[head])) : 0;
+      args.dscale_logit[head] = static_cast<Accumulate<typename P::element>>(0 - slope * sum);
+    }
+  });
+}
+
+}  // namespace detail
+
 /// Gradients of a loss with respect to q, k, v, scale_logit and the initial state, from those with respect to
 /// o and the final state (docs/math.md). Needs nothing that the forward pass would have to save.
 ///
@@ -38,20 +62,11 @@ std::size_t workspace_bytes(const BackwardArguments<typename P::element>& args,
 template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = default_vector_bytes>
 [[nodiscard]] CallStatus backward(const BackwardArguments<typename P::element>& args, Workspace workspace,
                                   const Execution& execution = {}) {
-  return detail::run_call<P, tile, vector_bytes>(
-      args, workspace, execution, {Output::dq, Output::dk, Output::dv},
-      [&](const auto& tasks, const auto* driver) {
-        const std::int64_t heads = args.dscale_logit == nullptr ? 0 : args.shape.heads_kv;
-        constexpr bool by_key = P::scale == Scale::by_key;
-        const bool sums = tasks.sums_scale_grad(by_key ? Output::dk : Output::dq);
-        for (std::int64_t head = 0; head < heads; ++head) {
-          double sum = 0;
-          for (std::int64_t b = 0; driver != nullptr && sums && b < args.shape.batch; ++b)
-            sum += driver->scale_grad_sum(b * heads + head);
-          const double slope = sums ? sigmoid_slope(static_cast<double>(args.scale_logit[head])) : 0;
-          args.dscale_logit[head] = static_cast<Accumulate<typename P::element>>(0 - slope * sum);
-        }
-      });
+  if (CallStatus status = detail::validate_call<P, tile>(args, workspace, execution); !status) return status;
+  detail::run_backward<P, tile, vector_bytes>(args, workspace, execution);
+  const CallView<P, BackwardArguments<typename P::element>> view(args);
+  for (const Output output : {Output::dq, Output::dk, Output::dv}) view.clear_trailing(output, execution);
+  return {};
 }
 
 }  // namespace cottention::cpu::COTTENTION_CPU_TARGET

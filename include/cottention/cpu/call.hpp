@@ -1,8 +1,6 @@
 // What forward and backward calls have in common: their tasks, their workspace and their run.
 #pragma once
 
-#include <initializer_list>
-
 #include <cottention/cpu/targets.hpp>
 #include <cottention/cpu/tuning.hpp>
 #include <cottention/validation.hpp>
@@ -66,6 +64,7 @@ class CallTasks {
     WalkTask<T> task = key_gradients_ && output(i) == Output::dk ? view_.key_gradients_task(s, kv_head)
                                                                  : view_.task(output(i), s, kv_head);
     task.walk.sums_scale_grad = scale_grad_index(i) >= 0;
+    if (!has_output(i)) task.walk.a_heads = task.walk.a_rows = 0;
     return task;
   }
 
@@ -91,6 +90,13 @@ class CallTasks {
 
   std::int64_t heads() const { return args_.shape.batch * args_.shape.heads_kv; }
   Output output(std::int64_t i) const { return list_[i / heads()]; }
+  /// Whether a task makes more than its final state.
+  bool has_output([[maybe_unused]] std::int64_t i) const {
+    if constexpr (backward)
+      return output(i) != Output::dv || args_.dv.data != nullptr;
+    else
+      return view_.group() > 0;
+  }
   void add(Output output) { list_[outputs_++] = output; }
 
   const Arguments& args_;
@@ -114,30 +120,35 @@ CallStatus call_workspace_bytes(const Arguments& args, std::size_t& bytes, const
   return {};
 }
 
-/// Runs a call: validates it, runs its tasks, clears the trailing tokens of `outputs`, and calls
-/// finish(tasks, driver), with a null driver where there was nothing to run.
-template <AnyProblem P, Tiling tile, int vector_bytes, class Arguments, class Finish>
-CallStatus run_call(const Arguments& args, Workspace workspace, const Execution& execution,
-                    std::initializer_list<Output> outputs, Finish finish) {
-  using Tasks = CallTasks<P, Arguments>;
+/// Checks all of a call, its workspace included.
+template <AnyProblem P, Tiling tile, class Arguments>
+CallStatus validate_call(const Arguments& args, Workspace workspace, const Execution& execution) {
   if (CallStatus status = validate(execution); !status) return status;
   if (CallStatus status = validate<P>(args); !status) return status;
   if (CallStatus status = validate_contents<P>(args); !status) return status;
-  const Tasks tasks(args);
+  const CallTasks<P, Arguments> tasks(args);
   const int threads = available_threads(execution);
-  Carver carver(workspace.data);
-  const auto parts = take_workspace<typename P::element>(carver, tasks.work(), tile.chunk, threads);
+  Carver carver;
+  take_workspace<typename P::element>(carver, tasks.work(), tile.chunk, threads);
   if (CallStatus status = validate(carver, threads); !status) return status;
+  return tasks.any() ? validate(workspace, carver.bytes(), threads) : CallStatus{};
+}
+
+/// Runs the tasks of a valid call, and calls finish(tasks, driver), with a null driver where there was
+/// nothing to run.
+template <AnyProblem P, Tiling tile, int vector_bytes, class Arguments, class Finish>
+void run_tasks(const Arguments& args, Workspace workspace, const Execution& execution, Finish finish) {
+  using Tasks = CallTasks<P, Arguments>;
+  const Tasks tasks(args);
+  Carver carver(workspace.data);
+  const auto parts =
+      take_workspace<typename P::element>(carver, tasks.work(), tile.chunk, available_threads(execution));
   const bool any = tasks.any();
-  if (any)
-    if (CallStatus status = validate(workspace, carver.bytes(), threads); !status) return status;
   with_target<vector_bytes>(execution, [&]<class Code> {
     typename Code::template CallDriver<P, tile.chunk, Tasks> driver(tasks, parts);
     if (any) driver.run(execution);
-    for (const Output output : outputs) tasks.view().clear_trailing(output, execution);
     finish(tasks, any ? &driver : nullptr);
   });
-  return {};
 }
 
 }  // namespace cottention::cpu::COTTENTION_CPU_TARGET::detail

@@ -67,14 +67,15 @@ class Driver {
     if (workspace_.entry_count == 0) return false;
     const WalkTask<T> task = tasks_.task(i);
     if (pieces(task, tasks_.rows(i)).count < 2 || is_single(task)) return false;
+    if (const SplitCounts counts = extent(i); counts.sums + counts.walks < 2) return false;
     return tasks_.rows(i) > work_.rows / workspace_.threads ||
            left_over_tasks(work_, workspace_.threads).contain(i);
   }
   SplitCounts extent(std::int64_t i) const {
     const WalkTask<T> task = tasks_.task(i);
     const std::int64_t sums = pieces(task, task.walk.bc_rows).count;
-    if constexpr (causal) return {task.final == nullptr ? sums - 1 : sums, sums, true};
-    return {sums, pieces(task, task.walk.a_rows).count, false};
+    if (!causal || task.walk.a_rows == 0) return {sums, pieces(task, task.walk.a_rows).count, false};
+    return {task.final == nullptr ? sums - 1 : sums, sums, true};
   }
   void begin(std::int64_t i, int entry) {
     const WalkTask<T> task = tasks_.task(i);
@@ -217,7 +218,7 @@ class Driver {
     }
     if (count == 0) return;
     for (int i = 0; i < count; ++i) load(active[i].task, active[i].prefix);
-    if constexpr (causal)
+    if (causal && active->task.walk.a_rows > 0)
       walk_all(active, count);
     else
       reduce_and_apply_all(active, count);
@@ -241,6 +242,7 @@ class Driver {
     }
   }
 
+  /// The same without a mask, and of walks that make a state alone.
   void reduce_and_apply_all(ActiveWalk* active, int count) const {
     const Pieces sums = pieces(active->task, active->task.walk.bc_rows);
     for (std::int64_t piece = 0; piece < sums.count; ++piece) {

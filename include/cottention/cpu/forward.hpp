@@ -22,6 +22,22 @@ std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args,
   return workspace_bytes<P, tile>(args, bytes, execution) ? bytes : 0;
 }
 
+namespace detail {
+
+/// A valid call, but for the tokens behind the last packed sequence.
+template <AnyProblem P, Tiling tile, int vector_bytes>
+void run_forward(const ForwardArguments<typename P::element>& args, Workspace workspace,
+                 const Execution& execution) {
+  run_tasks<P, tile, vector_bytes>(args, workspace, execution, [&](const auto& tasks, const auto*) {
+    for (std::int64_t b = 0; args.final_state.count != nullptr && b < args.shape.batch; ++b) {
+      const Sequence s = tasks.view().sequence(b);
+      args.final_state.count[b] = tasks.view().initial_count(s) + tasks.view().unmasked_keys(s);
+    }
+  });
+}
+
+}  // namespace detail
+
 /// Cosine attention (problem.hpp has the equation) on the CPU.
 ///
 /// Shapes, layouts and optional arguments: ForwardArguments. `workspace` holds at least
@@ -32,13 +48,10 @@ std::size_t workspace_bytes(const ForwardArguments<typename P::element>& args,
 template <AnyProblem P, Tiling tile = tuned_tiling<P>, int vector_bytes = default_vector_bytes>
 [[nodiscard]] CallStatus forward(const ForwardArguments<typename P::element>& args, Workspace workspace,
                                  const Execution& execution = {}) {
-  return detail::run_call<P, tile, vector_bytes>(
-      args, workspace, execution, {Output::o}, [&](const auto& tasks, const auto*) {
-        for (std::int64_t b = 0; args.final_state.count != nullptr && b < args.shape.batch; ++b) {
-          const Sequence s = tasks.view().sequence(b);
-          args.final_state.count[b] = tasks.view().initial_count(s) + tasks.view().unmasked_keys(s);
-        }
-      });
+  if (CallStatus status = detail::validate_call<P, tile>(args, workspace, execution); !status) return status;
+  detail::run_forward<P, tile, vector_bytes>(args, workspace, execution);
+  CallView<P, ForwardArguments<typename P::element>>(args).clear_trailing(Output::o, execution);
+  return {};
 }
 
 }  // namespace cottention::cpu::COTTENTION_CPU_TARGET
