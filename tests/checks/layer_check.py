@@ -30,8 +30,8 @@ BELOW["calls"] = {"vocabulary", *CUDA_LAYERS, "tuning", "host"}
 BELOW["optional"] = BELOW["calls"] | {"calls", "cpu", "sequence_parallel"}
 # What only device/ may write.
 HARDWARE = re.compile(r"\b(?:__)?asm(?:__)?\b|__global__|__shared__|\b(?:thread|block|grid)(?:Idx|Dim)\b|__\w+_sync\b|__sync\w+")
-# A hint for registers of CPUs, without an instruction.
-OF_CPUS = {"__asm__": ("cpu/simd.hpp",)}
+# Hints for registers of CPUs, and the words of matrix units.
+OF_CPUS = {"__asm__": ("cpu/simd.hpp", "cpu/matrix_unit.hpp")}
 TOOLKIT = re.compile(r"\s*#\s*include\s*<((?:cub|cuda|thrust|nv)/[^>]+)>")
 REQUIREMENTS = "<cottention/requirements.hpp>"
 TARGET, AGAIN = "cpu/target.hpp", "cpu/include_again.inc"

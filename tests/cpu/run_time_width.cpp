@@ -122,11 +122,12 @@ TEST_CASE("A call takes the widest vectors that the processor has and that it is
   while (std::getline(file, line) && line.rfind("flags", 0) != 0) {
   }
   std::istringstream flags(line);
-  int has_avx2 = 0, has_avx512 = 0;
+  int has_avx2 = 0, has_avx512 = 0, has_amx = 0;
   for (std::string flag; flags >> flag;) {
     has_avx2 += flag == "avx2" || flag == "fma" || flag == "f16c";
     has_avx512 += flag == "avx512f" || flag == "avx512bw" || flag == "avx512cd" || flag == "avx512dq" ||
                   flag == "avx512vl";
+    has_amx += flag == "amx_tile" || flag == "amx_bf16";
   }
   REQUIRE(!line.empty());
   const int widest = has_avx2 < 3 ? 16 : has_avx512 < 5 ? 32 : 64;
@@ -136,10 +137,15 @@ TEST_CASE("A call takes the widest vectors that the processor has and that it is
     CHECK(cpu::vector_width({.max_vector_bytes = limit}) == std::min(widest, limit < 32   ? 16
                                                                              : limit < 64 ? 32
                                                                                           : 64));
+  using InBf16 = Calls<bfloat16>::P;
+  CHECK(cpu::uses_matrix_unit<InBf16>() == (widest == 64 && has_amx == 2));
+  CHECK(!cpu::uses_matrix_unit<InBf16>({.max_vector_bytes = 32}));
+  CHECK(!cpu::uses_matrix_unit<InBf16>({.matrix_unit = false}));
+  CHECK(!cpu::uses_matrix_unit<Calls<half>::P>());
 }
 #endif
 
-TEMPLATE_TEST_CASE("Calls are right at every width that is chosen at run time", "", float, half) {
+TEMPLATE_TEST_CASE("Calls are right at every width that is chosen at run time", "", float, half, bfloat16) {
   using T = TestType;
   using P = typename Calls<T>::P;
   Calls<T> reference;

@@ -21,6 +21,9 @@
 #elif defined(COTTENTION_CPU_PORTABLE_TILES)
 #define COTTENTION_CPU_HAS_DISPATCH 0
 #define COTTENTION_CPU_NATIVE(isa) isa##_portable_tiles
+#elif defined(__NVCC__)  // code for no matrix unit
+#define COTTENTION_CPU_HAS_DISPATCH 0
+#define COTTENTION_CPU_NATIVE(isa) isa##_nvcc
 #else
 #define COTTENTION_CPU_HAS_DISPATCH 0
 #define COTTENTION_CPU_NATIVE(isa) isa

@@ -52,9 +52,11 @@ class TileWalk {
   /// Rows of b and c of one head that are packed.
   int packed_rows() const { return packed_; }
 
-  /// Begins a chunk with bc_rows rows of b and c, of which none are packed.
-  void begin_chunk(int bc_rows) {
+  /// Begins a chunk with bc_rows rows of b and c, of which none are packed. Without outputs there is the
+  /// update of the state alone, which is that of the first output.
+  void begin_chunk(int bc_rows, bool has_outputs) {
     bc_rows_ = bc_rows;
+    arranged_ = has_outputs ? output_count_ : 1;
     begin_head();
   }
   /// Begins another head of b and c.
@@ -199,10 +201,10 @@ class TileWalk {
     const std::uint16_t* const rows = outputs_[0].s.rows;
     const std::ptrdiff_t pitch = tile_pitch(dim);
     const int filled = static_cast<int>(round_up(count, panel));
-    if (b_of < output_count_)
+    if (b_of < arranged_)
       pair_columns(rows, pitch, filled, outputs_[b_of].depth,
                    outputs_[b_of].s.b_pairs + packed_ * outputs_[b_of].depth / 2);
-    if (c_of < output_count_)
+    if (c_of < arranged_)
       pair_rows(rows, pitch, filled, outputs_[c_of].c_pitch,
                 outputs_[c_of].s.c_pairs + packed_ / 2 * outputs_[c_of].c_pitch);
   }
@@ -342,8 +344,9 @@ class TileWalk {
   int output_count_ = 0;
   bool exact_parts_ = false;
   Output outputs_[2];
-  int bc_rows_ = 0;  // of b and c in the chunk
-  int packed_ = 0;   // of them, those of one head that are packed
+  int bc_rows_ = 0;   // of b and c in the chunk
+  int arranged_ = 0;  // outputs whose b and c are packed
+  int packed_ = 0;    // of them, those of one head that are packed
   bool in_range_ = true;
 };
 

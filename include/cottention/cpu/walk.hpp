@@ -69,7 +69,7 @@ class Walker {
     bc_rows_ = bc_rows;
     packed_ = 0;
     for (int i = 0; i < params_.output_count(); ++i) outputs_[i].begin_chunk(t, bc_rows);
-    if constexpr (Unit::exists) tiles_.begin_chunk(bc_rows);
+    if constexpr (Unit::exists) tiles_.begin_chunk(bc_rows, a_rows > 0);
     load_counts((std::max)(a_rows, bc_rows));
   }
 
