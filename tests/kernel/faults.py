@@ -170,8 +170,8 @@ TOGETHER = {
         # D is published without being shown to the asynchronous proxy.
         "no_fence_of_whole_d": Fault(
             "key_gradient_apply.cuh",
-            "    d.publish(storage.d);\n    device::fence_proxy_async();\n",
-            "    d.publish(storage.d);\n",
+            "    d.publish(storage.d, true);\n    device::fence_proxy_async();\n",
+            "    d.publish(storage.d, true);\n",
             "no fence_proxy_async has followed"),
         # Keys are loaded to a buffer from which an output is still being stored.
         "keys_loaded_early": Fault(
