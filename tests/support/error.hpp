@@ -1,11 +1,9 @@
 // How far a result is from the reference, and how far it may be.
 #pragma once
 
-#include <cmath>
 #include <concepts>
 #include <cstddef>
 #include <cstdint>
-#include <limits>
 #include <vector>
 
 #include <cottention/element.hpp>
@@ -25,22 +23,7 @@ inline constexpr Bounds bounds = std::same_as<T, double>             ? Bounds{1e
 
 /// ||x - expected|| / ||expected||. Infinite when sizes differ, when anything is not finite, and when only
 /// zeros are expected but something else is found.
-inline double relative_error(const std::vector<double>& x, const std::vector<double>& expected) {
-  constexpr double never = std::numeric_limits<double>::infinity();
-  if (x.size() != expected.size()) return never;
-  // Scaled by the largest value, so that squares of values beyond 1e154 or below 1e-154 count.
-  double largest = 0;
-  for (const double value : expected) largest = std::fmax(largest, std::fabs(value));
-  const double scale = largest > 0 ? largest : 1;
-  double difference = 0, norm = 0;
-  for (std::size_t i = 0; i < x.size(); ++i) {
-    if (!std::isfinite(x[i]) || !std::isfinite(expected[i])) return never;
-    difference += (x[i] - expected[i]) / scale * ((x[i] - expected[i]) / scale);
-    norm += expected[i] / scale * (expected[i] / scale);
-  }
-  if (norm == 0) return difference == 0 ? 0 : never;
-  return std::sqrt(difference / norm);
-}
+double relative_error(const std::vector<double>& x, const std::vector<double>& expected);
 
 /// Whether rows of `width` values are exactly 0 wherever `mask`, one byte per row, is. A null mask masks
 /// nothing.

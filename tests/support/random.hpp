@@ -1,7 +1,6 @@
 // Random numbers that are the same with every compiler and standard library.
 #pragma once
 
-#include <cmath>
 #include <cstdint>
 
 namespace support {
@@ -25,22 +24,7 @@ class Random {
   std::int64_t below(std::int64_t n) { return static_cast<std::int64_t>(uniform() * static_cast<double>(n)); }
 
   /// Mean 0, variance 1, by Marsaglia's polar method, which makes two at a time.
-  double normal() {
-    if (has_second_) {
-      has_second_ = false;
-      return second_;
-    }
-    double x, y, square;
-    do {
-      x = 2 * uniform() - 1;
-      y = 2 * uniform() - 1;
-      square = x * x + y * y;
-    } while (square >= 1 || square == 0);
-    const double factor = std::sqrt(-2 * std::log(square) / square);
-    has_second_ = true;
-    second_ = y * factor;
-    return x * factor;
-  }
+  double normal();
 
  private:
   std::uint64_t state_;
