@@ -258,11 +258,12 @@ inline constexpr Row rows[] = {
     key_gradient_apply<Bidirectional<half, 128>>("KeyGradientApply, wgmma, fp16 128"),
 };
 
-// A row for every kernel that tests/cuda_compile goes without: each Tiling of Gradient, Walk of o and of dq,
-// and KeyGradients; three of Walk of the mma.sync engine; and six of wgmma in fp16 and of KeyGradientApply.
+// A row for every kernel that tests/cuda_compile goes without: each Tiling of Gradient in bf16, and in either
+// type Walk of o and of dq, and KeyGradients; three of Walk of the mma.sync engine; and three that it has
+// too.
 static_assert(std::size(rows) == host::FusedBackwardTilings<ByKey<bfloat16, 64>>::table.count +
-                                     host::FusedBackwardTilings<ByKey<bfloat16, 128>>::table.count + 4 + 3 +
-                                     6);
+                                     host::FusedBackwardTilings<ByKey<bfloat16, 128>>::table.count + 7 + 3 +
+                                     3);
 
 /// Counts are those of `longer` less those of `shorter`: of whole chunks alone, that have no low parts of
 /// states where kernels may leave them out (sm90/low_parts.cuh).
