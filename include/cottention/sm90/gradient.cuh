@@ -44,9 +44,11 @@ struct Gradient {
     typename Block::Weights weights(params.dq, head.batch, head.kv_head, head.keys(), 0, head.last,
                                     storage.counts);
     storage.dq_error.set_zero();
-    storage.low_parts_of_s.set_zero();
-    storage.low_parts_of_d.set_zero();
-    device::store_shared(storage.scale_grad + device::thread_index(), 0.0);
+    if constexpr (Block::guards) {
+      storage.low_parts_of_s.set_zero();
+      storage.low_parts_of_d.set_zero();
+    }
+    device::store_shared(storage.scale_grad + device::opaque(device::thread_index()), 0.0);
     device::sync_block();  // barriers are initialised
     float off = 0;         // of S from what it is before the piece
     const int part = group_index();
@@ -70,7 +72,8 @@ struct Gradient {
  private:
   /// Registers of a thread, by warpgroup: 512 in all.
   struct Shares {
-    static constexpr int average = 128, first = 128, second = 120, third = 120, states = 144;
+    static constexpr int average = 128, states = std::same_as<T, half> ? 152 : 144, second = 120, third = 120,
+                         first = 4 * average - states - second - third;
   };
 
   /// Loads S after the piece and D behind it. Scope: the last warpgroup.
@@ -114,8 +117,8 @@ struct Gradient {
         s.template absorb<Block::bounds_factors, Change::subtract>(keys.x, keys.y, keys.terms);
         storage.keys.barriers.arrive_empty(at.keys());
         const float squares = s.squares();
-        publish(s, storage.s, storage.s_barriers, storage.low_parts_of_s, squares, at);
         storage.dq_error.observe_state(squares);
+        publish(s, storage.s, storage.s_barriers, storage.low_parts_of_s, squares, at);
       }
       storage.queries.wait_measured(at.queries(params.dq.row_group));
       typename Block::Pair& queries = storage.queries.at(at.queries(params.dq.row_group));

@@ -30,20 +30,23 @@ struct GradientPart {
 
   using Leading = tile::LeadingChunks<chunk_rows, R::direction>;
 
+  /// Lanes of half have no register for it.
+  static constexpr bool carries_row = !std::same_as<T, half>;
+
   const Params& params;
   Weights& weights;
   Storage& storage;
   using Fragments = MeasuredRows<T, dim>;
   using Out = Sums<dim>;
   float row_factors[2] = {};  // of rows of dv: weight / ||k||
-  int row = 0;                // the chunk's first
+  int carried_row = 0;        // as row() returns it, where lanes have a register for it
 
   __device__ __forceinline__ void walk() {
     if (loads())
       for (int i = 1; i < tiling.stages; ++i) Block::load_next(params, storage);
 #pragma unroll 1
     for (Position at; Block::within(storage, at); ++at.chunks) {
-      row = Block::row_of(storage, at);
+      if constexpr (carries_row) carried_row = Block::row_of(storage, at);
       if constexpr (weighs) prepare_weights(at);
       if constexpr (of_queries)
         walk_queries(at);
@@ -67,17 +70,21 @@ struct GradientPart {
   /// Scope: the first warpgroup, whose barriers are inside: 2.
   __device__ __forceinline__ void prepare_weights(const Position& at) {
     sync_first_group();  // the weights of the chunk before are read
-    weights.begin_chunk(row, device::load_shared(&storage.of_keys.mask),
+    weights.begin_chunk(row(at), device::load_shared(&storage.of_keys.mask),
                         device::load_shared(&storage.of_keys.length));
     sync_first_group();  // those of the chunk are written
     weights.enter_chunk();
-    factors(at).set_weight(weights, own_side(), row, own_side().is_whole(row));
+    factors(at).set_weight(weights, own_side(), row(at), own_side().is_whole(row(at)));
   }
 
   // Each use computes these: lanes have no registers for them.
   __device__ __forceinline__ Pair& keys(const Position& at) const { return storage.keys.at(at.keys()); }
   __device__ __forceinline__ Pair& queries(const Position& at) const {
     return storage.queries.at(at.queries(params.dq.row_group));
+  }
+  /// The first row of the chunk.
+  __device__ __forceinline__ int row(const Position& at) const {
+    return carries_row ? carried_row : Block::row_of(storage, at);
   }
   static __device__ __forceinline__ Rows& b_of(Pair& terms) {
     return R::has_norm_backward ? terms.y : terms.x;
@@ -96,7 +103,7 @@ struct GradientPart {
       load();
       Scores scores;
       bool finite;
-      const bool plain = score(scores, rows, queries(at), keys(at), finite);
+      const bool plain = score(scores, rows, queries(at), keys(at), at, finite);
       storage.s_barriers.wait_full(at.state());
       Out out;
       RowScales<T> scales;
@@ -140,7 +147,7 @@ struct GradientPart {
       storage.queries.wait_measured(at.queries(params.dq.row_group));
       Scores scores;
       bool finite;
-      const bool plain = score(scores, rows, keys(at), queries(at), finite);
+      const bool plain = score(scores, rows, keys(at), queries(at), at, finite);
       RowScales<T> scales;
       scales.raise(scores);
       scales.raise_sums(out);
@@ -166,7 +173,7 @@ struct GradientPart {
   __device__ __forceinline__ void measure_queries(Fragments& rows, const Position& at) {
     const auto place = at.queries(params.dq.row_group);
     storage.queries.barriers.wait_full(place);
-    const auto of_x = rows.template measure_x<weighs>(queries(at), factors(at), own_side(), row);
+    const auto of_x = rows.template measure_x<weighs>(queries(at), factors(at), own_side(), row(at));
     const float y_bound = rows.measure_y(queries(at)) * of_x.weight;
     Fragments::finish(queries(at), of_x, rows.finding_of_y());
     storage.queries.arrive_measured(place);
@@ -178,7 +185,7 @@ struct GradientPart {
   /// By dv's warpgroup, which has rows of k as a.
   __device__ __forceinline__ void measure_keys(Fragments& rows, const Position& at) {
     storage.keys.barriers.wait_full(at.keys());
-    const auto of_x = rows.template measure_x<weighs>(keys(at), factors(at), own_side(), row);
+    const auto of_x = rows.template measure_x<weighs>(keys(at), factors(at), own_side(), row(at));
     Fragments::finish(keys(at), of_x);
     storage.keys.arrive_measured(at.keys());
     set_guarded(of_x.squares, of_x.factor);
@@ -225,12 +232,12 @@ struct GradientPart {
 
   /// Scores with the factors of terms. finite: whether c is. Returns whether it is and rounded scores do.
   __device__ __forceinline__ bool score(Scores& scores, const Fragments& rows, Pair& of_rows, Pair& of_terms,
-                                        bool& finite) {
+                                        const Position& at, bool& finite) {
     constexpr bool norm = R::has_norm_backward;
     Rows& b = b_of(of_terms);
     start_scores(scores, a_of(rows), b);
     finish(scores);
-    const bool is_leading = leading().contain(row);
+    const bool is_leading = leading().contain(row(at));
     if (is_leading && leading().are_all()) replace_diagonal(scores, norm ? of_rows.y : of_rows.x, b);
     scale_and_mask<R::direction, false, false>(scores, of_terms.terms.factors.full, row_factors);
     finite = (findings_of(of_terms) & (norm ? finding::x_not_finite : finding::y_not_finite)) == 0;
@@ -257,7 +264,7 @@ struct GradientPart {
       out.scale_rows(row_factors);
     else
       sums = finish_rows(at, rows, out);
-    if (!own_side().is_whole(row)) clear_sums(out, own_side().valid(row));
+    if (!own_side().is_whole(row(at))) clear_sums(out, own_side().valid(row(at)));
     if constexpr (Block::guards) {
       if constexpr (output != Output::dq) sums.out = out.squares();
       low_parts().add(guard, at.chunks, group_head > 0, sums.out, sums.taken_away);
@@ -271,10 +278,10 @@ struct GradientPart {
     device::fence_proxy_async();
     device::sync_warp();
     const int own_rows = 16 * warp_in_group();
-    if (row + own_rows + 16 > device::load_shared(&own_side().length)) {
-      copy_rows(buffer, own_side().rows(view, group_head), row);
+    if (row(at) + own_rows + 16 > device::load_shared(&own_side().length)) {
+      copy_rows(buffer, own_side().rows(view, group_head), row(at));
     } else if (lane_index() == 0) {
-      const Coordinates to = own_side().at(group_head, row + own_rows);
+      const Coordinates to = own_side().at(group_head, row(at) + own_rows);
       device::tma_store(&own(params.dq_map, params.dk_map, params.dv_map), buffer.at(own_rows, 0), 0, to.row,
                         to.head, to.batch);
       device::cp_async_bulk_commit();

@@ -35,17 +35,20 @@ struct KeyGradientPart {
   /// Whether the rows that the warpgroup measures have weights.
   static constexpr bool weighs = is_first && (P::scale == Scale::by_key || Block::weighs_queries);
 
+  /// Lanes of half have no register for it.
+  static constexpr bool carries_row = !std::same_as<T, half>;
+
   const Params& params;
   typename Block::Weights& weights;
   Storage& storage;
-  int row = 0;  // the chunk's first
+  int carried_row = 0;  // as row() returns it, where lanes have a register for it
 
   __device__ __forceinline__ void walk() {
     if (loads())
       for (int i = 1; i < tiling.stages; ++i) Block::load_next(params, storage);
 #pragma unroll 1
     for (Position at; Block::within(storage, at); ++at.chunks) {
-      row = Block::row_of(storage, at);
+      if constexpr (carries_row) carried_row = Block::row_of(storage, at);
       walk_chunk(at);
     }
     if (lane_index() == 0) device::cp_async_bulk_wait<0>();
@@ -88,7 +91,7 @@ struct KeyGradientPart {
     scales.raise(scores);
     scales.raise_sums(out);
     const bool finite = c_is_finite(at);
-    if (finite && !leading().contain(row)) {
+    if (finite && !leading().contain(row(at))) {
       start_attend(out, scores, c_of(queries(at)));
       finish(out);
     } else {
@@ -101,6 +104,10 @@ struct KeyGradientPart {
   // ---- Each use computes these: lanes have no registers for them.
 
   __device__ __forceinline__ int group() const { return params.dk.term_group; }
+  /// The first row of the chunk.
+  __device__ __forceinline__ int row(const Position& at) const {
+    return carries_row ? carried_row : Block::row_of(storage, at);
+  }
   __device__ __forceinline__ Pair& keys(const Position& at) const { return storage.keys.at(at.keys()); }
   __device__ __forceinline__ Pair& queries(const Position& at) const {
     return storage.queries.at(at.queries(group()));
@@ -184,16 +191,16 @@ struct KeyGradientPart {
   /// Scope: the first warpgroup, whose barriers are inside: 2.
   __device__ __forceinline__ void prepare_weights(const Position& at) {
     sync_first_group();  // the weights of the chunk before are read
-    weights.begin_chunk(row, device::load_shared(&storage.of_keys.mask),
+    weights.begin_chunk(row(at), device::load_shared(&storage.of_keys.mask),
                         device::load_shared(&storage.of_keys.length));
     sync_first_group();  // those of the chunk are written
     weights.enter_chunk();
-    factors(at).set_weight(weights, storage.of_keys, row, storage.of_keys.is_whole(row));
+    factors(at).set_weight(weights, storage.of_keys, row(at), storage.of_keys.is_whole(row(at)));
   }
   /// Clears the warp's rows of a pair that are not valid. Returns whether there are any.
-  __device__ __forceinline__ bool clear_invalid(Pair& pair, const HeadSide& side) {
-    if (side.is_whole(row)) return false;
-    const Valid valid = side.valid(row);
+  __device__ __forceinline__ bool clear_invalid(Pair& pair, const HeadSide& side, const Position& at) {
+    if (side.is_whole(row(at))) return false;
+    const Valid valid = side.valid(row(at));
     clear_rows(pair.x, valid);
     clear_rows(pair.y, valid);
     device::sync_warp();
@@ -204,7 +211,7 @@ struct KeyGradientPart {
   __device__ __forceinline__ void measure_keys(A& x, const Position& at) {
     storage.keys.barriers.wait_full(at.keys());
     Pair& pair = keys(at);
-    bool changed = clear_invalid(pair, storage.of_keys);
+    bool changed = clear_invalid(pair, storage.of_keys, at);
     x.load(pair.x);
     tile::RowNorm<float> norm{squares_of_own_row(x), 0};
     if (device::any_lane(is_extreme<T>(norm.sum_sq))) {
@@ -219,7 +226,8 @@ struct KeyGradientPart {
     if constexpr (weighs && causal)
       weight = device::load_shared(factors(at).weights + place);
     else if constexpr (weighs)
-      weight = {weights.weight(), storage.of_keys.valid(row).contains(own) ? weights.log_count(own) : -1.0f};
+      weight = {weights.weight(),
+                storage.of_keys.valid(row(at)).contains(own) ? weights.log_count(own) : -1.0f};
     if (writes_own_row()) {
       device::store_shared(pair.terms.factors.full + own, rnorm * weight.weight);
       const auto norm_backward = tile::NormBackward<float>::of(norm, rnorm, weight.weight);
@@ -235,7 +243,7 @@ struct KeyGradientPart {
     const auto place = at.queries(group());
     storage.queries.barriers.wait_full(place);
     Pair& pair = queries(at);
-    bool changed = clear_invalid(pair, storage.of_queries);
+    bool changed = clear_invalid(pair, storage.of_queries, at);
     tile::RowNorm<float> norm{squares_of_own_row(pair.x), 0};
     std::uint32_t found = 0;
     if (device::any_lane(is_extreme<T>(norm.sum_sq))) {
@@ -281,7 +289,7 @@ struct KeyGradientPart {
           [&](int h, int r) { of_rows[h] = device::load_shared(keys(at).terms.factors.full + r); });
       out.scale_rows(of_rows);
     }
-    if (!storage.of_keys.is_whole(row)) clear_sums(out, storage.of_keys.valid(row));
+    if (!storage.of_keys.is_whole(row(at))) clear_sums(out, storage.of_keys.valid(row(at)));
     if constexpr (guards) storage.low_parts.add(guard, at.chunks, false, out.squares(), taken_away);
     device::mbarrier_wait(&storage.keys_read, at.chunks % 2);
     const auto& view = is_dk ? params.dk.out : params.dv.out;
@@ -292,10 +300,10 @@ struct KeyGradientPart {
     device::fence_proxy_async();
     device::sync_warp();
     const int own_rows = 16 * warp_in_group();
-    if (row + own_rows + 16 > device::load_shared(&storage.of_keys.length))
-      copy_rows(buffer, storage.of_keys.rows(view, 0), row);
+    if (row(at) + own_rows + 16 > device::load_shared(&storage.of_keys.length))
+      copy_rows(buffer, storage.of_keys.rows(view, 0), row(at));
     else if (lane_index() == 0)
-      store_panels(buffer, is_dk ? params.dk_map : params.dv_map, storage.of_keys.at(0, row + own_rows),
+      store_panels(buffer, is_dk ? params.dk_map : params.dv_map, storage.of_keys.at(0, row(at) + own_rows),
                    own_rows);
   }
   /// Once the warp's output of a chunk has left for memory.

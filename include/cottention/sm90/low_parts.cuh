@@ -36,7 +36,8 @@ class LowParts {
 
   /// Scope: block; a barrier must follow.
   __device__ __forceinline__ void set_zero() {
-    if (device::thread_index() < 2 * warps) device::store_shared(sums_[0] + device::thread_index(), Sum{});
+    const int thread = device::opaque(device::thread_index());  // or the address stays in a register
+    if (thread < 2 * warps) device::store_shared(sums_[0] + thread, Sum{});
   }
 
   // ---- scope: the warpgroup that publishes the state, behind the arrivals at its `empty`
