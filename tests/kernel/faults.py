@@ -70,7 +70,7 @@ FAULTS = {
 }
 
 PUBLISH = """\
-      state.publish(to, low_parts.decide(at.chunks, squares));
+      state.publish(to);
       device::fence_proxy_async();
 """
 ABSORB_QUERIES = """\
@@ -145,17 +145,9 @@ TOGETHER = {
         # D is published without being shown to the asynchronous proxy.
         "no_fence_of_d_of_keys": Fault(
             "key_gradients.cuh",
-            "        device::fence_proxy_async();\n        storage.d_barriers.arrive_full(at.state());\n",
-            "        storage.d_barriers.arrive_full(at.state());\n",
+            "        d.publish(storage.d);\n        device::fence_proxy_async();\n",
+            "        d.publish(storage.d);\n",
             "no fence_proxy_async has followed"),
-        # Whether g is finite is read before it is told.
-        "told_early": Fault(
-            "row_pairs.cuh",
-            "    device::mbarrier_wait(barriers + place.index, place.parity);\n    const auto found",
-            "    const auto found",
-            "data race: "),
-        # Whether low parts are needed follows from sums that are still written.
-        "margins_read_early": Fault("low_parts.cuh", "sums_[chunks % 2] + 4 * output + warp)", "sums_[1 - chunks % 2] + 4 * output + warp)", "data race: "),
         # An output is written to the memory of keys that the other warpgroup has not read.
         "wrong_parity_of_keys": Fault(
             "key_gradient_part.cuh",
@@ -170,8 +162,8 @@ TOGETHER = {
         # D is published without being shown to the asynchronous proxy.
         "no_fence_of_whole_d": Fault(
             "key_gradient_apply.cuh",
-            "    d.publish(storage.d, true);\n    device::fence_proxy_async();\n",
-            "    d.publish(storage.d, true);\n",
+            "    d.publish(storage.d);\n    device::fence_proxy_async();\n",
+            "    d.publish(storage.d);\n",
             "no fence_proxy_async has followed"),
         # Keys are loaded to a buffer from which an output is still being stored.
         "keys_loaded_early": Fault(

@@ -22,6 +22,17 @@ void share_direction(Inputs<T>& inputs, std::int64_t first, std::int64_t last, d
         }
 }
 
+/// Multiplies dout at positions first, ..., last - 1 by `size`, so that dq of these rows is most of dq.
+template <class T>
+void enlarge_dout(Inputs<T>& inputs, std::int64_t first, std::int64_t last, double size) {
+  for (std::int64_t position = first; position < last; ++position)
+    for (std::int64_t h = 0; h < inputs.dout().heads(); ++h)
+      for (std::int64_t d = 0; d < inputs.dout().dim(); ++d) {
+        T& element = inputs.dout().row(position, h)[d];
+        element = from_double<T>(size * cottention::to_double(element));
+      }
+}
+
 /// f(spread, first, last) for directions that are shared more and less, by all of `length` positions, by the
 /// earlier or by the later half.
 template <class F>

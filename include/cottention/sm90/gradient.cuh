@@ -44,11 +44,7 @@ struct Gradient {
     typename Block::Weights weights(params.dq, head.batch, head.kv_head, head.keys(), 0, head.last,
                                     storage.counts);
     storage.dq_error.set_zero();
-    if constexpr (Block::guards) {
-      storage.low_parts_of_s.set_zero();
-      storage.low_parts_of_d.set_zero();
-    }
-    device::store_shared(storage.scale_grad + device::opaque(device::thread_index()), 0.0);
+    device::store_shared(storage.scale_grad + device::thread_index(), 0.0);
     device::sync_block();  // barriers are initialised
     float off = 0;         // of S from what it is before the piece
     const int part = group_index();
@@ -59,8 +55,8 @@ struct Gradient {
       set_registers<Shares::second, Shares::average>();
       Part<Block::second_output>{params, weights, storage}.walk();
     } else if (part == 2) {
-      set_registers<Shares::third, Shares::average>();
-      Part<Block::third_output>{params, weights, storage}.walk();
+      set_registers<Shares::dv, Shares::average>();
+      Part<Output::dv>{params, weights, storage}.walk();
     } else {
       set_registers<Shares::states, Shares::average>();
       off = walk_states(params, storage);
@@ -72,8 +68,7 @@ struct Gradient {
  private:
   /// Registers of a thread, by warpgroup: 512 in all.
   struct Shares {
-    static constexpr int average = 128, states = std::same_as<T, half> ? 152 : 144, second = 120, third = 120,
-                         first = 4 * average - states - second - third;
+    static constexpr int average = 128, first = 128, second = 120, dv = 120, states = 144;
   };
 
   /// Loads S after the piece and D behind it. Scope: the last warpgroup.
@@ -102,23 +97,22 @@ struct Gradient {
     start_states(params, storage, s, d);
     storage.dq_error.observe_state(s.squares());
     const auto publish = [&](State& state, typename Block::PublishedState& to, Ring<1>& barriers,
-                             auto& low_parts, float squares, const Position& at) {
+                             const Position& at) {
       barriers.wait_empty(at.state());
-      state.publish(to, low_parts.decide(at.chunks, squares));
+      state.publish(to);
       device::fence_proxy_async();
       barriers.arrive_full(at.state());
     };
 #pragma unroll 1
     for (Position at; Block::within(storage, at); at.advance(params.dq.row_group)) {
       if (at.group_head == 0) {
-        publish(d, storage.d, storage.d_barriers, storage.low_parts_of_d, d.squares(), at);
+        publish(d, storage.d, storage.d_barriers, at);
         storage.keys.wait_measured(at.keys());
         typename Block::Pair& keys = storage.keys.at(at.keys());
         s.template absorb<Block::bounds_factors, Change::subtract>(keys.x, keys.y, keys.terms);
         storage.keys.barriers.arrive_empty(at.keys());
-        const float squares = s.squares();
-        storage.dq_error.observe_state(squares);
-        publish(s, storage.s, storage.s_barriers, storage.low_parts_of_s, squares, at);
+        publish(s, storage.s, storage.s_barriers, at);
+        storage.dq_error.observe_state(s.squares());
       }
       storage.queries.wait_measured(at.queries(params.dq.row_group));
       typename Block::Pair& queries = storage.queries.at(at.queries(params.dq.row_group));

@@ -53,7 +53,7 @@ struct KeyGradientApply {
     float* const final_h = params.dv.final_h;
     if (device::block_y() == 0 && final_h != nullptr)
       d.for_each_part([&](auto& part) { part.store(final_h + head.state_offset(), params.dk.layout); });
-    d.publish(storage.d, true);
+    d.publish(storage.d);
     device::fence_proxy_async();
   }
 };

@@ -39,7 +39,6 @@ struct KeyGradients {
     if (head.order < head.pieces.count) {
       if (device::thread_index() == 0) Block::init(head, head.first, head.last, storage);
       find_leading(head, storage);
-      storage.low_parts.set_zero();
       typename Block::Weights weights(params.dk, head.batch, head.kv_head, head.keys(), head.first, head.last,
                                       storage.counts);
       device::sync_block();  // barriers are initialised
@@ -63,9 +62,7 @@ struct KeyGradients {
   /// more.
   struct Shares {
     static constexpr bool moves = std::same_as<T, half> && P::head_dim.v == 112;
-    static constexpr bool guards = Block::guards;  // takes registers in dk's epilogue
-    static constexpr int average = 168, dk = guards ? 152 : 144, dv = guards || moves ? 144 : 152,
-                         state = moves ? 216 : 208;
+    static constexpr int average = 168, dk = 144, dv = moves ? 144 : 152, state = moves ? 216 : 208;
     static constexpr int first = Block::first_output == Output::dk ? dk : dv, second = dk + dv - first;
   };
 
@@ -86,7 +83,7 @@ struct KeyGradients {
     for (Position at; Block::within(storage, at); at.advance(params.dk.term_group)) {
       if (at.group_head == 0) {
         storage.d_barriers.wait_empty(at.state());
-        d.publish(storage.d, storage.low_parts.decide(at.chunks, d.squares()));
+        d.publish(storage.d);
         device::fence_proxy_async();
         storage.d_barriers.arrive_full(at.state());
       }

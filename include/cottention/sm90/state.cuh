@@ -86,7 +86,11 @@ class State {
     return sum;
   }
   /// The sum of the squares of the lane's elements.
-  __device__ __forceinline__ float squares() { return h_.squares(); }
+  __device__ __forceinline__ float squares() {
+    float sum = 0;
+    h_.for_each([&sum](float& x, int, int, int) { sum = device::fma(x, x, sum); });
+    return sum;
+  }
 
   // ---- partial states (partial_elements): register by register
 
@@ -152,11 +156,10 @@ class State {
       });
     }
   }
-  /// The same of a state that one warpgroup has all of, in `parts`; has_low: the low part is wanted, as it
-  /// always is of half. Scope: as above; barriers inside: for
+  /// The same of a state that one warpgroup has all of, in `parts`. Scope: as above; barriers inside: for
   /// half 1, barrier 2, and between two calls with one tile a barrier must order the warpgroup's threads.
   template <std::same_as<State>... Parts>
-  static __device__ __forceinline__ void publish_all(TwoWayStateTile<T, dims.v, dims.qk>& tile, bool has_low,
+  static __device__ __forceinline__ void publish_all(TwoWayStateTile<T, dims.v, dims.qk>& tile,
                                                      Parts&... parts) {
     static_assert(groups == sizeof...(parts));
     if constexpr (std::same_as<T, half>) {
@@ -165,15 +168,13 @@ class State {
         tile::split<T>(x0 * up, x1 * up, tile::rest_scale<T>, high, low);
       };
       (parts.write(tile, split), ...);
-    } else if (has_low) {
+    } else {
       StateExponents<T, dims.v> nothing;
       (parts.publish(tile, nothing), ...);
-    } else {
-      (parts.write_high(tile), ...);
     }
   }
-  __device__ __forceinline__ void publish(TwoWayStateTile<T, dims.v, dims.qk>& tile, bool has_low) {
-    publish_all(tile, has_low, *this);
+  __device__ __forceinline__ void publish(TwoWayStateTile<T, dims.v, dims.qk>& tile) {
+    publish_all(tile, *this);
   }
 
   /// H += weight times the sum over the chunk of b_j (factor_j c_j)^T, or H -=, which takes the very products
@@ -235,17 +236,6 @@ class State {
       for (int i = 0; i < 4; ++i) split(x[2 * i], x[2 * i + 1], high[i], low[i]);
       device::stmatrix_x4(lane_vector_of(own_high, c / 16), high);
       device::stmatrix_x4(lane_vector_of(own_high, c / 16) + to_low, low);
-    }
-  }
-
-  /// The same of the high parts alone.
-  __device__ __forceinline__ void write_high(StateTile<T, dims.v, dims.qk>& tile) {
-    T* const own = lane_vector(tile.high[group_][0]);
-#pragma unroll
-    for (int step = 0; step < dims.qk / 16; ++step) {
-      std::uint32_t high[4];
-      pack_fragment<T>(h_, step, high);
-      device::stmatrix_x4(lane_vector_of(own, step), high);
     }
   }
 
