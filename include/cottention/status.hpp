@@ -22,7 +22,7 @@ enum class StatusCode {
   bad_option,           ///< any other value outside its rule
   unsupported,          ///< the combination is valid, but not compiled in or not built for this device
   cuda_error,           ///< the CUDA runtime refused; see cuda_error
-  communication_error,  ///< MPI or NCCL refused; the text has its name for the error
+  communication_error,  ///< the communicator refused; the text has its name for the error
 };
 
 constexpr const char* to_string(StatusCode code) {
