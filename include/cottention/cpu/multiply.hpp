@@ -20,13 +20,19 @@ struct Accumulators {
   template <class A>
   [[gnu::always_inline]] void multiply(const A* a, std::ptrdiff_t a_pitch, const A* b, std::ptrdiff_t b_pitch,
                                        std::ptrdiff_t depth) {
-    for (std::ptrdiff_t k = 0; k < depth; ++k) {
+    // Two moving addresses reach all rows of a: with one for each row, compilers run out of registers.
+    constexpr int half = (rows + 1) / 2;
+    const A* a_low = a;
+    const A* a_high = a + half * a_pitch;
+    for (std::ptrdiff_t k = 0; k < depth; ++k, b += b_pitch, ++a_low, ++a_high) {
+      asm("" : "+r"(a_low), "+r"(a_high));  // or compilers replace them by an address for each row
       typename S::Vector b_row[vectors];
 #pragma GCC unroll 8
-      for (int c = 0; c < vectors; ++c) b_row[c] = S::load_once(b + k * b_pitch + c * S::lanes);
+      for (int c = 0; c < vectors; ++c) b_row[c] = S::load_once(b + c * S::lanes);
 #pragma GCC unroll 16
       for (int r = 0; r < rows; ++r) {
-        const typename S::Vector a_element = S::splat(a[r * a_pitch + k]);
+        const typename S::Vector a_element =
+            S::splat(r < half ? a_low[r * a_pitch] : a_high[(r - half) * a_pitch]);
 #pragma GCC unroll 8
         for (int c = 0; c < vectors; ++c) value[r][c] += a_element * b_row[c];
       }
