@@ -116,7 +116,7 @@ class TileWalk {
     // The largest element decides: what is far smaller in the same state is lost beside it.
     std::int32_t top = 0;
     for (int lane = 0; lane < V::lanes; ++lane) top = (std::max)(top, largest[lane]);
-    constexpr std::int32_t least = std::int32_t{127 - 80} << 23, most = std::int32_t{127 + 100} << 23;
+    constexpr std::int32_t least = std::int32_t{127 - 80} << 23, most = std::int32_t{127 + 80} << 23;
     return top == 0 || (top >= least && top <= most);
   }
 
