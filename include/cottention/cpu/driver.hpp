@@ -171,10 +171,10 @@ class Driver {
     return m;
   }
 
-  /// f(active walk, first row, rows) for each chunk of the piece, one walk after the other.
+  /// f(active walk, first row, rows) for each `step` rows of the piece, one walk after the other.
   template <class F>
-  void each_chunk(ActiveWalk* active, int count, const Pieces& p, std::int64_t piece, F f) const {
-    const std::int64_t step = active->rows;
+  void each_step(ActiveWalk* active, int count, const Pieces& p, std::int64_t piece, std::int64_t step,
+                 F f) const {
     for (int i = 0; i < count; ++i) active[i].walker.seek(p.first(piece));
     for (std::int64_t t = p.first(piece); t < p.last(piece); t += step)
       for (int i = 0; i < count; ++i) {
@@ -182,6 +182,11 @@ class Driver {
         active[i].walker.set_next(active[last ? 0 : i + 1].walker, last ? t + step : t);
         f(active[i], t, static_cast<int>((std::min)(step, p.last(piece) - t)));
       }
+  }
+  /// The same for each chunk.
+  template <class F>
+  void each_chunk(ActiveWalk* active, int count, const Pieces& p, std::int64_t piece, F f) const {
+    each_step(active, count, p, piece, active->rows, f);
   }
   void store_scale_grad_sum(std::int64_t index, double sum) const {
     if (const std::int64_t at = tasks_.scale_grad_index(index); at >= 0) workspace_.scale_grad_sums[at] = sum;
@@ -194,10 +199,12 @@ class Driver {
       m.walker.reduce_chunk(t, rows, to);
     });
   }
-  /// Applies the state `prefix` of each walk.
+  /// Applies the state `prefix` of each walk, on a matrix unit to several chunks at a time, since walks that
+  /// are interleaved each make parts of their state anew.
   void apply(ActiveWalk* active, int count, const Pieces& p, std::int64_t piece) const {
-    each_chunk(active, count, p, piece, [](ActiveWalk& m, std::int64_t t, int rows) {
-      m.part += m.walker.apply_rows(t, rows, m.prefix.read());
+    const std::int64_t chunks = uses_matrix_unit_ ? 4 : 1;
+    each_step(active, count, p, piece, chunks * active->rows, [](ActiveWalk& m, std::int64_t t, int rows) {
+      m.part += m.walker.apply_rows(t, rows, m.rows, m.prefix.read());
     });
   }
 

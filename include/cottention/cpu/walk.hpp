@@ -137,12 +137,23 @@ class Walker {
     if (params_.two_outputs) transpose_matrix<S>(h, s_.a_pitch, s_.c_pitch, transposed_);
   }
 
-  /// Computes o = a h for rows t to t + count - 1, at most a chunk; 0 where h is null. Returns as walk_rows
-  /// does.
-  double apply_rows(std::int64_t t, int count, const A* h) {
+  /// Computes o = a h for rows t to t + count - 1, in chunks of `chunk_rows`; 0 where h is null. Returns as
+  /// walk_rows does.
+  double apply_rows(std::int64_t t, std::int64_t count, std::int64_t chunk_rows, const A* h) {
+    double scale_grad_sum = 0;
+    if (h != nullptr) set_tile_state(h);
+    for (const std::int64_t end = t + count; t < end; t += chunk_rows) {
+      const auto rows = static_cast<int>((std::min)(chunk_rows, end - t));
+      scale_grad_sum += apply_to_chunk(t, rows, t + rows == end, h);
+    }
+    return scale_grad_sum;
+  }
+
+ private:
+  /// apply_rows for one chunk, which may be the last.
+  double apply_to_chunk(std::int64_t t, int count, bool last, const A* h) {
     double scale_grad_sum = 0;
     begin_chunk(t, count, 0);
-    if (h != nullptr) set_tile_state(h);
     for (int row = 0; row < count; row += block) {
       const int rows = (std::min)(block, count - row);
       for (int i = 0; i < params_.output_count(); ++i)
@@ -150,7 +161,7 @@ class Walker {
           const bool on_tiles = h != nullptr && pack_tile_a(i, head, row, rows, true);
           if (needs_vectors(i, on_tiles)) outputs_[i].pack_a(head, row, rows);
           prefetcher_.start(output_tiles(i, rows, 0, on_tiles));
-          prefetch_next_a(i, head, row, row + block >= count);
+          prefetch_next_a(i, head, row, last && row + block >= count);
           if (!on_tiles)
             outputs_[i].apply(prefetcher_, row, rows, state(i, h));
           else if constexpr (Unit::exists)
@@ -160,12 +171,10 @@ class Walker {
     }
     return scale_grad_sum;
   }
-
- private:
   /// walk_chunk where there are no b and c.
   double apply_chunk(std::int64_t t, int count, const A* h, const StateUpdate<A>& add_to) {
     if (h != nullptr) set_state(h);
-    const double scale_grad_sum = apply_rows(t, count, h);
+    const double scale_grad_sum = apply_rows(t, count, count, h);
     pass_on(add_to);
     return scale_grad_sum;
   }
