@@ -147,9 +147,8 @@ TEST_CASE("Wgmma dk and dv: rows behind which others share a direction no more a
   constexpr std::int64_t length = 1088;
   for (const double size : {10.0, 100.0}) {  // in half dv must not overflow
     INFO("size " << size);
-    Inputs<T> inputs(
-        Case{.scale = Scale::by_key,
-             .shape = {1, length, length, 1, 1, ByKey::head_dim.qk, ByKey::head_dim.v}});
+    Inputs<T> inputs(Case{.scale = Scale::by_key,
+                          .shape = {1, length, length, 1, 1, ByKey::head_dim.qk, ByKey::head_dim.v}});
     share_direction(inputs, 0, 576, 0.02);
     enlarge_dout(inputs, 448, 576, size);  // the first chunks of the reverse walk that share it
     check<ByKey>(inputs);

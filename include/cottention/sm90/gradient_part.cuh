@@ -305,7 +305,7 @@ struct GradientPart {
   ///
   /// where the weight is in scale and not in d. Rows whose 1 / scale^2 leaves fp32's range count as less.
   __device__ __forceinline__ void observe_dq(const Out& out, const tile::NormBackward<float> (&backward)[2],
-                                              const float (&products)[2]) {
+                                             const float (&products)[2]) {
     RowSquares<T> of_rows;
 #pragma unroll
     for (int k = 0; k < dim / 16; ++k) {

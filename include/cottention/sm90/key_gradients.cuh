@@ -62,8 +62,7 @@ struct KeyGradients {
   /// more.
   struct Shares {
     static constexpr bool moves = std::same_as<T, half> && P::head_dim.v == 112;
-    static constexpr int average = 168, dk = 144, dv = moves ? 144 : 152,
-                         state = moves ? 216 : 208;
+    static constexpr int average = 168, dk = 144, dv = moves ? 144 : 152, state = moves ? 216 : 208;
     static constexpr int first = Block::first_output == Output::dk ? dk : dv, second = dk + dv - first;
   };
 

@@ -44,7 +44,7 @@ constexpr Tiling fitting_wgmma_tiling() {
 template <kernel::AnyRoles R>
 requires(sm90::has_kernels<R>) inline constexpr Tiling wgmma_recurrence = fitting_wgmma_tiling<R>();
 
-/// All gradients in one kernel: 214 KiB of shared memory (in half 216), one block on a multiprocessor.
+/// All gradients in one kernel: 213 KiB of shared memory (in half 215), one block on a multiprocessor.
 /// Unmeasured.
 template <AnyProblem P>
 requires(sm90::has_fused_backward<P>) inline constexpr Tiling wgmma_fused_backward{
