@@ -30,23 +30,6 @@ constexpr bool
     cottention::device::is_left_out<cottention::sm90::Walk<cottention::kernel::Roles<P, output>, tiling>> =
         output != cottention::recurrence::Output::o &&
         (P::head_dim.qk == 64 || output != cottention::recurrence::Output::dq);
-template <cottention::kernel::AnyRoles R, cottention::Tiling tiling>
-constexpr bool cottention::device::is_left_out<cottention::sm90::Apply<R, tiling>> = true;
-template <cottention::kernel::AnyRoles R, cottention::Tiling tiling>
-constexpr bool cottention::device::is_left_out<cottention::sm90::Reduce<R, tiling>> = true;
-template <cottention::kernel::AnyRoles R, cottention::Tiling tiling>
-constexpr bool cottention::device::is_left_out<cottention::sm80::Apply<R, tiling>> = true;
-template <cottention::kernel::AnyRoles R, cottention::Tiling tiling>
-constexpr bool cottention::device::is_left_out<cottention::sm80::Reduce<R, tiling>> = true;
-template <cottention::AnyProblem P, cottention::recurrence::Output output, cottention::Tiling tiling>
-constexpr bool
-    cottention::device::is_left_out<cottention::sm80::Walk<cottention::kernel::Roles<P, output>, tiling>> =
-        output != cottention::recurrence::Output::o;
-template <cottention::AnyProblem P, cottention::Tiling tiling>
-constexpr bool cottention::device::is_left_out<cottention::sm80::GradientApply<P, tiling>> = true;
-template <cottention::AnyProblem P, cottention::Tiling tiling>
-constexpr bool cottention::device::is_left_out<cottention::sm80::Gradient<P, tiling>> =
-    std::same_as<typename P::element, cottention::half>;
 
 namespace budget {
 
@@ -174,10 +157,7 @@ constexpr Row backward_row(const char* name) {
   return {name, tiling.chunk, tiling.warps, bytes, [](std::int64_t n, void (*before)()) {
             using T = typename P::element;
             const Inputs<P> inputs(n);
-            if constexpr (has_final_h) {
-              constexpr Tiling forward = tuning::tuned_forward<P>;
-              run_forward<P, forward>(inputs);
-            }
+            if (has_final_h) run_forward<P, tuning::tuned_forward<P>>(inputs);
             const Array<T> dout(n * P::head_dim.v, 5), dq(n * P::head_dim.qk), dk(n * P::head_dim.qk),
                 dv(n * P::head_dim.v);
             const BackwardArguments<T> args{.shape = inputs.shape,
@@ -213,13 +193,6 @@ constexpr Row query_gradient(const char* name) {
   return backward_row<P, host::Walk<R, tiling>, tiling, bytes, tuning::Occupancy::low, false>(name);
 }
 template <AnyProblem P>
-constexpr Row key_gradient_apply(const char* name) {
-  constexpr Tiling tiling = tuning::wgmma_key_gradients<P>;
-  constexpr int bytes = (2 * P::head_dim.qk + 2 * P::head_dim.v) * sizeof(typename P::element);
-  return backward_row<P, host::KeyGradientApply<P, tiling>, tiling, bytes, tuning::Occupancy::high, false>(
-      name);
-}
-template <AnyProblem P>
 constexpr Row key_gradients(const char* name) {
   constexpr Tiling tiling = tuning::wgmma_key_gradients<P>;
   constexpr int bytes = (3 * P::head_dim.qk + 3 * P::head_dim.v) * sizeof(typename P::element);
@@ -228,8 +201,6 @@ constexpr Row key_gradients(const char* name) {
 
 template <class T, int dim>
 using ByKey = Problem<T, HeadDim{dim, dim}, Mask::causal, Scale::by_key>;
-template <class T, int dim>
-using Bidirectional = Problem<T, HeadDim{dim, dim}, Mask::bidirectional, Scale::by_key>;
 template <AnyProblem P>
 using Forward = kernel::Roles<P, recurrence::Output::o>;
 using tuning::Occupancy;
@@ -249,21 +220,12 @@ inline constexpr Row rows[] = {
         "Gradient, wgmma, bf16 64"),
     query_gradient<ByKey<bfloat16, 128>>("Walk of dq, wgmma, bf16 128"),
     key_gradients<ByKey<bfloat16, 128>>("KeyGradients, wgmma, bf16 128"),
-    key_gradient_apply<Bidirectional<bfloat16, 128>>("KeyGradientApply, wgmma, bf16 128"),
-    walk<ByKey<half, 128>, tuning::wgmma_recurrence<Forward<ByKey<half, 128>>>>("Walk, wgmma, fp16 128"),
-    gradient<ByKey<half, 64>, Occupancy::low, tuning::wgmma_fused_backward<ByKey<half, 64>>>(
-        "Gradient, wgmma, fp16 64"),
-    query_gradient<ByKey<half, 128>>("Walk of dq, wgmma, fp16 128"),
-    key_gradients<ByKey<half, 128>>("KeyGradients, wgmma, fp16 128"),
-    key_gradient_apply<Bidirectional<half, 128>>("KeyGradientApply, wgmma, fp16 128"),
 };
 
-// A row for every kernel that tests/cuda_compile goes without: each Tiling of Gradient in bf16, and in either
-// type Walk of o and of dq, and KeyGradients; three of Walk of the mma.sync engine; and three that it has
-// too.
+// A row for every kernel that tests/cuda_compile goes without: each Tiling of Gradient, Walk of o and of dq,
+// and KeyGradients; and three of Walk of the mma.sync engine.
 static_assert(std::size(rows) == host::FusedBackwardTilings<ByKey<bfloat16, 64>>::table.count +
-                                     host::FusedBackwardTilings<ByKey<bfloat16, 128>>::table.count + 7 + 3 +
-                                     3);
+                                     host::FusedBackwardTilings<ByKey<bfloat16, 128>>::table.count + 4 + 3);
 
 /// Counts are those of `longer` less those of `shorter`: of whole chunks alone.
 inline constexpr std::int64_t shorter = 256, longer = 512;
