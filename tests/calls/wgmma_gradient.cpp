@@ -226,9 +226,11 @@ TEST_CASE("Wgmma gradients: rows that share a direction are right") {
   constexpr std::int64_t length = 520;
   for_each_common_direction(length, [](double spread, std::int64_t first, std::int64_t last) {
     INFO("positions " << first << " to " << last << ", spread " << spread);
-    Inputs<T> inputs(Case{.scale = Scale::by_key, .shape = {1, length, length, 2, 1, 64, 64}});
-    share_direction(inputs, first, last, spread);
-    check<Of<Scale::by_key>>(inputs);
+    for_each_scale([&]<class P>() {
+      Inputs<T> inputs(Case{.scale = P::scale, .shape = {1, length, length, 2, 1, 64, 64}});
+      share_direction(inputs, first, last, spread);
+      check<P>(inputs);
+    });
   });
 }
 

@@ -14,6 +14,7 @@
 #include "support/backward_turns.hpp"
 #include "support/cases.hpp"
 #include "support/catch.hpp"
+#include "support/common_direction.hpp"
 #include "support/cuda_backward.hpp"
 #include "support/wgmma_alone.hpp"
 
@@ -30,14 +31,17 @@ using Unscaled = Problem<T, HeadDim{64, 112}, Mask::causal, Scale::none>;
 using ApplyByKey = Problem<T, HeadDim{64, 128}, Mask::bidirectional, Scale::by_key>;
 using ApplyByQuery = Problem<T, HeadDim{112, 80}, Mask::bidirectional, Scale::by_query>;
 
-/// Checks the gradients of a case, and that one kernel of this engine made dk and dv.
-template <cottention::AnyProblem P>
-void check(Case c, const BackwardManner& manner = {}) {
+const Case& case_of(const Case& c) { return c; }
+const Case& case_of(const Inputs<T>& inputs) { return inputs.description(); }
+/// Checks the gradients of inputs or a case, and that one kernel of this engine made dk and dv.
+template <cottention::AnyProblem P, class Given>
+void check(Given&& given, const BackwardManner& manner = {}) {
 #if __has_include(<emulation.hpp>)
   cottention::emulation::clear_statistics();
 #endif
-  check_cuda_backward<P>(c, manner);
+  check_cuda_backward<P>(given, manner);
 #if __has_include(<emulation.hpp>)
+  const Case& c = case_of(given);
   if (c.shape.batch == 0 || (c.shape.seq_q == 0 && c.lengths_q.empty())) return;
   const auto& launches = cottention::emulation::launches();
   const char* const kernel = P::mask == Mask::causal ? "sm9012KeyGradients" : "sm9016KeyGradientApply";
@@ -90,7 +94,7 @@ TEST_CASE("Wgmma dk and dv: tiny, huge, zero and correlated rows are right") {
 }
 TEST_CASE("Wgmma dk and dv: few tokens are right") {
   for (const std::int64_t n : {1, 3, 15})
-    for_each_problem([&]<class P>() { check<P>({.mask = P::mask, .shape = {1, n, n, 2, 1, 0, 0}}); });
+    for_each_problem([&]<class P>() { check<P>(Case{.mask = P::mask, .shape = {1, n, n, 2, 1, 0, 0}}); });
 }
 TEST_CASE("Wgmma dk and dv: sequences in pieces are right, however many") {
   Case whole{
@@ -120,6 +124,35 @@ TEST_CASE("Wgmma dk and dv: bidirectional, every key sees NaN and infinity of qu
       backward_turns::check_spread_of<ApplyByKey>(
           Case{.mask = Mask::bidirectional, .shape = {1, 70, 130, 2, 1, 64, 128}}, operand,
           operand % 2 == 0 ? 20 : 69, value, Presence::absent);
+}
+
+TEST_CASE("Wgmma dk and dv: rows that share a direction are right") {
+  constexpr std::int64_t length = 520;
+  for_each_common_direction(length, [](double spread, std::int64_t first, std::int64_t last) {
+    INFO("positions " << first << " to " << last << ", spread " << spread);
+    const auto check_of = [&]<class P>() {
+      Inputs<T> inputs(Case{.mask = P::mask,
+                            .scale = P::scale,
+                            .shape = {1, length, length, 2, 1, P::head_dim.qk, P::head_dim.v}});
+      share_direction(inputs, first, last, spread);
+      check<P>(inputs);
+    };
+    check_of.operator()<ByKey>();
+    check_of.operator()<ByQuery>();
+    check_of.operator()<Unscaled>();
+  });
+}
+
+TEST_CASE("Wgmma dk and dv: rows behind which others share a direction no more are right") {
+  constexpr std::int64_t length = 1088;
+  for (const double size : {10.0, 100.0}) {  // in half dv must not overflow
+    INFO("size " << size);
+    Inputs<T> inputs(Case{.scale = Scale::by_key,
+                          .shape = {1, length, length, 1, 1, ByKey::head_dim.qk, ByKey::head_dim.v}});
+    share_direction(inputs, 0, 576, 0.02);
+    enlarge_dout(inputs, 448, 576, size);  // the first chunks of the reverse walk that share it
+    check<ByKey>(inputs);
+  }
 }
 
 #if __has_include(<emulation.hpp>)

@@ -145,9 +145,15 @@ TOGETHER = {
         # D is published without being shown to the asynchronous proxy.
         "no_fence_of_d_of_keys": Fault(
             "key_gradients.cuh",
-            "        d.publish(storage.d);\n        device::fence_proxy_async();\n",
-            "        d.publish(storage.d);\n",
+            "        device::fence_proxy_async();\n        storage.d_barriers.arrive_full(at.state());\n",
+            "        storage.d_barriers.arrive_full(at.state());\n",
             "no fence_proxy_async has followed"),
+        # Whether g is finite is read before it is told.
+        "told_early": Fault(
+            "row_pairs.cuh",
+            "    device::mbarrier_wait(barriers + place.index, place.parity);\n    const auto found",
+            "    const auto found",
+            "data race: "),
         # An output is written to the memory of keys that the other warpgroup has not read.
         "wrong_parity_of_keys": Fault(
             "key_gradient_part.cuh",

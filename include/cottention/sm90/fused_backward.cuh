@@ -34,9 +34,11 @@ struct GradientBlock {
   static constexpr bool weighs_queries = P::scale == Scale::by_query;
   /// Whether factors of terms need no power of two of their own: in half, where they have weights, they do.
   static constexpr bool bounds_factors = !std::same_as<T, half>;
-  /// The first warpgroup measures the rows that have weights.
-  static constexpr Output first_output = weighs_queries ? Output::dq : Output::dk,
-                          second_output = weighs_queries ? Output::dk : Output::dq;
+  /// The first warpgroup measures the rows that have weights: dv's measures k, which it has in registers, and
+  /// dq's measures queries.
+  static constexpr Output first_output = weighs_queries ? Output::dq : Output::dv,
+                          second_output = weighs_queries ? Output::dk : Output::dq,
+                          third_output = weighs_queries ? Output::dv : Output::dk;
 
   using Params = GradientParams<P>;
   using Rows = Tile<T, dim>;
@@ -61,10 +63,10 @@ struct GradientBlock {
     HeadSide of_queries, of_keys;
     Pairs queries, keys;  // of q and g, and of k and v
     Rows outputs[3];
-    OutputFactors factors[2];                   // of dq's and dk's rows
-    double scale_grad[threads];                 // (threads)
-    int leading_keys_end, leading_queries_end;  // of tile::LeadingChunks
-    PublishedState s, d;                        // S^T (v, k) and D (q, g)
+    OutputFactors query_factors, key_factors[tiling.stages];  // of dq's and dk's rows
+    double scale_grad[threads];                               // (threads)
+    int leading_keys_end, leading_queries_end;                // of tile::LeadingChunks
+    PublishedState s, d;                                      // S^T (v, k) and D (q, g)
     Ring<1> s_barriers, d_barriers;
     kernel::CountStorage<float, threads / device::warp_size, true> counts;
     ErrorBound dq_error;

@@ -44,19 +44,19 @@ struct Gradient {
     typename Block::Weights weights(params.dq, head.batch, head.kv_head, head.keys(), 0, head.last,
                                     storage.counts);
     storage.dq_error.set_zero();
-    device::store_shared(storage.scale_grad + device::thread_index(), 0.0);
+    device::store_shared(storage.scale_grad + device::opaque(device::thread_index()), 0.0);
     device::sync_block();  // barriers are initialised
     float off = 0;         // of S from what it is before the piece
     const int part = group_index();
     if (part == 0) {
-      set_registers<Shares::first, Shares::average>();
+      set_registers<Shares::output, Shares::average>();
       Part<Block::first_output>{params, weights, storage}.walk();
     } else if (part == 1) {
-      set_registers<Shares::second, Shares::average>();
+      set_registers<Shares::output, Shares::average>();
       Part<Block::second_output>{params, weights, storage}.walk();
     } else if (part == 2) {
-      set_registers<Shares::dv, Shares::average>();
-      Part<Output::dv>{params, weights, storage}.walk();
+      set_registers<Shares::output, Shares::average>();
+      Part<Block::third_output>{params, weights, storage}.walk();
     } else {
       set_registers<Shares::states, Shares::average>();
       off = walk_states(params, storage);
@@ -68,7 +68,7 @@ struct Gradient {
  private:
   /// Registers of a thread, by warpgroup: 512 in all.
   struct Shares {
-    static constexpr int average = 128, first = 128, second = 120, dv = 120, states = 144;
+    static constexpr int average = 128, output = 120, states = 4 * average - 3 * output;
   };
 
   /// Loads S after the piece and D behind it. Scope: the last warpgroup.

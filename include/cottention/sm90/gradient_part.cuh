@@ -24,8 +24,13 @@ struct GradientPart {
   using R = kernel::Roles<P, output>;
   static constexpr bool of_queries = R::rows_are_queries;
   static constexpr bool weighs_rows = R::weighted == kernel::Weighted::rows && R::has_norm_backward;
+  /// Whether the rows that the warpgroup measures have weights.
+  static constexpr bool weighs = output == Block::first_output && P::scale != Scale::none;
 
   using Leading = tile::LeadingChunks<chunk_rows, R::direction>;
+
+  /// Lanes of half have no register for it, nor has the warpgroup that makes the weights.
+  static constexpr bool carries_row = !std::same_as<T, half> && output != Block::first_output;
 
   const Params& params;
   Weights& weights;
@@ -33,13 +38,15 @@ struct GradientPart {
   using Fragments = MeasuredRows<T, dim>;
   using Out = Sums<dim>;
   float row_factors[2] = {};  // of rows of dv: weight / ||k||
+  int carried_row = 0;        // as row() returns it, where lanes have a register for it
 
   __device__ __forceinline__ void walk() {
     if (loads())
       for (int i = 1; i < tiling.stages; ++i) Block::load_next(params, storage);
 #pragma unroll 1
     for (Position at; Block::within(storage, at); ++at.chunks) {
-      if constexpr (weighs_rows) prepare_weights(row(at));
+      if constexpr (carries_row) carried_row = Block::row_of(storage, at);
+      if constexpr (weighs) prepare_weights(at);
       if constexpr (of_queries)
         walk_queries(at);
       else
@@ -60,13 +67,13 @@ struct GradientPart {
   }
 
   /// Scope: the first warpgroup, whose barriers are inside: 2.
-  __device__ __forceinline__ void prepare_weights(int row) {
+  __device__ __forceinline__ void prepare_weights(const Position& at) {
     sync_first_group();  // the weights of the chunk before are read
-    weights.begin_chunk(row, device::load_shared(&storage.of_keys.mask),
+    weights.begin_chunk(row(at), device::load_shared(&storage.of_keys.mask),
                         device::load_shared(&storage.of_keys.length));
     sync_first_group();  // those of the chunk are written
     weights.enter_chunk();
-    factors().set_weight(weights, own_side(), row, own_side().is_whole(row));
+    factors(at).set_weight(weights, own_side(), row(at), own_side().is_whole(row(at)));
   }
 
   // Each use computes these: lanes have no registers for them.
@@ -74,7 +81,10 @@ struct GradientPart {
   __device__ __forceinline__ Pair& queries(const Position& at) const {
     return storage.queries.at(at.queries(params.dq.row_group));
   }
-  __device__ __forceinline__ int row(const Position& at) const { return Block::row_of(storage, at); }
+  /// The first row of the chunk.
+  __device__ __forceinline__ int row(const Position& at) const {
+    return carries_row ? carried_row : Block::row_of(storage, at);
+  }
   static __device__ __forceinline__ Rows& b_of(Pair& terms) {
     return R::has_norm_backward ? terms.y : terms.x;
   }
@@ -88,7 +98,7 @@ struct GradientPart {
 #pragma unroll 1
     for (at.group_head = 0; at.group_head < params.dq.row_group; ++at.group_head) {
       Fragments rows;
-      measure(rows, storage.queries, at.queries(params.dq.row_group), row(at));
+      measure_queries(rows, at);
       load();
       Scores scores;
       bool finite;
@@ -121,12 +131,10 @@ struct GradientPart {
   /// The outputs of a chunk's keys, which the query heads of the group add to.
   __device__ __forceinline__ void walk_keys(Position& at) {
     Fragments rows;
-    if constexpr (output == Output::dk) {
-      measure(rows, storage.keys, at.keys(), row(at));
-    } else {
-      storage.keys.wait_measured(at.keys());
-      load_a(rows, keys(at));
-    }
+    if constexpr (output == Output::dk)
+      bound_keys(rows, at);
+    else
+      measure_keys(rows, at);
     storage.d_barriers.wait_full(at.state());
     Out out;
     start_out(out, rows);
@@ -160,21 +168,38 @@ struct GradientPart {
     store(at, 0, rows, out);
   }
 
-  __device__ __forceinline__ void measure(Fragments& rows, Pairs& pairs, typename Pairs::Place place,
-                                          int row) {
-    pairs.barriers.wait_full(place);
-    const auto measured = rows.template measure<weighs_rows>(pairs.at(place), factors(), own_side(), row,
-                                                             own_side().is_whole(row));
-    pairs.arrive_measured(place);
+  /// By dq's warpgroup.
+  __device__ __forceinline__ void measure_queries(Fragments& rows, const Position& at) {
+    const auto place = at.queries(params.dq.row_group);
+    storage.queries.barriers.wait_full(place);
+    const auto of_x = rows.template measure_x<weighs>(queries(at), factors(at), own_side(), row(at));
+    const float y_bound = rows.measure_y(queries(at)) * of_x.weight;
+    Fragments::finish(queries(at), of_x, rows.finding_of_y());
+    storage.queries.arrive_measured(place);
     if (!writes_own_row()) return;
-    if constexpr (of_queries && weighs_rows)
-      device::store_shared(factors().y_bound + own_row(), measured.y_bound);
-    if constexpr (of_queries)
-      storage.dq_error.observe_query(measured.y_bound, measured.inverse);
-    else
-      storage.dq_error.observe_key(measured.y_bound);
+    if constexpr (weighs) device::store_shared(factors(at).y_bound + own_row(), y_bound);
+    storage.dq_error.observe_query(y_bound, of_x.inverse);
   }
-  __device__ __forceinline__ OutputFactors& factors() const { return storage.factors[of_queries ? 0 : 1]; }
+  /// By dv's warpgroup, which has rows of k as a.
+  __device__ __forceinline__ void measure_keys(Fragments& rows, const Position& at) {
+    storage.keys.barriers.wait_full(at.keys());
+    const auto of_x = rows.template measure_x<weighs>(keys(at), factors(at), own_side(), row(at));
+    Fragments::finish(keys(at), of_x);
+    storage.keys.arrive_measured(at.keys());
+  }
+  /// By dk's warpgroup, which has rows of v as a.
+  __device__ __forceinline__ void bound_keys(Fragments& rows, const Position& at) {
+    storage.keys.wait_measured(at.keys());
+    const float y_bound = rows.measure_y(keys(at));
+    if (!writes_own_row()) return;
+    float weight = 1;
+    if constexpr (weighs_rows)
+      weight = device::load_shared(&factors(at).weights[OutputFactors::place(own_row())].weight);
+    storage.dq_error.observe_key(y_bound * weight);
+  }
+  __device__ __forceinline__ OutputFactors& factors(const Position& at) const {
+    return of_queries ? storage.query_factors : storage.key_factors[at.keys().index];
+  }
   static __device__ __forceinline__ void load_a(Fragments& rows, Pair& keys) {
     if constexpr (R::has_norm_backward)
       rows.y.load(keys.y);
@@ -206,29 +231,27 @@ struct GradientPart {
   }
   /// Starts out = a H. It is finished, too, for half, since it has to be scaled.
   __device__ __forceinline__ void start_out(Out& out, const Fragments& rows) {
+    auto& state = of_queries ? storage.s : storage.d;
+    start_inter_chunk_of_two_ways<output != Output::dk>(out, a_of(rows), state);
     if constexpr (std::same_as<T, half>) {
-      start_inter_chunk_of_scaled<output != Output::dk>(out, a_of(rows), of_queries ? storage.s : storage.d);
       finish(out);
-      out.scale_all(device::load_shared(&(of_queries ? storage.s : storage.d).scale));
-    } else if constexpr (output == Output::dk)
-      start_inter_chunk(out, a_of(rows), storage.d);
-    else
-      start_inter_chunk_transposed(out, a_of(rows), of_queries ? storage.s : storage.d);
+      out.scale_all(device::load_shared(&state.scale));
+    }
   }
 
   __device__ __forceinline__ void load_row_factors(const ChunkTerms<T>& keys) {
     OutputFactors::for_both_rows(
-        [&](int h, int row) { row_factors[h] = device::load_shared(keys.factors.full + row); });
+        [&](int h, int r) { row_factors[h] = device::load_shared(keys.factors.full + r); });
   }
   /// The epilogue of a chunk's rows of a query head.
   __device__ __forceinline__ void store(const Position& at, int group_head, const Fragments& rows, Out& out) {
     if constexpr (output == Output::dv)
       out.scale_rows(row_factors);
     else
-      finish_rows(rows, out);
+      finish_rows(at, rows, out);
+    if (!own_side().is_whole(row(at))) clear_sums(out, own_side().valid(row(at)));
     const auto& view = own(params.dq.out, params.dk.out, params.dv.out);
     if (view.data == nullptr) return;
-    if (!own_side().is_whole(row(at))) clear_sums(out, own_side().valid(row(at)));
     Rows& buffer = storage.outputs[static_cast<int>(output) - 1];
     if (lane_index() == 0) device::cp_async_bulk_wait_read<0>();
     device::sync_warp();
@@ -246,14 +269,14 @@ struct GradientPart {
     }
   }
   /// Takes out through the norm of its rows.
-  __device__ __forceinline__ void finish_rows(const Fragments& rows, Out& out) {
+  __device__ __forceinline__ void finish_rows(const Position& at, const Fragments& rows, Out& out) {
     OutputFactors::Row of_rows[2];
     OutputFactors::for_both_rows([&](int h, int r) {
       if constexpr (weighs_rows)
-        of_rows[h] = device::load_shared(factors().rows + OutputFactors::place(r));
+        of_rows[h] = device::load_shared(factors(at).rows + OutputFactors::place(r));
       else
         of_rows[h].norm_backward =
-            device::load_shared(&factors().rows[OutputFactors::place(r)].norm_backward);
+            device::load_shared(&factors(at).rows[OutputFactors::place(r)].norm_backward);
     });
     float products[2];
     const tile::NormBackward<float> backward[2] = {of_rows[0].norm_backward, of_rows[1].norm_backward};
@@ -273,8 +296,8 @@ struct GradientPart {
     device::store_shared(
         sum, device::load_shared(sum) + static_cast<double>(log) * static_cast<double>(coefficient));
     if constexpr (of_queries)
-      storage.dq_error.observe_scale_grad(log * coefficient,
-                                          log * device::load_shared(factors().y_bound + own_row()));
+      storage.dq_error.observe_scale_grad(
+          log * coefficient, log * device::load_shared(storage.query_factors.y_bound + own_row()));
   }
   /// Sums up the squares of rows of dq, rounded, and those of what went through the norm, d:
   ///
@@ -301,7 +324,8 @@ struct GradientPart {
         of_d = device::fma(squares[h] * inverse, inverse, of_d);
       }
       const float weight =
-          weighs_rows ? device::load_shared(&factors().weights[OutputFactors::place(r)].weight) : 1.0f;
+          weighs_rows ? device::load_shared(&storage.query_factors.weights[OutputFactors::place(r)].weight)
+                      : 1.0f;
       before = device::fma(of_d * weight, weight, before);
     });
     storage.dq_error.add_dq(before, squares[0] + squares[1]);

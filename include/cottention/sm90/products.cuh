@@ -43,6 +43,14 @@ __device__ __forceinline__ void finish(Sums<columns>& sums) {
   sums.pin();
 }
 
+/// Whether the lane's scores are finite. Those of a row with terms that are not are not, whatever the row.
+__device__ __forceinline__ bool are_finite(const Scores& scores) {
+  float zeros = 0;  // the sum of 0 x: NaN for infinities and NaNs
+#pragma unroll
+  for (const float score : scores.of_panel[0]) zeros = device::fma(score, 0.0f, zeros);
+  return zeros == 0;
+}
+
 /// scale_and_mask() of the warp whose first row is `top`.
 template <recurrence::Direction direction, bool scales_rows, int top>
 __device__ __forceinline__ void scale_and_mask_rows(Scores& scores, const float* term_factors_shared,
@@ -279,31 +287,13 @@ __device__ __forceinline__ void start_inter_chunk(Sums<columns>& out, const RowF
   });
   device::wgmma_commit();
 }
-/// Starts out = a H of a tile that holds H rather than H^T. Scope: warpgroup.
-template <Element T, int columns, int b_columns>
-__device__ __forceinline__ void start_inter_chunk_transposed(Sums<columns>& out,
-                                                             const RowFragments<T, b_columns>& a,
-                                                             const StateTile<T, b_columns, columns>& h) {
-  device::wgmma_fence();
-  for_each_panel<Sums<columns>::panels>([&]<int x>() {
-    constexpr int n = panel_width<columns, x>;
-#pragma unroll
-    for (int k = 0; k < b_columns / 16; ++k) {
-      device::wgmma_m64k16<T, n, device::Major::mn>(out.template panel<x>(), a.r[k],
-                                                    h.low[k / 4][x].columns_as_mn(k % 4),
-                                                    k == 0 ? device::Sum::start : device::Sum::add);
-      device::wgmma_m64k16<T, n, device::Major::mn>(out.template panel<x>(), a.r[k],
-                                                    h.high[k / 4][x].columns_as_mn(k % 4), device::Sum::add);
-    }
-  });
-  device::wgmma_commit();
-}
-/// Starts out = a H of a state in half that one power of two divides, whose low parts are done by then; a and
-/// H are as the two functions above take them. Scope: warpgroup.
-template <bool transposed, int columns, int b_columns>
-__device__ __forceinline__ void start_inter_chunk_of_scaled(
-    Sums<columns>& out, const RowFragments<half, b_columns>& a,
-    const TwoWayStateTile<half, transposed ? b_columns : columns, transposed ? columns : b_columns>& h) {
+/// Starts out = a H of a state that is read both ways, of its low part and then of the high one.
+/// In half, products with the low part are done by then. transposed: the tile holds H rather than H^T. Scope:
+/// warpgroup.
+template <bool transposed, Element T, int columns, int b_columns>
+__device__ __forceinline__ void start_inter_chunk_of_two_ways(
+    Sums<columns>& out, const RowFragments<T, b_columns>& a,
+    const TwoWayStateTile<T, transposed ? b_columns : columns, transposed ? columns : b_columns>& h) {
   constexpr auto major = transposed ? device::Major::mn : device::Major::k;
   const auto add = [&](const auto& part, device::Sum first) {
     for_each_panel<Sums<columns>::panels>([&]<int x>() {
@@ -315,18 +305,20 @@ __device__ __forceinline__ void start_inter_chunk_of_scaled(
           else
             return part[x][k / 4].rows_as_mn(k % 4);
         }();
-        device::wgmma_m64k16<half, panel_width<columns, x>, major>(out.template panel<x>(), a.r[k], right,
-                                                                   k == 0 ? first : device::Sum::add);
+        device::wgmma_m64k16<T, panel_width<columns, x>, major>(out.template panel<x>(), a.r[k], right,
+                                                                k == 0 ? first : device::Sum::add);
       }
     });
     device::wgmma_commit();
   };
   device::wgmma_fence();
   add(h.low, device::Sum::start);
-  finish(out);
-  out.scale_all(1 / tile::rest_scale<half>);
-  out.pin();
-  device::wgmma_fence();
+  if constexpr (std::same_as<T, half>) {
+    finish(out);
+    out.scale_all(1 / tile::rest_scale<half>);
+    out.pin();
+    device::wgmma_fence();
+  }
   add(h.high, device::Sum::add);
 }
 /// What a H is divided by in half: out's columns times the powers of two of the state's rows, and all times

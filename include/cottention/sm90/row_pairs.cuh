@@ -1,5 +1,5 @@
-// The tiles of kernels that make more than one gradient: pairs of q and g, and of k and v, which are read from
-// memory once and serve all outputs and states; and what a warp measures of them.
+// The tiles of kernels that make more than one gradient: pairs of q and g, and of k and v, which are read
+// from memory once and serve all outputs and states; and what a warp measures of them.
 #pragma once
 
 #include <cstdint>
@@ -64,6 +64,32 @@ struct PairRing {
   __device__ __forceinline__ void arrive_measured(Place place) {
     device::sync_warp();
     if (lane_index() == 0) device::mbarrier_arrive(measured + place.index);
+  }
+};
+
+/// What one warpgroup tells another of each pair, whether its y is finite.
+template <int stages>
+struct Told {
+  device::Mbarrier barriers[stages];
+  device::Vector<std::uint32_t, 4> not_finite[stages];  // (warps)
+
+  /// Scope: thread; fence_mbarrier_init() and sync_block() must follow.
+  __device__ __forceinline__ void init() {
+    for (device::Mbarrier& barrier : barriers) device::mbarrier_init(&barrier, 4);
+  }
+  /// finite: as far as the lane knows. Scope: warp.
+  __device__ __forceinline__ void tell(RingPlace<stages> place, bool finite) {
+    const bool any = device::any_lane(!finite);
+    if (lane_index() != 0) return;
+    device::store_shared(reinterpret_cast<std::uint32_t*>(not_finite + place.index) + warp_in_group(),
+                         any ? 1u : 0u);
+    device::mbarrier_arrive(barriers + place.index);
+  }
+  /// Whether it is. Scope: thread.
+  __device__ __forceinline__ bool wait(RingPlace<stages> place) {
+    device::mbarrier_wait(barriers + place.index, place.parity);
+    const auto found = device::load_shared(not_finite + place.index);
+    return (found[0] | found[1] | found[2] | found[3]) == 0;
   }
 };
 
@@ -174,17 +200,20 @@ struct MeasuredRows {
   RowFragments<T, columns> x, y;
 
   /// Of the lane's own row.
-  struct Measured {
-    float y_bound;  // of ||y||, times the weight
-    float inverse;  // 1 / max(||x||, eps)
+  struct MeasuredX {
+    float inverse;        // 1 / max(||x||, eps)
+    float weight;         // 1 where rows have none
+    std::uint32_t found;  // bits of RowPair::findings, in all lanes
+    bool changed;         // whether rows have been written
   };
 
-  /// Loads and measures the rows, and writes what readers of the pair and the epilogue need. Rows that are
-  /// not valid become zeros, and those of extreme norm are rescaled. is_weighted: x's rows have the weights
-  /// of positions. Scope: warp; barriers inside: 0; PairRing::arrive_measured() must follow.
+  /// Loads and measures the rows of x, and writes what readers of the pair and the epilogue need. Rows of x
+  /// and y that are not valid become zeros, and those of x of extreme norm are rescaled. is_weighted: x's
+  /// rows have the weights of positions. Scope: warp; barriers inside: 0; finish() must follow.
   template <bool is_weighted>
-  __device__ __forceinline__ Measured measure(RowPair<T, columns>& pair, OutputFactors& factors,
-                                              const HeadSide& side, int first_row, bool is_whole) {
+  __device__ __forceinline__ MeasuredX measure_x(RowPair<T, columns>& pair, OutputFactors& factors,
+                                                 const HeadSide& side, int first_row) {
+    const bool is_whole = side.is_whole(first_row);
     bool changed = false;
     if (!is_whole) {
       const tile::ValidRows<chunk_rows> valid = side.valid(first_row);
@@ -219,17 +248,30 @@ struct MeasuredRows {
       else
         device::store_shared(&to->norm_backward, norm_backward);
     }
-
-    y.load(pair.y);
-    const float squares_of_y = squares_of_own_row(y);
-    if (device::any_lane(!device::is_finite(squares_of_y)))  // it may have overflowed
-      found |= device::any_lane(!are_finite<T>(y.r)) ? finding::y_not_finite : 0;
-    const float y_bound = norm_bound_of_own_row(y, squares_of_y) * weight.weight;
-    if (lane_index() == 0)
-      device::store_shared(reinterpret_cast<std::uint32_t*>(&pair.findings) + warp_in_group(), found);
-    if (changed) device::fence_proxy_async();
-    return {y_bound, inverse};
+    return {inverse, weight.weight, found, changed};
   }
+  /// Loads the rows of y. Returns a bound of the norm of the lane's own one.
+  __device__ __forceinline__ float measure_y(RowPair<T, columns>& pair) {
+    y.load(pair.y);
+    squares_of_y_ = squares_of_own_row(y);
+    return norm_bound_of_own_row(y, squares_of_y_);
+  }
+  /// Whether the warp's rows of y, measured, are finite, as a bit of RowPair::findings.
+  __device__ __forceinline__ std::uint32_t finding_of_y() const {
+    if (!device::any_lane(!device::is_finite(squares_of_y_))) return 0;  // they may have overflowed
+    return device::any_lane(!are_finite<T>(y.r)) ? finding::y_not_finite : 0;
+  }
+  /// Writes findings. PairRing::arrive_measured() must follow.
+  static __device__ __forceinline__ void finish(RowPair<T, columns>& pair, const MeasuredX& of_x,
+                                                std::uint32_t of_y = 0) {
+    if (lane_index() == 0)
+      device::store_shared(reinterpret_cast<std::uint32_t*>(&pair.findings) + warp_in_group(),
+                           of_x.found | of_y);
+    if (of_x.changed) device::fence_proxy_async();
+  }
+
+ private:
+  float squares_of_y_ = 0;  // of the lane's own row
 };
 
 }  // namespace cottention::sm90
