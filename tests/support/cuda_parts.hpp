@@ -1,0 +1,186 @@
+// Runs the CUDA calls on all parts of a problem in the emulator, with threads as ranks of NCCL.
+#pragma once
+
+#include <exception>
+#include <memory>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include <nccl.h>
+
+#include <cottention/nccl.cuh>
+#include <cottention/sequence_parallel.cuh>
+
+#include "support/cuda_backward.hpp"
+#include "support/cuda_forward.hpp"
+#include "support/mirror.hpp"
+#include "support/split.hpp"
+
+namespace support {
+
+/// The communicators of so many ranks.
+class NcclRanks {
+ public:
+  explicit NcclRanks(int ranks) : communicators_(static_cast<std::size_t>(ranks)) {
+    REQUIRE(ncclCommInitAll(communicators_.data(), ranks, nullptr) == ncclSuccess);
+  }
+  ~NcclRanks() {
+    for (const ncclComm_t communicator : communicators_) (void)ncclCommDestroy(communicator);
+  }
+  NcclRanks(const NcclRanks&) = delete;
+  NcclRanks& operator=(const NcclRanks&) = delete;
+
+  ncclComm_t operator[](int rank) const { return communicators_[static_cast<std::size_t>(rank)]; }
+
+  /// The statuses of body(rank, communicator) of all ranks, each on a thread and a stream of its own.
+  template <class Body>
+  std::vector<cottention::CallStatus> run(Body body) {
+    std::vector<cottention::CallStatus> statuses(communicators_.size());
+    std::vector<std::thread> threads;
+    for (std::size_t r = 0; r < communicators_.size(); ++r)
+      threads.emplace_back([this, r, &statuses, &body] {
+        const cottention::emulation::TurnOfRank turn(communicators_[r]);
+        try {
+          cudaStream_t stream = nullptr;
+          (void)cudaStreamCreate(&stream);
+          statuses[r] = with_stream(static_cast<int>(r), stream, body);
+          (void)cudaStreamDestroy(stream);
+        } catch (const std::exception& error) {
+          statuses[r] =
+              cottention::CallStatus::failure(cottention::StatusCode::cuda_error, "%s", error.what());
+          (void)ncclCommAbort(communicators_[r]);
+        }
+      });
+    for (std::thread& thread : threads) thread.join();
+    return statuses;
+  }
+
+ private:
+  template <class Body>
+  cottention::CallStatus with_stream(int rank, cudaStream_t stream, Body& body) {
+    cottention::NcclCommunicator communicator((*this)[rank], stream);
+    if (!communicator.status()) return communicator.status();
+    return body(communicator, stream);
+  }
+
+  std::vector<ncclComm_t> communicators_;
+};
+
+/// Agrees and calls. All arguments are to device memory.
+template <cottention::AnyProblem P, cottention::Tiling... tiling, class Arguments, cottention::Communicator C>
+cottention::CallStatus agree_and_call(const Arguments& args,
+                                      const cottention::SequencePart<typename P::element>& part, C& ranks,
+                                      cottention::Workspace workspace, cudaStream_t stream,
+                                      cottention::Split split = {}) {
+  cottention::PartAgreement agreement;
+  if (cottention::CallStatus status =
+          cottention::agree<P, tiling...>(args, part, ranks, workspace, agreement, split);
+      !status)
+    return status;
+  if constexpr (requires { args.dout; })
+    return cottention::backward<P, tiling...>(args, part, agreement, ranks, workspace, stream, split);
+  else
+    return cottention::forward<P, tiling...>(args, part, agreement, ranks, workspace, stream, split);
+}
+
+/// A problem whose ranks' memory is on the device.
+template <cottention::AnyProblem P, cottention::Tiling... tiling>
+class DeviceParts {
+ public:
+  using T = typename P::element;
+
+  DeviceParts(SplitProblem<T>& problem, bool keeps_h) {
+    const auto whole = problem.inputs().backward();
+    const cottention::Shape& s = whole.shape;
+    const std::int64_t batch = whole.cu_seqlens_q.given() ? 1 : s.batch;
+    const auto copy = [&](const auto& x, std::int64_t seq, std::int64_t heads, std::int64_t dim) {
+      (void)mirror_.tensor(x, batch, seq, heads, dim);
+    };
+    copy(whole.q, s.seq_q, s.heads_q, s.dim_qk);
+    copy(whole.k, s.seq_k, s.heads_kv, s.dim_qk);
+    copy(whole.v, s.seq_k, s.heads_kv, s.dim_v);
+    copy(whole.dout, s.seq_q, s.heads_q, s.dim_v);
+    copy(problem.whole_o(), s.seq_q, s.heads_q, s.dim_v);
+    copy(problem.whole_dq(), s.seq_q, s.heads_q, s.dim_qk);
+    copy(problem.whole_dk(), s.seq_k, s.heads_kv, s.dim_qk);
+    copy(problem.whole_dv(), s.seq_k, s.heads_kv, s.dim_v);
+    for (int r = 0; r < problem.ranks(); ++r) {
+      parts_.push_back(problem.part(r, false));
+      if (keeps_h)
+        parts_.back().incoming_h = mirror_.array(problem.incoming_h(r).data(), problem.incoming_h(r).count());
+      forward_.push_back(on_device(problem.forward(r)));
+      backward_.push_back(on_device(problem.backward(r)));
+    }
+  }
+
+  int ranks() const { return static_cast<int>(parts_.size()); }
+  cottention::SequencePart<T>& part(int rank) { return parts_[static_cast<std::size_t>(rank)]; }
+  cottention::ForwardArguments<T>& forward(int rank) { return forward_[static_cast<std::size_t>(rank)]; }
+  cottention::BackwardArguments<T>& backward(int rank) { return backward_[static_cast<std::size_t>(rank)]; }
+
+  /// Scratch memory of exactly the size that the call asks for, full of NaN.
+  template <class Arguments>
+  cottention::Workspace workspace(const Arguments& args, cottention::Split split = {}) {
+    std::size_t bytes = 0;
+    const cottention::CallStatus status =
+        cottention::part_workspace_bytes<P, tiling...>(args, ranks(), bytes, split);
+    INFO(status.reason);
+    REQUIRE(status.ok());
+    scratch_.push_back(std::make_unique<std::vector<unsigned char>>(bytes, nan_byte));
+    return {mirror_.array(scratch_.back()->data(), static_cast<std::int64_t>(bytes)), bytes};
+  }
+
+  /// `forward` and then `backward` of every rank. Returns their statuses.
+  std::vector<cottention::CallStatus> run(NcclRanks& nccl, cottention::Split split = {}) {
+    std::vector<cottention::Workspace> workspaces;
+    for (int r = 0; r < ranks(); ++r) {
+      workspaces.push_back(workspace(forward(r), split));
+      workspaces.push_back(workspace(backward(r), split));
+    }
+    return nccl.run([&](cottention::NcclCommunicator& rank, cudaStream_t stream) {
+      const int r = rank.rank();
+      const cottention::Workspace* const own = workspaces.data() + 2 * r;
+      if (cottention::CallStatus status =
+              agree_and_call<P, tiling...>(forward(r), part(r), rank, own[0], stream, split);
+          !status)
+        return status;
+      return agree_and_call<P, tiling...>(backward(r), part(r), rank, own[1], stream, split);
+    });
+  }
+
+  void download() { mirror_.download(); }
+
+ private:
+  cottention::ForwardArguments<T> on_device(cottention::ForwardArguments<T> args) {
+    auto alone = args;
+    alone.q = alone.k = alone.v = {};
+    alone.o = {};
+    alone = mirror_.forward(alone);
+    alone.q = within(args.q), alone.k = within(args.k), alone.v = within(args.v), alone.o = within(args.o);
+    return alone;
+  }
+  cottention::BackwardArguments<T> on_device(cottention::BackwardArguments<T> args) {
+    auto alone = args;
+    alone.q = alone.k = alone.v = alone.dout = {};
+    alone.dq = alone.dk = alone.dv = {};
+    alone = mirrored(mirror_, alone);
+    alone.q = within(args.q), alone.k = within(args.k), alone.v = within(args.v);
+    alone.dout = within(args.dout);
+    alone.dq = within(args.dq), alone.dk = within(args.dk), alone.dv = within(args.dv);
+    return alone;
+  }
+  template <class E>
+  cottention::Tensor<E> within(cottention::Tensor<E> x) const {
+    x.data = mirror_.within(x.data);
+    return x;
+  }
+
+  Mirror mirror_;
+  std::vector<std::unique_ptr<std::vector<unsigned char>>> scratch_;
+  std::vector<cottention::SequencePart<T>> parts_;
+  std::vector<cottention::ForwardArguments<T>> forward_;
+  std::vector<cottention::BackwardArguments<T>> backward_;
+};
+
+}  // namespace support
