@@ -105,7 +105,9 @@ TEMPLATE_TEST_CASE("Processes: two runs agree bit for bit", "", COTTENTION_TEST_
   cottention::MpiCommunicator processes(MPI_COMM_WORLD);
   RankOf rank(processes);
   Random random(6);
-  for (const Case& c : cases::batches()) {
+  const std::vector<Case> all = cases::batches();
+  for (std::size_t i = 0; i < all.size(); i += std::same_as<TestType, float> ? 1 : 5) {
+    const Case& c = all[i];
     Inputs<TestType> inputs(c);
     const std::vector<Cut> cuts = random_cuts(inputs, rank.size(), random);
     SplitProblem<TestType> first(inputs, cuts), second(inputs, cuts);
