@@ -66,7 +66,7 @@ class DevicePartCalls {
   }
   template <class X>
   CallStatus sum(X* to, const sequence_parallel::SumTerms<X>& terms, std::int64_t elements) {
-    using Sum = kernel::Sum<X>;
+    using Sum = kernel::ArraySum<X>;
     static_assert(Sum::Params::max_runs == sequence_parallel::SumTerms<X>::max_runs);
     if (elements == 0) return {};
     const std::int64_t blocks = Sum::blocks(elements);
@@ -264,7 +264,7 @@ CallStatus run_agreed(const Arguments& args, const SequencePart<typename P::elem
   const int ranks = communicator.size();
   if (!agreement.is_made || agreement.layout.ranks != ranks || agreement.layout.rank != communicator.rank())
     return CallStatus::failure(StatusCode::bad_option,
-                               "agreement: must be made by `agree` with this communicator");
+                               "agreement: must be made by agree() with this communicator");
   const auto header = sequence_parallel::header_of<P>(args, part);
   if (CallStatus status = sequence_parallel::validate_agreed(agreement.header, header); !status)
     return status;

@@ -26,16 +26,6 @@ template <class T, Mask mask, Scale scale>
 using Odd = Problem<T, HeadDim{24, 40}, mask, scale>;
 using ByKey = Odd<float, Mask::causal, Scale::by_key>;
 
-template <cottention::AnyProblem P>
-Case case_of(Case c) {
-  c.mask = P::mask;
-  c.scale = P::scale;
-  c.shape.dim_qk = P::head_dim.qk;
-  c.shape.dim_v = P::head_dim.v;
-  if (c.layout == Layout::gaps) c.layout = Layout::aligned_gaps;
-  return c;
-}
-
 struct RestoreMultiprocessors {
   int before = cottention::emulation::options().multiprocessors;
   ~RestoreMultiprocessors() { cottention::emulation::options().multiprocessors = before; }
@@ -46,13 +36,13 @@ template <cottention::AnyProblem P>
 struct OnRanks {
   using T = typename P::element;
   OnRanks(const Case& c, int ranks, std::uint64_t seed = 5)
-      : inputs(case_of<P>(c)),
+      : inputs(cuda_case<P>(c)),
         random(seed),
         problem(inputs, random_cuts(inputs, ranks, random)),
         parts(problem, false),
         nccl(ranks) {}
   OnRanks(const Case& c, const std::vector<Cut>& cuts)
-      : inputs(case_of<P>(c)),
+      : inputs(cuda_case<P>(c)),
         random(0),
         problem(inputs, cuts),
         parts(problem, false),
@@ -65,58 +55,9 @@ struct OnRanks {
   NcclRanks nccl;
 };
 
-/// Checks both calls of those of `some` that have the mask and scale of P, on 1 to 7 ranks by turns.
 template <cottention::AnyProblem P>
 void check_parts(const std::vector<Case>& some, Split split = {}) {
-  using T = typename P::element;
-  constexpr int numbers[] = {3, 1, 4, 2, 7};
-  Random random(31);
-  std::size_t turn = 0;
-  for (const Case& given : some) {
-    if (given.mask != P::mask || given.scale != P::scale) continue;
-    const Case c = case_of<P>(given);
-    const int number = numbers[turn++ % 5];
-    Inputs<T> inputs(c);
-    const std::vector<Cut> cuts = random_cuts(inputs, number, random);
-    INFO(describe<T>(c) << ", ranks " << number << ", pieces " << split.pieces);
-    SplitProblem<T> problem(inputs, cuts, c.layout);
-    DeviceParts<P, tiling<P>> parts(problem, turn % 2 == 0);
-    NcclRanks ranks(number);
-    for (const CallStatus& status : parts.run(ranks, split)) {
-      INFO(status.reason);
-      REQUIRE(status.ok());
-    }
-    parts.download();
-    CHECK(problem.surroundings_untouched());
-    check_output(inputs, problem.output());
-    check_gradient(inputs, problem.gradient(number - 1));
-  }
-}
-
-/// All cases of a few sequences each.
-std::vector<Case> all_options() {
-  std::vector<Case> all;
-  for (const auto& some : {cases::packed(), cases::paddings(), cases::groups(), cases::states(),
-                           cases::cross_attention(), cases::layouts()})
-    all.insert(all.end(), some.begin(), some.end());
-  return all;
-}
-
-/// Every `nth` of them.
-std::vector<Case> some_options(std::size_t nth, std::size_t first) {
-  const std::vector<Case> all = all_options();
-  std::vector<Case> some;
-  for (std::size_t i = first; i < all.size(); i += nth) {
-    for (const Mask mask : {Mask::causal, Mask::bidirectional})
-      for (const Scale scale : {Scale::none, Scale::by_key, Scale::by_query}) {
-        Case c = all[i];
-        if (mask == Mask::causal && c.mask != mask) continue;  // lengths of keys of their own
-        c.mask = mask;
-        c.scale = scale;
-        some.push_back(c);
-      }
-  }
-  return some;
+  check_cuda_parts<P, tiling<P>>(some, split);
 }
 
 }  // namespace
@@ -261,7 +202,7 @@ TEST_CASE("Parts on GPUs: workspaces and agreements are checked before anything 
     };
     cottention::emulation::clear_statistics();
     refused(agree({workspace.data, workspace.bytes - 1}), "rank 0: workspace.bytes = ");
-    refused(call(agreement, workspace), "agreement: must be made by `agree` with this communicator");
+    refused(call(agreement, workspace), "agreement: must be made by agree() with this communicator");
     CHECK(agree(workspace).ok());
     refused(call(agreement, {workspace.data, workspace.bytes - 1}), "workspace.bytes = ");
     run.parts.part(0).incoming_h = args.final_state.h;
@@ -310,4 +251,32 @@ TEST_CASE("Parts on GPUs: a rank that fails ends the calls of the others") {
   CHECK(statuses[0].code == StatusCode::communication_error);
   CHECK(std::string(statuses[0].reason) ==
         "ncclAllGather: error 6 of NCCL: remote process exited or there was a network error");
+}
+
+TEST_CASE("Sums of arrays: any number of blocks adds all terms in their order, in double") {
+  using Sum = cottention::kernel::ArraySum<float>;
+  constexpr std::int64_t elements = 1000, ranks = 3, stride = 1024;
+  Mirror mirror;
+  std::vector<float> terms(ranks * stride), to(elements);
+  for (std::int64_t e = 0; e < elements; ++e) {
+    const float own = static_cast<float>(e);
+    terms[static_cast<std::size_t>(e)] = 0x1p30f + 64 * own;
+    terms[static_cast<std::size_t>(stride + e)] = own / 4;  // lost in a sum of floats
+    terms[static_cast<std::size_t>(2 * stride + e)] = -0x1p30f - 64 * own;
+  }
+  const float* const from = mirror.array(static_cast<const float*>(terms.data()), std::ssize(terms));
+  float* const sum = mirror.array(to.data(), elements);
+  REQUIRE(cottention::device::prepare<Sum>() == cudaSuccess);
+  for (const std::int64_t blocks : {std::int64_t{1}, std::int64_t{3}, Sum::blocks(elements)}) {
+    REQUIRE(cudaMemset(sum, nan_byte, sizeof(float) * elements) == cudaSuccess);
+    const Sum::Params params{.runs = {{from, 1, 0}, {from + stride, 2, stride}},
+                             .count = 2,
+                             .to = sum,
+                             .elements = elements,
+                             .blocks = blocks};
+    REQUIRE(cottention::device::launch<Sum>({blocks}, params, nullptr) == cudaSuccess);
+    mirror.download();
+    for (std::int64_t e = 0; e < elements; ++e)
+      REQUIRE(to[static_cast<std::size_t>(e)] == static_cast<float>(e) / 4);
+  }
 }

@@ -12,6 +12,7 @@
 #include <cottention/nccl.cuh>
 #include <cottention/sequence_parallel.cuh>
 
+#include "support/cases.hpp"
 #include "support/cuda_backward.hpp"
 #include "support/cuda_forward.hpp"
 #include "support/mirror.hpp"
@@ -182,5 +183,71 @@ class DeviceParts {
   std::vector<cottention::ForwardArguments<T>> forward_;
   std::vector<cottention::BackwardArguments<T>> backward_;
 };
+
+/// A case with the Problem's mask, scale and head dims, and with strides that devices take.
+template <cottention::AnyProblem P>
+Case cuda_case(Case c) {
+  c.mask = P::mask;
+  c.scale = P::scale;
+  c.shape.dim_qk = P::head_dim.qk;
+  c.shape.dim_v = P::head_dim.v;
+  if (c.layout == Layout::gaps) c.layout = Layout::aligned_gaps;
+  return c;
+}
+
+/// Checks both calls of those of `some` that have the mask and scale of P, on 1 to 7 ranks by turns.
+template <cottention::AnyProblem P, cottention::Tiling... tiling>
+void check_cuda_parts(const std::vector<Case>& some, cottention::Split split = {}) {
+  using T = typename P::element;
+  constexpr int numbers[] = {3, 1, 4, 2, 7};
+  Random random(31);
+  std::size_t turn = 0;
+  for (const Case& given : some) {
+    if (given.mask != P::mask || given.scale != P::scale) continue;
+    const Case c = cuda_case<P>(given);
+    const int number = numbers[turn++ % 5];
+    Inputs<T> inputs(c);
+    const std::vector<Cut> cuts = random_cuts(inputs, number, random);
+    INFO(describe<T>(c) << ", ranks " << number << ", pieces " << split.pieces);
+    SplitProblem<T> problem(inputs, cuts, c.layout);
+    DeviceParts<P, tiling...> parts(problem, turn % 2 == 0);
+    NcclRanks ranks(number);
+    for (const cottention::CallStatus& status : parts.run(ranks, split)) {
+      INFO(status.reason);
+      REQUIRE(status.ok());
+    }
+    parts.download();
+    CHECK(problem.surroundings_untouched());
+    check_output(inputs, problem.output());
+    check_gradient(inputs, problem.gradient(number - 1));
+  }
+}
+
+/// All cases of a few sequences each.
+inline std::vector<Case> all_options() {
+  std::vector<Case> all;
+  for (const auto& some : {cases::packed(), cases::paddings(), cases::groups(), cases::states(),
+                           cases::cross_attention(), cases::layouts()})
+    all.insert(all.end(), some.begin(), some.end());
+  return all;
+}
+
+/// Every `nth` of them, with every scale and with the masks that it can have.
+inline std::vector<Case> some_options(std::size_t nth, std::size_t first) {
+  const std::vector<Case> all = all_options();
+  std::vector<Case> some;
+  for (std::size_t i = first; i < all.size(); i += nth) {
+    for (const cottention::Mask mask : {cottention::Mask::causal, cottention::Mask::bidirectional})
+      for (const cottention::Scale scale :
+           {cottention::Scale::none, cottention::Scale::by_key, cottention::Scale::by_query}) {
+        Case c = all[i];
+        if (mask == cottention::Mask::causal && c.mask != mask) continue;  // lengths of keys of their own
+        c.mask = mask;
+        c.scale = scale;
+        some.push_back(c);
+      }
+  }
+  return some;
+}
 
 }  // namespace support

@@ -13,7 +13,7 @@ namespace cottention::kernel {
 /// to[e] = the sum of all terms' elements e, one after the other; floats are added in double and rounded
 /// once. `to` may be one of the terms. Blocks: x = any number.
 template <class X>
-struct Sum {
+struct ArraySum {
   static constexpr int threads = 128;
   static constexpr int min_blocks_per_sm = 1;
 
