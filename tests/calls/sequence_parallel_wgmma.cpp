@@ -1,10 +1,13 @@
-// Sequences split over ranks whose calls the wgmma engine serves, in the emulator, against the reference.
-#include <cstdint>
+// Sequences split over ranks with the library's choice of kernels on compute capability 9.0, which takes the
+// wgmma engine where it can, in the emulator, against the reference.
+#include <algorithm>
+#include <string>
 #include <vector>
+
+#include <emulation.hpp>
 
 #include "support/catch.hpp"
 #include "support/cuda_parts.hpp"
-#include "support/wgmma_alone.hpp"
 
 using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale;
 using namespace support;
@@ -29,6 +32,17 @@ TEST_CASE("Parts on GPUs by wgmma: packed batches, states and masks are right") 
                       .lengths_q = {100, 0, 70, 200, 1},
                       .initial_state = initial});
     }
+  const auto launched = [](const char* kernel) {
+    const auto& launches = cottention::emulation::launches();
+    return std::any_of(launches.begin(), launches.end(), [kernel](const auto& launch) {
+      return launch.kernel.find(kernel) != std::string::npos;
+    });
+  };
   check_cuda_parts<Square<Mask::causal, Scale::by_key>>(some);
+  CHECK(launched("sm904Walk"));
+  CHECK(launched("sm908Gradient"));
+  cottention::emulation::clear_statistics();
   check_cuda_parts<Square<Mask::bidirectional, Scale::by_key>>(some);
+  CHECK(launched("sm905Apply"));
+  CHECK(launched("sm9016KeyGradientApply"));
 }

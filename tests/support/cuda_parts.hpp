@@ -132,7 +132,7 @@ class DeviceParts {
     return {mirror_.array(scratch_.back()->data(), static_cast<std::int64_t>(bytes)), bytes};
   }
 
-  /// `forward` and then `backward` of every rank. Returns their statuses.
+  /// `forward` and then `backward` of every rank. Returns their statuses. One that fails ends the others.
   std::vector<cottention::CallStatus> run(NcclRanks& nccl, cottention::Split split = {}) {
     std::vector<cottention::Workspace> workspaces;
     for (int r = 0; r < ranks(); ++r) {
@@ -142,11 +142,11 @@ class DeviceParts {
     return nccl.run([&](cottention::NcclCommunicator& rank, cudaStream_t stream) {
       const int r = rank.rank();
       const cottention::Workspace* const own = workspaces.data() + 2 * r;
-      if (cottention::CallStatus status =
-              agree_and_call<P, tiling...>(forward(r), part(r), rank, own[0], stream, split);
-          !status)
-        return status;
-      return agree_and_call<P, tiling...>(backward(r), part(r), rank, own[1], stream, split);
+      cottention::CallStatus status =
+          agree_and_call<P, tiling...>(forward(r), part(r), rank, own[0], stream, split);
+      if (status) status = agree_and_call<P, tiling...>(backward(r), part(r), rank, own[1], stream, split);
+      if (!status) (void)ncclCommAbort(nccl[r]);
+      return status;
     });
   }
 
