@@ -23,7 +23,7 @@ import tempfile
 PUBLIC = ["element.hpp", "problem.hpp", "tensor.hpp", "arguments.hpp", "status.hpp", "validation.hpp", "tiling.hpp", "version.hpp",
           "cpu/execution.hpp", "cpu/targets.hpp", "cpu/forward.hpp", "cpu/backward.hpp", "cpu/step.hpp", "owned_workspace.hpp",
           "sequence_parallel/communicator.hpp", "sequence_parallel.hpp", "mpi.hpp", "forward.cuh", "backward.cuh",
-          "step.cuh", "choice.hpp", "owned_workspace.cuh", "dispatch.hpp"]
+          "step.cuh", "choice.hpp", "owned_workspace.cuh", "sequence_parallel.cuh", "nccl.cuh", "mpi.cuh", "dispatch.hpp"]
 PRIVATE = {"detail", "host", "sequence_parallel"}
 FAILURE = re.compile(r'CallStatus::failure\(\s*StatusCode::(\w+),\s*((?:"(?:[^"\\]|\\.)*"\s*)+)')
 FORMATS = {"%.*s": r".*", "%lld": r"-?\d+", "%d": r"-?\d+", "%zu": r"\d+", "%p": r"0x[0-9a-f]+", "%s": r".*"}

@@ -12,7 +12,7 @@ import sys
 
 
 # Headers of other libraries that headers of this one are for.
-OTHERS = {"mpi.hpp": "mpi.h"}
+OTHERS = {"mpi.hpp": "mpi.h", "mpi.cuh": "mpi.h", "nccl.cuh": "nccl.h"}
 
 
 def main():

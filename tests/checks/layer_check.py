@@ -17,7 +17,7 @@ import tempfile
 VOCABULARY = {"arguments", "choice", "dispatch", "element", "host_only", "overlap", "problem", "recurrence", "requirements",
               "status", "tensor", "tiling", "validation", "version", "workspace_layout"}
 CUDA_CALLS = {"forward", "backward", "step", "cottention"}
-OPTIONAL = {"owned_workspace", "sequence_parallel", "mpi"}  # included by no other layer: what allocates or communicates
+OPTIONAL = {"owned_workspace", "sequence_parallel", "mpi", "nccl"}  # included by no other layer: what allocates or communicates
 # What each layer may include besides itself.
 BELOW = {"vocabulary": set(), "rtc": set(), "reference": {"vocabulary"}, "cpu": {"vocabulary"}, "sequence_parallel": {"vocabulary"}}
 CUDA_LAYERS = ["device", "tile", "kernel", "sm80", "sm90"]

@@ -11,6 +11,7 @@
 #include <cottention/backward.cuh>
 #include <cottention/dispatch.hpp>
 #include <cottention/forward.cuh>
+#include <cottention/kernel/sum.cuh>
 #include <cottention/step.cuh>
 
 #include "../kernel/budget_kernels.hpp"
@@ -122,6 +123,9 @@ void list_forward() {
   compile<Call>(&forward<P>);
   list_kernel<kernel::Count>("all", "");
   list_kernel<kernel::Trailing<typename P::element, 1>>("all", "");
+  using Sum = kernel::ArraySum<Accumulate<typename P::element>>;  // of calls on parts
+  compile<cudaError_t (*)()>(&device::prepare<Sum>);
+  list_kernel<Sum>("all", "");
   list_recurrence<P, recurrence::Output::o>();
 }
 

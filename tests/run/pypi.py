@@ -28,6 +28,8 @@ NVCC = ["nvidia-cuda-nvcc==13.0.88", "nvidia-cuda-crt==13.0.88", "nvidia-nvvm==1
         "nvidia-cuda-runtime==13.0.96"]
 # Compiles kernels at run time; for nvcc's that come without.
 NVRTC = ["nvidia-cuda-nvrtc==13.0.88"]
+# What GPUs talk to each other by; for machines that have none. It is compiled with and linked, but not run.
+NCCL = ["nvidia-nccl-cu13==2.30.7"]
 # Takes apart what ptxas of NVCC's release makes. PyPI has none of that release, and later ones read it.
 NVDISASM = ["nvidia-cuda-nvdisasm==13.2.51"]
 # Peers on GPUs, pure Python: timed there by the PyTorch of the machine. bench/peers/gpu
@@ -135,6 +137,14 @@ def nvrtc(compiler):
     if (toolkit / "include/nvrtc.h").exists() and any(toolkit.glob("lib*/libnvrtc.so*")):
         return toolkit
     return install(NVRTC) / "nvidia/cu13"
+
+
+def nccl(compiler):
+    """The folder of NCCL: that of this nvcc, or one from PyPI."""
+    toolkit = compiler.resolve().parent.parent
+    if (toolkit / "include/nccl.h").exists() and any(toolkit.glob("lib*/libnccl.so*")):
+        return toolkit
+    return install(NCCL, "--no-deps") / "nvidia/nccl"
 
 
 def nvdisasm():

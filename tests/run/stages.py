@@ -114,12 +114,17 @@ def nvcc_stage(stages, wide):
     except pypi.Missing as missing:
         print(missing, flush=True)
         nvdisasm = ""
+    try:
+        nccl = pypi.nccl(nvcc)
+    except pypi.Missing as missing:
+        print(missing, flush=True)
+        nccl = ""
     tables = BUILD / "nvcc/tests/cuda_compile"
     for table in tables.glob("*.json"):
         table.unlink()
     os.environ["NVCC_CCBIN"] = os.environ["CXX"]  # compiles what is not for GPUs
     stages.run("nvcc", "nvcc", f"-DCMAKE_CUDA_COMPILER={nvcc}", f"-DCOTTENTION_NVRTC={nvrtc}",
-               f"-DCOTTENTION_NVDISASM={nvdisasm}", f"-DCOTTENTION_CUDA_WIDE={wide}", target="")
+               f"-DCOTTENTION_NVDISASM={nvdisasm}", f"-DNCCL_ROOT={nccl}", f"-DCOTTENTION_CUDA_WIDE={wide}", target="")
     found = sorted(tables.glob("*.json"))
     if found:
         subprocess.run([sys.executable, ROOT / "tests/checks/spill_check.py", "--table", *found])

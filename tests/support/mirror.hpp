@@ -32,7 +32,7 @@ class Mirror {
   T* array(T* host, std::int64_t count) {
     if (host == nullptr) return nullptr;
     using Value = std::remove_const_t<T>;
-    Copy copy{nullptr, nullptr, static_cast<std::size_t>(count) * sizeof(T)};
+    Copy copy{nullptr, nullptr, host, static_cast<std::size_t>(count) * sizeof(T)};
     const std::size_t room = guard + copy.bytes + guard;
     REQUIRE(cudaMalloc(&copy.memory, room + (room == 0)) == cudaSuccess);
     if constexpr (!std::is_const_v<T>) copy.host = host;
@@ -57,6 +57,18 @@ class Mirror {
     const std::int64_t count = (batch - 1) * s.batch + (seq - 1) * s.seq + (heads - 1) * s.head + dim;
     x.data = array(x.data, count);
     return x;
+  }
+
+  /// Where the copy of a tensor has what `host` points to; null where it has no copy.
+  template <class T>
+  T* within(T* host) const {
+    const auto at = reinterpret_cast<std::uintptr_t>(host);
+    for (const Copy& copy : copies_) {
+      const auto first = reinterpret_cast<std::uintptr_t>(copy.original);
+      if (first <= at && at <= first + copy.bytes)
+        return reinterpret_cast<T*>(reinterpret_cast<std::uintptr_t>(copy.array()) + (at - first));
+    }
+    return nullptr;
   }
 
   cottention::Offsets offsets(const cottention::Offsets& x, std::int64_t batch) {
@@ -130,6 +142,7 @@ class Mirror {
   struct Copy {
     void* memory;
     void* host;  // null: not written back
+    const void* original;
     std::size_t bytes;
     void* array() const { return static_cast<unsigned char*>(memory) + guard; }
   };

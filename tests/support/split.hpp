@@ -125,6 +125,13 @@ class SplitProblem {
     return args;
   }
 
+  Inputs<T>& inputs() const { return inputs_; }
+  cottention::Tensor<T> whole_o() { return o_->view(); }
+  cottention::Tensor<T> whole_dq() { return dq_->view(); }
+  cottention::Tensor<T> whole_dk() { return dk_->view(); }
+  cottention::Tensor<T> whole_dv() { return dv_->view(); }
+  Buffer<A>& incoming_h(int rank) { return *memory_[index(rank)].incoming_h; }
+
   /// What the ranks have made of the whole batch. With `ran`, what that rank alone has made, and 0 for the
   /// rest.
   Output output(int ran = every_rank) const {

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 
 #include <cuda.h>
@@ -44,6 +45,13 @@ inline CallStatus status_of(cudaError_t error, const char* call) {
   CallStatus status = CallStatus::failure(StatusCode::cuda_error, "%s: %s", call, cudaGetErrorString(error));
   status.cuda_error = static_cast<int>(error);
   return status;
+}
+
+/// Enqueues zeros for `bytes` of device memory.
+inline CallStatus set_zero(void* data, std::size_t bytes, cudaStream_t stream) {
+  const cudaError_t error = cudaMemsetAsync(data, 0, bytes, stream);
+  if (error != cudaSuccess) (void)cudaGetLastError();
+  return status_of(error, "cudaMemsetAsync");
 }
 
 inline constexpr std::uint64_t no_context = 0;

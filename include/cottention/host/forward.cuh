@@ -6,6 +6,7 @@
 #include <cottention/choice.hpp>
 #include <cottention/host/launches.cuh>
 #include <cottention/host/recurrence.cuh>
+#include <cottention/host/trailing.cuh>
 #include <cottention/kernel/count.cuh>
 
 namespace cottention::host {
@@ -21,9 +22,11 @@ class ForwardCall {
   using T = typename P::element;
   using R = ForwardRoles<P>;
 
-  ForwardCall(const ForwardArguments<T>& args, Split split, const device::Properties& device)
+  ForwardCall(const ForwardArguments<T>& args, Split split, const device::Properties& device,
+              TrailingRows trailing = TrailingRows::cleared)
       : args_(args),
-        splits_(plan_splits<R, tiling>({args.shape, args.plan, split, {}}, device.multiprocessors)) {}
+        splits_(plan_splits<R, tiling>({args.shape, args.plan, split, {}}, device.multiprocessors)),
+        trailing_(trailing) {}
 
   std::size_t workspace_bytes() const { return splits_.partial_bytes; }
   std::size_t used_bytes() const { return workspace_bytes(); }
@@ -47,11 +50,8 @@ class ForwardCall {
         return kernel::Count::Params{tile::view(args_.cu_seqlens_k), args_.key_mask, s.seq_k,
                                      args_.initial_state.count, args_.final_state.count};
       });
-    using Trailing = kernel::Trailing<T, 1>;
-    const typename Trailing::Params trailing{
-        {trailing_rows<Trailing>(args_.o, args_.cu_seqlens_q, s.batch, s.seq_q, s.heads_q, s.dim_v)}};
-    if (trailing.rows[0].view.data != nullptr)
-      each.template operator()<Trailing>({Trailing::blocks}, [&] { return trailing; });
+    if (trailing_ == TrailingRows::cleared)
+      TrailingCall<T, ForwardArguments<T>>(args_).kernels(workspace, each);
   }
 
  private:
@@ -76,6 +76,7 @@ class ForwardCall {
 
   const ForwardArguments<T>& args_;
   SplitPlan splits_;
+  TrailingRows trailing_;
 };
 
 }  // namespace cottention::host

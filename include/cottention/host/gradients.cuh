@@ -5,7 +5,6 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
-#include <iterator>
 #include <limits>
 #include <type_traits>
 
@@ -14,6 +13,7 @@
 #include <cottention/host/launches.cuh>
 #include <cottention/host/piece_states.cuh>
 #include <cottention/host/recurrence.cuh>
+#include <cottention/host/trailing.cuh>
 #include <cottention/host/validation.hpp>
 #include <cottention/kernel/scale_grad.cuh>
 #include <cottention/workspace_layout.hpp>
@@ -41,8 +41,9 @@ class BackwardCall {
   using Output = recurrence::Output;
   using Carver = cottention::detail::Carver;
 
-  BackwardCall(const BackwardArguments<T>& args, Split split, const device::Properties& device)
-      : args_(args) {
+  BackwardCall(const BackwardArguments<T>& args, Split split, const device::Properties& device,
+               TrailingRows trailing = TrailingRows::cleared)
+      : args_(args), trailing_(trailing) {
     const Workload load = workload(args, split);
     const auto plan = [&]<Output output>() {
       using Rows = RowsOf<output>;
@@ -128,10 +129,8 @@ class BackwardCall {
     if (args_.dscale_logit != nullptr && args_.shape.heads_kv > 0)
       each.template operator()<kernel::ScaleGrad<T>>({args_.shape.heads_kv},
                                                      [&] { return scale_grad_params(workspace); });
-    const typename Trailing::Params trailing = trailing_params();
-    if (std::any_of(std::begin(trailing.rows), std::end(trailing.rows),
-                    [](const auto& rows) { return rows.view.data != nullptr; }))
-      each.template operator()<Trailing>({Trailing::blocks, 3}, [&] { return trailing; });
+    if (trailing_ == TrailingRows::cleared)
+      TrailingCall<T, BackwardArguments<T>>(args_).kernels(memory, each);
   }
 
  private:
@@ -289,15 +288,6 @@ class BackwardCall {
 
   // ---- What kernels are given
 
-  using Trailing = kernel::Trailing<T, 3>;
-  typename Trailing::Params trailing_params() const {
-    const Shape& s = args_.shape;
-    const Offsets &q = args_.cu_seqlens_q, &k = args_.cu_seqlens_k;
-    return {{trailing_rows<Trailing>(args_.dq, q, s.batch, s.seq_q, s.heads_q, s.dim_qk),
-             trailing_rows<Trailing>(args_.dk, k, s.batch, s.seq_k, s.heads_kv, s.dim_qk),
-             trailing_rows<Trailing>(args_.dv, k, s.batch, s.seq_k, s.heads_kv, s.dim_v)}};
-  }
-
   typename kernel::ScaleGrad<T>::Params scale_grad_params(const GradientWorkspace<A>& workspace) const {
     return {.scale_grad_partials =
                 wants_scale_grad() && wanted(scale_grad_output) ? workspace.scale_grad_partials : nullptr,
@@ -369,6 +359,7 @@ class BackwardCall {
   }
 
   const BackwardArguments<T>& args_;
+  TrailingRows trailing_;
   std::array<Recurrence, 3> recurrences_{};  // of dq, dk and dv
   GradientCounts counts_;
   int partials_per_head_ = 0;

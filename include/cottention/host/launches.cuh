@@ -80,9 +80,13 @@ class Launches {
   CallStatus status_;
 };
 
+/// How far `run` goes: until the code of all kernels is found, or they are launched.
+enum class Until { prepared, launched };
+
 /// Enqueues a call, whose arguments are valid.
 template <class Call>
-CallStatus run(const Call& call, const device::Properties& device, Workspace workspace, cudaStream_t stream) {
+CallStatus run(const Call& call, const device::Properties& device, Workspace workspace, cudaStream_t stream,
+               Until until = Until::launched) {
   if (CallStatus status = validate_workspace(workspace, call.used_bytes()); !status) return status;
   Launches launches(device, stream);
   bool prepared = false;
@@ -93,7 +97,7 @@ CallStatus run(const Call& call, const device::Properties& device, Workspace wor
       launches.template prepare<Kernel>();
   };
   call.kernels(workspace.data, each);
-  if (!launches.status()) return launches.status();
+  if (!launches.status() || until == Until::prepared) return launches.status();
   prepared = true;
   call.kernels(workspace.data, each);
   return launches.status();

@@ -14,7 +14,6 @@
 #include <cottention/host/split_plan.hpp>
 #include <cottention/host/tensor_maps.cuh>
 #include <cottention/kernel/prefix.cuh>
-#include <cottention/kernel/trailing.cuh>
 #include <cottention/tuning/sm80.cuh>
 #include <cottention/tuning/sm90.cuh>
 
@@ -207,15 +206,6 @@ void set_operands(kernel::RecurrenceParams<typename R::element>& p,
   p.b = view(R::roles.b);
   p.c = view(R::roles.c);
   if constexpr (R::has_norm_backward) p.norm_input = view(recurrence::norm_input(R::output));
-}
-
-/// The rows of an output that kernel::Trailing sees to: none unless the batch is packed.
-template <class Kernel, Element T>
-typename Kernel::Rows trailing_rows(const Tensor<T>& x, const Offsets& offsets, std::int64_t batch,
-                                    std::int64_t seq, std::int64_t heads, std::int64_t dim) {
-  typename Kernel::Rows rows{tile::view(x, seq, heads, dim), tile::view(offsets), batch, seq, heads, dim};
-  if (!offsets.given() || seq == 0 || heads == 0) rows.view.data = nullptr;
-  return rows;
 }
 
 }  // namespace cottention::host

@@ -43,7 +43,8 @@ CallStatus shared_gradients(const BackwardArguments<typename P::element>& args, 
 /// way:
 ///
 ///     causal          H and D of the part, exchange, gradients from H of the ranks before and D of those
-///     behind bidirectional   H and D of the part, exchange, apply H of all to g, and D of all to k and v
+///                     behind
+///     bidirectional   H and D of the part, exchange, apply H of all to g, and D of all to k and v
 template <AnyProblem P, class Calls, Communicator C>
 CallStatus backward_part(const BackwardArguments<typename P::element>& args,
                          const SequencePart<typename P::element>& part, PartExchange<P, Calls, C>& exchange) {

@@ -14,9 +14,8 @@ namespace cottention::sequence_parallel {
 ///
 ///     forward(arguments), backward(arguments)   calls on slices, of valid arguments
 ///     count(arguments, to)                      initial counts, where given, plus unmasked keys
-///     sum(to, terms, elements)                  in double, in the order of the terms, of which one may be
-///     `to` adds_terms, add_initial_term(arguments)   whether and how the term of an initial state is added
-///     to o set_zero(data, bytes)
+///     sum(to, terms, elements)                  in double, or of integers, in the order of the terms
+///     set_zero(data, bytes)
 template <AnyProblem P, class Calls, Communicator C>
 class PartExchange {
  public:

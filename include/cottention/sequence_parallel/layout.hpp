@@ -138,6 +138,28 @@ inline CallStatus validate_headers(const PartHeader* headers, int ranks) {
   return {};
 }
 
+/// Whether a call is one for which ranks have agreed: what they said of it then, and what it is.
+inline CallStatus validate_agreed(const PartHeader& agreed, const PartHeader& call) {
+  using cottention::detail::number;
+  struct Same {
+    const char* name;
+    std::int64_t PartHeader::*value;
+  };
+  for (const Same& x :
+       {Same{"the call, 0 for forward,", &PartHeader::call},
+        Same{"the number of the Problem", &PartHeader::problem},
+        Same{"whether cu_seqlens_q is given", &PartHeader::packed}, Same{"shape.batch", &PartHeader::batch},
+        Same{"part.first_sequence", &PartHeader::first_sequence}, Same{"shape.heads_q", &PartHeader::heads_q},
+        Same{"shape.heads_kv", &PartHeader::heads_kv}, Same{"shape.dim_qk", &PartHeader::dim_qk},
+        Same{"shape.dim_v", &PartHeader::dim_v},
+        Same{"whether part.incoming_h is given", &PartHeader::has_incoming_h},
+        Same{"whether dscale_logit is given", &PartHeader::wants_dscale_logit}})
+    if (call.*x.value != agreed.*x.value)
+      return CallStatus::failure(StatusCode::bad_option, "%s = %lld: must be %lld, as ranks have agreed",
+                                 x.name, number(call.*x.value), number(agreed.*x.value));
+  return {};
+}
+
 /// The ranks that hold `sequence`, which `rank` does.
 inline Holders holders_of(const PartHeader* headers, int ranks, std::int64_t sequence, int rank) {
   Holders holders{.first = rank, .last = rank};

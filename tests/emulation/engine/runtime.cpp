@@ -21,6 +21,7 @@ struct CUstream_st {};
 using Past = std::map<cudaStream_t, std::size_t>;
 struct CUevent_st {
   Past past{};
+  cudaStream_t captured_by = nullptr;  // the stream whose capture it was recorded in
 };
 struct CUgraph_st {};
 
@@ -34,11 +35,16 @@ using cottention::emulation::report;
 thread_local cudaError_t last_error = cudaSuccess;
 std::mutex calling;  // host threads may call at the same time
 std::set<cudaStream_t> streams;
-std::set<cudaStream_t> capturing;
-std::map<cudaStream_t, Past> past;  // of each stream
+std::map<cudaStream_t, cudaStream_t> capturing;  // and the stream that the capture began on
+std::map<cudaStream_t, Past> past;               // of each stream
 
 void join(Past& into, const Past& other) {
   for (const auto& [stream, launches] : other) into[stream] = (std::max)(into[stream], launches);
+}
+
+bool is_capturing(cudaStream_t stream) {
+  const std::lock_guard<std::mutex> alone(calling);
+  return capturing.count(stream) > 0;
 }
 
 enum class Side { host, device };
@@ -325,8 +331,8 @@ cudaError_t cudaMemcpy(void* to, const void* from, std::size_t bytes, cudaMemcpy
 }
 
 cudaError_t cudaMemcpyAsync(void* to, const void* from, std::size_t bytes, cudaMemcpyKind kind,
-                            cudaStream_t) {
-  return cudaMemcpy(to, from, bytes, kind);
+                            cudaStream_t stream) {
+  return is_capturing(stream) ? cudaSuccess : cudaMemcpy(to, from, bytes, kind);
 }
 
 cudaError_t cudaMemset(void* device_pointer, int byte, std::size_t bytes) {
@@ -338,8 +344,8 @@ cudaError_t cudaMemset(void* device_pointer, int byte, std::size_t bytes) {
   return cudaSuccess;
 }
 
-cudaError_t cudaMemsetAsync(void* device_pointer, int byte, std::size_t bytes, cudaStream_t) {
-  return cudaMemset(device_pointer, byte, bytes);
+cudaError_t cudaMemsetAsync(void* device_pointer, int byte, std::size_t bytes, cudaStream_t stream) {
+  return is_capturing(stream) ? cudaSuccess : cudaMemset(device_pointer, byte, bytes);
 }
 
 // ---- streams
@@ -362,18 +368,22 @@ cudaError_t cudaStreamDestroy(cudaStream_t stream) {
   return cudaSuccess;
 }
 
-cudaError_t cudaStreamSynchronize(cudaStream_t) { return cudaSuccess; }
+cudaError_t cudaStreamSynchronize(cudaStream_t stream) {
+  return report(is_capturing(stream) ? cudaErrorStreamCaptureUnsupported : cudaSuccess);
+}
 
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode) {
   const std::lock_guard<std::mutex> alone(calling);
   if (stream == nullptr) return report(cudaErrorStreamCaptureUnsupported);
-  return report(capturing.insert(stream).second ? cudaSuccess : cudaErrorInvalidValue);
+  return report(capturing.emplace(stream, stream).second ? cudaSuccess : cudaErrorInvalidValue);
 }
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph) {
   const std::lock_guard<std::mutex> alone(calling);
   static CUgraph_st empty;
   *graph = &empty;
-  return report(capturing.erase(stream) == 1 ? cudaSuccess : cudaErrorInvalidValue);
+  const std::size_t ended =
+      std::erase_if(capturing, [stream](const auto& captured) { return captured.second == stream; });
+  return report(ended > 0 ? cudaSuccess : cudaErrorInvalidValue);
 }
 cudaError_t cudaGraphDestroy(cudaGraph_t) { return cudaSuccess; }
 cudaError_t cudaStreamIsCapturing(cudaStream_t stream, cudaStreamCaptureStatus* status) {
@@ -395,11 +405,14 @@ cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream) {
   const std::lock_guard<std::mutex> alone(calling);
   if (event == nullptr) return report(cudaErrorInvalidResourceHandle);
   event->past = past[stream];
+  const auto captured = capturing.find(stream);
+  event->captured_by = captured != capturing.end() ? captured->second : nullptr;
   return cudaSuccess;
 }
 cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned) {
   const std::lock_guard<std::mutex> alone(calling);
   if (event == nullptr) return report(cudaErrorInvalidResourceHandle);
   join(past[stream], event->past);
+  if (event->captured_by != nullptr) capturing.emplace(stream, event->captured_by);
   return cudaSuccess;
 }

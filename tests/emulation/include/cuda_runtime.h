@@ -105,7 +105,8 @@ cudaError_t cudaStreamCreateWithFlags(cudaStream_t* stream, unsigned flags);
 cudaError_t cudaStreamDestroy(cudaStream_t stream);
 cudaError_t cudaStreamSynchronize(cudaStream_t stream);
 
-/// While a stream captures, cudaMalloc and cudaFree are refused. Graphs are empty.
+/// While a stream captures, cudaMalloc and cudaFree are refused, and waiting for it. A stream that waits for
+/// an event of the capture joins it. Graphs are empty.
 cudaError_t cudaStreamBeginCapture(cudaStream_t stream, cudaStreamCaptureMode mode);
 cudaError_t cudaStreamEndCapture(cudaStream_t stream, cudaGraph_t* graph);
 cudaError_t cudaGraphDestroy(cudaGraph_t graph);
