@@ -63,6 +63,12 @@ using State = BasicState<A, std::int64_t>;
 template <class A>
 using ConstState = BasicState<const A, const std::int64_t>;
 
+/// Where sequence b has its state in a pool; negative: nowhere. Slots must be in memory that the caller can
+/// read.
+constexpr std::int64_t slot_of(const std::int32_t* slots, std::int64_t b) {
+  return slots == nullptr ? b : slots[b];
+}
+
 /// The learned scalar m of each key head, [heads_kv]: float; for fp64 elements double, or float as models
 /// keep it.
 template <class A>
@@ -120,6 +126,13 @@ struct ForwardArguments {
   ConstState<Accumulate<T>> initial_state{};  ///< null: zero. h and count are given together
   State<Accumulate<T>> final_state{};  ///< null: not wanted; h and count each optional. May be the very
                                        ///< memory of initial_state
+  std::int64_t pool_slots = 0;  ///< where read_slot or write_slot is given, the states that initial_state and
+                                ///< final_state have each; otherwise they have one for each sequence
+  const std::int32_t* read_slot = nullptr;   ///< [batch], of initial_state; negative: zero. Several sequences
+                                             ///< may read one. Null: sequence b has slot b
+  const std::int32_t* write_slot = nullptr;  ///< [batch], of final_state, each slot at most once, and where
+                                             ///< that is initial_state, read by no other sequence;
+                                             ///< negative: not wanted. Null: sequence b has slot b
   Plan plan = Plan::automatic;
 };
 

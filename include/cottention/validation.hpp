@@ -86,6 +86,41 @@ inline CallStatus validate_element_counts(const Shape& s, bool packed, std::int6
   return {};
 }
 
+/// The states in each array of them that a call over whole sequences has.
+template <class Arguments>
+std::int64_t states_of(const Arguments& args) {
+  if constexpr (requires { args.read_slot; })
+    if (args.read_slot != nullptr || args.write_slot != nullptr) return args.pool_slots;
+  return args.shape.batch;
+}
+
+/// A pool has a slot for each sequence, or lane, that has no other.
+inline CallStatus validate_pool(std::int64_t pool_slots, std::int64_t batch, const char* name,
+                                const std::int32_t* slots) {
+  if (pool_slots < 0)
+    return CallStatus::failure(StatusCode::bad_shape, "pool_slots = %lld: must be at least 0",
+                               number(pool_slots));
+  if (slots == nullptr && batch > pool_slots)
+    return CallStatus::failure(StatusCode::bad_slot,
+                               "pool_slots = %lld: must be at least shape.batch = %lld when %s is null",
+                               number(pool_slots), number(batch), name);
+  return {};
+}
+/// The same of the pools of a forward call, of which one may not be given.
+template <class Arguments>
+CallStatus validate_pools(const Arguments& args) {
+  if (args.read_slot == nullptr && args.write_slot == nullptr) return {};
+  const auto& initial = args.initial_state;
+  const auto& final = args.final_state;
+  const bool reads = initial.h != nullptr || initial.count != nullptr,
+             writes = final.h != nullptr || final.count != nullptr;
+  if (CallStatus s =
+          validate_pool(args.pool_slots, reads ? args.shape.batch : 0, "read_slot", args.read_slot);
+      !s)
+    return s;
+  return validate_pool(args.pool_slots, writes ? args.shape.batch : 0, "write_slot", args.write_slot);
+}
+
 /// The extents of a call, which is what its workspace follows from.
 template <AnyProblem P, class Arguments>
 CallStatus validate_extents(const Arguments& args) {
@@ -93,7 +128,7 @@ CallStatus validate_extents(const Arguments& args) {
   if constexpr (requires { args.pool; })
     return validate_element_counts(args.shape, false, args.pool_slots);
   else
-    return validate_element_counts(args.shape, args.cu_seqlens_q.given(), args.shape.batch);
+    return validate_element_counts(args.shape, args.cu_seqlens_q.given(), states_of(args));
 }
 
 /// What the arguments of forward and backward have in common besides their tensors.
@@ -194,24 +229,100 @@ CallStatus validate_index_arrays(const Arguments& args) {
               "cu_seqlens_k[%lld] = %lld: must equal cu_seqlens_q[%lld] = %lld when causal", number(b),
               number(args.cu_seqlens_k[b]), number(b), number(args.cu_seqlens_q[b]));
   }
-  if (args.initial_state.count != nullptr)
-    for (std::int64_t b = 0; b < batch; ++b)
-      if (CallStatus status = validate_count("initial_state.count", b, args.initial_state.count[b]); !status)
-        return status;
+  for (std::int64_t b = 0; args.initial_state.count != nullptr && b < batch; ++b) {
+    std::int64_t place = b;
+    if constexpr (requires { args.read_slot; }) place = slot_of(args.read_slot, b);
+    if (place < 0) continue;
+    if (CallStatus status = validate_count("initial_state.count", place, args.initial_state.count[place]);
+        !status)
+      return status;
+  }
   return {};
 }
 
-/// No slot may serve two lanes. `scratch` has room for one entry per lane.
-inline CallStatus validate_slots_differ(const std::int32_t* slot, std::int64_t batch, std::int32_t* scratch) {
-  std::int32_t* end = std::copy_if(slot, slot + batch, scratch, [](std::int32_t s) { return s >= 0; });
-  std::sort(scratch, end);
-  const std::int32_t* twice = std::adjacent_find(scratch, end);
-  if (twice == end) return {};
-  const std::int32_t* first = std::find(slot, slot + batch, *twice);
-  const std::int32_t* second = std::find(first + 1, slot + batch, *twice);
-  return CallStatus::failure(StatusCode::bad_slot,
-                             "slot[%lld] = %d: must not be used twice, and is by slot[%lld]",
-                             number(second - slot), *twice, number(first - slot));
+/// Slots of [batch] sequences lie in the pool.
+inline CallStatus validate_slots(const char* name, const std::int32_t* slots, std::int64_t batch,
+                                 std::int64_t pool_slots) {
+  for (std::int64_t b = 0; slots != nullptr && b < batch; ++b)
+    if (slots[b] >= pool_slots)
+      return CallStatus::failure(StatusCode::bad_slot, "%s[%lld] = %d: must be below pool_slots = %lld", name,
+                                 number(b), slots[b], number(pool_slots));
+  return {};
+}
+
+/// The slots of a batch that are written, in the caller's order and, in `scratch`, in theirs.
+class WrittenSlots {
+ public:
+  /// `scratch` has room for one entry per sequence; null: look-ups take longer.
+  WrittenSlots(const std::int32_t* slots, std::int64_t batch, std::int32_t* scratch)
+      : slots_(slots), end_(slots + batch), sorted_(scratch), sorted_end_(scratch) {
+    if (scratch == nullptr) return;
+    sorted_end_ = std::copy_if(slots, end_, scratch, [](std::int32_t s) { return s >= 0; });
+    std::sort(sorted_, sorted_end_);
+  }
+
+  /// No slot may serve two sequences.
+  CallStatus validate_distinct(const char* name) const {
+    const std::int32_t* first = first_of_two();
+    if (first == end_) return {};
+    const std::int32_t* second = std::find(first + 1, end_, *first);
+    return CallStatus::failure(StatusCode::bad_slot,
+                               "%s[%lld] = %d: must not be used twice, and is by %s[%lld]", name,
+                               number(second - slots_), *first, name, number(first - slots_));
+  }
+  /// The sequence that writes a slot; -1: none.
+  std::int64_t writer(std::int32_t slot) const {
+    if (sorted_ != nullptr && !std::binary_search(sorted_, sorted_end_, slot)) return -1;
+    const std::int32_t* found = std::find(slots_, end_, slot);
+    return found == end_ ? -1 : found - slots_;
+  }
+
+ private:
+  const std::int32_t* first_of_two() const {
+    if (sorted_ != nullptr) {
+      const std::int32_t* twice = std::adjacent_find(sorted_, sorted_end_);
+      return twice == sorted_end_ ? end_ : std::find(slots_, end_, *twice);
+    }
+    return std::find_if(slots_, end_, [&](const std::int32_t& slot) {
+      return slot >= 0 && std::find(&slot + 1, end_, slot) != end_;
+    });
+  }
+
+  const std::int32_t *slots_, *end_;
+  std::int32_t *sorted_, *sorted_end_;
+};
+
+/// The slots of a forward call lie in the pool, and no sequence's final state goes where another has one of
+/// its states. `scratch`: as in WrittenSlots.
+template <class Arguments>
+CallStatus validate_slots(const Arguments& args, std::int32_t* scratch) {
+  const std::int64_t batch = args.shape.batch;
+  const auto &initial = args.initial_state, &final = args.final_state;
+  const bool reads = initial.h != nullptr, writes = final.h != nullptr || final.count != nullptr;
+  if (reads)
+    if (CallStatus s = validate_slots("read_slot", args.read_slot, batch, args.pool_slots); !s) return s;
+  if (!writes) return {};
+  const bool shared = reads && (initial.h == final.h || initial.count == final.count);
+  if (args.write_slot == nullptr) {
+    for (std::int64_t b = 0; shared && args.read_slot != nullptr && b < batch; ++b)
+      if (const std::int32_t slot = args.read_slot[b]; slot >= 0 && slot < batch && slot != b)
+        return CallStatus::failure(StatusCode::bad_slot,
+                                   "read_slot[%lld] = %d: must not be where sequence %d has its final state",
+                                   number(b), slot, slot);
+    return {};
+  }
+  if (CallStatus s = validate_slots("write_slot", args.write_slot, batch, args.pool_slots); !s) return s;
+  const WrittenSlots written(args.write_slot, batch, scratch);
+  if (CallStatus s = written.validate_distinct("write_slot"); !s) return s;
+  for (std::int64_t b = 0; shared && b < batch; ++b) {
+    const std::int64_t slot = slot_of(args.read_slot, b);
+    if (slot < 0 || slot == args.write_slot[b]) continue;
+    if (const std::int64_t other = written.writer(static_cast<std::int32_t>(slot)); other >= 0)
+      return CallStatus::failure(StatusCode::bad_slot,
+                                 "write_slot[%lld] = %lld: must not be what sequence %lld reads",
+                                 number(other), number(slot), number(b));
+  }
+  return {};
 }
 
 }  // namespace detail
@@ -223,19 +334,23 @@ CallStatus validate(const ForwardArguments<typename P::element>& args) {
   using namespace detail;
   if (CallStatus s = validate_shape<P>(args.shape); !s) return s;
   if (CallStatus s = validate_options(args); !s) return s;
+  if (CallStatus s = validate_pools(args); !s) return s;
   const Shape& s = args.shape;
-  const std::array<std::int64_t, 4> h_extents{s.batch, s.heads_kv, s.dim_qk, s.dim_v};
+  const std::int64_t states = states_of(args);
+  const std::array<std::int64_t, 4> h_extents{states, s.heads_kv, s.dim_qk, s.dim_v};
   Operands operands;
   add_inputs<P>(operands, args, Need::required);
   operands.tensor("o", args.o, Need::required, args.cu_seqlens_q.given(),
                   {s.batch, s.seq_q, s.heads_q, s.dim_v});
   operands.array("final_state.h", args.final_state.h, Need::optional, h_extents);
-  operands.array("final_state.count", args.final_state.count, s.batch);
+  operands.array("final_state.count", args.final_state.count, states);
   // A final state written in the very place of the initial one is one array, listed once.
   if (args.initial_state.h != args.final_state.h)
     operands.array("initial_state.h", args.initial_state.h, Need::optional, h_extents);
   if (args.initial_state.count != args.final_state.count)
-    operands.array("initial_state.count", args.initial_state.count, s.batch);
+    operands.array("initial_state.count", args.initial_state.count, states);
+  operands.array("read_slot", args.read_slot, s.batch);
+  operands.array("write_slot", args.write_slot, s.batch);
   if (CallStatus status = operands.refusal(); !status) return status;
   return validate_scale<P>(args, Need::required);
 }
@@ -278,13 +393,7 @@ CallStatus validate(const StepArguments<typename P::element>& args) {
       "Remedy: write Mask::causal, or call forward with an initial_state.");
   if (CallStatus s = validate_shape<P>(args.shape); !s) return s;
   const Shape& s = args.shape;
-  if (args.pool_slots < 0)
-    return CallStatus::failure(StatusCode::bad_shape, "pool_slots = %lld: must be at least 0",
-                               number(args.pool_slots));
-  if (args.slot == nullptr && s.batch > args.pool_slots)
-    return CallStatus::failure(StatusCode::bad_slot,
-                               "pool_slots = %lld: must be at least shape.batch = %lld when slot is null",
-                               number(args.pool_slots), number(s.batch));
+  if (CallStatus status = validate_pool(args.pool_slots, s.batch, "slot", args.slot); !status) return status;
   const Need needed_for_o = args.o.data != nullptr ? Need::required : Need::optional;
   const Need needed_for_pool = s.batch > 0 && s.seq_k > 0 && s.heads_kv > 0 ? Need::required : Need::optional;
   Operands operands;
@@ -302,9 +411,14 @@ CallStatus validate(const StepArguments<typename P::element>& args) {
 }
 
 /// Checks the contents of the index arrays: cu_seqlens ascends from 0 and stays within the token axis, the
-/// same for queries and keys when causal; counts are not negative. Needs arguments that `validate` accepts.
+/// same for queries and keys when causal; slots lie in the pool, and none is written for one sequence that
+/// another writes or reads; counts are not negative. Needs arguments that `validate` accepts. `scratch`:
+/// `batch` entries to write to, for which calls with many slots take less time; null: none.
 template <AnyProblem P>
-CallStatus validate_contents(const ForwardArguments<typename P::element>& args) {
+CallStatus validate_contents(const ForwardArguments<typename P::element>& args,
+                             std::int32_t* scratch = nullptr) {
+  if (args.read_slot != nullptr || args.write_slot != nullptr)
+    if (CallStatus status = detail::validate_slots(args, scratch); !status) return status;
   return detail::validate_index_arrays<P::mask>(args);
 }
 template <AnyProblem P>
@@ -319,7 +433,7 @@ template <AnyProblem P>
 CallStatus validate_contents(const StepArguments<typename P::element>& args, std::int32_t* scratch) {
   using detail::number;
   for (std::int64_t b = 0; b < args.shape.batch; ++b) {
-    const std::int64_t slot = args.slot != nullptr ? args.slot[b] : b;
+    const std::int64_t slot = slot_of(args.slot, b);
     if (slot < 0) continue;
     if (slot >= args.pool_slots)
       return CallStatus::failure(StatusCode::bad_slot, "slot[%lld] = %lld: must be below pool_slots = %lld",
@@ -333,7 +447,7 @@ CallStatus validate_contents(const StepArguments<typename P::element>& args, std
         return status;
   }
   if (args.slot == nullptr || args.shape.batch == 0) return {};
-  return detail::validate_slots_differ(args.slot, args.shape.batch, scratch);
+  return detail::WrittenSlots(args.slot, args.shape.batch, scratch).validate_distinct("slot");
 }
 
 /// Checks scratch memory against what `workspace_bytes` asked for. `threads`: those that it was to be sized

@@ -54,8 +54,18 @@ class CallView {
   }
 
   std::int64_t unmasked_keys(const Sequence& s) const { return count_unmasked(key_mask(s), 0, s.length_k); }
+  /// Where a sequence has its initial and its final state in the arrays of them; negative: nowhere.
+  std::int64_t read_slot(const Sequence& s) const {
+    if constexpr (!backward) return slot_of(args_.read_slot, s.batch);
+    return s.batch;
+  }
+  std::int64_t write_slot(const Sequence& s) const {
+    if constexpr (!backward) return slot_of(args_.write_slot, s.batch);
+    return s.batch;
+  }
   std::int64_t initial_count(const Sequence& s) const {
-    return args_.initial_state.count == nullptr ? 0 : args_.initial_state.count[s.batch];
+    const std::int64_t slot = read_slot(s);
+    return args_.initial_state.count == nullptr || slot < 0 ? 0 : args_.initial_state.count[slot];
   }
 
   /// Sets the rows of an output's tokens behind the last packed sequence to 0: they belong to no sequence.
@@ -86,10 +96,9 @@ class CallView {
     WalkParams<T>& w = task.walk;
     set_counts(w, s, kv_head, side, recurrence::direction_of(output, P::mask));
     w.outputs[0] = operands(output, s, kv_head);
-    const std::int64_t state = (s.batch * shape_.heads_kv + kv_head) * shape_.dim_qk * shape_.dim_v;
-    if (const auto* initial = initial_state(side); initial != nullptr) task.initial = initial + state;
+    task.initial = state_at(initial_state(side), read_slot(s), kv_head);
     task.initial_layout = recurrence::state_layout(output);
-    if (auto* final = final_state(output); final != nullptr) task.final = final + state;
+    task.final = state_at(final_state(output), write_slot(s), kv_head);
     w.keeps_state = task.final != nullptr;
     return task;
   }
@@ -122,6 +131,12 @@ class CallView {
     if constexpr (backward)
       if (input == Input::g) return args_.dout;
     return input == Input::q ? args_.q : input == Input::k ? args_.k : args_.v;
+  }
+  /// The head's state in an array of them; null: it has none there.
+  template <class A>
+  A* state_at(A* states, std::int64_t slot, std::int64_t kv_head) const {
+    if (states == nullptr || slot < 0) return nullptr;
+    return states + (slot * shape_.heads_kv + kv_head) * shape_.dim_qk * shape_.dim_v;
   }
   /// The state before the first term: that of the call for sums over keys, its gradient for sums over
   /// queries.

@@ -31,7 +31,8 @@ void run_forward(const ForwardArguments<typename P::element>& args, Workspace wo
   run_tasks<P, tile, vector_bytes>(args, workspace, execution, [&](const auto& tasks, const auto*) {
     for (std::int64_t b = 0; args.final_state.count != nullptr && b < args.shape.batch; ++b) {
       const Sequence s = tasks.view().sequence(b);
-      args.final_state.count[b] = tasks.view().initial_count(s) + tasks.view().unmasked_keys(s);
+      if (const std::int64_t slot = tasks.view().write_slot(s); slot >= 0)
+        args.final_state.count[slot] = tasks.view().initial_count(s) + tasks.view().unmasked_keys(s);
     }
   });
 }

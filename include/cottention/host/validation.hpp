@@ -1,9 +1,9 @@
 // What CUDA asks of a Problem, a Tiling and arguments beyond the rules of cottention/validation.hpp.
 //
-// Pointers are to device memory, so nothing here or in a CUDA call looks behind them: the contents of `slot`,
+// Pointers are to device memory, so nothing here or in a CUDA call looks behind them: the contents of slots,
 // `accepted`, counts and `cu_seqlens` are not checked. Before they are uploaded, `validate_contents` checks
 // them in host memory, but for the bound that CUDA's `step` sets to counts (step.cuh). Kernels treat a slot
-// outside the pool as idle and `accepted` as the nearest of 0 to T.
+// outside the pool as a negative one and `accepted` as the nearest of 0 to T.
 #pragma once
 
 #include <array>
