@@ -43,6 +43,14 @@ void call_cuda_forward(const cottention::ForwardArguments<typename P::element>& 
   mirror.download();
 }
 
+/// The same as an object. One tiling is compiled faster than all that the library may choose.
+template <cottention::AnyProblem P, cottention::Tiling tiling = cottention::tuning::tuned_forward<P>>
+auto cuda_forward(cottention::Split split = {}) {
+  return [split](const cottention::ForwardArguments<typename P::element>& args) {
+    call_cuda_forward<P, tiling>(args, split);
+  };
+}
+
 /// `args` has the inputs, in host memory; outputs are added here. With the given tiling, or the library's
 /// choice.
 template <cottention::AnyProblem P, cottention::Tiling... tiling>
