@@ -63,12 +63,6 @@ using State = BasicState<A, std::int64_t>;
 template <class A>
 using ConstState = BasicState<const A, const std::int64_t>;
 
-/// Where sequence b has its state in a pool; negative: nowhere. Slots must be in memory that the caller can
-/// read.
-constexpr std::int64_t slot_of(const std::int32_t* slots, std::int64_t b) {
-  return slots == nullptr ? b : slots[b];
-}
-
 /// The learned scalar m of each key head, [heads_kv]: float; for fp64 elements double, or float as models
 /// keep it.
 template <class A>

@@ -10,7 +10,7 @@
 #include <cuda_runtime.h>
 
 #include <cottention/arguments.hpp>
-#include <cottention/validation.hpp>
+#include <cottention/pool.hpp>
 
 #include "support/buffer.hpp"
 #include "support/catch.hpp"

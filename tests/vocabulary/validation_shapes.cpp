@@ -211,6 +211,32 @@ TEST_CASE("Lanes without slots must fit the pool") {
   CHECK(step_with([](auto& args) { args.pool_slots = 1; }) == "ok");
 }
 
+TEST_CASE("Sequences without slots must fit the pool") {
+  const auto with = [](std::int64_t pool_slots, bool read, bool write) {
+    return forward_with([=](auto& args) {
+      args.pool_slots = pool_slots;
+      if (read) args.read_slot = at<const std::int32_t>(0xe00000);
+      if (write) args.write_slot = at<const std::int32_t>(0xf00000);
+    });
+  };
+  CHECK(with(1, true, true) == "ok");
+  CHECK(with(2, true, false) == "ok");
+  CHECK(with(1, true, false) ==
+        "bad slot: pool_slots = 1: must be at least shape.batch = 2 when write_slot is null");
+  CHECK(with(1, false, true) ==
+        "bad slot: pool_slots = 1: must be at least shape.batch = 2 when read_slot is null");
+  CHECK(with(-1, true, true) == "bad shape: pool_slots = -1: must be at least 0");
+  CHECK(with(-1, false, false) == "ok");  // not looked at
+  CHECK(with(most, true, true) ==
+        "bad shape: shape of final_state.h = [9223372036854775807, 2, 64, 32]: must "
+        "have at most 2^57 elements");
+  CHECK(forward_with([](auto& args) {  // there is no initial state
+          args.initial_state = {};
+          args.pool_slots = 1;
+          args.write_slot = at<const std::int32_t>(0xf00000);
+        }) == "ok");
+}
+
 TEST_CASE("A negative number of slots is refused") {
   CHECK(step_with([](auto& args) { args.pool_slots = -1; }) ==
         "bad shape: pool_slots = -1: must be at least 0");

@@ -4,6 +4,7 @@
 #include <cottention/arguments.hpp>
 #include <cottention/cpu/execution.hpp>
 #include <cottention/cpu/walk_params.hpp>
+#include <cottention/pool.hpp>
 #include <cottention/recurrence.hpp>
 
 #if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
@@ -56,11 +57,11 @@ class CallView {
   std::int64_t unmasked_keys(const Sequence& s) const { return count_unmasked(key_mask(s), 0, s.length_k); }
   /// Where a sequence has its initial and its final state in the arrays of them; negative: nowhere.
   std::int64_t read_slot(const Sequence& s) const {
-    if constexpr (!backward) return slot_of(args_.read_slot, s.batch);
+    if constexpr (!backward) return cottention::detail::slot_of(args_.read_slot, s.batch);
     return s.batch;
   }
   std::int64_t write_slot(const Sequence& s) const {
-    if constexpr (!backward) return slot_of(args_.write_slot, s.batch);
+    if constexpr (!backward) return cottention::detail::slot_of(args_.write_slot, s.batch);
     return s.batch;
   }
   std::int64_t initial_count(const Sequence& s) const {

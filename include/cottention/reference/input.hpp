@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <cottention/arguments.hpp>
+#include <cottention/pool.hpp>
 
 #if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
 #pragma float_control(precise, on, push)
@@ -116,7 +117,7 @@ Matrix<R> normalise(Matrix<R> x, std::int64_t rows, std::int64_t dim) {
 /// Where sequence b has its initial state; negative: nowhere.
 template <class Arguments>
 std::int64_t initial_slot(const Arguments& args, std::int64_t b) {
-  if constexpr (requires { args.read_slot; }) return slot_of(args.read_slot, b);
+  if constexpr (requires { args.read_slot; }) return cottention::detail::slot_of(args.read_slot, b);
   return b;
 }
 
