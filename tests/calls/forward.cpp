@@ -221,6 +221,23 @@ TEST_CASE("States by slot are right where sequences are in pieces, and have the 
   check.operator()<Mask::bidirectional>(c);
 }
 
+#if __has_include(<emulation.hpp>)
+TEST_CASE("No schedule of blocks changes what states by slot are") {
+  const Case c{.shape = {.heads_q = 1, .heads_kv = 1, .dim_qk = odd.qk, .dim_v = odd.v},
+               .lengths_q = {600, 0, 3},
+               .trailing_q = 5,
+               .trailing_k = 5};
+  const std::vector<PoolSlots> slots = pool_slots(3);
+  cottention::emulation::for_each_schedule([&](const auto& options) {
+    INFO(cottention::emulation::describe(options));
+    for (const std::size_t i : {0, 2, 4}) check_pool<T>(cuda_forward<ByKey<odd.qk, odd.v>>({2}), c, slots[i]);
+    Case both = c;
+    both.mask = Mask::bidirectional;
+    check_pool<T>(cuda_forward<Everything<odd.qk, odd.v>>({2}), both, slots[4]);
+  });
+}
+#endif
+
 TEST_CASE("Slots outside the pool count as none") {
   const Case c{.shape = {4, 40, 40, 2, 1, odd.qk, odd.v}};
   const Inputs<T> inputs(c);
