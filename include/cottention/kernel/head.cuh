@@ -101,14 +101,15 @@ struct Head {
   template <class E>
   __device__ __forceinline__ E* state_in(E* states, const tile::SlotsView& slots) const {
     if (states == nullptr) return nullptr;
+    std::int64_t index = device::opaque(device::block_x());
     if constexpr (R::output == recurrence::Output::o)
       if (slots.given()) {
-        const int block = device::opaque(device::block_x());
-        const std::int64_t slot = slots[block / params.heads_kv];
+        const auto head = static_cast<int>(index);
+        const std::int64_t slot = slots[head / params.heads_kv];
         if (slot < 0) return nullptr;
-        return states + (slot * params.heads_kv + block % params.heads_kv) * R::dims.qk * R::dims.v;
+        index = slot * params.heads_kv + head % params.heads_kv;
       }
-    return states + state_offset();
+    return states + index * R::dims.qk * R::dims.v;
   }
   __device__ __forceinline__ int walked() const { return tile::walk_length<R::mask>(rows, terms); }
   template <class E>
