@@ -149,7 +149,7 @@ TEST_CASE("Pools and slots of forward must not share memory") {
         "bad stride: final_state.count = 0xd00000: is written, so must share no memory with read_slot = "
         "0xd00014");
   CHECK(with(0xd00014, 2) == "ok");
-  CHECK(with(0xe00000, 0x200000 / (4 * 2 * 64 * 32)) == "ok");  // up to where the next array starts
+  CHECK(with(0xe00000, 0x100000 / (4 * 2 * 64 * 32)) == "ok");  // up to where the next array starts
   CHECK(with(0xe00000, 1000) ==
         "bad stride: final_state.h = 0xc00000: is written, so must share no memory with final_state.count = "
         "0xd00000");
