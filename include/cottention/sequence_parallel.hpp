@@ -98,13 +98,13 @@ CallStatus validate_part(const Arguments& args, const SequencePart<typename P::e
                          Workspace workspace, std::size_t& own, const Execution& execution) {
   std::size_t rest = 0;
   if (CallStatus status = validate(execution); !status) return status;
+  if (CallStatus status = sequence_parallel::validate_no_pool(args); !status) return status;
   if (CallStatus status = validate<P>(args); !status) return status;
   if (CallStatus status = validate_contents<P>(args); !status) return status;
   if (CallStatus status =
           sequence_parallel::validate_first_sequence(part.first_sequence, args.cu_seqlens_q.given());
       !status)
     return status;
-  if (CallStatus status = sequence_parallel::validate_no_pool(args); !status) return status;
   if (CallStatus status = sequence_parallel::validate_wanted(args); !status) return status;
   if (CallStatus status = part_bytes<P, tile>(args, ranks, own, rest, execution); !status) return status;
   return validate(workspace, own + rest, available_threads(execution));
