@@ -14,25 +14,30 @@
 namespace cottention::detail {
 
 /// Where sequence b has its state in a pool; negative: nowhere.
-constexpr std::int64_t slot_of(const std::int32_t* slots, std::int64_t b) {
-  return slots == nullptr ? b : slots[b];
+constexpr std::int64_t slot_of(const std::int32_t* places, std::int64_t b) {
+  return places == nullptr ? b : places[b];
 }
 
+/// Whether states of a forward call are in pools.
+template <class Arguments>
+bool has_pool(const Arguments& args) {
+  return args.read_slot != nullptr || args.write_slot != nullptr || args.checkpoint_slot != nullptr;
+}
 /// The states in each array of them that a call over whole sequences has.
 template <class Arguments>
 std::int64_t states_of(const Arguments& args) {
   if constexpr (requires { args.read_slot; })
-    if (args.read_slot != nullptr || args.write_slot != nullptr) return args.pool_slots;
+    if (has_pool(args)) return args.pool_slots;
   return args.shape.batch;
 }
 
 /// A pool has a slot for each sequence, or lane, that has no other.
 inline CallStatus validate_pool(std::int64_t pool_slots, std::int64_t batch, const char* name,
-                                const std::int32_t* slots) {
+                                const std::int32_t* places) {
   if (pool_slots < 0)
     return CallStatus::failure(StatusCode::bad_shape, "pool_slots = %lld: must be at least 0",
                                number(pool_slots));
-  if (slots == nullptr && batch > pool_slots)
+  if (places == nullptr && batch > pool_slots)
     return CallStatus::failure(StatusCode::bad_slot,
                                "pool_slots = %lld: must be at least shape.batch = %lld when %s is null",
                                number(pool_slots), number(batch), name);
@@ -41,7 +46,7 @@ inline CallStatus validate_pool(std::int64_t pool_slots, std::int64_t batch, con
 /// The same of the pools of a forward call, of which one may not be given.
 template <class Arguments>
 CallStatus validate_pools(const Arguments& args) {
-  if (args.read_slot == nullptr && args.write_slot == nullptr) return {};
+  if (!has_pool(args)) return {};
   const auto& initial = args.initial_state;
   const auto& final = args.final_state;
   const bool reads = initial.h != nullptr || initial.count != nullptr,
@@ -53,60 +58,132 @@ CallStatus validate_pools(const Arguments& args) {
   return validate_pool(args.pool_slots, writes ? args.shape.batch : 0, "write_slot", args.write_slot);
 }
 
-/// Slots of [batch] sequences lie in the pool.
-inline CallStatus validate_slots(const char* name, const std::int32_t* slots, std::int64_t batch,
-                                 std::int64_t pool_slots) {
-  for (std::int64_t b = 0; slots != nullptr && b < batch; ++b)
-    if (slots[b] >= pool_slots)
-      return CallStatus::failure(StatusCode::bad_slot, "%s[%lld] = %d: must be below pool_slots = %lld", name,
-                                 number(b), slots[b], number(pool_slots));
+/// The rules on checkpoints, but for what their slots are.
+template <AnyProblem P, class Arguments>
+CallStatus validate_checkpoints(const Arguments& args) {
+  const std::int64_t interval = args.checkpoint_interval;
+  if (interval < 0 || interval % checkpoint_chunk != 0)
+    return CallStatus::failure(
+        StatusCode::bad_option,
+        "checkpoint_interval = %lld: must be a multiple of checkpoint_chunk = %lld, or 0", number(interval),
+        number(checkpoint_chunk));
+  if (interval > 0 && P::mask != Mask::causal)
+    return CallStatus::failure(
+        StatusCode::bad_option,
+        "checkpoint_interval = %lld: must be 0 unless causal, since no key is behind all", number(interval));
+  if (args.max_checkpoints < 0)
+    return CallStatus::failure(StatusCode::bad_shape, "max_checkpoints = %lld: must be at least 0",
+                               number(args.max_checkpoints));
+  if (interval == 0 && args.checkpoint_slot != nullptr)
+    return CallStatus::failure(StatusCode::bad_option,
+                               "checkpoint_slot = %p: must be null where checkpoint_interval is 0",
+                               static_cast<const void*>(args.checkpoint_slot));
   return {};
 }
 
-/// The slots of a batch that are written, in the caller's order and, in `scratch`, in theirs.
+/// Slots of [batch] sequences lie in the pool.
+inline CallStatus validate_slots(const char* name, const std::int32_t* places, std::int64_t batch,
+                                 std::int64_t pool_slots) {
+  for (std::int64_t b = 0; places != nullptr && b < batch; ++b)
+    if (places[b] >= pool_slots)
+      return CallStatus::failure(StatusCode::bad_slot, "%s[%lld] = %d: must be below pool_slots = %lld", name,
+                                 number(b), places[b], number(pool_slots));
+  return {};
+}
+
+/// Slots that a call writes: of an array of them, which may be null.
+struct SlotArray {
+  const char* name;
+  const std::int32_t* places;
+  std::int64_t count;
+};
+
+/// The slots that a call writes, in the caller's order and, in `scratch`, in theirs. `List`: `int64 count()`,
+/// `int64 slot(i)`, negative for none, and `SlotArray name(i)`, whose `count` is the place in the array.
+template <class List>
 class WrittenSlots {
  public:
-  /// `scratch` has room for one entry per sequence; null: look-ups take longer.
-  WrittenSlots(const std::int32_t* slots, std::int64_t batch, std::int32_t* scratch)
-      : slots_(slots), end_(slots + batch), sorted_(scratch), sorted_end_(scratch) {
+  /// `scratch` has room for one entry each; null: look-ups take longer.
+  WrittenSlots(const List& list, std::int32_t* scratch)
+      : list_(list), sorted_(scratch), sorted_end_(scratch) {
     if (scratch == nullptr) return;
-    sorted_end_ = std::copy_if(slots, end_, scratch, [](std::int32_t s) { return s >= 0; });
+    for (std::int64_t i = 0; i < list.count(); ++i)
+      if (list.slot(i) >= 0) *sorted_end_++ = static_cast<std::int32_t>(list.slot(i));
     std::sort(sorted_, sorted_end_);
   }
 
-  /// No slot may serve two sequences.
-  CallStatus validate_distinct(const char* name) const {
-    const std::int32_t* first = first_of_two();
-    if (first == end_) return {};
-    const std::int32_t* second = std::find(first + 1, end_, *first);
-    return CallStatus::failure(StatusCode::bad_slot,
-                               "%s[%lld] = %d: must not be used twice, and is by %s[%lld]", name,
-                               number(second - slots_), *first, name, number(first - slots_));
+  /// No slot may be written twice.
+  CallStatus validate_distinct() const {
+    const std::int64_t first = first_of_two();
+    if (first == list_.count()) return {};
+    const std::int64_t second = find(first + 1, list_.slot(first));
+    const SlotArray at = list_.name(second), before = list_.name(first);
+    return CallStatus::failure(
+        StatusCode::bad_slot, "%s[%lld] = %lld: must not be used twice, and is by %s[%lld]", at.name,
+        number(at.count), number(list_.slot(first)), before.name, number(before.count));
   }
-  /// The sequence that writes a slot; -1: none.
-  std::int64_t writer(std::int32_t slot) const {
-    if (sorted_ != nullptr && !std::binary_search(sorted_, sorted_end_, slot)) return -1;
-    const std::int32_t* found = std::find(slots_, end_, slot);
-    return found == end_ ? -1 : found - slots_;
+  /// The first place of a slot in the list; its count: none.
+  std::int64_t find(std::int64_t slot) const {
+    if (sorted_ != nullptr && !std::binary_search(sorted_, sorted_end_, slot)) return list_.count();
+    return find(0, slot);
   }
 
  private:
-  const std::int32_t* first_of_two() const {
+  std::int64_t find(std::int64_t from, std::int64_t slot) const {
+    while (from < list_.count() && list_.slot(from) != slot) ++from;
+    return from;
+  }
+  std::int64_t first_of_two() const {
     if (sorted_ != nullptr) {
       const std::int32_t* twice = std::adjacent_find(sorted_, sorted_end_);
-      return twice == sorted_end_ ? end_ : std::find(slots_, end_, *twice);
+      return twice == sorted_end_ ? list_.count() : find(0, *twice);
     }
-    return std::find_if(slots_, end_, [&](const std::int32_t& slot) {
-      return slot >= 0 && std::find(&slot + 1, end_, slot) != end_;
-    });
+    std::int64_t i = 0;
+    while (i < list_.count() && (list_.slot(i) < 0 || find(i + 1, list_.slot(i)) == list_.count())) ++i;
+    return i;
   }
 
-  const std::int32_t *slots_, *end_;
+  const List& list_;
   std::int32_t *sorted_, *sorted_end_;
 };
 
-/// The slots of a forward call lie in the pool, and no sequence's final state goes where another has one of
-/// its states. `scratch`: as in WrittenSlots.
+/// Those of a call of `step`.
+struct StepSlots {
+  const std::int32_t* places;
+  std::int64_t batch;
+
+  std::int64_t count() const { return batch; }
+  std::int64_t slot(std::int64_t i) const { return places[i]; }
+  SlotArray name(std::int64_t i) const { return {"slot", places, i}; }
+};
+/// Those of a call of `forward`: of final states, then of the checkpoints that there are.
+template <class Arguments>
+struct ForwardSlots {
+  const Arguments& args;
+
+  std::int64_t count() const { return args.shape.batch * (1 + columns()); }
+  std::int64_t sequence(std::int64_t i) const {
+    return i < args.shape.batch ? i : (i - args.shape.batch) / columns();
+  }
+  std::int64_t slot(std::int64_t i) const {
+    if (i < args.shape.batch) return slot_of(args.write_slot, i);
+    const std::int64_t at = i - args.shape.batch;
+    return at % columns() < length(at / columns()) / args.checkpoint_interval ? args.checkpoint_slot[at] : -1;
+  }
+  SlotArray name(std::int64_t i) const {
+    if (i < args.shape.batch) return {"write_slot", args.write_slot, i};
+    return {"checkpoint_slot", args.checkpoint_slot, i - args.shape.batch};
+  }
+
+ private:
+  std::int64_t columns() const { return args.checkpoint_slot == nullptr ? 0 : args.max_checkpoints; }
+  std::int64_t length(std::int64_t b) const {
+    return args.cu_seqlens_k.given() ? args.cu_seqlens_k[b + 1] - args.cu_seqlens_k[b] : args.shape.seq_k;
+  }
+};
+
+/// The slots of a forward call lie in the pool, and no state that it writes goes where another sequence, or
+/// the same, has one of its own; but a sequence may write what it reads. `scratch`: as in WrittenSlots.
 template <class Arguments>
 CallStatus validate_slots(const Arguments& args, std::int32_t* scratch) {
   const std::int64_t batch = args.shape.batch;
@@ -115,25 +192,25 @@ CallStatus validate_slots(const Arguments& args, std::int32_t* scratch) {
   if (reads)
     if (CallStatus s = validate_slots("read_slot", args.read_slot, batch, args.pool_slots); !s) return s;
   if (!writes) return {};
-  const bool shared = reads && (initial.h == final.h || initial.count == final.count);
-  if (args.write_slot == nullptr) {
-    for (std::int64_t b = 0; shared && args.read_slot != nullptr && b < batch; ++b)
-      if (const std::int32_t slot = args.read_slot[b]; slot >= 0 && slot < batch && slot != b)
-        return CallStatus::failure(StatusCode::bad_slot,
-                                   "read_slot[%lld] = %d: must not be where sequence %d has its final state",
-                                   number(b), slot, slot);
-    return {};
-  }
-  if (CallStatus s = validate_slots("write_slot", args.write_slot, batch, args.pool_slots); !s) return s;
-  const WrittenSlots written(args.write_slot, batch, scratch);
-  if (CallStatus s = written.validate_distinct("write_slot"); !s) return s;
-  for (std::int64_t b = 0; shared && b < batch; ++b) {
+  const ForwardSlots<Arguments> list{args};
+  for (std::int64_t i = 0; i < list.count(); ++i)
+    if (list.slot(i) >= args.pool_slots)
+      return CallStatus::failure(StatusCode::bad_slot, "%s[%lld] = %lld: must be below pool_slots = %lld",
+                                 list.name(i).name, number(list.name(i).count), number(list.slot(i)),
+                                 number(args.pool_slots));
+  const WrittenSlots<ForwardSlots<Arguments>> written(list, scratch);
+  if (CallStatus s = written.validate_distinct(); !s) return s;
+  if (!reads || (initial.h != final.h && initial.count != final.count)) return {};
+  for (std::int64_t b = 0; b < batch; ++b) {
     const std::int64_t slot = slot_of(args.read_slot, b);
-    if (slot < 0 || slot == args.write_slot[b]) continue;
-    if (const std::int64_t other = written.writer(static_cast<std::int32_t>(slot)); other >= 0)
-      return CallStatus::failure(StatusCode::bad_slot,
-                                 "write_slot[%lld] = %lld: must not be what sequence %lld reads",
-                                 number(other), number(slot), number(b));
+    const std::int64_t at = slot < 0 ? list.count() : written.find(slot);
+    if (at == list.count() || list.sequence(at) == b) continue;
+    if (list.name(at).places == nullptr)
+      return CallStatus::failure(
+          StatusCode::bad_slot, "read_slot[%lld] = %lld: must not be where sequence %lld has its final state",
+          number(b), number(slot), number(at));
+    return CallStatus::failure(StatusCode::bad_slot, "%s[%lld] = %lld: must not be what sequence %lld reads",
+                               list.name(at).name, number(list.name(at).count), number(slot), number(b));
   }
   return {};
 }

@@ -91,6 +91,8 @@ inline CallStatus validate_element_counts(const Shape& s, bool packed, std::int6
 template <AnyProblem P, class Arguments>
 CallStatus validate_extents(const Arguments& args) {
   if (CallStatus status = validate_shape<P>(args.shape); !status) return status;
+  if constexpr (requires { args.checkpoint_slot; })
+    if (CallStatus s = validate_checkpoints<P>(args); !s) return s;
   if constexpr (requires { args.pool; })
     return validate_element_counts(args.shape, false, args.pool_slots);
   else
@@ -178,7 +180,7 @@ inline CallStatus validate_count(const char* name, std::int64_t i, std::int64_t 
 }
 
 template <Mask mask, class Arguments>
-CallStatus validate_index_arrays(const Arguments& args) {
+CallStatus validate_offsets(const Arguments& args) {
   const std::int64_t batch = args.shape.batch;
   if (args.cu_seqlens_q.given()) {
     if (CallStatus s = validate_offsets("cu_seqlens_q", args.cu_seqlens_q, batch, "seq_q", args.shape.seq_q);
@@ -195,7 +197,13 @@ CallStatus validate_index_arrays(const Arguments& args) {
               "cu_seqlens_k[%lld] = %lld: must equal cu_seqlens_q[%lld] = %lld when causal", number(b),
               number(args.cu_seqlens_k[b]), number(b), number(args.cu_seqlens_q[b]));
   }
-  for (std::int64_t b = 0; args.initial_state.count != nullptr && b < batch; ++b) {
+  return {};
+}
+
+/// Counts of initial states are not negative.
+template <class Arguments>
+CallStatus validate_counts(const Arguments& args) {
+  for (std::int64_t b = 0; args.initial_state.count != nullptr && b < args.shape.batch; ++b) {
     std::int64_t place = b;
     if constexpr (requires { args.read_slot; }) place = slot_of(args.read_slot, b);
     if (place < 0) continue;
@@ -215,6 +223,7 @@ CallStatus validate(const ForwardArguments<typename P::element>& args) {
   using namespace detail;
   if (CallStatus s = validate_shape<P>(args.shape); !s) return s;
   if (CallStatus s = validate_options(args); !s) return s;
+  if (CallStatus s = validate_checkpoints<P>(args); !s) return s;
   if (CallStatus s = validate_pools(args); !s) return s;
   const Shape& s = args.shape;
   const std::int64_t states = states_of(args);
@@ -232,6 +241,8 @@ CallStatus validate(const ForwardArguments<typename P::element>& args) {
     operands.array("initial_state.count", args.initial_state.count, states);
   operands.array("read_slot", args.read_slot, s.batch);
   operands.array("write_slot", args.write_slot, s.batch);
+  operands.array("checkpoint_slot", args.checkpoint_slot, Need::optional,
+                 {1, 1, s.batch, args.max_checkpoints});
   if (CallStatus status = operands.refusal(); !status) return status;
   return validate_scale<P>(args, Need::required);
 }
@@ -294,17 +305,20 @@ CallStatus validate(const StepArguments<typename P::element>& args) {
 /// Checks the contents of the index arrays: cu_seqlens ascends from 0 and stays within the token axis, the
 /// same for queries and keys when causal; slots lie in the pool, and none is written for one sequence that
 /// another writes or reads; counts are not negative. Needs arguments that `validate` accepts. `scratch`:
-/// `batch` entries to write to, for which calls with many slots take less time; null: none.
+/// an entry to write to for each place in write_slot and checkpoint_slot, by which calls with many slots take
+/// less time; null: none.
 template <AnyProblem P>
 CallStatus validate_contents(const ForwardArguments<typename P::element>& args,
                              std::int32_t* scratch = nullptr) {
-  if (args.read_slot != nullptr || args.write_slot != nullptr)
+  if (CallStatus status = detail::validate_offsets<P::mask>(args); !status) return status;
+  if (detail::has_pool(args))
     if (CallStatus status = detail::validate_slots(args, scratch); !status) return status;
-  return detail::validate_index_arrays<P::mask>(args);
+  return detail::validate_counts(args);
 }
 template <AnyProblem P>
 CallStatus validate_contents(const BackwardArguments<typename P::element>& args) {
-  return detail::validate_index_arrays<P::mask>(args);
+  if (CallStatus status = detail::validate_offsets<P::mask>(args); !status) return status;
+  return detail::validate_counts(args);
 }
 
 /// Likewise for step: slots lie in the pool and serve one lane each, `accepted` lies within 0 to T, counts of
@@ -328,7 +342,8 @@ CallStatus validate_contents(const StepArguments<typename P::element>& args, std
         return status;
   }
   if (args.slot == nullptr || args.shape.batch == 0) return {};
-  return detail::WrittenSlots(args.slot, args.shape.batch, scratch).validate_distinct("slot");
+  const detail::StepSlots all{args.slot, args.shape.batch};
+  return detail::WrittenSlots<detail::StepSlots>(all, scratch).validate_distinct();
 }
 
 /// Checks scratch memory against what `workspace_bytes` asked for. `threads`: those that it was to be sized

@@ -5,6 +5,7 @@
 
 #include "support/cases.hpp"
 #include "support/catch.hpp"
+#include "support/checkpoint_cases.hpp"
 #include "support/cpu_runs.hpp"
 #include "support/pool_cases.hpp"
 
@@ -75,6 +76,13 @@ TEMPLATE_TEST_CASE("Forward: a sequence's bits do not depend on its slots, threa
     for (const auto& execution : executions())
       for (const PoolSlots& slots : {pool_slots(5)[0], pool_slots(5)[2]})
         check_pool_bits<TestType>(forwarder<TestType>(c, execution), c, slots);
+}
+
+TEMPLATE_TEST_CASE("Forward: states at checkpoints are right, and calls that go on there have the same bits",
+                   "", COTTENTION_TEST_ELEMENTS) {
+  for (const Case& c : cases::checkpoints())
+    for (const auto& execution : executions())
+      check_checkpoints<TestType>(forwarder<TestType>(c, execution), c, c.packed() ? 128 : 640);
 }
 
 TEMPLATE_TEST_CASE("Forward: sequences of one chunk and of several are right, with states and without", "",

@@ -120,10 +120,12 @@ CallStatus call_workspace_bytes(const Arguments& args, std::size_t& bytes, const
   return {};
 }
 
-/// Room for an entry per sequence in the workspace, which is not yet checked; null where it has none.
+/// Room for an entry for each slot that is written in the workspace, which is not yet checked; null where it
+/// has none.
 template <class Arguments>
 std::int32_t* slot_scratch(const Arguments& args, Workspace workspace) {
-  const bool fits = workspace.bytes / sizeof(std::int32_t) >= static_cast<std::size_t>(args.shape.batch);
+  const std::int64_t entries = cottention::detail::ForwardSlots<Arguments>{args}.count();
+  const bool fits = workspace.bytes / sizeof(std::int32_t) >= static_cast<std::size_t>(entries);
   return fits && validate(workspace, 1) ? static_cast<std::int32_t*>(workspace.data) : nullptr;
 }
 

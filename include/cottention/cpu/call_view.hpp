@@ -15,6 +15,25 @@ namespace cottention::cpu {
 
 using recurrence::Input, recurrence::Output, recurrence::Side, recurrence::StateLayout;
 
+/// Where the states of a walk go on the way: that after each `interval` rows.
+template <class A>
+struct Checkpoints {
+  std::int64_t interval = 0;           // 0: there are none
+  const std::int32_t* slot = nullptr;  // (count), negative: not wanted
+  std::int64_t count = 0;
+  A* states = nullptr;         // the head's in slot 0
+  std::int64_t slot_size = 0;  // elements from one slot to the next
+
+  /// Whether sums begin anew after `rows` rows.
+  bool are_at(std::int64_t rows) const { return interval > 0 && rows > 0 && rows % interval == 0; }
+  /// Where the state after `rows` rows goes, (dim_a, dim_c); null: nowhere.
+  A* after(std::int64_t rows) const {
+    if (states == nullptr || !are_at(rows) || rows / interval > count) return nullptr;
+    const std::int64_t to = slot[rows / interval - 1];
+    return to < 0 ? nullptr : states + to * slot_size;
+  }
+};
+
 /// A walk with its initial and final states.
 template <Element T>
 struct WalkTask {
@@ -22,6 +41,10 @@ struct WalkTask {
   const Accumulate<T>* initial = nullptr;           // null: zero
   StateLayout initial_layout = StateLayout::as_is;  // transposed: (dim_c, dim_a) in the caller's memory
   Accumulate<T>* final = nullptr;                   // (dim_a, dim_c), null: not wanted
+  Checkpoints<Accumulate<T>> checkpoints{};
+
+  /// Whether anyone reads the state after the last row.
+  bool wants_last_state() const { return final != nullptr || checkpoints.after(walk.bc_rows) != nullptr; }
 };
 
 /// One sequence of a batch.
@@ -64,9 +87,38 @@ class CallView {
     if constexpr (!backward) return cottention::detail::slot_of(args_.write_slot, s.batch);
     return s.batch;
   }
+  /// The slots of a sequence's checkpoints, and how many there may be.
+  const std::int32_t* checkpoint_slots(const Sequence& s) const {
+    if constexpr (!backward)
+      if (args_.checkpoint_slot != nullptr) return args_.checkpoint_slot + s.batch * args_.max_checkpoints;
+    return nullptr;
+  }
+  std::int64_t checkpoints(const Sequence& s) const {
+    if constexpr (!backward)
+      if (args_.checkpoint_slot != nullptr)
+        return (std::min)(args_.max_checkpoints, s.length_k / args_.checkpoint_interval);
+    return 0;
+  }
   std::int64_t initial_count(const Sequence& s) const {
     const std::int64_t slot = read_slot(s);
     return args_.initial_state.count == nullptr || slot < 0 ? 0 : args_.initial_state.count[slot];
+  }
+
+  /// Writes the counts of a sequence's final state and of those at its checkpoints.
+  void store_counts(const Sequence& s) const {
+    if constexpr (!backward) {
+      const std::int64_t interval = args_.checkpoint_interval, kept = checkpoints(s);
+      std::int64_t count = initial_count(s);
+      const auto store = [&](std::int64_t slot) {
+        if (slot >= 0) args_.final_state.count[slot] = count;
+      };
+      for (std::int64_t i = 0; i < kept; ++i) {
+        count += count_unmasked(key_mask(s), i * interval, (i + 1) * interval);
+        store(checkpoint_slots(s)[i]);
+      }
+      count += count_unmasked(key_mask(s), kept * interval, s.length_k);
+      store(write_slot(s));
+    }
   }
 
   /// Sets the rows of an output's tokens behind the last packed sequence to 0: they belong to no sequence.
@@ -100,7 +152,12 @@ class CallView {
     task.initial = state_at(initial_state(side), read_slot(s), kv_head);
     task.initial_layout = recurrence::state_layout(output);
     task.final = state_at(final_state(output), write_slot(s), kv_head);
-    w.keeps_state = task.final != nullptr;
+    if constexpr (!backward)
+      task.checkpoints = {
+          args_.checkpoint_interval, checkpoint_slots(s), checkpoints(s),
+          checkpoint_slots(s) == nullptr ? nullptr : state_at(final_state(output), 0, kv_head),
+          shape_.heads_kv * shape_.dim_qk * shape_.dim_v};
+    w.keeps_state = task.final != nullptr || task.checkpoints.interval > 0;
     return task;
   }
   /// The walk of dv and dk.

@@ -174,6 +174,10 @@ template <AnyProblem P, class Arguments>
 CallStatus validate_extents(const Arguments& args, Split split) {
   const Shape& shape = args.shape;
   if (CallStatus status = cottention::detail::validate_shape<P>(shape); !status) return status;
+  if constexpr (requires { args.checkpoint_interval; })
+    if (args.checkpoint_interval != 0)
+      return CallStatus::failure(StatusCode::unsupported, "checkpoint_interval = %lld: must be 0 on a device",
+                                 detail::number(args.checkpoint_interval));
   if (CallStatus status = validate_length("seq_q", shape.seq_q); !status) return status;
   if (CallStatus status = validate_length("seq_k", shape.seq_k); !status) return status;
   if (CallStatus status = validate_length("batch", shape.batch); !status) return status;
