@@ -68,9 +68,8 @@ CallStatus validate_checkpoints(const Arguments& args) {
         "checkpoint_interval = %lld: must be a multiple of checkpoint_chunk = %lld, or 0", number(interval),
         number(checkpoint_chunk));
   if (interval > 0 && P::mask != Mask::causal)
-    return CallStatus::failure(
-        StatusCode::bad_option,
-        "checkpoint_interval = %lld: must be 0 unless causal, since no key is behind all", number(interval));
+    return CallStatus::failure(StatusCode::bad_option, "checkpoint_interval = %lld: must be 0 unless causal",
+                               number(interval));
   if (args.max_checkpoints < 0)
     return CallStatus::failure(StatusCode::bad_shape, "max_checkpoints = %lld: must be at least 0",
                                number(args.max_checkpoints));

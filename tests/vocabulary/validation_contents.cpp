@@ -262,4 +262,46 @@ TEST_CASE("Checks allocate nothing") {
   CHECK(before > 0);  // the counter counts
 }
 
+namespace {
+
+/// Checks the slots of checkpoints every 128 tokens, three for each of two sequences of 300 and 128 tokens.
+std::string checkpoint_contents(const std::vector<std::int32_t>& checkpoint, std::int32_t read = -1,
+                                bool packed = true) {
+  std::vector<std::int64_t> count{0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
+  const std::int64_t offsets[] = {0, 300, 428};
+  const std::int32_t read_slot[] = {-1, read}, write_slot[] = {8, 9};
+  std::vector<std::int32_t> scratch(8);
+  ForwardArguments<float> args{.shape = small, .pool_slots = 10, .checkpoint_interval = 128};
+  args.shape.seq_q = args.shape.seq_k = packed ? 500 : 200;
+  if (packed) args.cu_seqlens_q = args.cu_seqlens_k = offsets;
+  args.initial_state = {at<const float>(0x1000), count.data()};
+  args.final_state = {at<float>(0x1000), count.data()};
+  args.read_slot = read_slot;
+  args.write_slot = write_slot;
+  args.max_checkpoints = 3;
+  args.checkpoint_slot = checkpoint.data();
+  const std::string found = outcome(validate_contents<P>(args, scratch.data()));
+  CHECK(outcome(validate_contents<P>(args)) == found);
+  return found;
+}
+
+}  // namespace
+
+TEST_CASE("Slots of checkpoints lie in the pool, are written once, and are read by no other sequence") {
+  CHECK(checkpoint_contents({0, 1, -1, 2, -1, -1}) == "ok");
+  CHECK(checkpoint_contents({0, -1, 0, -1, 0, 12}) == "ok");  // those beyond a sequence's length are not read
+  CHECK(checkpoint_contents({0, 10, -1, 2, -1, -1}) ==
+        "bad slot: checkpoint_slot[1] = 10: must be below pool_slots = 10");
+  CHECK(checkpoint_contents({0, 1, -1, 1, -1, -1}) ==
+        "bad slot: checkpoint_slot[3] = 1: must not be used twice, and is by checkpoint_slot[1]");
+  CHECK(checkpoint_contents({0, 9, -1, 1, -1, -1}) ==
+        "bad slot: checkpoint_slot[1] = 9: must not be used twice, and is by write_slot[1]");
+  CHECK(checkpoint_contents({0, 1, -1, 2, -1, -1}, 1) ==
+        "bad slot: checkpoint_slot[1] = 1: must not be what sequence 1 reads");
+  CHECK(checkpoint_contents({0, 1, -1, 2, -1, -1}, 2) == "ok");  // its own
+  CHECK(checkpoint_contents({0, 1, 1, 2, 3, 3}, -1, false) == "ok");
+  CHECK(checkpoint_contents({0, 1, 1, 0, 3, 3}, -1, false) ==
+        "bad slot: checkpoint_slot[3] = 0: must not be used twice, and is by checkpoint_slot[0]");
+}
+
 }  // namespace cottention::test

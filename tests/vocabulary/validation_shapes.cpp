@@ -250,4 +250,32 @@ TEST_CASE("A plan outside its enumeration is refused") {
         "bad option: plan = -1: must be Plan::automatic or Plan::batch_invariant");
 }
 
+TEST_CASE("Checkpoints are whole chunks apart, of causal calls, and have slots only where there are any") {
+  const auto interval = [](std::int64_t tokens) {
+    return [=](auto& args) { args.checkpoint_interval = tokens; };
+  };
+  for (const std::int64_t tokens : {0, 128, 640}) CHECK(forward_with(interval(tokens)) == "ok");
+  for (const std::int64_t tokens : {-128, 1, 64, 129})
+    CHECK(forward_with(interval(tokens)) == "bad option: checkpoint_interval = " + std::to_string(tokens) +
+                                                ": must be a multiple of checkpoint_chunk = 128, or 0");
+  auto everything = forward_arguments<float>();
+  everything.checkpoint_interval = 128;
+  CHECK(outcome(validate<Both>(everything)) ==
+        "bad option: checkpoint_interval = 128: must be 0 unless causal");
+  const auto with_slots = [](std::int64_t tokens, std::int64_t places) {
+    return forward_with([=](auto& args) {
+      args.checkpoint_interval = tokens, args.max_checkpoints = places, args.pool_slots = 2;
+      args.checkpoint_slot = at<const std::int32_t>(0xe00000);
+    });
+  };
+  CHECK(with_slots(128, 3) == "ok");
+  CHECK(with_slots(128, -1) == "bad shape: max_checkpoints = -1: must be at least 0");
+  CHECK(with_slots(0, 3) ==
+        "bad option: checkpoint_slot = 0xe00000: must be null where checkpoint_interval is 0");
+  CHECK(forward_with([](auto& args) {
+          args.checkpoint_interval = 128, args.max_checkpoints = 3, args.pool_slots = 1;
+          args.checkpoint_slot = at<const std::int32_t>(0xe00000);
+        }) == "bad slot: pool_slots = 1: must be at least shape.batch = 2 when read_slot is null");
+}
+
 }  // namespace cottention::test
