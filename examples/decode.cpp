@@ -60,7 +60,9 @@ int run() {
       if (s == nullptr && waiting != sequences.end()) {       // and the next one joins
         s = &*waiting++;
         auto prompt = arguments<ForwardArguments<float>>(1, s->prompt, s->qkv, s->o);
-        prompt.final_state = {&h[lane * state], &count[lane]};
+        const auto its_slot = static_cast<std::int32_t>(lane);
+        prompt.final_state = {h.data(), count.data()}, prompt.pool_slots = lanes,
+        prompt.write_slot = &its_slot;
         check(cpu::forward<Attention>(prompt, workspace));
         s->done = s->prompt;
       }

@@ -100,6 +100,9 @@ struct Split {
   int pieces = 0;
 };
 
+/// Checkpoints are a multiple of so many tokens apart. Every chunk of the library's divides it.
+inline constexpr std::int64_t checkpoint_chunk = 128;
+
 /// Arguments of `forward`. Shapes in brackets; masks hold one byte per position, nonzero where a token is
 /// present, contiguous, and null where all are.
 template <Element T>
@@ -120,6 +123,23 @@ struct ForwardArguments {
   ConstState<Accumulate<T>> initial_state{};  ///< null: zero. h and count are given together
   State<Accumulate<T>> final_state{};  ///< null: not wanted; h and count each optional. May be the very
                                        ///< memory of initial_state
+  std::int64_t pool_slots = 0;  ///< where read_slot or write_slot is given, the states that initial_state and
+                                ///< final_state have each; otherwise they have one for each sequence
+  const std::int32_t* read_slot = nullptr;   ///< [batch], of initial_state; negative: zero. Several sequences
+                                             ///< may read one. Null: sequence b has slot b
+  const std::int32_t* write_slot = nullptr;  ///< [batch], of final_state, each slot at most once, and where
+                                             ///< that is initial_state, read by no other sequence;
+                                             ///< negative: not wanted. Null: sequence b has slot b
+  /// Tokens from one checkpoint of a sequence to the next, a multiple of `checkpoint_chunk`, causal, on CPUs;
+  /// 0: none. Sums begin anew at each: with one interval, a sequence has the same bits whether it comes whole
+  /// or in calls of whole intervals (but for the last), each from the state that the one before left or from
+  /// a checkpoint.
+  std::int64_t checkpoint_interval = 0;
+  std::int64_t max_checkpoints = 0;  ///< of a sequence, that checkpoint_slot has places for
+  /// [batch, max_checkpoints], of final_state: the state of sequence b after (i + 1) checkpoint_interval
+  /// tokens goes to slot [b, i], under the rules of write_slot; places beyond its length are not read. Null:
+  /// none is kept.
+  const std::int32_t* checkpoint_slot = nullptr;
   Plan plan = Plan::automatic;
 };
 

@@ -98,6 +98,7 @@ CallStatus validate_part(const Arguments& args, const SequencePart<typename P::e
                          Workspace workspace, std::size_t& own, const Execution& execution) {
   std::size_t rest = 0;
   if (CallStatus status = validate(execution); !status) return status;
+  if (CallStatus status = sequence_parallel::validate_no_pool(args); !status) return status;
   if (CallStatus status = validate<P>(args); !status) return status;
   if (CallStatus status = validate_contents<P>(args); !status) return status;
   if (CallStatus status =

@@ -16,6 +16,7 @@
 #include <cstdint>
 
 #include <cottention/overlap.hpp>
+#include <cottention/pool.hpp>
 #include <cottention/problem.hpp>
 
 namespace cottention {
@@ -90,10 +91,12 @@ inline CallStatus validate_element_counts(const Shape& s, bool packed, std::int6
 template <AnyProblem P, class Arguments>
 CallStatus validate_extents(const Arguments& args) {
   if (CallStatus status = validate_shape<P>(args.shape); !status) return status;
+  if constexpr (requires { args.checkpoint_slot; })
+    if (CallStatus s = validate_checkpoints<P>(args); !s) return s;
   if constexpr (requires { args.pool; })
     return validate_element_counts(args.shape, false, args.pool_slots);
   else
-    return validate_element_counts(args.shape, args.cu_seqlens_q.given(), args.shape.batch);
+    return validate_element_counts(args.shape, args.cu_seqlens_q.given(), states_of(args));
 }
 
 /// What the arguments of forward and backward have in common besides their tensors.
@@ -177,7 +180,7 @@ inline CallStatus validate_count(const char* name, std::int64_t i, std::int64_t 
 }
 
 template <Mask mask, class Arguments>
-CallStatus validate_index_arrays(const Arguments& args) {
+CallStatus validate_offsets(const Arguments& args) {
   const std::int64_t batch = args.shape.batch;
   if (args.cu_seqlens_q.given()) {
     if (CallStatus s = validate_offsets("cu_seqlens_q", args.cu_seqlens_q, batch, "seq_q", args.shape.seq_q);
@@ -194,24 +197,21 @@ CallStatus validate_index_arrays(const Arguments& args) {
               "cu_seqlens_k[%lld] = %lld: must equal cu_seqlens_q[%lld] = %lld when causal", number(b),
               number(args.cu_seqlens_k[b]), number(b), number(args.cu_seqlens_q[b]));
   }
-  if (args.initial_state.count != nullptr)
-    for (std::int64_t b = 0; b < batch; ++b)
-      if (CallStatus status = validate_count("initial_state.count", b, args.initial_state.count[b]); !status)
-        return status;
   return {};
 }
 
-/// No slot may serve two lanes. `scratch` has room for one entry per lane.
-inline CallStatus validate_slots_differ(const std::int32_t* slot, std::int64_t batch, std::int32_t* scratch) {
-  std::int32_t* end = std::copy_if(slot, slot + batch, scratch, [](std::int32_t s) { return s >= 0; });
-  std::sort(scratch, end);
-  const std::int32_t* twice = std::adjacent_find(scratch, end);
-  if (twice == end) return {};
-  const std::int32_t* first = std::find(slot, slot + batch, *twice);
-  const std::int32_t* second = std::find(first + 1, slot + batch, *twice);
-  return CallStatus::failure(StatusCode::bad_slot,
-                             "slot[%lld] = %d: must not be used twice, and is by slot[%lld]",
-                             number(second - slot), *twice, number(first - slot));
+/// Counts of initial states are not negative.
+template <class Arguments>
+CallStatus validate_counts(const Arguments& args) {
+  for (std::int64_t b = 0; args.initial_state.count != nullptr && b < args.shape.batch; ++b) {
+    std::int64_t place = b;
+    if constexpr (requires { args.read_slot; }) place = slot_of(args.read_slot, b);
+    if (place < 0) continue;
+    if (CallStatus status = validate_count("initial_state.count", place, args.initial_state.count[place]);
+        !status)
+      return status;
+  }
+  return {};
 }
 
 }  // namespace detail
@@ -223,19 +223,26 @@ CallStatus validate(const ForwardArguments<typename P::element>& args) {
   using namespace detail;
   if (CallStatus s = validate_shape<P>(args.shape); !s) return s;
   if (CallStatus s = validate_options(args); !s) return s;
+  if (CallStatus s = validate_checkpoints<P>(args); !s) return s;
+  if (CallStatus s = validate_pools(args); !s) return s;
   const Shape& s = args.shape;
-  const std::array<std::int64_t, 4> h_extents{s.batch, s.heads_kv, s.dim_qk, s.dim_v};
+  const std::int64_t states = states_of(args);
+  const std::array<std::int64_t, 4> h_extents{states, s.heads_kv, s.dim_qk, s.dim_v};
   Operands operands;
   add_inputs<P>(operands, args, Need::required);
   operands.tensor("o", args.o, Need::required, args.cu_seqlens_q.given(),
                   {s.batch, s.seq_q, s.heads_q, s.dim_v});
   operands.array("final_state.h", args.final_state.h, Need::optional, h_extents);
-  operands.array("final_state.count", args.final_state.count, s.batch);
+  operands.array("final_state.count", args.final_state.count, states);
   // A final state written in the very place of the initial one is one array, listed once.
   if (args.initial_state.h != args.final_state.h)
     operands.array("initial_state.h", args.initial_state.h, Need::optional, h_extents);
   if (args.initial_state.count != args.final_state.count)
-    operands.array("initial_state.count", args.initial_state.count, s.batch);
+    operands.array("initial_state.count", args.initial_state.count, states);
+  operands.array("read_slot", args.read_slot, s.batch);
+  operands.array("write_slot", args.write_slot, s.batch);
+  operands.array("checkpoint_slot", args.checkpoint_slot, Need::optional,
+                 {1, 1, s.batch, args.max_checkpoints});
   if (CallStatus status = operands.refusal(); !status) return status;
   return validate_scale<P>(args, Need::required);
 }
@@ -278,13 +285,7 @@ CallStatus validate(const StepArguments<typename P::element>& args) {
       "Remedy: write Mask::causal, or call forward with an initial_state.");
   if (CallStatus s = validate_shape<P>(args.shape); !s) return s;
   const Shape& s = args.shape;
-  if (args.pool_slots < 0)
-    return CallStatus::failure(StatusCode::bad_shape, "pool_slots = %lld: must be at least 0",
-                               number(args.pool_slots));
-  if (args.slot == nullptr && s.batch > args.pool_slots)
-    return CallStatus::failure(StatusCode::bad_slot,
-                               "pool_slots = %lld: must be at least shape.batch = %lld when slot is null",
-                               number(args.pool_slots), number(s.batch));
+  if (CallStatus status = validate_pool(args.pool_slots, s.batch, "slot", args.slot); !status) return status;
   const Need needed_for_o = args.o.data != nullptr ? Need::required : Need::optional;
   const Need needed_for_pool = s.batch > 0 && s.seq_k > 0 && s.heads_kv > 0 ? Need::required : Need::optional;
   Operands operands;
@@ -302,14 +303,22 @@ CallStatus validate(const StepArguments<typename P::element>& args) {
 }
 
 /// Checks the contents of the index arrays: cu_seqlens ascends from 0 and stays within the token axis, the
-/// same for queries and keys when causal; counts are not negative. Needs arguments that `validate` accepts.
+/// same for queries and keys when causal; slots lie in the pool, and none is written for one sequence that
+/// another writes or reads; counts are not negative. Needs arguments that `validate` accepts. `scratch`:
+/// an entry to write to for each place in write_slot and checkpoint_slot, by which calls with many slots take
+/// less time; null: none.
 template <AnyProblem P>
-CallStatus validate_contents(const ForwardArguments<typename P::element>& args) {
-  return detail::validate_index_arrays<P::mask>(args);
+CallStatus validate_contents(const ForwardArguments<typename P::element>& args,
+                             std::int32_t* scratch = nullptr) {
+  if (CallStatus status = detail::validate_offsets<P::mask>(args); !status) return status;
+  if (detail::has_pool(args))
+    if (CallStatus status = detail::validate_slots(args, scratch); !status) return status;
+  return detail::validate_counts(args);
 }
 template <AnyProblem P>
 CallStatus validate_contents(const BackwardArguments<typename P::element>& args) {
-  return detail::validate_index_arrays<P::mask>(args);
+  if (CallStatus status = detail::validate_offsets<P::mask>(args); !status) return status;
+  return detail::validate_counts(args);
 }
 
 /// Likewise for step: slots lie in the pool and serve one lane each, `accepted` lies within 0 to T, counts of
@@ -319,7 +328,7 @@ template <AnyProblem P>
 CallStatus validate_contents(const StepArguments<typename P::element>& args, std::int32_t* scratch) {
   using detail::number;
   for (std::int64_t b = 0; b < args.shape.batch; ++b) {
-    const std::int64_t slot = args.slot != nullptr ? args.slot[b] : b;
+    const std::int64_t slot = detail::slot_of(args.slot, b);
     if (slot < 0) continue;
     if (slot >= args.pool_slots)
       return CallStatus::failure(StatusCode::bad_slot, "slot[%lld] = %lld: must be below pool_slots = %lld",
@@ -333,7 +342,8 @@ CallStatus validate_contents(const StepArguments<typename P::element>& args, std
         return status;
   }
   if (args.slot == nullptr || args.shape.batch == 0) return {};
-  return detail::validate_slots_differ(args.slot, args.shape.batch, scratch);
+  const detail::StepSlots all{args.slot, args.shape.batch};
+  return detail::WrittenSlots<detail::StepSlots>(all, scratch).validate_distinct();
 }
 
 /// Checks scratch memory against what `workspace_bytes` asked for. `threads`: those that it was to be sized

@@ -14,6 +14,7 @@
 #include "support/catch.hpp"
 #include "support/cuda_forward.hpp"
 #include "support/left_out.hpp"
+#include "support/pool_cases.hpp"
 #include "support/wide.hpp"
 
 using cottention::HeadDim, cottention::Mask, cottention::Problem, cottention::Scale, cottention::Split;
@@ -188,6 +189,66 @@ TEST_CASE("Grouped heads are right") { check_all(cases::groups()); }
 TEST_CASE("States go in and come out, in place too") {
   for (const FinalState final_state : {FinalState::separate, FinalState::in_place, FinalState::absent})
     check_all(cases::states(), {.final_state = final_state});
+}
+
+TEST_CASE("States go in and come out by slot, and others keep every bit") {
+  std::size_t turn = 0;
+  for_each_kind<odd>([&]<class P>() {
+    for (Case c : cases::pools()) {
+      if (c.mask != P::mask || c.scale != P::scale) continue;
+      c.shape.dim_qk = odd.qk, c.shape.dim_v = odd.v;
+      for (const PoolSlots& slots : pool_slots(Inputs<T>(c).shape().batch))
+        if (is_wide || turn++ % 2 == 0) check_pool<T>(cuda_forward<P>(), c, slots);
+    }
+  });
+}
+
+TEST_CASE("States by slot are right where sequences are in pieces, and have the bits of each alone") {
+  const Case c{.shape = {.heads_q = 1, .heads_kv = 1, .dim_qk = odd.qk, .dim_v = odd.v},
+               .lengths_q = {600, 0, 3, 900},
+               .trailing_q = 40,
+               .trailing_k = 40,
+               .offset_type = OffsetType::int32};
+  const auto check = [&]<Mask mask>(Case some) {
+    using P = Problem<T, odd, mask, Scale::by_key>;
+    some.mask = mask;
+    const auto forward = cuda_forward<P>({4});
+    const std::vector<PoolSlots> slots = pool_slots(4);
+    for (const std::size_t i : {0, 1, 2, 3, 5, 6}) check_pool<T>(forward, some, slots[i]);
+    check_pool_bits<T>(forward, some, slots[2]);
+  };
+  check.operator()<Mask::causal>(c);
+  check.operator()<Mask::bidirectional>(c);
+}
+
+#if __has_include(<emulation.hpp>)
+TEST_CASE("No schedule of blocks changes what states by slot are") {
+  const Case c{.shape = {.heads_q = 1, .heads_kv = 1, .dim_qk = odd.qk, .dim_v = odd.v},
+               .lengths_q = {600, 0, 3},
+               .trailing_q = 5,
+               .trailing_k = 5};
+  const std::vector<PoolSlots> slots = pool_slots(3);
+  cottention::emulation::for_each_schedule([&](const auto& options) {
+    INFO(cottention::emulation::describe(options));
+    for (const std::size_t i : {0, 2, 4}) check_pool<T>(cuda_forward<ByKey<odd.qk, odd.v>>({2}), c, slots[i]);
+    Case both = c;
+    both.mask = Mask::bidirectional;
+    check_pool<T>(cuda_forward<Everything<odd.qk, odd.v>>({2}), both, slots[4]);
+  });
+}
+#endif
+
+TEST_CASE("Slots outside the pool count as none") {
+  const Case c{.shape = {4, 40, 40, 2, 1, odd.qk, odd.v}};
+  const Inputs<T> inputs(c);
+  constexpr std::int32_t most = std::numeric_limits<std::int32_t>::max();
+  const auto run = [&](Pool<T>& pool, const PoolSlots& slots) {
+    return run_pool<T>(cuda_forward<ByKey<odd.qk, odd.v>>(), inputs, pool, pool, slots);
+  };
+  Pool<T> sound(c.shape, 3), bad(c.shape, 3);
+  const auto o = run(sound, {.read = {-1, 2, -1, 0}, .write = {1, -1, -1, 0}, .pool_slots = 3});
+  CHECK(same_bits(run(bad, {.read = {3, 2, most, 0}, .write = {1, 3, most, 0}, .pool_slots = 3}), o));
+  CHECK(bad == sound);
 }
 
 TEST_CASE("A state may be updated in place by a sequence in pieces") {

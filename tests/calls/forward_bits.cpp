@@ -1,9 +1,11 @@
-// What the CUDA forward promises about bits, and the tilings and the pieces that it takes.
+// What the CUDA forward promises about bits and about memory that changes from call to call, and the tilings
+// and the pieces that it takes.
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
 #include <cstdint>
 #include <string>
+#include <utility>
 #include <vector>
 
 #if __has_include(<emulation.hpp>)
@@ -12,10 +14,13 @@
 #include "support/host_calls.hpp"
 #endif
 
+#include <cottention/owned_workspace.cuh>
+
 #include "support/catch.hpp"
 #include "support/cuda_forward.hpp"
 #include "support/many_blocks.hpp"
 #include "support/part.hpp"
+#include "support/pool_cases.hpp"
 
 using cottention::HeadDim, cottention::Mask, cottention::Plan, cottention::Problem, cottention::Scale,
     cottention::bfloat16;
@@ -44,6 +49,67 @@ TEST_CASE("Two calls give the same bits") {
     CHECK(first.o == second.o);
     CHECK(first.h == second.h);
   }
+}
+
+TEST_CASE("The same arguments serve fewer sequences and tokens, as in a captured graph") {
+  Case full{.shape = {.heads_q = 2, .heads_kv = 1, .dim_qk = 16, .dim_v = 24}, .lengths_q = {40, 600, 9}};
+  Case fewer = full;
+  fewer.lengths_q = {370, 0, 0}, fewer.trailing_q = fewer.trailing_k = 279, fewer.seed = 2;
+  Inputs<float> of_full(full), of_fewer(fewer);
+  REQUIRE(of_full.shape().seq_q == of_fewer.shape().seq_q);
+  Pool<float> pool(of_full.shape(), 6);
+  TensorBuffer<float> o(Layout::bshd, 1, 649, 2, 24);
+  const std::vector<std::int32_t> none(3, -1);
+  auto args = of_full.forward();
+  args.o = o.view();
+  args.final_state = pool.view();
+  args.initial_state = {args.final_state.h, args.final_state.count};
+  args.pool_slots = 6;
+  args.read_slot = args.write_slot = none.data();
+  Mirror mirror;
+  const auto device_args = mirror.forward(args);  // by which all calls below are made
+  cottention::DeviceWorkspace workspace;
+  const auto upload = [](const auto* to, const auto* from, std::int64_t count) {
+    REQUIRE(cudaMemcpy(const_cast<void*>(static_cast<const void*>(to)), from,
+                       static_cast<std::size_t>(count) * sizeof *from,
+                       cudaMemcpyHostToDevice) == cudaSuccess);
+  };
+  const auto run = [&](Inputs<float>& inputs, const std::vector<std::int32_t>& read,
+                       const std::vector<std::int32_t>& write) {
+    auto host = inputs.forward();
+    upload(device_args.q.data, host.q.data, 649 * 2 * 16);
+    upload(device_args.k.data, host.k.data, 649 * 16);
+    upload(device_args.v.data, host.v.data, 649 * 24);
+    upload(device_args.scale_logit.data, host.scale_logit.data, 1);
+    upload(device_args.cu_seqlens_q.int64(), host.cu_seqlens_q.int64(), 4);
+    upload(device_args.cu_seqlens_k.int64(), host.cu_seqlens_k.int64(), 4);
+    upload(device_args.read_slot, read.data(), 3);
+    upload(device_args.write_slot, write.data(), 3);
+    Pool<float> before(inputs.shape(), 6);
+    before.assign(pool);
+    host.initial_state = std::as_const(before).of(0);
+    host.read_slot = read.data();
+    const Output expected = expected_output(inputs.description(), host);
+    REQUIRE(cottention::forward<P>(device_args, workspace, nullptr, {2}).ok());
+    mirror.download();
+    CHECK(relative_error(o.values(), expected.o) <= bounds<float>.forward);
+    const std::vector<double> rows = o.values();
+    CHECK(
+        std::all_of(rows.begin() + inputs.start_q(3) * 2 * 24, rows.end(), [](double x) { return x == 0; }));
+    for (std::int64_t slot = 0; slot < 6; ++slot) {
+      const auto b = std::find(write.begin(), write.end(), slot) - write.begin();
+      if (b == 3) {
+        CHECK(same_bits(pool.h(slot), before.h(slot)));
+        CHECK(pool.count(slot) == before.count(slot));
+      } else {
+        CHECK(relative_error(pool.h(slot), rows_of(expected.h, {b, b + 1}, 16 * 24)) <= bounds<float>.state);
+        CHECK(pool.count(slot) == expected.count[static_cast<std::size_t>(b)]);
+      }
+    }
+  };
+  run(of_full, {0, -1, 2}, {3, 4, 2});
+  run(of_fewer, {4, -1, -1}, {4, -1, -1});
+  run(of_full, {4, 3, 1}, {4, 0, 1});
 }
 
 TEST_CASE("Under the batch-invariant plan a sequence alone has the bits that it has in a batch") {

@@ -109,6 +109,12 @@ TEST_CASE("A device refuses shapes that its kernels cannot count") {
   }
 }
 
+TEST_CASE("A device refuses checkpoints") {
+  Call call(plain);
+  call.args.checkpoint_interval = cottention::checkpoint_chunk;
+  call.refuse(StatusCode::unsupported, "checkpoint_interval = 128: must be 0 on a device");
+}
+
 TEST_CASE("A device refuses a split that is out of range and a workspace that is too small") {
   {
     Call call(plain);

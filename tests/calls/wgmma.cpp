@@ -17,6 +17,7 @@
 #include "support/catch.hpp"
 #include "support/cuda_backward.hpp"
 #include "support/cuda_forward.hpp"
+#include "support/pool_cases.hpp"
 #include "support/wgmma_alone.hpp"
 #include "support/wide.hpp"
 
@@ -175,6 +176,27 @@ TEST_CASE("Wgmma: grouped heads are right") {
 TEST_CASE("Wgmma: states go in and come out") {
   check_forward(cases::states(), of_type(2));
   check_backward(cases::states(), of_type(3));
+}
+TEST_CASE("Wgmma: states go in and come out by slot, and others keep every bit") {
+  const Case some{.shape = {.heads_q = 2, .heads_kv = 1},
+                  .lengths_q = {0, 300, 1, 600},
+                  .trailing_q = 70,
+                  .trailing_k = 70,
+                  .offset_type = OffsetType::int32};
+  const std::vector<PoolSlots> slots = pool_slots(4);
+  std::size_t turn = of_type(1);
+  for_each_problem([&]<class P>() {
+    Case c = some;
+    c.mask = P::mask, c.scale = P::scale;
+    c.shape.dim_qk = P::head_dim.qk, c.shape.dim_v = P::head_dim.v;
+    for (const int pieces : {1, 2})
+      for (int i = 0; i < 2; ++i)
+        check_pool<T>(cuda_forward<P, forward_tiling<P>()>({pieces}), c, slots[turn++ % slots.size()]);
+  });
+  using P = Of<64, 64, Mask::causal, Scale::by_key>;
+  Case c = some;
+  c.shape.dim_qk = c.shape.dim_v = 64;
+  check_pool_bits<T>(cuda_forward<P, forward_tiling<P>()>({2}), c, slots[2]);
 }
 TEST_CASE("Wgmma: cross-attention is right") {
   check_forward(cases::cross_attention(), of_type(2));

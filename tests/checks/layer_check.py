@@ -14,7 +14,7 @@ import re
 import sys
 import tempfile
 
-VOCABULARY = {"arguments", "choice", "dispatch", "element", "host_only", "overlap", "problem", "recurrence", "requirements",
+VOCABULARY = {"arguments", "choice", "dispatch", "element", "host_only", "overlap", "pool", "problem", "recurrence", "requirements",
               "status", "tensor", "tiling", "validation", "version", "workspace_layout"}
 CUDA_CALLS = {"forward", "backward", "step", "cottention"}
 OPTIONAL = {"owned_workspace", "sequence_parallel", "mpi", "nccl"}  # included by no other layer: what allocates or communicates

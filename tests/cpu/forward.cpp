@@ -5,10 +5,23 @@
 
 #include "support/cases.hpp"
 #include "support/catch.hpp"
+#include "support/checkpoint_cases.hpp"
 #include "support/cpu_runs.hpp"
+#include "support/pool_cases.hpp"
 
 using cottention::Mask, cottention::Scale, cottention::bfloat16, cottention::half;
 using namespace support;
+
+namespace {
+
+template <cottention::Element T>
+Forward<T> forwarder(const Case& c, const cottention::cpu::Execution& execution = {}) {
+  return [=](const cottention::ForwardArguments<T>& args) {
+    run(cpu_forward<T>(c.mask, c.scale), args, execution, Exceptions::none);
+  };
+}
+
+}  // namespace
 
 TEMPLATE_TEST_CASE("Forward: every length is right", "", COTTENTION_TEST_ELEMENTS) {
   for (const Case& c : cases::lengths()) check_forward<TestType>(c);
@@ -43,6 +56,33 @@ TEMPLATE_TEST_CASE("Forward: states go in and come out, in place too", "", COTTE
   for (const Case& c : cases::states())
     for (const FinalState final_state : {FinalState::separate, FinalState::in_place})
       check_forward<TestType>(c, {.final_state = final_state});
+}
+
+TEMPLATE_TEST_CASE("Forward: states go in and come out by slot, and others keep every bit", "",
+                   COTTENTION_TEST_ELEMENTS) {
+  for (const Case& c : cases::pools()) {
+    const std::int64_t batch = Inputs<TestType>(c).shape().batch;
+    for (const PoolSlots& slots : pool_slots(batch)) check_pool<TestType>(forwarder<TestType>(c), c, slots);
+  }
+}
+
+TEMPLATE_TEST_CASE("Forward: a sequence's bits do not depend on its slots, threads or other sequences", "",
+                   COTTENTION_TEST_ELEMENTS) {
+  for (const Case& c :
+       cases::of_every_mask({{.shape = {.heads_q = 2, .heads_kv = 1, .dim_qk = 16, .dim_v = 8},
+       .lengths_q = {700, 0, 2100, 33, 1},
+       .trailing_q = 5,
+       .trailing_k = 5}}))
+    for (const auto& execution : executions())
+      for (const PoolSlots& slots : {pool_slots(5)[0], pool_slots(5)[2]})
+        check_pool_bits<TestType>(forwarder<TestType>(c, execution), c, slots);
+}
+
+TEMPLATE_TEST_CASE("Forward: states at checkpoints are right, and calls that go on there have the same bits",
+                   "", COTTENTION_TEST_ELEMENTS) {
+  for (const Case& c : cases::checkpoints())
+    for (const auto& execution : executions())
+      check_checkpoints<TestType>(forwarder<TestType>(c, execution), c, c.packed() ? 128 : 640);
 }
 
 TEMPLATE_TEST_CASE("Forward: sequences of one chunk and of several are right, with states and without", "",

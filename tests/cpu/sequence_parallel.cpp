@@ -187,6 +187,49 @@ TEST_CASE("Parts: one rank with bad arguments makes all return its status, and n
        });
 }
 
+TEST_CASE("Parts: states by slot are refused") {
+  Inputs<float> inputs({.shape = {2, 60, 60, 2, 1, 16, 16}});
+  SplitProblem<float> problem(inputs, {{0, 0, 0}, {0, 20, 20}, {0, 60, 60}});
+  const std::int32_t slot[] = {0, 1};
+  for (const bool reads : {true, false}) {
+    std::vector<CallStatus> statuses(2);
+    ThreadRanks ranks(2);
+    ranks.run([&](Rank& rank) {
+      auto args = problem.forward(rank.rank());
+      args.pool_slots = 2;
+      if (rank.rank() == 1) (reads ? args.read_slot : args.write_slot) = slot;
+      statuses[static_cast<std::size_t>(rank.rank())] =
+          run_part<float>(cpu_part_forward<float>(Mask::causal, Scale::by_key), args, {}, rank, {});
+    });
+    for (const CallStatus& status : statuses) {
+      CHECK(status.code == StatusCode::bad_option);
+      const std::string reason = status.reason;
+      CHECK(reason.find(reads ? "rank 1: read_slot = " : "rank 1: write_slot = ") == 0);
+      CHECK(reason.find(": must be null for parts of sequences") != std::string::npos);
+    }
+    CHECK(problem.surroundings_untouched());
+  }
+}
+
+TEST_CASE("Parts: checkpoints are refused") {
+  Inputs<float> inputs({.shape = {2, 60, 60, 2, 1, 16, 16}});
+  SplitProblem<float> problem(inputs, {{0, 0, 0}, {0, 20, 20}, {0, 60, 60}});
+  std::vector<CallStatus> statuses(2);
+  ThreadRanks ranks(2);
+  ranks.run([&](Rank& rank) {
+    auto args = problem.forward(rank.rank());
+    if (rank.rank() == 1) args.checkpoint_interval = cottention::checkpoint_chunk;
+    statuses[static_cast<std::size_t>(rank.rank())] =
+        run_part<float>(cpu_part_forward<float>(Mask::causal, Scale::by_key), args, {}, rank, {});
+  });
+  for (const CallStatus& status : statuses) {
+    CHECK(status.code == StatusCode::bad_option);
+    CHECK(std::string(status.reason) ==
+          "rank 1: checkpoint_interval = 128: must be 0 for parts of sequences");
+  }
+  CHECK(problem.surroundings_untouched());
+}
+
 TEST_CASE("Parts: a rank without memory makes all return its status") {
   Inputs<float> inputs({.shape = {2, 60, 60, 2, 1, 16, 16}});
   const std::vector<Cut> cuts = {{0, 0, 0}, {0, 20, 20}, {0, 60, 60}};

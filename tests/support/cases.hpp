@@ -162,6 +162,29 @@ inline std::vector<Case> forms() {
   return all;
 }
 
+/// Batches that share a pool of states: sequences and tokens that are there, and some that are not.
+inline std::vector<Case> pools() {
+  return of_every_kind({{.shape = {3, 70, 70, 4, 2, 24, 40}, .padding = Padding::middle},
+                        {.shape = {.heads_q = 2, .heads_kv = 2, .dim_qk = 16, .dim_v = 24},
+                         .lengths_q = {0, 130, 1, 0, 33},
+                         .trailing_q = 3,
+                         .trailing_k = 3,
+                         .offset_type = OffsetType::int32},
+                        {.shape = {4, 0, 0, 1, 1, 8, 8}}});
+}
+
+/// Batches with checkpoints every 128 tokens or more: sequences that end on one, short of the first, and
+/// empty ones.
+inline std::vector<Case> checkpoints() {
+  return {{.scale = cottention::Scale::by_query,
+           .shape = {2, 1300, 1300, 2, 1, 24, 40},
+           .padding = Padding::middle},
+          {.shape = {.heads_q = 2, .heads_kv = 2, .dim_qk = 24, .dim_v = 40},
+           .lengths_q = {700, 0, 256, 33},
+           .trailing_q = 5,
+           .trailing_k = 5}};
+}
+
 inline std::vector<Case> cross_attention() {
   std::vector<Case> some;
   constexpr std::int64_t lengths[][2] = {{1, 70}, {70, 1}, {33, 100}, {200, 64}, {0, 40}, {40, 0}};

@@ -22,6 +22,35 @@ struct DeviceManner {
   FinalState final_state = FinalState::separate;
 };
 
+/// A call whose arguments are in host memory and valid, with the given tiling, or the library's choice.
+template <cottention::AnyProblem P, cottention::Tiling... tiling>
+void call_cuda_forward(const cottention::ForwardArguments<typename P::element>& args,
+                       cottention::Split split = {}) {
+  Mirror mirror;
+  const auto device_args = mirror.forward(args);
+  const std::size_t bytes = cottention::workspace_bytes<P, tiling...>(device_args, split);
+  std::vector<unsigned char> scratch(bytes, nan_byte);
+  const cottention::Workspace workspace{
+      bytes == 0 ? nullptr : mirror.array(scratch.data(), static_cast<std::int64_t>(bytes)), bytes};
+  const auto chosen = cottention::choice<P, tiling...>(device_args, split);
+  CHECK(chosen.workspace_bytes == bytes);
+  const LaunchCount launches;
+  const cottention::CallStatus status =
+      cottention::forward<P, tiling...>(device_args, workspace, nullptr, split);
+  INFO(status.reason);
+  REQUIRE(status.ok());
+  launches.check(chosen.launches);
+  mirror.download();
+}
+
+/// The same as an object. One tiling is compiled faster than all that the library may choose.
+template <cottention::AnyProblem P, cottention::Tiling tiling = cottention::tuning::tuned_forward<P>>
+auto cuda_forward(cottention::Split split = {}) {
+  return [split](const cottention::ForwardArguments<typename P::element>& args) {
+    call_cuda_forward<P, tiling>(args, split);
+  };
+}
+
 /// `args` has the inputs, in host memory; outputs are added here. With the given tiling, or the library's
 /// choice.
 template <cottention::AnyProblem P, cottention::Tiling... tiling>
@@ -40,21 +69,7 @@ Output run_cuda_forward_with(cottention::ForwardArguments<typename P::element> a
     std::copy_n(args.initial_state.count, count.count(), count.data());
     args.initial_state = {h.data(), count.data()};
   }
-  Mirror mirror;
-  const auto device_args = mirror.forward(args);
-  const std::size_t bytes = cottention::workspace_bytes<P, tiling...>(device_args, manner.split);
-  std::vector<unsigned char> scratch(bytes, nan_byte);
-  const cottention::Workspace workspace{
-      bytes == 0 ? nullptr : mirror.array(scratch.data(), static_cast<std::int64_t>(bytes)), bytes};
-  const auto chosen = cottention::choice<P, tiling...>(device_args, manner.split);
-  CHECK(chosen.workspace_bytes == bytes);
-  const LaunchCount launches;
-  const cottention::CallStatus status =
-      cottention::forward<P, tiling...>(device_args, workspace, nullptr, manner.split);
-  INFO(status.reason);
-  REQUIRE(status.ok());
-  launches.check(chosen.launches);
-  mirror.download();
+  call_cuda_forward<P, tiling...>(args, manner.split);
   CHECK(o.surroundings_untouched());
   CHECK(h.guards_untouched());
   CHECK(count.guards_untouched());

@@ -10,6 +10,7 @@
 #include <cuda_runtime.h>
 
 #include <cottention/arguments.hpp>
+#include <cottention/pool.hpp>
 
 #include "support/buffer.hpp"
 #include "support/catch.hpp"
@@ -81,7 +82,8 @@ class Mirror {
   cottention::ForwardArguments<T> forward(cottention::ForwardArguments<T> args) {
     const cottention::Shape& s = args.shape;
     const std::int64_t rows = args.cu_seqlens_q.given() ? 1 : s.batch;
-    const std::int64_t state = s.batch * s.heads_kv * s.dim_qk * s.dim_v;
+    const std::int64_t states = cottention::detail::states_of(args);
+    const std::int64_t state = states * s.heads_kv * s.dim_qk * s.dim_v;
     args.q = tensor(args.q, rows, s.seq_q, s.heads_q, s.dim_qk);
     args.k = tensor(args.k, rows, s.seq_k, s.heads_kv, s.dim_qk);
     args.v = tensor(args.v, rows, s.seq_k, s.heads_kv, s.dim_v);
@@ -93,12 +95,14 @@ class Mirror {
     args.cu_seqlens_k = offsets(args.cu_seqlens_k, s.batch);
     const bool in_place = args.initial_state.h != nullptr && args.initial_state.h == args.final_state.h;
     args.final_state.h = array(args.final_state.h, state);
-    args.final_state.count = array(args.final_state.count, s.batch);
+    args.final_state.count = array(args.final_state.count, states);
+    args.read_slot = array(args.read_slot, s.batch);
+    args.write_slot = array(args.write_slot, s.batch);
     if (in_place) {
       args.initial_state = {args.final_state.h, args.final_state.count};
     } else {
       args.initial_state.h = array(args.initial_state.h, state);
-      args.initial_state.count = array(args.initial_state.count, s.batch);
+      args.initial_state.count = array(args.initial_state.count, states);
     }
     return args;
   }

@@ -41,6 +41,12 @@ class Pool {
     count_[slot] = state.count.front();
   }
 
+  /// Takes over the states of a pool of the same size.
+  void assign(const Pool& other) {
+    std::copy_n(other.h_.data(), h_.count(), h_.data());
+    std::copy_n(other.count_.data(), slots(), count_.data());
+  }
+
   std::vector<double> h(std::int64_t slot) const {
     return {h_.data() + slot * size_, h_.data() + (slot + 1) * size_};
   }

@@ -1,6 +1,7 @@
 // Rules of validation.hpp about what arrays hold: offsets, counts, slots. And that checks allocate nothing.
 #include <cottention/validation.hpp>
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>
@@ -177,6 +178,58 @@ TEST_CASE("Slots are read and not changed") {
   CHECK(copy == slot);
 }
 
+namespace {
+
+/// Checks the contents of a forward call with states in pools of ten slots, slot 9 of which has a negative
+/// count; with room for a copy of the slots and without.
+std::string forward_contents(const std::vector<std::int32_t>& read, const std::vector<std::int32_t>& write,
+                             bool one_pool = true) {
+  std::vector<std::int64_t> count{0, 1, 2, 3, 4, 5, 6, 7, 8, -5};
+  const auto batch = static_cast<std::int64_t>(std::max(read.size(), write.size()));
+  std::vector<std::int32_t> scratch(static_cast<std::size_t>(batch));
+  ForwardArguments<float> args{.shape = small, .pool_slots = 10};
+  args.shape.batch = batch;
+  args.initial_state = {at<const float>(0x1000), count.data()};
+  args.final_state = {at<float>(one_pool ? 0x1000 : 0x2000), one_pool ? count.data() : nullptr};
+  args.read_slot = read.empty() ? nullptr : read.data();
+  args.write_slot = write.empty() ? nullptr : write.data();
+  const std::string found = outcome(validate_contents<P>(args, scratch.data()));
+  CHECK(outcome(validate_contents<P>(args)) == found);
+  return found;
+}
+
+}  // namespace
+
+TEST_CASE("Slots of forward must lie in the pool, and written ones differ") {
+  CHECK(forward_contents({8, 0, 3}, {8, 0, 3}) == "ok");
+  CHECK(forward_contents({8, 0, 3}, {1, 2, 4}) == "ok");
+  CHECK(forward_contents({8, 8, 8}, {1, 2, -4}) == "ok");
+  CHECK(forward_contents({-1, -1, -9}, {-1, -1, -1}) == "ok");
+  CHECK(forward_contents({8, 10, 3}, {8, 0, 3}) ==
+        "bad slot: read_slot[1] = 10: must be below pool_slots = 10");
+  CHECK(forward_contents({8, 0, 3}, {8, 0, 10}) ==
+        "bad slot: write_slot[2] = 10: must be below pool_slots = 10");
+  CHECK(forward_contents({-1, -1, -1, -1}, {5, 7, 7, 5}) ==
+        "bad slot: write_slot[3] = 5: must not be used twice, and is by write_slot[0]");
+}
+
+TEST_CASE("A slot that forward writes for one sequence is read for no other") {
+  CHECK(forward_contents({2, 4, 5}, {5, 3, 6}) ==
+        "bad slot: write_slot[0] = 5: must not be what sequence 2 reads");
+  CHECK(forward_contents({2, 4, 5}, {5, 3, 6}, false) == "ok");
+  CHECK(forward_contents({}, {1, 4}) == "bad slot: write_slot[0] = 1: must not be what sequence 1 reads");
+  CHECK(forward_contents({}, {1, 4}, false) == "ok");
+  CHECK(forward_contents({2, 0, -1}, {}) ==
+        "bad slot: read_slot[0] = 2: must not be where sequence 2 has its final state");
+  CHECK(forward_contents({0, -1, 3}, {}) == "ok");
+  CHECK(forward_contents({2, 0, -1}, {}, false) == "ok");
+}
+
+TEST_CASE("Counts of states that forward reads must not be negative") {
+  CHECK(forward_contents({0, 9}, {1, 2}) == "bad option: initial_state.count[9] = -5: must not be negative");
+  CHECK(forward_contents({0, -1}, {1, 9}) == "ok");
+}
+
 TEST_CASE("Contents of an empty problem are accepted") {
   CHECK(outcome(validate_contents<P>(ForwardArguments<float>{.shape = {.dim_qk = 1, .dim_v = 1}})) == "ok");
   CHECK(outcome(validate_contents<P>(BackwardArguments<float>{.shape = {.dim_qk = 1, .dim_v = 1}})) == "ok");
@@ -194,15 +247,61 @@ TEST_CASE("Checks allocate nothing") {
   for (std::size_t i = 0; i < slot.size(); ++i) slot[i] = static_cast<std::int32_t>((i * 7) % 1000);
   StepArguments<float> many{.shape = small, .pool_slots = 1000, .slot = slot.data()};
   many.shape.batch = 1000;
+  ForwardArguments<float> pooled{.shape = small, .pool_slots = 1000, .write_slot = slot.data()};
+  pooled.shape.batch = 1000;
+  pooled.final_state.h = at<float>(0x1000);
 
   const std::int64_t before = allocations;
   const bool right = validate<P>(forward).ok() && validate<P>(backward).ok() && validate<P>(step).ok() &&
                      !validate<P>(shared).ok() && validate_contents<P>(many, scratch.data()).ok() &&
+                     validate_contents<P>(pooled, scratch.data()).ok() &&
                      !validate(Workspace{nullptr, 0}, 10).ok();
   const std::int64_t after = allocations;
   CHECK(right);
   CHECK(after == before);
   CHECK(before > 0);  // the counter counts
+}
+
+namespace {
+
+/// Checks the slots of checkpoints every 128 tokens, three for each of two sequences of 300 and 128 tokens.
+std::string checkpoint_contents(const std::vector<std::int32_t>& checkpoint, std::int32_t read = -1,
+                                bool packed = true) {
+  std::vector<std::int64_t> count{0, 1, 2, 3, 4, 5, 6, 7, 8, 9};
+  const std::int64_t offsets[] = {0, 300, 428};
+  const std::int32_t read_slot[] = {-1, read}, write_slot[] = {8, 9};
+  std::vector<std::int32_t> scratch(8);
+  ForwardArguments<float> args{.shape = small, .pool_slots = 10, .checkpoint_interval = 128};
+  args.shape.seq_q = args.shape.seq_k = packed ? 500 : 200;
+  if (packed) args.cu_seqlens_q = args.cu_seqlens_k = offsets;
+  args.initial_state = {at<const float>(0x1000), count.data()};
+  args.final_state = {at<float>(0x1000), count.data()};
+  args.read_slot = read_slot;
+  args.write_slot = write_slot;
+  args.max_checkpoints = 3;
+  args.checkpoint_slot = checkpoint.data();
+  const std::string found = outcome(validate_contents<P>(args, scratch.data()));
+  CHECK(outcome(validate_contents<P>(args)) == found);
+  return found;
+}
+
+}  // namespace
+
+TEST_CASE("Slots of checkpoints lie in the pool, are written once, and are read by no other sequence") {
+  CHECK(checkpoint_contents({0, 1, -1, 2, -1, -1}) == "ok");
+  CHECK(checkpoint_contents({0, -1, 0, -1, 0, 12}) == "ok");  // those beyond a sequence's length are not read
+  CHECK(checkpoint_contents({0, 10, -1, 2, -1, -1}) ==
+        "bad slot: checkpoint_slot[1] = 10: must be below pool_slots = 10");
+  CHECK(checkpoint_contents({0, 1, -1, 1, -1, -1}) ==
+        "bad slot: checkpoint_slot[3] = 1: must not be used twice, and is by checkpoint_slot[1]");
+  CHECK(checkpoint_contents({0, 9, -1, 1, -1, -1}) ==
+        "bad slot: checkpoint_slot[1] = 9: must not be used twice, and is by write_slot[1]");
+  CHECK(checkpoint_contents({0, 1, -1, 2, -1, -1}, 1) ==
+        "bad slot: checkpoint_slot[1] = 1: must not be what sequence 1 reads");
+  CHECK(checkpoint_contents({0, 1, -1, 2, -1, -1}, 2) == "ok");  // its own
+  CHECK(checkpoint_contents({0, 1, 1, 2, 3, 3}, -1, false) == "ok");
+  CHECK(checkpoint_contents({0, 1, 1, 0, 3, 3}, -1, false) ==
+        "bad slot: checkpoint_slot[3] = 0: must not be used twice, and is by checkpoint_slot[0]");
 }
 
 }  // namespace cottention::test

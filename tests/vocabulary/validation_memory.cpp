@@ -136,6 +136,25 @@ TEST_CASE("Pool and tensors of step must not share memory") {
         "bad stride: pool.count = 0x700000: is written, so must share no memory with accepted = 0x700014");
 }
 
+TEST_CASE("Pools and slots of forward must not share memory") {
+  const auto with = [](std::uintptr_t read_slot, std::int64_t pool_slots) {
+    return forward_with([=](auto& args) {
+      args.pool_slots = pool_slots;
+      args.read_slot = at<const std::int32_t>(read_slot);
+      args.write_slot = at<const std::int32_t>(0xf00000);
+    });
+  };
+  CHECK(with(0xe00000, 3) == "ok");
+  CHECK(with(0xd00014, 3) ==
+        "bad stride: final_state.count = 0xd00000: is written, so must share no memory with read_slot = "
+        "0xd00014");
+  CHECK(with(0xd00014, 2) == "ok");
+  CHECK(with(0xe00000, 0x100000 / (4 * 2 * 64 * 32)) == "ok");  // up to where the next array starts
+  CHECK(with(0xe00000, 1000) ==
+        "bad stride: final_state.h = 0xc00000: is written, so must share no memory with final_state.count = "
+        "0xd00000");
+}
+
 TEST_CASE("A final state may replace the initial one but not overlap part of it") {
   CHECK(forward_with([](auto& args) {
           args.final_state.h = at<float>(0xa00000);

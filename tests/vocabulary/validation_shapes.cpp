@@ -211,6 +211,32 @@ TEST_CASE("Lanes without slots must fit the pool") {
   CHECK(step_with([](auto& args) { args.pool_slots = 1; }) == "ok");
 }
 
+TEST_CASE("Sequences without slots must fit the pool") {
+  const auto with = [](std::int64_t pool_slots, bool read, bool write) {
+    return forward_with([=](auto& args) {
+      args.pool_slots = pool_slots;
+      if (read) args.read_slot = at<const std::int32_t>(0xe00000);
+      if (write) args.write_slot = at<const std::int32_t>(0xf00000);
+    });
+  };
+  CHECK(with(1, true, true) == "ok");
+  CHECK(with(2, true, false) == "ok");
+  CHECK(with(1, true, false) ==
+        "bad slot: pool_slots = 1: must be at least shape.batch = 2 when write_slot is null");
+  CHECK(with(1, false, true) ==
+        "bad slot: pool_slots = 1: must be at least shape.batch = 2 when read_slot is null");
+  CHECK(with(-1, true, true) == "bad shape: pool_slots = -1: must be at least 0");
+  CHECK(with(-1, false, false) == "ok");  // not looked at
+  CHECK(with(most, true, true) ==
+        "bad shape: shape of final_state.h = [9223372036854775807, 2, 64, 32]: must "
+        "have at most 2^57 elements");
+  CHECK(forward_with([](auto& args) {  // there is no initial state
+          args.initial_state = {};
+          args.pool_slots = 1;
+          args.write_slot = at<const std::int32_t>(0xf00000);
+        }) == "ok");
+}
+
 TEST_CASE("A negative number of slots is refused") {
   CHECK(step_with([](auto& args) { args.pool_slots = -1; }) ==
         "bad shape: pool_slots = -1: must be at least 0");
@@ -222,6 +248,34 @@ TEST_CASE("A plan outside its enumeration is refused") {
         "bad option: plan = 7: must be Plan::automatic or Plan::batch_invariant");
   CHECK(backward_with([](auto& args) { args.plan = static_cast<Plan>(-1); }) ==
         "bad option: plan = -1: must be Plan::automatic or Plan::batch_invariant");
+}
+
+TEST_CASE("Checkpoints are whole chunks apart, of causal calls, and have slots only where there are any") {
+  const auto interval = [](std::int64_t tokens) {
+    return [=](auto& args) { args.checkpoint_interval = tokens; };
+  };
+  for (const std::int64_t tokens : {0, 128, 640}) CHECK(forward_with(interval(tokens)) == "ok");
+  for (const std::int64_t tokens : {-128, 1, 64, 129})
+    CHECK(forward_with(interval(tokens)) == "bad option: checkpoint_interval = " + std::to_string(tokens) +
+                                                ": must be a multiple of checkpoint_chunk = 128, or 0");
+  auto everything = forward_arguments<float>();
+  everything.checkpoint_interval = 128;
+  CHECK(outcome(validate<Both>(everything)) ==
+        "bad option: checkpoint_interval = 128: must be 0 unless causal");
+  const auto with_slots = [](std::int64_t tokens, std::int64_t places) {
+    return forward_with([=](auto& args) {
+      args.checkpoint_interval = tokens, args.max_checkpoints = places, args.pool_slots = 2;
+      args.checkpoint_slot = at<const std::int32_t>(0xe00000);
+    });
+  };
+  CHECK(with_slots(128, 3) == "ok");
+  CHECK(with_slots(128, -1) == "bad shape: max_checkpoints = -1: must be at least 0");
+  CHECK(with_slots(0, 3) ==
+        "bad option: checkpoint_slot = 0xe00000: must be null where checkpoint_interval is 0");
+  CHECK(forward_with([](auto& args) {
+          args.checkpoint_interval = 128, args.max_checkpoints = 3, args.pool_slots = 1;
+          args.checkpoint_slot = at<const std::int32_t>(0xe00000);
+        }) == "bad slot: pool_slots = 1: must be at least shape.batch = 2 when read_slot is null");
 }
 
 }  // namespace cottention::test

@@ -120,12 +120,25 @@ CallStatus call_workspace_bytes(const Arguments& args, std::size_t& bytes, const
   return {};
 }
 
+/// Room for an entry for each slot that is written in the workspace, which is not yet checked; null where it
+/// has none.
+template <class Arguments>
+std::int32_t* slot_scratch(const Arguments& args, Workspace workspace) {
+  const std::int64_t entries = cottention::detail::ForwardSlots<Arguments>{args}.count();
+  const bool fits = workspace.bytes / sizeof(std::int32_t) >= static_cast<std::size_t>(entries);
+  return fits && validate(workspace, 1) ? static_cast<std::int32_t*>(workspace.data) : nullptr;
+}
+
 /// Checks all of a call, its workspace included.
 template <AnyProblem P, Tiling tile, class Arguments>
 CallStatus validate_call(const Arguments& args, Workspace workspace, const Execution& execution) {
   if (CallStatus status = validate(execution); !status) return status;
   if (CallStatus status = validate<P>(args); !status) return status;
-  if (CallStatus status = validate_contents<P>(args); !status) return status;
+  if constexpr (requires { args.read_slot; }) {
+    if (CallStatus status = validate_contents<P>(args, slot_scratch(args, workspace)); !status) return status;
+  } else {
+    if (CallStatus status = validate_contents<P>(args); !status) return status;
+  }
   const CallTasks<P, Arguments> tasks(args);
   const int threads = available_threads(execution);
   Carver carver;

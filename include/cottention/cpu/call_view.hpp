@@ -4,6 +4,7 @@
 #include <cottention/arguments.hpp>
 #include <cottention/cpu/execution.hpp>
 #include <cottention/cpu/walk_params.hpp>
+#include <cottention/pool.hpp>
 #include <cottention/recurrence.hpp>
 
 #if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
@@ -14,6 +15,25 @@ namespace cottention::cpu {
 
 using recurrence::Input, recurrence::Output, recurrence::Side, recurrence::StateLayout;
 
+/// Where the states of a walk go on the way: that after each `interval` rows.
+template <class A>
+struct Checkpoints {
+  std::int64_t interval = 0;           // 0: there are none
+  const std::int32_t* slot = nullptr;  // (count), negative: not wanted
+  std::int64_t count = 0;
+  A* states = nullptr;         // the head's in slot 0
+  std::int64_t slot_size = 0;  // elements from one slot to the next
+
+  /// Whether sums begin anew after `rows` rows.
+  bool are_at(std::int64_t rows) const { return interval > 0 && rows > 0 && rows % interval == 0; }
+  /// Where the state after `rows` rows goes, (dim_a, dim_c); null: nowhere.
+  A* after(std::int64_t rows) const {
+    if (states == nullptr || !are_at(rows) || rows / interval > count) return nullptr;
+    const std::int64_t to = slot[rows / interval - 1];
+    return to < 0 ? nullptr : states + to * slot_size;
+  }
+};
+
 /// A walk with its initial and final states.
 template <Element T>
 struct WalkTask {
@@ -21,6 +41,10 @@ struct WalkTask {
   const Accumulate<T>* initial = nullptr;           // null: zero
   StateLayout initial_layout = StateLayout::as_is;  // transposed: (dim_c, dim_a) in the caller's memory
   Accumulate<T>* final = nullptr;                   // (dim_a, dim_c), null: not wanted
+  Checkpoints<Accumulate<T>> checkpoints{};
+
+  /// Whether anyone reads the state after the last row.
+  bool wants_last_state() const { return final != nullptr || checkpoints.after(walk.bc_rows) != nullptr; }
 };
 
 /// One sequence of a batch.
@@ -54,8 +78,47 @@ class CallView {
   }
 
   std::int64_t unmasked_keys(const Sequence& s) const { return count_unmasked(key_mask(s), 0, s.length_k); }
+  /// Where a sequence has its initial and its final state in the arrays of them; negative: nowhere.
+  std::int64_t read_slot(const Sequence& s) const {
+    if constexpr (!backward) return cottention::detail::slot_of(args_.read_slot, s.batch);
+    return s.batch;
+  }
+  std::int64_t write_slot(const Sequence& s) const {
+    if constexpr (!backward) return cottention::detail::slot_of(args_.write_slot, s.batch);
+    return s.batch;
+  }
+  /// The slots of a sequence's checkpoints, and how many there may be.
+  const std::int32_t* checkpoint_slots(const Sequence& s) const {
+    if constexpr (!backward)
+      if (args_.checkpoint_slot != nullptr) return args_.checkpoint_slot + s.batch * args_.max_checkpoints;
+    return nullptr;
+  }
+  std::int64_t checkpoints(const Sequence& s) const {
+    if constexpr (!backward)
+      if (args_.checkpoint_slot != nullptr)
+        return (std::min)(args_.max_checkpoints, s.length_k / args_.checkpoint_interval);
+    return 0;
+  }
   std::int64_t initial_count(const Sequence& s) const {
-    return args_.initial_state.count == nullptr ? 0 : args_.initial_state.count[s.batch];
+    const std::int64_t slot = read_slot(s);
+    return args_.initial_state.count == nullptr || slot < 0 ? 0 : args_.initial_state.count[slot];
+  }
+
+  /// Writes the counts of a sequence's final state and of those at its checkpoints.
+  void store_counts(const Sequence& s) const {
+    if constexpr (!backward) {
+      const std::int64_t interval = args_.checkpoint_interval, kept = checkpoints(s);
+      std::int64_t count = initial_count(s);
+      const auto store = [&](std::int64_t slot) {
+        if (slot >= 0) args_.final_state.count[slot] = count;
+      };
+      for (std::int64_t i = 0; i < kept; ++i) {
+        count += count_unmasked(key_mask(s), i * interval, (i + 1) * interval);
+        store(checkpoint_slots(s)[i]);
+      }
+      count += count_unmasked(key_mask(s), kept * interval, s.length_k);
+      store(write_slot(s));
+    }
   }
 
   /// Sets the rows of an output's tokens behind the last packed sequence to 0: they belong to no sequence.
@@ -86,11 +149,15 @@ class CallView {
     WalkParams<T>& w = task.walk;
     set_counts(w, s, kv_head, side, recurrence::direction_of(output, P::mask));
     w.outputs[0] = operands(output, s, kv_head);
-    const std::int64_t state = (s.batch * shape_.heads_kv + kv_head) * shape_.dim_qk * shape_.dim_v;
-    if (const auto* initial = initial_state(side); initial != nullptr) task.initial = initial + state;
+    task.initial = state_at(initial_state(side), read_slot(s), kv_head);
     task.initial_layout = recurrence::state_layout(output);
-    if (auto* final = final_state(output); final != nullptr) task.final = final + state;
-    w.keeps_state = task.final != nullptr;
+    task.final = state_at(final_state(output), write_slot(s), kv_head);
+    if constexpr (!backward)
+      task.checkpoints = {
+          args_.checkpoint_interval, checkpoint_slots(s), checkpoints(s),
+          checkpoint_slots(s) == nullptr ? nullptr : state_at(final_state(output), 0, kv_head),
+          shape_.heads_kv * shape_.dim_qk * shape_.dim_v};
+    w.keeps_state = task.final != nullptr || task.checkpoints.interval > 0;
     return task;
   }
   /// The walk of dv and dk.
@@ -122,6 +189,12 @@ class CallView {
     if constexpr (backward)
       if (input == Input::g) return args_.dout;
     return input == Input::q ? args_.q : input == Input::k ? args_.k : args_.v;
+  }
+  /// The head's state in an array of them; null: it has none there.
+  template <class A>
+  A* state_at(A* states, std::int64_t slot, std::int64_t kv_head) const {
+    if (states == nullptr || slot < 0) return nullptr;
+    return states + (slot * shape_.heads_kv + kv_head) * shape_.dim_qk * shape_.dim_v;
   }
   /// The state before the first term: that of the call for sums over keys, its gradient for sums over
   /// queries.

@@ -75,7 +75,7 @@ class Driver {
     const WalkTask<T> task = tasks_.task(i);
     const std::int64_t sums = pieces(task, task.walk.bc_rows).count;
     if (!causal || task.walk.a_rows == 0) return {sums, pieces(task, task.walk.a_rows).count, false};
-    return {task.final == nullptr ? sums - 1 : sums, sums, true};
+    return {task.wants_last_state() ? sums : sums - 1, sums, true};
   }
   void begin(std::int64_t i, int entry) {
     const WalkTask<T> task = tasks_.task(i);
@@ -134,7 +134,7 @@ class Driver {
     return chunk_rows(task.walk.dim_a(), task.walk.dim_c(), block, uses_matrix_unit_);
   }
   Pieces pieces(const WalkTask<T>& task, std::int64_t rows) const {
-    return {rows, workspace_.state_elements, rows_of_chunk(task)};
+    return {rows, workspace_.state_elements, rows_of_chunk(task), task.checkpoints.interval};
   }
   OpenTask<T>* open_task(int entry) const { return workspace_.open_tasks + entry; }
   PrefixSum<A> prefix(int entry) const {
@@ -239,13 +239,16 @@ class Driver {
   void walk_all(ActiveWalk* active, int count) const {
     const Pieces p = pieces(active->task, active->task.walk.bc_rows);
     for (std::int64_t piece = 0; piece < p.count; ++piece) {
-      const bool more = piece + 1 < p.count || active->task.final != nullptr;
+      const bool more = piece + 1 < p.count || active->task.wants_last_state();
       each_chunk(active, count, p, piece, [&](ActiveWalk& m, std::int64_t t, int rows) {
         const A* const before = m.state();
         m.part += m.walker.walk_chunk(t, rows, before,
                                       more || t + rows < p.last(piece) ? m.update() : StateUpdate<A>{});
       });
-      for (int i = 0; i < count; ++i) active[i].end_piece(more, workspace_.state_elements);
+      for (int i = 0; i < count; ++i) {
+        active[i].end_piece(more, workspace_.state_elements);
+        if (more) checkpoint(active[i].task, p.last(piece), active[i].prefix);
+      }
     }
   }
 
@@ -254,7 +257,10 @@ class Driver {
     const Pieces sums = pieces(active->task, active->task.walk.bc_rows);
     for (std::int64_t piece = 0; piece < sums.count; ++piece) {
       reduce(active, count, sums, piece);
-      for (int i = 0; i < count; ++i) active[i].end_piece(true, workspace_.state_elements);
+      for (int i = 0; i < count; ++i) {
+        active[i].end_piece(true, workspace_.state_elements);
+        checkpoint(active[i].task, sums.last(piece), active[i].prefix);
+      }
     }
     for (int i = 0; i < count; ++i) active[i].set_state();
     const Pieces outputs = pieces(active->task, active->task.walk.a_rows);
@@ -281,7 +287,7 @@ class Driver {
     store_scale_grad_sum(index, walker.template walk_rows<causal>(
                                     0, a_rows, initial,
                                     task.final == nullptr ? StateUpdate<A>{} : StateUpdate<A>{h, initial}));
-    store_state(task, h);
+    if (task.final != nullptr) store_state(task, h, task.final);
   }
 
   /// Works on split tasks until none is left.
@@ -301,7 +307,7 @@ class Driver {
       } else if (assignment.kind == Kind::reduce) {
         reduce(&m, 1, pieces(m.task, m.task.walk.bc_rows), assignment.piece);
         wait_for_prefix(assignment);
-        add_to_prefix(assignment, m.sum.data);
+        add_to_prefix(assignment, m.task, m.sum.data);
       } else {
         m.prefix = open.prefix;
         m.set_state();
@@ -316,7 +322,7 @@ class Driver {
   void walk_piece(ActiveWalk& m, const Assignment& assignment) const {
     const std::int64_t elements = workspace_.state_elements, piece = assignment.piece;
     const Pieces p = pieces(m.task, m.task.walk.bc_rows);
-    const bool more = piece + 1 < p.count || m.task.final != nullptr;
+    const bool more = piece + 1 < p.count || m.task.wants_last_state();
     A* const sums = m.h + elements;  // after each chunk
     const auto sum_before = [&](std::int64_t t) {
       return sums + ((t - p.first(piece)) / m.rows - 1) * elements;
@@ -330,7 +336,7 @@ class Driver {
     const PrefixSum<A>& prefix = open_task(assignment.entry)->prefix;
     m.prefix.zero = prefix.zero;
     if (!prefix.zero) std::copy_n(prefix.value, elements, m.prefix.value);
-    if (more) add_to_prefix(assignment, sum_before(p.last(piece) + m.rows - 1));
+    if (more) add_to_prefix(assignment, m.task, sum_before(p.last(piece) + m.rows - 1));
     each_chunk(&m, 1, p, piece, [&](ActiveWalk&, std::int64_t t, int rows) {
       const A* h = m.prefix.read();
       if (t > p.first(piece)) {
@@ -345,21 +351,24 @@ class Driver {
   void wait_for_prefix(const Assignment& assignment) const {
     while (!workspace_.progress[assignment.entry].is_added_up_to(assignment.piece)) std::this_thread::yield();
   }
-  void add_to_prefix(const Assignment& assignment, const A* sum) const {
-    add_to_sum(open_task(assignment.entry)->prefix, sum, workspace_.state_elements);
+  void add_to_prefix(const Assignment& assignment, const WalkTask<T>& task, const A* sum) const {
+    PrefixSum<A>& prefix = open_task(assignment.entry)->prefix;
+    add_to_sum(prefix, sum, workspace_.state_elements);
+    checkpoint(task, pieces(task, task.walk.bc_rows).last(assignment.piece), prefix);
     workspace_.progress[assignment.entry].added();
   }
 
   static bool is_single(const WalkTask<T>& task) {
     const WalkParams<T>& w = task.walk;
-    return w.bc_heads > 0 && is_single_chunk({.a_rows = w.a_rows,
-                                              .bc_rows = w.bc_rows,
-                                              .dim_a = w.dim_a(),
-                                              .dim_c = w.dim_c(),
-                                              .causal = causal,
-                                              .two_outputs = w.two_outputs,
-                                              .initial = task.initial != nullptr,
-                                              .final = task.final != nullptr});
+    return w.bc_heads > 0 && task.checkpoints.interval == 0 &&
+           is_single_chunk({.a_rows = w.a_rows,
+                            .bc_rows = w.bc_rows,
+                            .dim_a = w.dim_a(),
+                            .dim_c = w.dim_c(),
+                            .causal = causal,
+                            .two_outputs = w.two_outputs,
+                            .initial = task.initial != nullptr,
+                            .final = task.final != nullptr});
   }
   /// Loads the initial state, where there is one.
   void load(const WalkTask<T>& task, PrefixSum<A>& prefix) const {
@@ -371,7 +380,14 @@ class Driver {
   void store(const WalkTask<T>& task, const PrefixSum<A>& prefix) const {
     if (task.final == nullptr) return;
     if (prefix.zero) std::fill_n(prefix.value, workspace_.state_elements, A{0});
-    store_state(task, prefix.value);
+    store_state(task, prefix.value, task.final);
+  }
+  /// Where there is a checkpoint after `rows` rows, stores the state there if it is wanted, and goes on from
+  /// it as a call would that has it for its initial state.
+  void checkpoint(const WalkTask<T>& task, std::int64_t rows, PrefixSum<A>& prefix) const {
+    if (!task.checkpoints.are_at(rows)) return;
+    begin_sum(prefix, workspace_.state_elements);
+    if (A* const to = task.checkpoints.after(rows); to != nullptr) store_state(task, prefix.value, to);
   }
 
   const Tasks& tasks_;

@@ -29,10 +29,8 @@ template <AnyProblem P, Tiling tile, int vector_bytes>
 void run_forward(const ForwardArguments<typename P::element>& args, Workspace workspace,
                  const Execution& execution) {
   run_tasks<P, tile, vector_bytes>(args, workspace, execution, [&](const auto& tasks, const auto*) {
-    for (std::int64_t b = 0; args.final_state.count != nullptr && b < args.shape.batch; ++b) {
-      const Sequence s = tasks.view().sequence(b);
-      args.final_state.count[b] = tasks.view().initial_count(s) + tasks.view().unmasked_keys(s);
-    }
+    for (std::int64_t b = 0; args.final_state.count != nullptr && b < args.shape.batch; ++b)
+      tasks.view().store_counts(tasks.view().sequence(b));
   });
 }
 

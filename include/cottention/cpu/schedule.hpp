@@ -28,21 +28,33 @@ constexpr std::int64_t chunks_per_piece(std::int64_t state_elements, std::int64_
   return chunks;
 }
 
-/// A sequence of `length` rows in `count` pieces of `rows` each; the last one may be shorter.
+/// A sequence of `length` rows in `count` pieces of `rows` each; the last one may be shorter, and so may the
+/// last one of every `interval` rows between two checkpoints.
 struct Pieces {
   std::int64_t length = 0;
   std::int64_t rows = 0;
+  std::int64_t interval = 0;      // the whole sequence where there are no checkpoints
+  std::int64_t per_interval = 1;  // pieces of a whole one
   std::int64_t count = 0;
 
   Pieces() = default;
-  /// `chunk_rows`: of a chunk between two states.
-  Pieces(std::int64_t length_, std::int64_t state_elements, std::int64_t chunk_rows)
+  /// `chunk_rows`: of a chunk between two states. `interval_`: 0: no checkpoints.
+  Pieces(std::int64_t length_, std::int64_t state_elements, std::int64_t chunk_rows,
+         std::int64_t interval_ = 0)
       : length(length_),
         rows(chunks_per_piece(state_elements, chunk_rows) * chunk_rows),
-        count((length + rows - 1) / rows) {}
+        interval(interval_ > 0 ? interval_ : (std::max)(length, std::int64_t{1})),
+        per_interval((interval + rows - 1) / rows),
+        count(length / interval * per_interval + (length % interval + rows - 1) / rows) {}
 
-  std::int64_t first(std::int64_t piece) const { return piece * rows; }
-  std::int64_t last(std::int64_t piece) const { return (std::min)(length, (piece + 1) * rows); }
+  std::int64_t first(std::int64_t piece) const {
+    return piece / per_interval * interval + piece % per_interval * rows;
+  }
+  std::int64_t last(std::int64_t piece) const {
+    const std::int64_t next =
+        piece % per_interval + 1 == per_interval ? first(piece + 1) : first(piece) + rows;
+    return (std::min)(length, next);
+  }
 };
 
 /// What a thread does next: walks a piece of a causal task, reduces or applies one of a bidirectional task,

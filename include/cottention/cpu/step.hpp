@@ -68,7 +68,7 @@ template <AnyProblem P, int vector_bytes = default_vector_bytes>
     parallel(execution, parts.threads, body);
   });
   for (std::int64_t lane = 0; lane < args.shape.batch; ++lane) {
-    const std::int64_t slot = args.slot == nullptr ? lane : args.slot[lane];
+    const std::int64_t slot = cottention::detail::slot_of(args.slot, lane);
     if (slot >= 0) args.pool.count[slot] += args.accepted == nullptr ? args.shape.seq_q : args.accepted[lane];
   }
   return {};

@@ -7,6 +7,7 @@
 
 #include <cottention/arguments.hpp>
 #include <cottention/cpu/scratch.hpp>
+#include <cottention/pool.hpp>
 #include <cottention/workspace_layout.hpp>
 
 namespace cottention::cpu {

@@ -35,7 +35,7 @@ class Stepper {
 
   void step(std::int64_t lane, std::int64_t kv_head) {
     const Shape& s = args_.shape;
-    const std::int64_t slot = args_.slot == nullptr ? lane : args_.slot[lane];
+    const std::int64_t slot = cottention::detail::slot_of(args_.slot, lane);
     if (slot < 0) return;
     accepted_ = args_.accepted == nullptr ? tokens_ : args_.accepted[lane];
     const bool scaled = P::scale != Scale::none && args_.scale_logit.given();

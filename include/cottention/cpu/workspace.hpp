@@ -207,13 +207,11 @@ void load_state(const WalkTask<T>& task, Accumulate<T>* h) {
       h[r * pitch + c] = task.initial[as_is ? r * columns + c : c * rows + r];
 }
 
-/// Stores h, (a_pitch, c_pitch), to the task's final state, (dim_a, dim_c), where that is wanted.
+/// Stores h, (a_pitch, c_pitch), to `to`, (dim_a, dim_c).
 template <Element T>
-void store_state(const WalkTask<T>& task, const Accumulate<T>* h) {
-  if (task.final == nullptr) return;
+void store_state(const WalkTask<T>& task, const Accumulate<T>* h, Accumulate<T>* to) {
   const std::int64_t rows = task.walk.dim_a(), columns = task.walk.dim_c();
-  for (std::int64_t r = 0; r < rows; ++r)
-    std::copy_n(h + r * row_pitch(columns), columns, task.final + r * columns);
+  for (std::int64_t r = 0; r < rows; ++r) std::copy_n(h + r * row_pitch(columns), columns, to + r * columns);
 }
 
 }  // namespace cottention::cpu

@@ -47,8 +47,9 @@ class ForwardCall {
       });
     if (s.batch > 0 && args_.final_state.count != nullptr)
       each.template operator()<kernel::Count>({s.batch}, [&] {
-        return kernel::Count::Params{tile::view(args_.cu_seqlens_k), args_.key_mask, s.seq_k,
-                                     args_.initial_state.count, args_.final_state.count};
+        return kernel::Count::Params{
+            tile::view(args_.cu_seqlens_k), args_.key_mask, s.seq_k,      args_.initial_state.count,
+            args_.final_state.count,        read_slots(),   write_slots()};
       });
     if (trailing_ == TrailingRows::cleared)
       TrailingCall<T, ForwardArguments<T>>(args_).kernels(workspace, each);
@@ -60,6 +61,9 @@ class ForwardCall {
     return splits_.batch_heads > 0 && ((s.seq_q > 0 && s.heads_q > 0) || args_.final_state.h != nullptr);
   }
 
+  tile::SlotsView read_slots() const { return {args_.read_slot, args_.pool_slots}; }
+  tile::SlotsView write_slots() const { return {args_.write_slot, args_.pool_slots}; }
+
   kernel::RecurrenceParams<T> params(void* workspace) const {
     const Shape& s = args_.shape;
     auto p = recurrence_params<R>(args_, splits_);
@@ -70,6 +74,8 @@ class ForwardCall {
     p.out = tile::view(args_.o, s.seq_q, s.heads_q, s.dim_v);
     p.initial_h = args_.initial_state.h;
     p.final_h = args_.final_state.h;
+    p.read_slots = read_slots();
+    p.write_slots = write_slots();
     p.partial_states = splits_.pieces > 1 ? static_cast<Accumulate<T>*>(workspace) : nullptr;
     return p;
   }

@@ -1,9 +1,9 @@
 // What CUDA asks of a Problem, a Tiling and arguments beyond the rules of cottention/validation.hpp.
 //
-// Pointers are to device memory, so nothing here or in a CUDA call looks behind them: the contents of `slot`,
+// Pointers are to device memory, so nothing here or in a CUDA call looks behind them: the contents of slots,
 // `accepted`, counts and `cu_seqlens` are not checked. Before they are uploaded, `validate_contents` checks
 // them in host memory, but for the bound that CUDA's `step` sets to counts (step.cuh). Kernels treat a slot
-// outside the pool as idle and `accepted` as the nearest of 0 to T.
+// outside the pool as a negative one and `accepted` as the nearest of 0 to T.
 #pragma once
 
 #include <array>
@@ -174,6 +174,10 @@ template <AnyProblem P, class Arguments>
 CallStatus validate_extents(const Arguments& args, Split split) {
   const Shape& shape = args.shape;
   if (CallStatus status = cottention::detail::validate_shape<P>(shape); !status) return status;
+  if constexpr (requires { args.checkpoint_interval; })
+    if (args.checkpoint_interval != 0)
+      return CallStatus::failure(StatusCode::unsupported, "checkpoint_interval = %lld: must be 0 on a device",
+                                 detail::number(args.checkpoint_interval));
   if (CallStatus status = validate_length("seq_q", shape.seq_q); !status) return status;
   if (CallStatus status = validate_length("seq_k", shape.seq_k); !status) return status;
   if (CallStatus status = validate_length("batch", shape.batch); !status) return status;

@@ -19,6 +19,7 @@ struct Count {
     std::int64_t seq = 0;
     const std::int64_t* initial = nullptr;
     std::int64_t* final = nullptr;
+    tile::SlotsView read_slots, write_slots;  // of `initial` and `final`
   };
   struct Storage {
     device::BlockSumStorage<int, threads> sum;
@@ -29,8 +30,10 @@ struct Count {
     const tile::SequenceSide keys(params.offsets, params.mask, batch, params.seq);
     const std::int64_t valid = tile::count_valid(keys.mask, 0, keys.length, storage.sum);
     if (device::thread_index() != 0) return;
-    const std::int64_t before = params.initial != nullptr ? device::load_global(params.initial + batch) : 0;
-    device::store_global(params.final + batch, before + valid);
+    const std::int64_t from = params.initial != nullptr ? params.read_slots[batch] : -1;
+    const std::int64_t to = params.write_slots[batch];
+    const std::int64_t before = from < 0 ? 0 : device::load_global(params.initial + from);
+    if (to >= 0) device::store_global(params.final + to, before + valid);
   }
 };
 

@@ -46,6 +46,13 @@ struct Head {
     return std::int64_t{device::opaque(device::block_x())} * R::dims.qk * R::dims.v;
   }
 
+  /// The head's initial and final states, (dims.qk, dims.v), where the caller has them; null: there is none.
+  /// Each use computes it.
+  __device__ __forceinline__ const A* initial_h() const {
+    return state_in(params.initial_h, params.read_slots);
+  }
+  __device__ __forceinline__ A* final_h() const { return state_in(params.final_h, params.write_slots); }
+
   /// Whether the block's piece is the last one in the order of the walk.
   __device__ __forceinline__ bool is_last() const {
     return device::opaque(device::block_y()) == pieces.count - 1;
@@ -89,6 +96,20 @@ struct Head {
  private:
   static __device__ __forceinline__ int opaque(int of_head) {
     return keeps_addresses ? of_head : device::opaque(of_head);
+  }
+  /// Gradients have no slots.
+  template <class E>
+  __device__ __forceinline__ E* state_in(E* states, const tile::SlotsView& slots) const {
+    if (states == nullptr) return nullptr;
+    std::int64_t index = device::opaque(device::block_x());
+    if constexpr (R::output == recurrence::Output::o)
+      if (slots.given()) {
+        const auto head = static_cast<int>(index);
+        const std::int64_t slot = slots[head / params.heads_kv];
+        if (slot < 0) return nullptr;
+        index = slot * params.heads_kv + head % params.heads_kv;
+      }
+    return states + index * R::dims.qk * R::dims.v;
   }
   __device__ __forceinline__ int walked() const { return tile::walk_length<R::mask>(rows, terms); }
   template <class E>

@@ -26,6 +26,7 @@ struct RecurrenceParams {
   const A* initial_h = nullptr;
   const std::int64_t* initial_count = nullptr;
   A* final_h = nullptr;
+  tile::SlotsView read_slots, write_slots;  // of initial_h and initial_count, and of final_h
   recurrence::StateLayout layout = recurrence::StateLayout::as_is;  // of initial_h and final_h
   A* partial_states = nullptr;  // (batch * heads_kv, v_tiles, max_pieces, partial_elements); null: sequences
                                 // are not split
@@ -63,6 +64,15 @@ __device__ __forceinline__ Accumulate<T>* partial_state_of(const RecurrenceParam
                                                            int order) {
   const std::int64_t head_tile = std::int64_t{device::opaque(device::block_x())} * params.v_tiles + v_tile;
   return params.partial_states + (head_tile * params.split_rule.max_pieces + order) * params.partial_elements;
+}
+
+/// The count of a sequence's initial state.
+template <Element T>
+__device__ __forceinline__ std::int64_t initial_count_of(const RecurrenceParams<T>& params,
+                                                         std::int64_t batch) {
+  if (params.initial_count == nullptr) return 0;
+  const std::int64_t slot = params.read_slots[batch];
+  return slot < 0 ? 0 : device::load_global(params.initial_count + slot);
 }
 
 /// The place of the block's piece in an array (batch * heads_kv, max_pieces).

@@ -42,8 +42,7 @@ class PositionWeights {
     scaled_ = P::scale != Scale::none && tile::given(params.scale_logit);
     if (!scaled_) return;
     const double exponent = tile::sigmoid(tile::load_scale_logit(params.scale_logit, kv_head));
-    std::int64_t anchor =
-        params.initial_count != nullptr ? device::load_global(params.initial_count + batch) : 0;
+    std::int64_t anchor = initial_count_of(params, batch);
     const int before = !causal ? keys.length : reverse ? end_of_table(last, keys.length) : first_;
     anchor += tile::count_valid(keys.mask, 0, before, storage.valid);
     if constexpr (causal) {

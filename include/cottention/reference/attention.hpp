@@ -29,7 +29,7 @@ void attend(const ForwardArguments<typename P::element>& args, std::int64_t b, s
   const Positions queries = query_positions(args), keys = key_positions(args);
   const std::int64_t h_kv = h / (shape.heads_q / shape.heads_kv);
 
-  const Counts<P::mask> counts(keys, b, args.initial_state);
+  const Counts<P::mask> counts(args, keys, b);
   const Weights<P> weights(counts, args.scale_logit, h_kv);
   const Matrix<R> q = normalise(read(args.q, queries, b, shape.heads_q, h, shape.dim_qk),  // (seq_q, dim_qk)
                                 queries.length(b), shape.dim_qk);
@@ -37,7 +37,8 @@ void attend(const ForwardArguments<typename P::element>& args, std::int64_t b, s
                                 keys.length(b), shape.dim_qk);
   Matrix<R> v = read(args.v, keys, b, shape.heads_kv, h_kv, shape.dim_v);  // (seq_k, dim_v)
   weigh_keys(v, weights, keys.length(b), shape.dim_v);
-  const Matrix<R> initial = read_state<R>(args.initial_state.h, shape, b, h_kv);  // (dim_qk, dim_v)
+  const Matrix<R> initial =
+      read_state<R>(args.initial_state.h, shape, initial_slot(args, b), h_kv);  // (dim_qk, dim_v)
 
   for (std::int64_t i = 0; i < queries.length(b); ++i) {
     if (!queries.valid(b, i)) continue;
@@ -65,14 +66,14 @@ void absorb(const ForwardArguments<typename P::element>& args, std::int64_t b, s
   const Shape& shape = args.shape;
   const Positions keys = key_positions(args);
 
-  const Counts<P::mask> counts(keys, b, args.initial_state);
+  const Counts<P::mask> counts(args, keys, b);
   const Weights<P> weights(counts, args.scale_logit, h);
   const Matrix<R> k = normalise(read(args.k, keys, b, shape.heads_kv, h, shape.dim_qk),  // (seq_k, dim_qk)
                                 keys.length(b), shape.dim_qk);
   Matrix<R> v = read(args.v, keys, b, shape.heads_kv, h, shape.dim_v);  // (seq_k, dim_v)
   weigh_keys(v, weights, keys.length(b), shape.dim_v);
 
-  Matrix<R> state = read_state<R>(args.initial_state.h, shape, b, h);  // (dim_qk, dim_v)
+  Matrix<R> state = read_state<R>(args.initial_state.h, shape, initial_slot(args, b), h);  // (dim_qk, dim_v)
   for (std::int64_t j = 0; j < keys.length(b); ++j)
     if (keys.valid(b, j)) add_outer_product(state, k[j], v[j], shape.dim_qk, shape.dim_v);
   store(state[0], shape.dim_qk * shape.dim_v, out.h, b * shape.heads_kv + h);
@@ -86,7 +87,7 @@ Output blank_output(const ForwardArguments<typename P::element>& args) {
              .h = zeros(shape.batch * shape.heads_kv * shape.dim_qk * shape.dim_v),
              .count = {}};
   for (std::int64_t b = 0; b < shape.batch; ++b)
-    out.count.push_back(Counts<P::mask>(key_positions(args), b, args.initial_state).total());
+    out.count.push_back(Counts<P::mask>(args, key_positions(args), b).total());
   return out;
 }
 

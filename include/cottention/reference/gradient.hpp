@@ -68,7 +68,7 @@ class HeadGradient {
         b_(b),
         h_(h),
         group_(shape_.heads_q / shape_.heads_kv),
-        counts_(keys_, b, args.initial_state),
+        counts_(args, keys_, b),
         weights_(counts_, args.scale_logit, h),
         k_(read(args.k, keys_, b, shape_.heads_kv, h, shape_.dim_qk)),
         k_hat_(normalise(k_, keys_.length(b), shape_.dim_qk)),

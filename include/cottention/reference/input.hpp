@@ -11,6 +11,7 @@
 #include <vector>
 
 #include <cottention/arguments.hpp>
+#include <cottention/pool.hpp>
 
 #if defined(__clang__)  // -ffast-math's parts have no macros there: requirements.hpp
 #pragma float_control(precise, on, push)
@@ -113,14 +114,23 @@ Matrix<R> normalise(Matrix<R> x, std::int64_t rows, std::int64_t dim) {
   return x;
 }
 
+/// Where sequence b has its initial state; negative: nowhere.
+template <class Arguments>
+std::int64_t initial_slot(const Arguments& args, std::int64_t b) {
+  if constexpr (requires { args.read_slot; }) return cottention::detail::slot_of(args.read_slot, b);
+  return b;
+}
+
 /// n at every position of sequence b: how many unmasked keys there are up to and including it when causal, in
 /// the whole sequence when bidirectional; those that the initial state absorbed are counted too.
 template <Mask M>
 class Counts {
  public:
-  template <class State>
-  Counts(const Positions& keys, std::int64_t b, const State& initial_state) {
-    if (initial_state.count != nullptr) total_ = initial_state.count[b];
+  /// Before the first key there are those of the call's initial state.
+  template <class Arguments>
+  Counts(const Arguments& args, const Positions& keys, std::int64_t b) {
+    const std::int64_t slot = initial_slot(args, b);
+    if (args.initial_state.count != nullptr && slot >= 0) total_ = args.initial_state.count[slot];
     for (std::int64_t j = 0; j < keys.length(b); ++j) {
       if (keys.valid(b, j)) ++total_;
       running_.push_back(total_);
@@ -185,13 +195,13 @@ void weigh_keys(Matrix<R>& v, const Weights<P>& weights, std::int64_t length, st
   }
 }
 
-/// A state of one head, (dim_qk, dim_v), out of a contiguous [batch, heads_kv, dim_qk, dim_v]; zero where
-/// null.
+/// A state of one head, (dim_qk, dim_v), out of a contiguous [slots, heads_kv, dim_qk, dim_v]; zero where
+/// that is null or `slot` is negative.
 template <class R, class A>
-Matrix<R> read_state(const A* states, const Shape& shape, std::int64_t b, std::int64_t h) {
+Matrix<R> read_state(const A* states, const Shape& shape, std::int64_t slot, std::int64_t h) {
   Matrix<R> state(shape.dim_qk, shape.dim_v);
-  if (states == nullptr) return state;
-  const A* first = states + (b * shape.heads_kv + h) * shape.dim_qk * shape.dim_v;
+  if (states == nullptr || slot < 0) return state;
+  const A* first = states + (slot * shape.heads_kv + h) * shape.dim_qk * shape.dim_v;
   std::copy_n(first, shape.dim_qk * shape.dim_v, state[0]);
   return state;
 }

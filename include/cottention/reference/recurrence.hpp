@@ -25,7 +25,7 @@ void recur(const ForwardArguments<typename P::element>& args, std::int64_t b, st
   const Positions queries = query_positions(args), keys = key_positions(args);
   const std::int64_t group = shape.heads_q / shape.heads_kv;
 
-  const Counts<P::mask> counts(keys, b, args.initial_state);
+  const Counts<P::mask> counts(args, keys, b);
   const Weights<P> weights(counts, args.scale_logit, h);
   const Matrix<R> k = normalise(read(args.k, keys, b, shape.heads_kv, h, shape.dim_qk),  // (seq_k, dim_qk)
                                 keys.length(b), shape.dim_qk);
@@ -36,7 +36,7 @@ void recur(const ForwardArguments<typename P::element>& args, std::int64_t b, st
     q.push_back(normalise(read(args.q, queries, b, shape.heads_q, h * group + group_head, shape.dim_qk),
                           queries.length(b), shape.dim_qk));
 
-  Matrix<R> state = read_state<R>(args.initial_state.h, shape, b, h);  // (dim_qk, dim_v)
+  Matrix<R> state = read_state<R>(args.initial_state.h, shape, initial_slot(args, b), h);  // (dim_qk, dim_v)
 
   const auto absorb_key = [&](std::int64_t j) {
     if (keys.valid(b, j)) add_outer_product(state, k[j], v[j], shape.dim_qk, shape.dim_v);

@@ -85,6 +85,23 @@ inline CallStatus validate_first_sequence(std::int64_t first_sequence, bool pack
                              number(first_sequence));
 }
 
+/// The rule on states: calls on parts slice arrays of them by sequence.
+template <class Arguments>
+CallStatus validate_no_pool(const Arguments& args) {
+  if constexpr (requires { args.read_slot; }) {
+    if (args.checkpoint_interval != 0)
+      return CallStatus::failure(StatusCode::bad_option,
+                                 "checkpoint_interval = %lld: must be 0 for parts of sequences",
+                                 cottention::detail::number(args.checkpoint_interval));
+    if (args.read_slot != nullptr || args.write_slot != nullptr)
+      return CallStatus::failure(
+          StatusCode::bad_option, "%s = %p: must be null for parts of sequences",
+          args.read_slot != nullptr ? "read_slot" : "write_slot",
+          static_cast<const void*>(args.read_slot != nullptr ? args.read_slot : args.write_slot));
+  }
+  return {};
+}
+
 /// The rule on gradients: other ranks need this one's states, whose inputs are required where it wants any.
 template <class Arguments>
 CallStatus validate_wanted(const Arguments& args) {

@@ -55,8 +55,9 @@ struct Reduce {
     if (head.order >= head.pieces.count) return;
     StateOf<R, tiling> state;
     if (R::mask == Mask::causal && head.is_last()) {
-      if (params.initial_h == nullptr) return;
-      state.load(params.initial_h + head.state_offset(), params.layout, head.column);
+      const auto* h = head.initial_h();
+      if (h == nullptr) return;
+      state.load(h, params.layout, head.column);
     } else {
       ChunkFactors<R, tiling> factors(head, storage.factors);
       start_state(head, state);

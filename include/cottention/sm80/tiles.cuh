@@ -28,16 +28,15 @@ __device__ __forceinline__ tile::Pieces m_blocks_of(const Head<R, tiling>& head)
 /// zero before the others. Scope: thread.
 template <kernel::AnyRoles R, Tiling tiling>
 __device__ __forceinline__ void start_state(const Head<R, tiling>& head, StateOf<R, tiling>& state) {
-  if (head.order == 0 && head.params.initial_h != nullptr)
-    state.load(head.params.initial_h + head.state_offset(), head.params.layout, head.column);
+  if (const auto* h = head.order == 0 ? head.initial_h() : nullptr; h != nullptr)
+    state.load(h, head.params.layout, head.column);
   else
     state.set_zero();
 }
 /// Writes the state (dims.qk, dims.v) where the caller wants it. Scope: thread.
 template <kernel::AnyRoles R, Tiling tiling>
 __device__ __forceinline__ void store_final_state(const Head<R, tiling>& head, StateOf<R, tiling>& state) {
-  if (head.params.final_h != nullptr)
-    state.store(head.params.final_h + head.state_offset(), head.params.layout, head.column);
+  if (auto* h = head.final_h(); h != nullptr) state.store(h, head.params.layout, head.column);
 }
 
 // ---- tiles of a chunk

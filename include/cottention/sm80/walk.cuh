@@ -46,7 +46,7 @@ struct Walk {
   /// H before the piece; before the first one, the copy of the initial state that Reduce wrote for the last
   /// one.
   static __device__ __forceinline__ void load_state(const Head<R, tiling>& head, StateOf<R, tiling>& state) {
-    if (head.order > 0 || (head.params.partial_states != nullptr && head.params.initial_h != nullptr))
+    if (head.order > 0 || (head.params.partial_states != nullptr && head.initial_h() != nullptr))
       state.load_partial(head.partial_state((head.order > 0 ? head.order : head.pieces.count) - 1));
     else
       start_state(head, state);

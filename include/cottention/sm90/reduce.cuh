@@ -12,8 +12,8 @@ using StateOf = State<typename R::element, R::dims>;
 /// walk, zero before the others. Scope: warpgroup.
 template <kernel::AnyRoles R, Tiling tiling>
 __device__ __forceinline__ void start_state(const Head<R, tiling>& head, StateOf<R>& state) {
-  if (head.order == 0 && head.params.initial_h != nullptr)
-    state.load(head.params.initial_h + head.state_offset(), head.params.layout);
+  if (const auto* h = head.order == 0 ? head.initial_h() : nullptr; h != nullptr)
+    state.load(h, head.params.layout);
   else
     state.set_zero();
 }
@@ -21,7 +21,7 @@ __device__ __forceinline__ void start_state(const Head<R, tiling>& head, StateOf
 /// of the initial state that Reduce wrote for the last one.
 template <kernel::AnyRoles R, Tiling tiling>
 __device__ __forceinline__ void start_walk(const Head<R, tiling>& head, StateOf<R>& state) {
-  if (head.order > 0 || (head.params.partial_states != nullptr && head.params.initial_h != nullptr))
+  if (head.order > 0 || (head.params.partial_states != nullptr && head.initial_h() != nullptr))
     state.load_partial(head.partial_state((head.order > 0 ? head.order : head.pieces.count) - 1));
   else
     start_state(head, state);
@@ -38,8 +38,7 @@ __device__ __forceinline__ void start_again(const Head<R, tiling>& head, StateOf
 /// Writes the state (dims.qk, dims.v) where the caller wants it. Scope: warpgroup.
 template <kernel::AnyRoles R, Tiling tiling>
 __device__ __forceinline__ void store_final_state(const Head<R, tiling>& head, StateOf<R>& state) {
-  if (head.params.final_h != nullptr)
-    state.store(head.params.final_h + head.state_offset(), head.params.layout);
+  if (auto* h = head.final_h(); h != nullptr) state.store(h, head.params.layout);
 }
 
 /// Adds the next terms to a state, and releases them. tells: the first warpgroup waits to be told whether c
@@ -144,7 +143,7 @@ struct Reduce {
     const Head<R, tiling> head(params);
     if (head.order >= head.pieces.count) return;
     const bool copies_initial = R::mask == Mask::causal && head.is_last() && !params.sums_last_piece;
-    if (copies_initial && params.initial_h == nullptr) return;
+    if (copies_initial && head.initial_h() == nullptr) return;
     if (device::thread_index() == 0) storage.init();
     ChunkFactors<R, tiling> factors(head, storage.factors);
     device::sync_block();  // barriers are initialised
@@ -154,7 +153,7 @@ struct Reduce {
     }
     StateOf<R> state(group_index() - 1);
     if (copies_initial) {
-      state.load(params.initial_h + head.state_offset(), params.layout);
+      state.load(head.initial_h(), params.layout);
     } else {
       start_state(head, state);
       sum_piece(head, state, storage);

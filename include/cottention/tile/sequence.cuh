@@ -49,6 +49,22 @@ struct OffsetsView {
 
 inline OffsetsView view(const Offsets& offsets) { return {offsets.int32(), offsets.int64()}; }
 
+/// Which slot of an array of states each sequence of a batch has, (batch) in global memory; null: sequence b
+/// has slot b. Slots lie in device memory, where validation does not read them: one outside the pool counts
+/// as none.
+struct SlotsView {
+  const std::int32_t* data = nullptr;
+  std::int64_t pool_slots = 0;
+
+  __device__ __forceinline__ bool given() const { return data != nullptr; }
+  /// -1: none.
+  __device__ __forceinline__ std::int64_t operator[](std::int64_t batch) const {
+    if (!given()) return batch;
+    const std::int64_t slot = device::load_global(data + batch);
+    return slot < pool_slots && slot >= 0 ? slot : -1;
+  }
+};
+
 /// The queries or the keys of one sequence. Validation on the host ensures that 32 bits count the rows;
 /// addresses take 64.
 struct SequenceSide {
