@@ -171,10 +171,11 @@ class Driver {
     return m;
   }
 
-  /// f(active walk, first row, rows) for each `step` rows of the piece, one walk after the other.
+  /// f(active walk, first row, rows) for each `chunks` chunks of the piece, one walk after the other.
   template <class F>
-  void each_step(ActiveWalk* active, int count, const Pieces& p, std::int64_t piece, std::int64_t step,
-                 F f) const {
+  void each_chunk(ActiveWalk* active, int count, const Pieces& p, std::int64_t piece, F f,
+                  std::int64_t chunks = 1) const {
+    const std::int64_t step = chunks * active->rows;
     for (int i = 0; i < count; ++i) active[i].walker.seek(p.first(piece));
     for (std::int64_t t = p.first(piece); t < p.last(piece); t += step)
       for (int i = 0; i < count; ++i) {
@@ -182,11 +183,6 @@ class Driver {
         active[i].walker.set_next(active[last ? 0 : i + 1].walker, last ? t + step : t);
         f(active[i], t, static_cast<int>((std::min)(step, p.last(piece) - t)));
       }
-  }
-  /// The same for each chunk.
-  template <class F>
-  void each_chunk(ActiveWalk* active, int count, const Pieces& p, std::int64_t piece, F f) const {
-    each_step(active, count, p, piece, active->rows, f);
   }
   void store_scale_grad_sum(std::int64_t index, double sum) const {
     if (const std::int64_t at = tasks_.scale_grad_index(index); at >= 0) workspace_.scale_grad_sums[at] = sum;
@@ -199,13 +195,12 @@ class Driver {
       m.walker.reduce_chunk(t, rows, to);
     });
   }
-  /// Applies the state `prefix` of each walk, on a matrix unit to several chunks at a time, since walks that
-  /// are interleaved each make parts of their state anew.
+  /// Applies each walk's state `prefix`; on a matrix unit to four chunks, since its parts are made each time.
   void apply(ActiveWalk* active, int count, const Pieces& p, std::int64_t piece) const {
-    const std::int64_t chunks = uses_matrix_unit_ ? 4 : 1;
-    each_step(active, count, p, piece, chunks * active->rows, [](ActiveWalk& m, std::int64_t t, int rows) {
+    const auto apply_rows = [](ActiveWalk& m, std::int64_t t, int rows) {
       m.part += m.walker.apply_rows(t, rows, m.rows, m.prefix.read());
-    });
+    };
+    each_chunk(active, count, p, piece, apply_rows, uses_matrix_unit_ ? 4 : 1);
   }
 
   /// Runs tasks first to first + heads - 1 of one sequence, chunks interleaved, except those that are split.

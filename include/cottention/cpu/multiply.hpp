@@ -25,7 +25,7 @@ struct Accumulators {
     const A* a_low = a;
     const A* a_high = a + half * a_pitch;
     for (std::ptrdiff_t k = 0; k < depth; ++k, b += b_pitch, ++a_low, ++a_high) {
-      asm("" : "+r"(a_low), "+r"(a_high));  // or compilers replace them by an address for each row
+      in_register(a_low), in_register(a_high);
       typename S::Vector b_row[vectors];
 #pragma GCC unroll 8
       for (int c = 0; c < vectors; ++c) b_row[c] = S::load_once(b + c * S::lanes);

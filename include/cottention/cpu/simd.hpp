@@ -63,6 +63,13 @@ template <int lanes, class E>
 
 }  // namespace detail
 
+/// Keeps a pointer that a loop advances in one register. Compilers would replace it by one for each address
+/// that is formed from it, run out of registers, and load addresses beside what is computed.
+template <class E>
+[[gnu::always_inline]] inline void in_register(E*& pointer) {
+  __asm__("" : "+r"(pointer));
+}
+
 template <class A, int vector_bytes>
 struct Simd {
   static constexpr int lanes = vector_bytes / static_cast<int>(sizeof(A));
