@@ -19,7 +19,7 @@ struct Count {
     std::int64_t seq = 0;
     const std::int64_t* initial = nullptr;
     std::int64_t* final = nullptr;
-    tile::SlotsView read_slots, write_slots;  // of `initial` and `final`
+    tile::SlotsView read_slots = {}, write_slots = {};  // of `initial` and `final`
   };
   struct Storage {
     device::BlockSumStorage<int, threads> sum;
