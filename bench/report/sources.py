@@ -29,7 +29,7 @@ GPU = GPU_SWEEP = GPU_AUTHORS = None
 # build/nvcc/tests/ptx/test_ptx_instructions
 INSTRUCTIONS = "2026-11-30-ptx-instructions.txt"
 # cmake --build build/nvcc --target budget
-BUDGET = "2026-11-30-budget.json"
+BUDGET = "2026-12-01-budget.json"
 
 
 def load(name):
