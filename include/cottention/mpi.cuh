@@ -39,8 +39,11 @@ class MpiDeviceCommunicator {
   CallStatus start_all_gather(const void* send, void* all, std::size_t bytes) {
     const cudaError_t error = cudaStreamSynchronize(stream_);
     if (error != cudaSuccess) (void)cudaGetLastError();
-    if (CallStatus status = device::status_of(error, "cudaStreamSynchronize"); !status) return status;
-    return processes_.start_all_gather(send, all, bytes);
+    const CallStatus status = device::status_of(error, "cudaStreamSynchronize");
+    const CallStatus started = processes_.start_all_gather(send, all, bytes);
+    if (status || !started) return status ? started : status;
+    (void)finish_all_gather();  // the other processes wait for this one, whatever it has to send
+    return status;
   }
   CallStatus finish_all_gather() { return processes_.finish_all_gather(); }
 

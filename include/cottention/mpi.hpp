@@ -6,6 +6,7 @@
 
 #include <cottention/host_only.hpp>
 
+#include <algorithm>
 #include <climits>
 #include <cstddef>
 #include <new>
@@ -23,9 +24,9 @@ namespace cottention {
 ///
 /// Uses the communicator that it is given, on which nothing else may be under way during a call; a program
 /// that has such traffic gives it a duplicate (MPI_Comm_dup), which it frees itself after MpiCommunicator has
-/// gone. One thread at a time may call. Allocates once, max_exchange_bytes for each process. Memory that it
-/// gathers is the host's, or a device's where the MPI takes device memory; work on a device is not waited
-/// for.
+/// gone. All processes make theirs together, and one thread at a time may call. Allocates once,
+/// max_exchange_bytes for each process. Memory that it gathers is the host's, or a device's where the MPI
+/// takes device memory; work on a device is not waited for.
 ///
 /// An error of MPI is communication_error where the communicator's error handler is MPI_ERRORS_RETURN. Under
 /// MPI's own, MPI_ERRORS_ARE_FATAL, it ends all processes, as does mpirun where a process has died.
@@ -37,7 +38,12 @@ class MpiCommunicator {
     exchanged_ =
         static_cast<std::byte*>(::operator new (max_exchange_bytes* static_cast<std::size_t>(size_),
                                                 std::align_val_t{workspace_alignment}, std::nothrow));
-    if (exchanged_ == nullptr) error_ = MPI_ERR_NO_MEM;
+    // What one process has no memory for, all refuse: none waits for another.
+    error_ = exchanged_ == nullptr ? MPI_ERR_NO_MEM : MPI_SUCCESS;
+    const int own = error_;
+    if (const int error = MPI_Allreduce(&own, &error_, 1, MPI_INT, MPI_MAX, communicator);
+        error != MPI_SUCCESS)
+      error_ = error;
   }
   ~MpiCommunicator() { ::operator delete (exchanged_, std::align_val_t{workspace_alignment}); }
   MpiCommunicator(const MpiCommunicator&) = delete;
@@ -57,18 +63,18 @@ class MpiCommunicator {
                      "MPI_Allgather");
   }
 
-  /// More bytes than an int counts go in units of 64.
+  /// More bytes than an int counts go in units of a power of two, at most 64, that divides them.
   CallStatus start_all_gather(const void* send, void* all, std::size_t bytes) {
     if (error_ != MPI_SUCCESS) return status();
-    constexpr std::size_t unit = 64;
+    const std::size_t unit = std::min<std::size_t>(bytes & (~bytes + 1), 64);
     MPI_Datatype type = MPI_BYTE;
     std::size_t count = bytes;
     if (bytes > INT_MAX) {
-      if (bytes % unit != 0 || bytes / unit > INT_MAX)
-        return CallStatus::failure(StatusCode::bad_shape,
-                                   "shape: the states of a rank have %zu bytes: must be at most 2^37, in "
-                                   "multiples of 64, for MPI",
-                                   bytes);
+      if (bytes / unit > INT_MAX)
+        return CallStatus::failure(
+            StatusCode::bad_shape,
+            "shape: the states of a rank have %zu bytes: must be less than 2^31 times %zu, for MPI", bytes,
+            unit);
       count = bytes / unit;
       if (const int error = MPI_Type_contiguous(static_cast<int>(unit), MPI_BYTE, &type);
           error != MPI_SUCCESS)

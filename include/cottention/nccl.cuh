@@ -8,6 +8,7 @@
 
 #include <cstddef>
 #include <new>
+#include <thread>
 
 #include <cuda_runtime.h>
 #include <nccl.h>
@@ -32,8 +33,11 @@ namespace cottention {
 /// be captured with the calls. `exchange` alone waits on the host, for that other stream. Allocates once, in
 /// the constructor: max_exchange_bytes for each rank on the device and on the host, a stream and two events.
 ///
-/// An error of NCCL is communication_error. What goes wrong later, as where a rank has died, NCCL tells by
-/// ncclCommGetAsyncError; ncclCommAbort then ends what waits.
+/// An error of NCCL is communication_error. What goes wrong later, as where a rank has died or CUDA has
+/// failed on one, NCCL tells by ncclCommGetAsyncError, which `exchange` asks while it waits; ncclCommAbort
+/// then ends what waits on GPUs. Ranks should compare `status` before the first call: where the constructor
+/// has failed on one, the others wait for it. Where threads of one process have a GPU each,
+/// CUDA_MODULE_LOADING=EAGER keeps kernels from being loaded while a gather of another thread waits.
 class NcclCommunicator {
  public:
   NcclCommunicator(ncclComm_t communicator, cudaStream_t stream)
@@ -83,8 +87,7 @@ class NcclCommunicator {
       status = of_cuda(cudaMemcpyAsync(exchanged_, staged_, bytes * static_cast<std::size_t>(size_),
                                        cudaMemcpyDeviceToHost, gathers_),
                        "cudaMemcpyAsync");
-    if (status) status = of_cuda(cudaStreamSynchronize(gathers_), "cudaStreamSynchronize");
-    return status;
+    return status ? wait() : status;
   }
 
   CallStatus start_all_gather(const void* send, void* all, std::size_t bytes) {
@@ -100,6 +103,19 @@ class NcclCommunicator {
   }
 
  private:
+  /// Waits on the host for what has been gathered, or for an error of NCCL.
+  CallStatus wait() const {
+    for (;;) {
+      const cudaError_t done = cudaStreamQuery(gathers_);
+      if (done != cudaErrorNotReady) return of_cuda(done, "cudaStreamQuery");
+      (void)cudaGetLastError();
+      ncclResult_t error = ncclSuccess;
+      CallStatus status = of_nccl(ncclCommGetAsyncError(communicator_, &error), "ncclCommGetAsyncError");
+      if (status) status = of_nccl(error, "ncclAllGather");
+      if (!status) return status;
+      std::this_thread::yield();
+    }
+  }
   CallStatus gather(const void* send, void* all, std::size_t bytes) const {
     return of_nccl(ncclAllGather(send, all, bytes, ncclUint8, communicator_, gathers_), "ncclAllGather");
   }

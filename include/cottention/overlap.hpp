@@ -306,7 +306,7 @@ class Operands {
   template <class T>
   static constexpr Access access = std::is_const_v<T> ? Access::read : Access::written;
 
-  std::array<Operand, 18> list_{};  // backward has the most, 18
+  std::array<Operand, 19> list_{};  // backward has the most, 18, and that of a part one more
   std::size_t size_ = 0;
 };
 

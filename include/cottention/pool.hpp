@@ -186,7 +186,8 @@ struct ForwardSlots {
 template <class Arguments>
 CallStatus validate_slots(const Arguments& args, std::int32_t* scratch) {
   const std::int64_t batch = args.shape.batch;
-  const auto &initial = args.initial_state, &final = args.final_state;
+  const auto& initial = args.initial_state;
+  const auto& final = args.final_state;
   const bool reads = initial.h != nullptr, writes = final.h != nullptr || final.count != nullptr;
   if (reads)
     if (CallStatus s = validate_slots("read_slot", args.read_slot, batch, args.pool_slots); !s) return s;

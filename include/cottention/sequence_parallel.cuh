@@ -224,7 +224,9 @@ CallStatus part_bytes(const Arguments& args, int ranks, Split split, device::Pro
 template <AnyProblem P, Tiling... tiling, class Arguments>
 CallStatus validate_part(const Arguments& args, const SequencePart<typename P::element>& part, int ranks,
                          Workspace workspace, Split split, device::Properties& device) {
+  if (CallStatus status = sequence_parallel::validate_no_pool(args); !status) return status;
   if (CallStatus status = validate_call<P>(args, split); !status) return status;
+  if (CallStatus status = sequence_parallel::validate_incoming_h<P>(args, part); !status) return status;
   if (CallStatus status =
           sequence_parallel::validate_first_sequence(part.first_sequence, args.cu_seqlens_q.given());
       !status)

@@ -100,6 +100,7 @@ CallStatus validate_part(const Arguments& args, const SequencePart<typename P::e
   if (CallStatus status = validate(execution); !status) return status;
   if (CallStatus status = sequence_parallel::validate_no_pool(args); !status) return status;
   if (CallStatus status = validate<P>(args); !status) return status;
+  if (CallStatus status = sequence_parallel::validate_incoming_h<P>(args, part); !status) return status;
   if (CallStatus status = validate_contents<P>(args); !status) return status;
   if (CallStatus status =
           sequence_parallel::validate_first_sequence(part.first_sequence, args.cu_seqlens_q.given());

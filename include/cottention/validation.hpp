@@ -214,17 +214,20 @@ CallStatus validate_counts(const Arguments& args) {
   return {};
 }
 
-}  // namespace detail
+/// Whether a call wants any gradient. Its inputs are required then.
+template <Element T>
+bool wants_any(const BackwardArguments<T>& args) {
+  return args.dq.data != nullptr || args.dk.data != nullptr || args.dv.data != nullptr ||
+         args.dscale_logit != nullptr || args.dinitial_state != nullptr;
+}
+template <Element T>
+Need need_of_inputs(const BackwardArguments<T>& args) {
+  return wants_any(args) ? Need::required : Need::optional;
+}
 
-/// Checks the arguments of `forward` by everything but the contents of arrays. Pointers of empty tensors may
-/// be null.
+/// All arrays of `forward`.
 template <AnyProblem P>
-CallStatus validate(const ForwardArguments<typename P::element>& args) {
-  using namespace detail;
-  if (CallStatus s = validate_shape<P>(args.shape); !s) return s;
-  if (CallStatus s = validate_options(args); !s) return s;
-  if (CallStatus s = validate_checkpoints<P>(args); !s) return s;
-  if (CallStatus s = validate_pools(args); !s) return s;
+Operands operands_of(const ForwardArguments<typename P::element>& args) {
   const Shape& s = args.shape;
   const std::int64_t states = states_of(args);
   const std::array<std::int64_t, 4> h_extents{states, s.heads_kv, s.dim_qk, s.dim_v};
@@ -243,22 +246,15 @@ CallStatus validate(const ForwardArguments<typename P::element>& args) {
   operands.array("write_slot", args.write_slot, s.batch);
   operands.array("checkpoint_slot", args.checkpoint_slot, Need::optional,
                  {1, 1, s.batch, args.max_checkpoints});
-  if (CallStatus status = operands.refusal(); !status) return status;
-  return validate_scale<P>(args, Need::required);
+  return operands;
 }
-
-/// Checks the arguments of `backward` likewise. Inputs are required once any output is wanted.
+/// All arrays of `backward`.
 template <AnyProblem P>
-CallStatus validate(const BackwardArguments<typename P::element>& args) {
-  using namespace detail;
-  if (CallStatus s = validate_shape<P>(args.shape); !s) return s;
-  if (CallStatus s = validate_options(args); !s) return s;
+Operands operands_of(const BackwardArguments<typename P::element>& args) {
   const Shape& s = args.shape;
   const bool packed = args.cu_seqlens_q.given();
   const std::array<std::int64_t, 4> h_extents{s.batch, s.heads_kv, s.dim_qk, s.dim_v};
-  const bool wanted = args.dq.data != nullptr || args.dk.data != nullptr || args.dv.data != nullptr ||
-                      args.dscale_logit != nullptr || args.dinitial_state != nullptr;
-  const Need need = wanted ? Need::required : Need::optional;
+  const Need need = need_of_inputs(args);
   Operands operands;
   add_inputs<P>(operands, args, need);
   operands.tensor("dout", args.dout, need, packed, {s.batch, s.seq_q, s.heads_q, s.dim_v});
@@ -271,8 +267,32 @@ CallStatus validate(const BackwardArguments<typename P::element>& args) {
   operands.array("final_h", args.final_h, Need::optional, h_extents);
   operands.array("dfinal_state", args.dfinal_state, Need::optional, h_extents);
   operands.array("dinitial_state", args.dinitial_state, Need::optional, h_extents);
-  if (CallStatus status = operands.refusal(); !status) return status;
-  return validate_scale<P>(args, need);
+  return operands;
+}
+
+}  // namespace detail
+
+/// Checks the arguments of `forward` by everything but the contents of arrays. Pointers of empty tensors may
+/// be null.
+template <AnyProblem P>
+CallStatus validate(const ForwardArguments<typename P::element>& args) {
+  using namespace detail;
+  if (CallStatus s = validate_shape<P>(args.shape); !s) return s;
+  if (CallStatus s = validate_options(args); !s) return s;
+  if (CallStatus s = validate_checkpoints<P>(args); !s) return s;
+  if (CallStatus s = validate_pools(args); !s) return s;
+  if (CallStatus status = operands_of<P>(args).refusal(); !status) return status;
+  return validate_scale<P>(args, Need::required);
+}
+
+/// Checks the arguments of `backward` likewise. Inputs are required once any output is wanted.
+template <AnyProblem P>
+CallStatus validate(const BackwardArguments<typename P::element>& args) {
+  using namespace detail;
+  if (CallStatus s = validate_shape<P>(args.shape); !s) return s;
+  if (CallStatus s = validate_options(args); !s) return s;
+  if (CallStatus status = operands_of<P>(args).refusal(); !status) return status;
+  return validate_scale<P>(args, need_of_inputs(args));
 }
 
 /// Checks the arguments of `step` likewise.

@@ -187,6 +187,40 @@ TEST_CASE("Parts: one rank with bad arguments makes all return its status, and n
        });
 }
 
+TEST_CASE("Parts: kept states must share no memory with the arrays of a call") {
+  Inputs<float> inputs({.shape = {2, 60, 60, 2, 1, 16, 16}});
+  SplitProblem<float> problem(inputs, {{0, 0, 0}, {0, 20, 20}, {0, 60, 60}});
+  const auto check = [&](const char* reason, auto args_of, auto place_of, auto call) {
+    std::vector<CallStatus> statuses(2);
+    ThreadRanks ranks(2);
+    ranks.run([&](Rank& rank) {
+      const auto args = args_of(rank.rank());
+      cottention::SequencePart<float> part;
+      if (rank.rank() == 1) part.incoming_h = const_cast<float*>(place_of(args));
+      statuses[static_cast<std::size_t>(rank.rank())] = run_part<float>(call, args, part, rank, {});
+    });
+    for (const CallStatus& status : statuses) {
+      CHECK(status.code == StatusCode::bad_stride);
+      CHECK(std::string(status.reason).find(reason) == 0);
+    }
+    CHECK(problem.surroundings_untouched());
+  };
+  const auto forward = [&](int rank) { return problem.forward(rank); };
+  const auto backward = [&](int rank) { return problem.backward(rank); };
+  const auto run_forward = cpu_part_forward<float>(Mask::causal, Scale::by_key);
+  const auto run_backward = cpu_part_backward<float>(Mask::causal, Scale::by_key);
+  check(
+      "rank 1: final_state.h = ", forward, [](const auto& x) { return x.final_state.h; }, run_forward);
+  check(
+      "rank 1: o.data = ", forward, [](const auto& x) { return x.o.data; }, run_forward);
+  check(
+      "rank 1: part.incoming_h = ", forward, [](const auto& x) { return x.k.data; }, run_forward);
+  check(
+      "rank 1: dq.data = ", backward, [](const auto& x) { return x.dq.data; }, run_backward);
+  check(
+      "rank 1: part.incoming_h = ", backward, [](const auto& x) { return x.dout.data; }, run_backward);
+}
+
 TEST_CASE("Parts: states by slot are refused") {
   Inputs<float> inputs({.shape = {2, 60, 60, 2, 1, 16, 16}});
   SplitProblem<float> problem(inputs, {{0, 0, 0}, {0, 20, 20}, {0, 60, 60}});

@@ -99,13 +99,13 @@ struct Head {
   }
   /// Gradients have no slots.
   template <class E>
-  __device__ __forceinline__ E* state_in(E* states, const tile::SlotsView& slots) const {
+  __device__ __forceinline__ E* state_in(E* states, const tile::SlotsView& places) const {
     if (states == nullptr) return nullptr;
     std::int64_t index = device::opaque(device::block_x());
     if constexpr (R::output == recurrence::Output::o)
-      if (slots.given()) {
+      if (places.given()) {
         const auto head = static_cast<int>(index);
-        const std::int64_t slot = slots[head / params.heads_kv];
+        const std::int64_t slot = places[head / params.heads_kv];
         if (slot < 0) return nullptr;
         index = slot * params.heads_kv + head % params.heads_kv;
       }

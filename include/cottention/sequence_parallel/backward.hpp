@@ -71,11 +71,9 @@ CallStatus backward_part(const BackwardArguments<typename P::element>& args,
     ++calls;
     return given;
   };
-  if (CallStatus status = exchange.calls().backward(with_dscale_logit(slice(args, exchange.plan().own)));
-      !status)
-    return status;
-  if (layout.any_shared)
-    if (CallStatus status = exchange.finish(); !status) return status;
+  CallStatus own = exchange.calls().backward(with_dscale_logit(slice(args, exchange.plan().own)));
+  if (layout.any_shared) own = exchange.finish_after(own);
+  if (!own) return own;
   for (const SharedSequences& s : exchange.plan()) {
     Accumulate<T>* h = exchange.incoming_h(s, part.incoming_h);
     if (sends_h && exchange.needs_h(s))

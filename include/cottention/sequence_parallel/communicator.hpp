@@ -37,8 +37,8 @@ std::int64_t part_slots(const Arguments& args) {
 /// Bytes that a rank gives to `exchange`, at most.
 inline constexpr std::size_t max_exchange_bytes = 256;
 
-/// The ranks of a call. All call its members in the same order with the same numbers of bytes, and every
-/// status is the same on all ranks.
+/// The ranks of a call. All call its members in the same order with the same numbers of bytes. An error of
+/// one rank alone should neither leave the others waiting nor a gather of its own under way.
 ///
 ///     rank()                               this rank, from 0
 ///     size()                               how many there are

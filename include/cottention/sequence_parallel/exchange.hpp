@@ -123,6 +123,12 @@ class PartExchange {
                         sent_elements());
   }
   CallStatus finish() { return communicator_.finish_all_gather(); }
+  /// `finish` whatever has become of the calls meanwhile: nothing may be under way in the workspace when a
+  /// call returns. The first status that is not ok.
+  CallStatus finish_after(const CallStatus& calls) {
+    const CallStatus status = finish();
+    return calls ? status : calls;
+  }
   /// What was sent, once `finish` has returned: H of the ranks before, or of all.
   CallStatus sum_h(const SharedSequences& s, A* to) {
     SumTerms<A> terms;

@@ -24,9 +24,9 @@ CallStatus forward_part(const ForwardArguments<typename P::element>& args,
         if (CallStatus status = exchange.make_h(args, s); !status) return status;
     if (CallStatus status = exchange.start(true, false); !status) return status;
   }
-  if (CallStatus status = exchange.calls().forward(slice(args, exchange.plan().own)); !status) return status;
-  if (any_shared)
-    if (CallStatus status = exchange.finish(); !status) return status;
+  CallStatus own = exchange.calls().forward(slice(args, exchange.plan().own));
+  if (any_shared) own = exchange.finish_after(own);
+  if (!own) return own;
   for (const SharedSequences& s : exchange.plan()) {
     ForwardArguments<typename P::element> shared = slice(args, s.range);
     if (exchange.needs_h(s)) {

@@ -107,14 +107,23 @@ template <class Arguments>
 CallStatus validate_wanted(const Arguments& args) {
   if constexpr (requires { args.dout; }) {
     const Shape& s = args.shape;
-    const bool wanted = args.dq.data != nullptr || args.dk.data != nullptr || args.dv.data != nullptr ||
-                        args.dscale_logit != nullptr || args.dinitial_state != nullptr;
+    const bool wanted = cottention::detail::wants_any(args);
     if (!wanted && s.batch > 0 && (s.seq_q > 0 || s.seq_k > 0))
       return CallStatus::failure(StatusCode::null_pointer,
                                  "dq, dk, dv, dscale_logit, dinitial_state = null: a rank with tokens must "
                                  "want one of them, since others need its states");
   }
   return {};
+}
+
+/// `incoming_h` is written, or read where others are written. Extents are those of valid arguments.
+template <AnyProblem P, class Arguments>
+CallStatus validate_incoming_h(const Arguments& args, const SequencePart<typename P::element>& part) {
+  const Shape& s = args.shape;
+  cottention::detail::Operands operands = cottention::detail::operands_of<P>(args);
+  operands.array("part.incoming_h", part.incoming_h, cottention::detail::Need::optional,
+                 {part_slots<P>(args), s.heads_kv, s.dim_qk, s.dim_v});
+  return operands.refusal();
 }
 
 /// Whether the headers of all ranks fit together; the same on every rank.

@@ -71,6 +71,11 @@ inline ncclResult_t ncclCommAbort(ncclComm_t communicator) {
   communicator->ranks->gathered.notify_all();
   return ncclSuccess;
 }
+inline ncclResult_t ncclCommGetAsyncError(ncclComm_t communicator, ncclResult_t* error) {
+  if (communicator == nullptr) return ncclInvalidArgument;
+  *error = communicator->ranks->is_aborted ? ncclRemoteError : ncclSuccess;
+  return ncclSuccess;
+}
 inline ncclResult_t ncclCommCount(ncclComm_t communicator, int* count) {
   if (communicator == nullptr) return ncclInvalidArgument;
   *count = static_cast<int>(communicator->ranks->sends.size());
