@@ -108,7 +108,14 @@ CallStatus validate_part(const Arguments& args, const SequencePart<typename P::e
     return status;
   if (CallStatus status = sequence_parallel::validate_wanted(args); !status) return status;
   if (CallStatus status = part_bytes<P, tile>(args, ranks, own, rest, execution); !status) return status;
-  return validate(workspace, own + rest, available_threads(execution));
+  const int threads = available_threads(execution);
+  if (workspace.data != nullptr && workspace.bytes < own + rest)
+    return CallStatus::failure(
+        StatusCode::bad_workspace,
+        "workspace.bytes = %zu: must be at least %zu, as part_workspace_bytes says for "
+        "ranks = %d and threads = %d",
+        workspace.bytes, own + rest, ranks, threads);
+  return validate(workspace, own + rest, threads);
 }
 
 /// Agrees with the other ranks, and calls run(exchange).

@@ -134,6 +134,10 @@ class Commands:
             self.of_package_manager(words)
         elif word.startswith("build/"):
             self.of_built(words)
+        elif word == "mpirun":
+            self.of_built(words[3:])  # after -n N
+        elif word == "mpicxx":
+            pass  # of what the reader has
         elif word.startswith("clang-format"):
             pass  # on any file
         elif word in RUN or (word.startswith("./") and not in_prose):

@@ -264,20 +264,29 @@ TEST_CASE("Parts: checkpoints are refused") {
   CHECK(problem.surroundings_untouched());
 }
 
-TEST_CASE("Parts: a rank without memory makes all return its status") {
+TEST_CASE("Parts: a rank without memory enough makes all return its status") {
   Inputs<float> inputs({.shape = {2, 60, 60, 2, 1, 16, 16}});
   const std::vector<Cut> cuts = {{0, 0, 0}, {0, 20, 20}, {0, 60, 60}};
   SplitProblem<float> problem(inputs, cuts);
-  std::vector<CallStatus> statuses(2);
-  ThreadRanks ranks(2);
-  ranks.run([&](Rank& rank) {
-    const auto call = cpu_part_forward<float>(Mask::causal, Scale::by_key);
-    statuses[static_cast<std::size_t>(rank.rank())] =
-        call.run(problem.forward(rank.rank()), {}, rank, {}, {.threads = 1});
-  });
-  for (const CallStatus& status : statuses) {
-    CHECK(status.code == StatusCode::bad_workspace);
-    CHECK(std::string(status.reason).starts_with("rank 0: workspace.data = null: must point to "));
+  alignas(cottention::workspace_alignment) std::byte memory[64];
+  for (const bool given : {false, true}) {
+    std::vector<CallStatus> statuses(2);
+    ThreadRanks ranks(2);
+    ranks.run([&](Rank& rank) {
+      const auto call = cpu_part_forward<float>(Mask::causal, Scale::by_key);
+      const cottention::Workspace workspace =
+          given ? cottention::Workspace{memory, sizeof memory} : cottention::Workspace{};
+      statuses[static_cast<std::size_t>(rank.rank())] =
+          call.run(problem.forward(rank.rank()), {}, rank, workspace, {.threads = 1});
+    });
+    for (const CallStatus& status : statuses) {
+      CHECK(status.code == StatusCode::bad_workspace);
+      const std::string reason = status.reason;
+      CHECK(reason.starts_with(given ? "rank 0: workspace.bytes = 64: must be at least "
+                                     : "rank 0: workspace.data = null: must point to "));
+      CHECK(reason.ends_with(given ? ", as part_workspace_bytes says for ranks = 2 and threads = 1"
+                                   : " bytes"));
+    }
   }
 }
 
