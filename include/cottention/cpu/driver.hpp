@@ -130,8 +130,15 @@ class Driver {
     }
   };
 
+  /// Whether a matrix unit, where there is one, serves walks of the task's dimensions.
+  static bool has_tiles(const WalkTask<T>& task) {
+    return tiles_serve(tile_parts_of<T>, task.walk.dim_a(), task.walk.dim_c());
+  }
+  Unit* unit_of(const WalkTask<T>& task, const Thread& thread) const {
+    return has_tiles(task) ? thread.unit : nullptr;
+  }
   std::int64_t rows_of_chunk(const WalkTask<T>& task) const {
-    return chunk_rows(task.walk.dim_a(), task.walk.dim_c(), block, uses_matrix_unit_);
+    return chunk_rows(task.walk.dim_a(), task.walk.dim_c(), block, uses_matrix_unit_ && has_tiles(task));
   }
   Pieces pieces(const WalkTask<T>& task, std::int64_t rows) const {
     return {rows, workspace_.state_elements, rows_of_chunk(task)};
@@ -151,7 +158,7 @@ class Driver {
                                    .rows = rows,
                                    .sums_heads = work_.sums_heads,
                                    .two_outputs = task.walk.two_outputs,
-                                   .tiles = tiles_may_serve<T>,
+                                   .tile_parts = has_tiles(task) ? tile_parts_of<T> : 0,
                                    .a_pitch = row_pitch(task.walk.dim_a()),
                                    .c_pitch = row_pitch(task.walk.dim_c())});
   }
@@ -167,7 +174,7 @@ class Driver {
     m.sum.data = states + 2 * elements;
     m.h = states + 3 * elements;
     // A causal walk transposes its state before each chunk, a bidirectional one once for many.
-    m.walker = {task.walk, parts.operands, causal ? parts.transposed : m.h, thread.unit};
+    m.walker = {task.walk, parts.operands, causal ? parts.transposed : m.h, unit_of(task, thread)};
     return m;
   }
 
@@ -263,7 +270,7 @@ class Driver {
     const std::int64_t rows = (std::max)(task.walk.a_rows, task.walk.bc_rows);
     const bool has_state = task.initial != nullptr || task.final != nullptr;
     const auto parts = take_scratch(task, thread.scratch, has_state ? 1 : 0, round_up(rows, block));
-    Walker<T, block, vector_bytes> walker(task.walk, parts.operands, parts.transposed, thread.unit);
+    Walker<T, block, vector_bytes> walker(task.walk, parts.operands, parts.transposed, unit_of(task, thread));
     walker.set_next(next, 0);
     A* const h = parts.states;
     if (task.initial != nullptr) load_state(task, h);

@@ -51,6 +51,13 @@ constexpr std::int64_t key_group(std::int64_t block) {
   return block * (std::max)(std::int64_t{1}, 128 / block);
 }
 
+/// Whether a matrix unit serves walks of these dimensions with operands in so many bfloat16 parts. In three
+/// parts a product takes six. Sums over more dimensions than 4,096 would not be as accurate as vectors'.
+constexpr bool tiles_serve(int tile_parts, std::int64_t dim_a, std::int64_t dim_c) {
+  if (tile_parts <= 1) return tile_parts == 1;
+  return dim_a * dim_c >= 64 * 64 && (std::max)(dim_a, dim_c) <= 4096;
+}
+
 /// The rows of a chunk where a sequence has several, in blocks of `block` rows. Every chunk reads its state
 /// twice and writes it once, so where that is far larger than the second-level cache, a chunk is as long as a
 /// group: at 1,024 dimensions that was 1.2 times as fast, at 512 it was not. So it is on a matrix unit

@@ -29,26 +29,31 @@ struct ScratchExtents {
   std::int64_t rows = 0;     // of a chunk, a multiple of `block`
   bool sums_heads = false;   // the output sums over several heads of b and c, so it is kept for all rows
   bool two_outputs = false;  // the walk has two outputs
-  bool tiles = false;        // elements are such that a matrix unit may serve
+  int tile_parts = 0;        // tile_parts_of the elements
   std::int64_t a_pitch = 0, c_pitch = 0;  // row_pitch of dim_a and dim_c
 };
 
-/// Whether a matrix unit may serve walks of these elements; a workspace has room for its operands then.
+/// In how many bfloat16 parts these elements are operands of a matrix unit, for which a workspace has room
+/// then; 0: none serves their walks. Rows of bfloat16 are operands as they are, with factors apart; of others,
+/// what the vectors' products read is split.
 template <Element T>
-inline constexpr bool tiles_may_serve = std::is_same_v<T, bfloat16>;
+inline constexpr int tile_parts_of = std::is_same_v<T, bfloat16> ? 1 : std::is_same_v<T, float> ? 3 : 0;
+/// In how many parts scores and states are.
+constexpr int value_parts_of(int tile_parts) { return (std::max)(2, tile_parts); }
 
 /// The pitch of rows that are packed for a matrix unit, and the depth of its products of them.
 constexpr std::int64_t tile_pitch(std::int64_t dim) { return round_up(row_pitch(dim), 32); }
 constexpr std::int64_t tile_depth_of(std::int64_t dim) { return round_up(dim, 32); }
 
-/// The operands of one output on a matrix unit (tile_rows.hpp has their layouts).
+/// The operands of one output on a matrix unit (tile_rows.hpp and tile_parts.hpp have their layouts). Each is
+/// there once for each of its parts.
 struct TileScratch {
-  std::uint16_t* rows;     // (block, the larger tile_pitch): rows of b or c before they are arranged
-  std::uint16_t* a;        // (block, depth)
+  std::uint16_t* rows;     // (block, the larger tile_pitch): rows of b or c before they are arranged; 1 part
+  std::uint32_t* a;        // (block, depth / 2)
   std::uint32_t* b_pairs;  // (rows / 16, depth / 2, 16)
   std::uint32_t* c_pairs;  // (rows / 32, c_pitch / 16, 16, 16)
   std::uint32_t* parts;    // (3, key_group / 32, 32, 16): a panel's scores, or a panel of b^T, in parts
-  std::uint32_t* h_parts;  // (2, depth / 32, c_pitch / 16, 16, 16)
+  std::uint32_t* h_parts;  // (parts, depth / 32, c_pitch / 16, 16, 16)
   float* factor;           // (rows), of b and c
   float* a_factor;         // (block)
   float* product;          // (32, 32)
@@ -56,7 +61,8 @@ struct TileScratch {
   static TileScratch take(Carver& carver, const ScratchExtents& x) {
     const std::int64_t rows = round_up(x.rows, 32), block = round_up(x.block, 32);
     TileScratch s{};
-    s.rows = carver.take<std::uint16_t>(block, round_up((std::max)(x.a_pitch, x.c_pitch), 32));
+    if (x.tile_parts == 1)
+      s.rows = carver.take<std::uint16_t>(block, round_up((std::max)(x.a_pitch, x.c_pitch), 32));
     s.parts = carver.take<std::uint32_t>(3, round_up(key_group(x.block), 32), 16);
     s.factor = carver.take<float>(rows);
     s.a_factor = carver.take<float>(block);
@@ -73,10 +79,10 @@ struct TileScratch {
   static TileScratch take_operands(Carver& carver, TileScratch s, const ScratchExtents& x) {
     const std::int64_t rows = round_up(x.rows, 32), block = round_up(x.block, 32);
     const std::int64_t depth = round_up(x.a_pitch, 32);
-    s.a = carver.take<std::uint16_t>(block, depth);
-    s.b_pairs = carver.take<std::uint32_t>(rows, depth / 2);
-    s.c_pairs = carver.take<std::uint32_t>(rows / 2, x.c_pitch);
-    s.h_parts = carver.take<std::uint32_t>(depth, x.c_pitch);
+    s.a = carver.take<std::uint32_t>(x.tile_parts, block, depth / 2);
+    s.b_pairs = carver.take<std::uint32_t>(x.tile_parts, rows, depth / 2);
+    s.c_pairs = carver.take<std::uint32_t>(x.tile_parts, rows / 2, x.c_pitch);
+    s.h_parts = carver.take<std::uint32_t>(value_parts_of(x.tile_parts), depth / 2, x.c_pitch);
     return s;
   }
 };
@@ -110,7 +116,7 @@ struct ChunkScratch {
     s.n = carver.take<double>(x.rows);
     s.weight = carver.take<A>(x.rows);
     s.finite = carver.take<bool>(x.rows / x.block);
-    if (x.tiles) s.tiles = TileScratch::take(carver, x);
+    if (x.tile_parts > 0) s.tiles = TileScratch::take(carver, x);
     return s;
   }
   /// That of the second output of a walk, beside `first`: counts, weights and scores are shared.
@@ -124,7 +130,7 @@ struct ChunkScratch {
     s.o = carver.take<A>(x.sums_heads ? x.rows : x.block, s.c_pitch);
     s.normalized = nullptr;  // a of the first output
     s.finite = carver.take<bool>(x.rows / x.block);
-    if (x.tiles) s.tiles = TileScratch::take_second(carver, x, first.tiles);
+    if (x.tile_parts > 0) s.tiles = TileScratch::take_second(carver, x, first.tiles);
     return s;
   }
 };

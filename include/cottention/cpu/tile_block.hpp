@@ -5,8 +5,19 @@
 
 namespace cottention::cpu {
 
-/// Sums are in tiles 0 to 3, operands on the left in 4 and 5, those on the right in 6 and 7. Pointers are to
-/// the first tile; the second one is `next` elements further.
+/// An operand of a block on the left, rows `stride` bytes apart: `first` is its first tile, in pairs of
+/// bfloat16, and its second one is `next` pairs further. Part p of both is p * part_step pairs further.
+struct LeftTiles {
+  const std::uint32_t* first;
+  std::ptrdiff_t next, part_step, stride;
+};
+/// The same on the right. Rows of 64 bytes follow each other.
+struct RightTiles {
+  const std::uint32_t* first;
+  std::ptrdiff_t next, part_step;
+};
+
+/// Sums are in tiles 0 to 3, operands on the left in 4 and 5, those on the right in 6 and 7.
 template <class Unit, int rows, int columns>
 struct TileBlock {
   static_assert(rows >= 1 && rows <= 2 && columns >= 1 && columns <= 2);
@@ -18,22 +29,21 @@ struct TileBlock {
     if constexpr (rows == 2) unit.template zero<2>();
     if constexpr (rows == 2 && columns == 2) unit.template zero<3>();
   }
-  template <class E>
-  [[gnu::always_inline]] void load_left(const E* a, std::ptrdiff_t next, std::ptrdiff_t stride_bytes) {
-    unit.template load<4>(a, stride_bytes);
-    if constexpr (rows == 2) unit.template load<5>(a + next, stride_bytes);
-  }
-  /// Rows of 64 bytes follow each other.
-  [[gnu::always_inline]] void load_right(const std::uint32_t* b, std::ptrdiff_t next) {
-    unit.template load<6>(b, 64);
-    if constexpr (columns == 2) unit.template load<7>(b + next, 64);
-  }
-  /// sums += left right.
-  [[gnu::always_inline]] void multiply() {
-    unit.template multiply<0, 4, 6>();
-    if constexpr (columns == 2) unit.template multiply<1, 4, 7>();
-    if constexpr (rows == 2) unit.template multiply<2, 5, 6>();
-    if constexpr (rows == 2 && columns == 2) unit.template multiply<3, 5, 7>();
+  /// sums += left right, in parts of both. Of parts i and j, those products are left out which an operand
+  /// with one part more would make as well: i + j is less than the larger number of parts.
+  template <int left_parts, int right_parts>
+  [[gnu::always_inline]] void multiply(const LeftTiles& left, const RightTiles& right) {
+    constexpr int orders = left_parts > right_parts ? left_parts : right_parts;
+#pragma GCC unroll 3
+    for (int j = 0; j < right_parts; ++j) {
+      unit.template load<6>(right.first + j * right.part_step, 64);
+      if constexpr (columns == 2) unit.template load<7>(right.first + j * right.part_step + right.next, 64);
+#pragma GCC unroll 3
+      for (int i = 0; i < left_parts && i + j < orders; ++i) {
+        if (left_parts > 1 || j == 0) load_left(left, i);
+        multiply_once();
+      }
+    }
   }
   /// Stores the sums to `to`, (32, 32).
   [[gnu::always_inline]] void store(float* to) {
@@ -43,6 +53,19 @@ struct TileBlock {
     if constexpr (rows == 2) unit.template store<2>(to + tile_extent * pitch, stride_bytes);
     if constexpr (rows == 2 && columns == 2)
       unit.template store<3>(to + tile_extent * pitch + tile_extent, stride_bytes);
+  }
+
+ private:
+  [[gnu::always_inline]] void load_left(const LeftTiles& left, int part) {
+    const std::uint32_t* const at = left.first + part * left.part_step;
+    unit.template load<4>(at, left.stride);
+    if constexpr (rows == 2) unit.template load<5>(at + left.next, left.stride);
+  }
+  [[gnu::always_inline]] void multiply_once() {
+    unit.template multiply<0, 4, 6>();
+    if constexpr (columns == 2) unit.template multiply<1, 4, 7>();
+    if constexpr (rows == 2) unit.template multiply<2, 5, 6>();
+    if constexpr (rows == 2 && columns == 2) unit.template multiply<3, 5, 7>();
   }
 };
 

@@ -199,25 +199,6 @@ inline void pair_rows(const std::uint16_t* rows, std::ptrdiff_t pitch, int fille
       }
 }
 
-/// Splits the fp32 elements x and y into `parts` bfloat16 ones, whose sums they are: of two parts to 2^-16,
-/// of three exactly. Part p of both, as pairs, goes to `to` + p * part_step.
-template <int parts>
-[[gnu::always_inline]] inline void store_parts(TileVectors::Vector x, TileVectors::Vector y,
-                                               std::uint32_t* to, std::ptrdiff_t part_step) {
-  using V = TileVectors;
-#pragma GCC unroll 3
-  for (int p = 0; p < parts; ++p) {
-    const V::Pairs x_bits = reinterpret_cast<V::Pairs>(x) + 0x8000u;
-    const V::Pairs y_bits = reinterpret_cast<V::Pairs>(y) + 0x8000u;
-    const V::Pairs y_high = y_bits & 0xffff0000u;
-    V::store_as(to + p * part_step, (x_bits >> 16) | y_high);
-    if (p + 1 < parts) {
-      x -= V::widen_high(x_bits);
-      y -= reinterpret_cast<V::Vector>(y_high);
-    }
-  }
-}
-
 }  // namespace cottention::cpu::COTTENTION_CPU_TARGET
 
 #if defined(__clang__)

@@ -34,6 +34,8 @@ class Walker {
   static constexpr std::int64_t tile_columns = tile.vectors * S::lanes;
   static constexpr int score_rows = OneOutput::score_rows;
   static constexpr int group = OneOutput::group;
+  /// Whether what a matrix unit reads is made of what is packed for vectors.
+  static constexpr bool splits_vectors = TileWalkOf<T, block, Unit>::splits_vectors;
   static_assert(
       block > 0 && block % 16 == 0,
       "cottention: the CPU backend's chunk must be a multiple of 16, so that whole vectors and register "
@@ -93,6 +95,7 @@ class Walker {
         for (int i = 0; i < params_.output_count(); ++i)
           for (std::int64_t a_head = 0; a_head < params_.a_heads; ++a_head) {
             const bool has_state = !add && h != nullptr;
+            if (splits_vectors) outputs_[i].pack_a(a_head, row, rows);
             const bool on_tiles = tiles && pack_tile_a(i, a_head, row, rows, has_state);
             if (!on_tiles) pack_bc(bc_head, keys);
             if (needs_vectors(i, on_tiles)) outputs_[i].pack_a(a_head, row, rows);
@@ -147,6 +150,7 @@ class Walker {
       const int rows = (std::min)(block, count - row);
       for (int i = 0; i < params_.output_count(); ++i)
         for (std::int64_t head = 0; head < params_.a_heads; ++head) {
+          if (splits_vectors) outputs_[i].pack_a(head, row, rows);
           const bool on_tiles = h != nullptr && pack_tile_a(i, head, row, rows, true);
           if (needs_vectors(i, on_tiles)) outputs_[i].pack_a(head, row, rows);
           prefetcher_.start(output_tiles(i, rows, 0, on_tiles));
@@ -251,8 +255,11 @@ class Walker {
     packed_ = 0;
     if constexpr (Unit::exists) tiles_.begin_head();
   }
-  /// Whether a block of output i is computed in vectors, or its rows of a serve the norm's backward.
-  bool needs_vectors(int i, bool on_tiles) const { return !on_tiles || (params_.two_outputs && i == 0); }
+  /// Whether rows of a are to be packed that are not yet, since a block of output i is computed in vectors, or
+  /// they serve the norm's backward.
+  bool needs_vectors(int i, bool on_tiles) const {
+    return !splits_vectors && (!on_tiles || (params_.two_outputs && i == 0));
+  }
 
   /// Rows of b and c of one head that are packed.
   int packed_rows() const {
@@ -264,10 +271,13 @@ class Walker {
 
   // For a matrix unit: false where there is none, and where what is packed is out of its range.
   bool pack_tile_bc([[maybe_unused]] std::int64_t head, [[maybe_unused]] int end) {
-    if constexpr (Unit::exists)
-      return tiles_.enabled() && tiles_.pack_bc(params_, head, t_, s_.weight, end);
-    else
+    if constexpr (Unit::exists) {
+      if (!tiles_.enabled()) return false;
+      if (splits_vectors) pack_bc(head, end);
+      return tiles_.pack_bc(params_, head, t_, s_.weight, end);
+    } else {
       return false;
+    }
   }
   bool pack_tile_a([[maybe_unused]] int i, [[maybe_unused]] std::int64_t head, [[maybe_unused]] int row,
                    [[maybe_unused]] int count, [[maybe_unused]] bool has_state) {
@@ -335,7 +345,7 @@ class Walker {
 
   WalkParams<T> params_;
   OneOutput outputs_[2];
-  TileWalkOf<block, Unit> tiles_;
+  TileWalkOf<T, block, Unit> tiles_;
   bool tile_state_[2] = {};  // whether the state is in the range of products
   ChunkScratch<A> s_{};      // of the first output
   A* transposed_ = nullptr;

@@ -134,12 +134,12 @@ inline constexpr std::int64_t states_per_task = 4;
 /// sequence of one chunk with one state or none.
 template <class A>
 std::int64_t thread_scratch_bytes(std::int64_t dim_a, std::int64_t dim_c, std::int64_t block,
-                                  std::int64_t states, bool sums_heads, bool two_outputs, bool tiles) {
+                                  std::int64_t states, bool sums_heads, bool two_outputs, int tile_parts) {
   ScratchExtents extents{.block = block,
-                         .rows = chunk_rows(dim_a, dim_c, block, tiles),
+                         .rows = chunk_rows(dim_a, dim_c, block, tiles_serve(tile_parts, dim_a, dim_c)),
                          .sums_heads = sums_heads,
                          .two_outputs = two_outputs,
-                         .tiles = tiles,
+                         .tile_parts = tiles_serve(tile_parts, dim_a, dim_c) ? tile_parts : 0,
                          .a_pitch = row_pitch(dim_a),
                          .c_pitch = row_pitch(dim_c)};
   Carver chunks;
@@ -168,7 +168,8 @@ CallWorkspace<T> take_workspace(Carver& carver, const Work& work, int chunk, int
   const std::int64_t max_heads = heads_interleaved_limit<T>(work, w.state_elements);
   w.threads = static_cast<int>(std::clamp<std::int64_t>(work.rows / rows_per_thread, 1, threads));
   const Pieces pieces(work.tasks == 0 ? 0 : work.rows / work.tasks, w.state_elements,
-                      chunk_rows(work.dim_qk, work.dim_v, chunk, tiles_may_serve<T>));
+                      chunk_rows(work.dim_qk, work.dim_v, chunk,
+                                 tiles_serve(tile_parts_of<T>, work.dim_qk, work.dim_v)));
   const bool splits = pieces.count > 1;
   const std::int64_t whole =
       work.tasks - (splits && w.threads > 1 ? left_over_tasks(work, w.threads).count() : 0);
@@ -179,7 +180,7 @@ CallWorkspace<T> take_workspace(Carver& carver, const Work& work, int chunk, int
   w.states_per_thread = (std::max)(max_heads * states_per_task, split_states);
   const auto scratch_bytes = [&](std::int64_t dim_a, std::int64_t dim_c, bool two_outputs) {
     return thread_scratch_bytes<A>(dim_a, dim_c, chunk, w.states_per_thread, work.sums_heads, two_outputs,
-                                   tiles_may_serve<T>);
+                                   tile_parts_of<T>);
   };
   w.scratch_bytes = (std::max)({scratch_bytes(work.dim_qk, work.dim_v, false),
                                 scratch_bytes(work.dim_v, work.dim_qk, false),  // dq and dk exchange them
