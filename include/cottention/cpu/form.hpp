@@ -55,7 +55,7 @@ constexpr std::int64_t key_group(std::int64_t block) {
 /// parts a product takes six. Sums over more dimensions than 4,096 would not be as accurate as vectors'.
 constexpr bool tiles_serve(int tile_parts, std::int64_t dim_a, std::int64_t dim_c) {
   if (tile_parts <= 1) return tile_parts == 1;
-  return dim_a * dim_c >= 64 * 64 && (std::max)(dim_a, dim_c) <= 4096;
+  return dim_a * dim_c >= 128 * 128 && (std::max)(dim_a, dim_c) <= 4096;
 }
 
 /// The rows of a chunk where a sequence has several, in blocks of `block` rows. Every chunk reads its state

@@ -34,10 +34,12 @@ struct ScratchExtents {
 };
 
 /// In how many bfloat16 parts these elements are operands of a matrix unit, for which a workspace has room
-/// then; 0: none serves their walks. Rows of bfloat16 are operands as they are, with factors apart; of others,
-/// what the vectors' products read is split.
+/// then; 0: none serves their walks. Rows of bfloat16 are operands as they are, with factors apart; of
+/// others, what the vectors' products read is split.
 template <Element T>
-inline constexpr int tile_parts_of = std::is_same_v<T, bfloat16> ? 1 : std::is_same_v<T, float> ? 3 : 0;
+inline constexpr int tile_parts_of = std::is_same_v<T, bfloat16> ? 1
+                                     : std::is_same_v<T, float>  ? 3
+                                                                 : 0;
 /// In how many parts scores and states are.
 constexpr int value_parts_of(int tile_parts) { return (std::max)(2, tile_parts); }
 

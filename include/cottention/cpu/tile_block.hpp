@@ -30,17 +30,22 @@ struct TileBlock {
     if constexpr (rows == 2 && columns == 2) unit.template zero<3>();
   }
   /// sums += left right, in parts of both. Of parts i and j, those products are left out which an operand
-  /// with one part more would make as well: i + j is less than the larger number of parts.
+  /// with one part more would make as well: i + j is less than the larger number of parts. The order of the
+  /// others loads few tiles.
   template <int left_parts, int right_parts>
   [[gnu::always_inline]] void multiply(const LeftTiles& left, const RightTiles& right) {
-    constexpr int orders = left_parts > right_parts ? left_parts : right_parts;
-#pragma GCC unroll 3
-    for (int j = 0; j < right_parts; ++j) {
-      unit.template load<6>(right.first + j * right.part_step, 64);
-      if constexpr (columns == 2) unit.template load<7>(right.first + j * right.part_step + right.next, 64);
-#pragma GCC unroll 3
-      for (int i = 0; i < left_parts && i + j < orders; ++i) {
-        if (left_parts > 1 || j == 0) load_left(left, i);
+    if constexpr (left_parts == 3 && right_parts == 3) {
+      load_right(right, 2), load_left(left, 0), multiply_once();
+      load_right(right, 1), multiply_once();
+      load_left(left, 1), multiply_once();
+      load_right(right, 0), multiply_once();
+      load_left(left, 2), multiply_once();
+      load_left(left, 0), multiply_once();
+    } else {
+      static_assert(left_parts == 1 || right_parts == 1);
+      for (int p = 0; p < left_parts + right_parts - 1; ++p) {
+        if (right_parts > 1 || p == 0) load_right(right, p);
+        if (left_parts > 1 || p == 0) load_left(left, p);
         multiply_once();
       }
     }
@@ -56,6 +61,11 @@ struct TileBlock {
   }
 
  private:
+  [[gnu::always_inline]] void load_right(const RightTiles& right, int part) {
+    const std::uint32_t* const at = right.first + part * right.part_step;
+    unit.template load<6>(at, 64);
+    if constexpr (columns == 2) unit.template load<7>(at + right.next, 64);
+  }
   [[gnu::always_inline]] void load_left(const LeftTiles& left, int part) {
     const std::uint32_t* const at = left.first + part * left.part_step;
     unit.template load<4>(at, left.stride);

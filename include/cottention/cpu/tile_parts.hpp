@@ -49,8 +49,7 @@ namespace detail {
 [[gnu::always_inline]] inline bool in_part_range(TileVectors::Bits largest) {
   using V = TileVectors;
   const V::Vector x = reinterpret_cast<V::Vector>(largest);
-  const V::Bits inside =
-      (largest == 0) | ((x >= V::splat(min_part_row)) & (x <= V::splat(max_part_row)));
+  const V::Bits inside = (largest == 0) | ((x >= V::splat(min_part_row)) & (x <= V::splat(max_part_row)));
   return !V::any(~inside);
 }
 /// The same for rows, each of whose lanes holds the largest of some elements.
@@ -68,7 +67,8 @@ namespace detail {
 
 /// Rows 0 to count - 1 of `in`, (count, columns), `pitch` apart, as an operand on the left: part p is
 /// (filled, depth / 2) pairs at `out` + p * part_step, with zeros past `columns` and `count`. `columns` and
-/// `filled` are multiples of 16, `depth` is `columns` rounded up to 32. Returns whether all rows are in range.
+/// `filled` are multiples of 16, `depth` is `columns` rounded up to 32. Returns whether all rows are in
+/// range.
 template <int parts>
 bool split_rows(const float* in, std::ptrdiff_t pitch, int count, int filled, std::ptrdiff_t columns,
                 std::ptrdiff_t depth, std::uint32_t* out, std::ptrdiff_t part_step) {
@@ -108,8 +108,7 @@ bool split_row_pairs(const float* in, std::ptrdiff_t pitch, std::ptrdiff_t count
       std::uint32_t* to = out + first * columns / 2 + r * V::lanes;
       for (std::ptrdiff_t c = 0; c < columns; c += V::lanes, to += V::lanes * V::lanes) {
         const V::Vector x = first + r < count ? V::load(row + c) : V::Vector{};
-        const V::Vector y =
-            first + r + V::lanes < count ? V::load(row + V::lanes * pitch + c) : V::Vector{};
+        const V::Vector y = first + r + V::lanes < count ? V::load(row + V::lanes * pitch + c) : V::Vector{};
         detail::take_magnitudes(low[r], x);
         detail::take_magnitudes(high[r], y);
         store_parts<parts>(x, y, to, part_step);

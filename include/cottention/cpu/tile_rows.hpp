@@ -1,8 +1,9 @@
 // Rows of bfloat16 as operands of a matrix unit.
 //
-// A row is multiplied by the power of two that brings its largest element to [1, 2), which is exact but for
-// elements below 2^-126 of it; these become 0. The inverse belongs to the row's factor, in fp32, with the
-// norm and the weight: what rows hold decides nothing about the range of a product.
+// A row whose largest element is not in [2^-16, 2^17) is multiplied by the power of two that brings that to
+// [1, 2), which is exact but for elements below 2^-126 of it; these become 0. The inverse belongs to the
+// row's factor, in fp32, with the norm and the weight: what rows hold decides little about the range of a
+// product.
 #if !defined(COTTENTION_CPU_TILE_ROWS_HPP)
 #define COTTENTION_CPU_TILE_ROWS_HPP
 
@@ -52,7 +53,7 @@ struct TileVectors : Simd<float, 64> {
 };
 
 /// The range of factors with which neither products nor the parts of fp32 operands leave that of fp32.
-inline constexpr float min_tile_factor = 0x1p-80f, max_tile_factor = 0x1p80f;
+inline constexpr float min_tile_factor = 0x1p-60f, max_tile_factor = 0x1p60f;
 
 /// Whether all of these are 0 or in that range.
 [[gnu::always_inline]] inline bool in_tile_range(TileVectors::Vector x) {
@@ -64,16 +65,39 @@ inline constexpr float min_tile_factor = 0x1p-80f, max_tile_factor = 0x1p80f;
 
 namespace detail {
 
-/// Copies a row of `dim` elements, with zeros up to `pitch`, a multiple of tile_depth. Lane i of the result
-/// is the largest magnitude, as bits, of two elements of every 32.
-[[gnu::always_inline]] inline TileVectors::Pairs copy_row(const bfloat16* row, std::ptrdiff_t dim,
-                                                          std::uint16_t* out, std::ptrdiff_t pitch) {
+/// The bits of 1's exponent in bfloat16.
+inline constexpr int exponent_of_one = 0x3f80;
+
+/// What a row is known by while it is copied: the largest magnitude, as bits, of two elements of every 32 in
+/// each lane, and for Norm::normalize sums of squares.
+struct CopiedRow {
+  TileVectors::Pairs largest;
+  TileVectors::Vector squares;
+};
+
+/// The squares of 32 elements, added up in `even` and `odd`.
+[[gnu::always_inline]] inline void add_squares(TileVectors::Words x, TileVectors::Vector& even,
+                                               TileVectors::Vector& odd) {
+  using V = TileVectors;
+  const V::Pairs pairs = reinterpret_cast<V::Pairs>(x);
+  const V::Vector low = V::widen_low(pairs), high = V::widen_high(pairs);
+  even += low * low, odd += high * high;
+}
+
+/// Copies a row of `dim` elements, with zeros up to `pitch`, a multiple of tile_depth.
+template <Norm norm>
+[[gnu::always_inline]] inline CopiedRow copy_row(const bfloat16* row, std::ptrdiff_t dim, std::uint16_t* out,
+                                                 std::ptrdiff_t pitch) {
   using V = TileVectors;
   V::Words largest{};
+  V::Vector even{}, odd{};
+  const V::Words limit = V::Words{} + static_cast<std::uint16_t>(exponent_of_one + (18 << 7));
   const auto put = [&](std::ptrdiff_t c, V::Words x) __attribute__((always_inline)) {
     V::store_as(out + c, x);
     const V::Words magnitude = x & 0x7fff;
     largest = magnitude > largest ? magnitude : largest;
+    // No square of what is shifted afterwards may overflow, which could trap.
+    if constexpr (norm == Norm::normalize) add_squares(magnitude < limit ? magnitude : limit, even, odd);
   };
   std::ptrdiff_t c = 0;
   for (; c + tile_depth <= dim; c += tile_depth) put(c, V::load_as<V::Words>(row + c));
@@ -86,7 +110,7 @@ namespace detail {
   for (; c < pitch; c += tile_depth) V::store_as(out + c, V::Words{});
   const V::Pairs pairs = reinterpret_cast<V::Pairs>(largest);
   const V::Pairs low = pairs & 0xffffu, high = pairs >> 16;
-  return low > high ? low : high;
+  return {low > high ? low : high, even + odd};
 }
 
 /// Subtracts `shift` from the exponents of a row; what becomes subnormal becomes 0. Returns, for
@@ -103,11 +127,7 @@ template <Norm norm>
     const V::Words magnitude = x & 0x7fff, shifted = x - by;
     x = magnitude >= V::Words{} + least ? shifted : V::Words{};
     V::store_as(row + c, x);
-    if constexpr (norm == Norm::normalize) {
-      const V::Pairs pairs = reinterpret_cast<V::Pairs>(x);
-      const V::Vector even = V::widen_low(pairs), odd = V::widen_high(pairs);
-      low += even * even, high += odd * odd;
-    }
+    if constexpr (norm == Norm::normalize) add_squares(x, low, high);
   }
   return low + high;
 }
@@ -124,18 +144,20 @@ bool pack_tile_rows(const RowView<const bfloat16>& rows, int count, int filled, 
                     std::uint16_t* packed, std::ptrdiff_t pitch, float* factor) {
   using V = TileVectors;
   constexpr int lanes = V::lanes;
+  constexpr std::int32_t one = detail::exponent_of_one, least = one - (16 << 7), most = one + (16 << 7);
   V::Bits bad{};
   for (int first = 0; first < filled; first += lanes) {
-    V::Vector block[lanes];
+    V::Vector block[lanes], squares[lanes];
     std::uint16_t* const out = packed + first * pitch;
     const auto present = [&](int r) { return first + r < count && rows.valid(first + r); };
     for (int r = 0; r < lanes; ++r) {
-      V::Pairs largest{};
+      detail::CopiedRow copied{};
       if (present(r))
-        largest = detail::copy_row(rows.row(first + r), rows.dim, out + r * pitch, pitch);
+        copied = detail::copy_row<norm>(rows.row(first + r), rows.dim, out + r * pitch, pitch);
       else
         std::memset(out + r * pitch, 0, static_cast<std::size_t>(pitch) * sizeof *out);
-      block[r] = reinterpret_cast<V::Vector>(largest);
+      block[r] = reinterpret_cast<V::Vector>(copied.largest);
+      squares[r] = copied.squares;
     }
     const V::Bits largest = reinterpret_cast<V::Bits>(combine_lanes<V>(
         block, [&](V::Vector x, V::Vector y) __attribute__((always_inline))->V::Vector {
@@ -143,18 +165,20 @@ bool pack_tile_rows(const RowView<const bfloat16>& rows, int count, int filled, 
         }));
     const V::Bits exponents = largest & 0x7f80;
     bad |= (exponents == 0x7f80) | ((largest != 0) & (exponents == 0));
-    const V::Bits shifts = exponents - 0x3f80;
-    for (int r = 0; r < lanes; ++r)
-      block[r] = present(r) ? detail::shift_row<norm>(out + r * pitch, pitch, static_cast<int>(shifts[r]))
-                            : V::Vector{};
-    const V::Bits power_bits = exponents << 16;
+    const V::Bits far = (largest != 0) & ((exponents < least) | (exponents > most));
+    const V::Bits shifts = (exponents - one) & far;
+    if (V::any(far))
+      for (int r = 0; r < lanes; ++r)
+        if (shifts[r] != 0)
+          squares[r] = detail::shift_row<norm>(out + r * pitch, pitch, static_cast<int>(shifts[r]));
+    const V::Bits power_bits = ((shifts + one) & (largest != 0)) << 16;
     V::Vector factors = reinterpret_cast<V::Vector>(power_bits);  // 0 where the row is
     if constexpr (norm == Norm::normalize) {
       // 1 / max(||x||, eps), where ||x|| is the power times the norm of the packed row.
       constexpr float largest_power = 0x1p20f, inverse_epsilon = static_cast<float>(1 / norm_epsilon);
       const V::Vector below = V::splat(largest_power);
       const V::Vector limit = (factors < below ? factors : below) * inverse_epsilon;
-      const V::Vector inverse = detail::rsqrt<V>(sums_of<V>(block));
+      const V::Vector inverse = detail::rsqrt<V>(sums_of<V>(squares));
       factors = inverse < limit ? inverse : limit;
     }
     if (weight != nullptr && first < count) factors *= V::load(weight + first);

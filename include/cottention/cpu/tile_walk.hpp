@@ -100,7 +100,8 @@ class TileWalk {
                                        x.a_part_step());
     } else {
       auto* const packed = reinterpret_cast<std::uint16_t*>(x.s.a);
-      bool in_range = pack_rows_of(params.outputs[i].a, head, t, count, weight, packed, x.depth, x.s.a_factor);
+      bool in_range =
+          pack_rows_of(params.outputs[i].a, head, t, count, weight, packed, x.depth, x.s.a_factor);
       for (int r = 0; in_range && r < filled; r += V::lanes)
         in_range = in_tile_range(V::load(x.s.a_factor + r));
       return in_range;
@@ -127,7 +128,7 @@ class TileWalk {
     std::int32_t top = 0;
     for (int lane = 0; lane < V::lanes; ++lane) top = (std::max)(top, largest[lane]);
     constexpr std::int32_t least = std::int32_t{127 - (splits_vectors ? 60 : 80)} << 23;
-    constexpr std::int32_t most = std::int32_t{127 + (splits_vectors ? 80 : 100)} << 23;
+    constexpr std::int32_t most = std::int32_t{127 + 80} << 23;
     return top == 0 || (top >= least && top <= most);
   }
 
@@ -231,11 +232,9 @@ class TileWalk {
       const Output& x = outputs_[i];
       const float *const b_t = x.b_t + packed_ * x.a_pitch, *const c = x.c + packed_ * x.c_pitch;
       std::uint32_t* const b = x.s.b_pairs + packed_ * x.depth / 2;
-      in_range &=
-          has_outputs_
-              ? split_column_pairs<operand_parts>(b_t, block, count, filled, x.a_pitch, x.depth, b,
-                                                  b_part_step(x))
-              : split_column_pairs<0>(b_t, block, count, filled, x.a_pitch, x.depth, b, 0);
+      in_range &= has_outputs_ ? split_column_pairs<operand_parts>(b_t, block, count, filled, x.a_pitch,
+                                                                   x.depth, b, b_part_step(x))
+                               : split_column_pairs<0>(b_t, block, count, filled, x.a_pitch, x.depth, b, 0);
       in_range &= split_row_pairs<operand_parts>(c, x.c_pitch, count, filled, x.c_pitch,
                                                  x.s.c_pairs + packed_ / 2 * x.c_pitch, c_part_step(x));
     }
@@ -415,7 +414,7 @@ class TileWalk {
   int output_count_ = 0;
   bool exact_parts_ = false;
   Output outputs_[2];
-  int bc_rows_ = 0;   // of b and c in the chunk
+  int bc_rows_ = 0;                 // of b and c in the chunk
   std::ptrdiff_t filled_rows_ = 0;  // the same, rounded up to panels
   bool has_outputs_ = false;
   int arranged_ = 0;  // outputs whose b and c are packed

@@ -255,8 +255,8 @@ class Walker {
     packed_ = 0;
     if constexpr (Unit::exists) tiles_.begin_head();
   }
-  /// Whether rows of a are to be packed that are not yet, since a block of output i is computed in vectors, or
-  /// they serve the norm's backward.
+  /// Whether rows of a are to be packed that are not yet, since a block of output i is computed in vectors,
+  /// or they serve the norm's backward.
   bool needs_vectors(int i, bool on_tiles) const {
     return !splits_vectors && (!on_tiles || (params_.two_outputs && i == 0));
   }

@@ -167,9 +167,9 @@ CallWorkspace<T> take_workspace(Carver& carver, const Work& work, int chunk, int
   w.state_elements = pitch_qk * pitch_v;
   const std::int64_t max_heads = heads_interleaved_limit<T>(work, w.state_elements);
   w.threads = static_cast<int>(std::clamp<std::int64_t>(work.rows / rows_per_thread, 1, threads));
-  const Pieces pieces(work.tasks == 0 ? 0 : work.rows / work.tasks, w.state_elements,
-                      chunk_rows(work.dim_qk, work.dim_v, chunk,
-                                 tiles_serve(tile_parts_of<T>, work.dim_qk, work.dim_v)));
+  const Pieces pieces(
+      work.tasks == 0 ? 0 : work.rows / work.tasks, w.state_elements,
+      chunk_rows(work.dim_qk, work.dim_v, chunk, tiles_serve(tile_parts_of<T>, work.dim_qk, work.dim_v)));
   const bool splits = pieces.count > 1;
   const std::int64_t whole =
       work.tasks - (splits && w.threads > 1 ? left_over_tasks(work, w.threads).count() : 0);
