@@ -57,35 +57,59 @@ struct KeyGradientPart {
     if constexpr (weighs && causal) prepare_weights(at);
     if constexpr (is_dk && causal) measure_queries(at);
     Out out;
-    start_chunk(out, at);
     if constexpr (causal) {
+      at.group_head = start_chunk(out, at) ? 1 : 0;
 #pragma unroll 1
       for (; at.group_head < group(); ++at.group_head) attend_queries(out, at);
     } else {
+      A a;
+      start_keys(a, at);
+      apply(out, a, at);
       start_loads(at);
     }
     store(at, out);
   }
-  __device__ __forceinline__ void start_chunk(Out& out, const Position& at) {
+  /// out = a H, and, where scores are attended as they are rounded, += scores c of the first query head, whose
+  /// scores are made before lanes have out. Returns whether that is so.
+  __device__ __forceinline__ bool start_chunk(Out& out, const Position& at) {
     A a;
     start_keys(a, at);
-    apply(out, a, at);
-  }
-  /// out += scores c of a query head of the group. Scores take both operands from shared memory, since lanes
-  /// have no registers for a beside out.
-  __device__ __forceinline__ void attend_queries(Out& out, const Position& at) {
     start_loads(at);
-    if (is_dk && at.group_head > 0) measure_queries(at);
     storage.queries.wait_measured(at.queries(group()));
+    Scores scores;
+    start_scores(scores, a, b_of(queries(at)));
+    finish(scores);
+    tell(scores, at);
+    if (!c_is_finite(at) || leading().contain(row(at))) {
+      apply(out, a, at);
+      return false;
+    }
+    const RowScales<T> scales = scale(scores, at);
+    std::uint32_t p[4][4];
+    to_operand<T, false>(scores, p);
+    apply(out, a, at);
+    scales.raise_sums(out);
+    start_attend(out, p, c_of(queries(at)));
+    finish(out);
+    scales.lower_sums(out);
+    storage.queries.barriers.arrive_empty(at.queries(group()));
+    return true;
+  }
+  /// out += scores c of another query head of the group, or of the first one where start_chunk() has not.
+  /// Scores take both operands from shared memory, since lanes have no registers for a beside out.
+  __device__ __forceinline__ void attend_queries(Out& out, const Position& at) {
+    const bool is_other = at.group_head > 0;
+    if (is_other) {
+      start_loads(at);
+      if (is_dk) measure_queries(at);
+      storage.queries.wait_measured(at.queries(group()));
+    }
     Scores scores;
     start_scores(scores, a_of(keys(at)), b_of(queries(at)));
     finish(scores);
-    tell(scores, at);
+    if (is_other) tell(scores, at);
     if (leading().are_all()) replace_diagonal(scores, a_of(keys(at)), b_of(queries(at)));
-    constexpr float no_factors[2] = {1, 1};
-    scale_and_mask<R::direction, false, false>(scores, queries(at).terms.factors.full, no_factors);
-    RowScales<T> scales;
-    scales.raise(scores);
+    const RowScales<T> scales = scale(scores, at);
     scales.raise_sums(out);
     const bool finite = c_is_finite(at);
     if (finite && !leading().contain(row(at))) {
@@ -96,6 +120,14 @@ struct KeyGradientPart {
     }
     scales.lower_sums(out);
     storage.queries.barriers.arrive_empty(at.queries(group()));
+  }
+  /// Gives scores the factors of terms, the mask, and the scales that are returned.
+  __device__ __forceinline__ RowScales<T> scale(Scores& scores, const Position& at) const {
+    constexpr float no_factors[2] = {1, 1};
+    scale_and_mask<R::direction, false, false>(scores, queries(at).terms.factors.full, no_factors);
+    RowScales<T> scales;
+    scales.raise(scores);
+    return scales;
   }
 
   // ---- Each use computes these: lanes have no registers for them.
