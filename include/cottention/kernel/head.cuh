@@ -27,10 +27,11 @@ struct Head {
   int order;            // of this block's piece, in the order of the walk
   int first, last;      // positions of the piece
 
-  explicit __device__ __forceinline__ Head(const RecurrenceParams<T>& p)
+  /// index: of the block among those of heads.
+  explicit __device__ __forceinline__ Head(const RecurrenceParams<T>& p, int index = device::block_x())
       : params(p),
-        batch(device::block_x() / p.heads_kv),
-        kv_head(device::block_x() % p.heads_kv),
+        batch(index / p.heads_kv),
+        kv_head(index % p.heads_kv),
         group(R::rows_are_queries ? p.row_group : p.term_group),
         column(device::block_z() * tiling.columns),
         rows(p.row_offsets, p.row_mask, batch, p.seq_rows),

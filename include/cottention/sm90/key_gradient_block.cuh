@@ -8,6 +8,7 @@
 
 #include <cottention/kernel/scale_grad.cuh>
 #include <cottention/sm90/fused_backward.cuh>
+#include <cottention/sm90/state_rounding.cuh>
 
 namespace cottention::sm90 {
 
@@ -37,6 +38,20 @@ struct WholeState {
     else
       Part::publish_all(tile, first);
   }
+  /// As State::publish_rounded().
+  template <class To>
+  __device__ __forceinline__ void publish_rounded(To& tile) {
+    if constexpr (Part::groups == 2)
+      Part::publish_rounded(tile, first, second);
+    else
+      Part::publish_rounded(tile, first);
+  }
+  /// The sum of the squares of the lane's elements.
+  __device__ __forceinline__ float squares() {
+    float sum = first.squares();
+    if constexpr (Part::groups == 2) sum += second.squares();
+    return sum;
+  }
 };
 
 /// What the warpgroups share.
@@ -50,6 +65,8 @@ struct KeyGradientBlock {
   static constexpr HeadDim dims = P::head_dim;
   static constexpr bool causal = P::mask == Mask::causal;
   static constexpr int groups = causal ? 3 : 2, threads = 128 * groups;
+  /// Whether D is multiplied in half first, and in two parts of T where that does not do.
+  static constexpr bool rounds_state = causal && std::same_as<T, bfloat16>;
   /// Whether factors of terms need no power of two of their own: in half, where they have weights, they do.
   static constexpr bool bounds_factors = !std::same_as<T, half>;
   /// The first warpgroup measures the rows that have weights: dv's has rows of k in registers and measures
@@ -68,8 +85,9 @@ struct KeyGradientBlock {
 
   /// Without queries where D is the sum over all of them.
   struct KeyStorage {
-    int chunks, last_row;  // of the block's part, and the first row of its last one
-    Position loaded;       // the next one to load; its thread has no registers for it
+    int first_chunk, chunks;  // positions of the walk
+    int last_row;             // the first row of chunk 0
+    Position loaded;          // the next one to load; its thread has no registers for it
     HeadSide of_keys;
     Pairs keys;                             // of k and v, through whose memory dk and dv leave
     device::Mbarrier keys_read;             // once for each chunk
@@ -79,12 +97,14 @@ struct KeyGradientBlock {
     kernel::CountStorage<float, threads / device::warp_size> counts;
   };
   struct CausalStorage : KeyStorage {
-    bool is_last;  // the piece, in the order of the walk
+    bool is_last;     // the piece, in the order of the walk
+    bool is_rounded;  // D, as it is published
     HeadSide of_queries;
     Pairs queries;    // of q and g
     int leading_end;  // of tile::LeadingChunks
     Ring<1> d_barriers;
-    Told<tiling.stages> told;  // whether g is finite
+    Told<tiling.stages> told;   // whether g is finite
+    StateRounding<2> rounding;  // of D
   };
   using Storage = std::conditional_t<causal, CausalStorage, KeyStorage>;
 
@@ -92,11 +112,13 @@ struct KeyGradientBlock {
     return at.chunks < device::load_shared(&storage.chunks);
   }
   static __device__ __forceinline__ int row_of(const Storage& storage, const Position& at) {
-    return device::load_shared(&storage.last_row) - at.chunks * chunk_rows;
+    return static_cast<int>(static_cast<unsigned>(device::load_shared(&storage.last_row)) -
+                            static_cast<unsigned>(at.chunks) * chunk_rows);
   }
 
   static __device__ __forceinline__ void start_scale_grad(Storage& storage) {
-    if (device::thread_index() < 128) device::store_shared(storage.scale_grad + device::thread_index(), 0.0);
+    const int thread = device::opaque(device::thread_index());
+    if (thread < 128) device::store_shared(storage.scale_grad + thread, 0.0);
   }
   /// Writes what the block has summed for the gradient of scale_logit, if dk's rows have the weights. Scope:
   /// block; barriers inside: 3.
@@ -113,6 +135,7 @@ struct KeyGradientBlock {
   static __device__ __forceinline__ void init(const Head& head, int first, int last, Storage& storage) {
     storage.of_keys.set(head.rows, head.kv_head, head.batch);
     const int chunks = (last - first + chunk_rows - 1) / chunk_rows;
+    device::store_shared(&storage.first_chunk, 0);
     device::store_shared(&storage.chunks, chunks);
     device::store_shared(&storage.last_row, first + (chunks - 1) * chunk_rows);
     device::store_shared(&storage.loaded, Position{});
@@ -120,6 +143,18 @@ struct KeyGradientBlock {
     device::mbarrier_init(&storage.keys_read, 4 * 2);
     if constexpr (causal) init_queries(head, storage);
     device::fence_mbarrier_init();
+  }
+
+  /// Starts a second walk over the same rows, of D in two parts; rings and parities go on. Scope: thread,
+  /// between barriers.
+  static __device__ __forceinline__ void start_again(Storage& storage) {
+    const int chunks = device::load_shared(&storage.chunks);
+    device::store_shared(&storage.first_chunk, chunks);
+    device::store_shared(&storage.chunks, 2 * chunks);
+    device::store_shared(&storage.last_row,
+                         static_cast<int>(static_cast<unsigned>(device::load_shared(&storage.last_row)) +
+                                          static_cast<unsigned>(chunks) * chunk_rows));
+    device::store_shared(&storage.is_rounded, false);
   }
 
   /// Starts the loads of the next position, if there is one. Scope: one thread, always the same.
@@ -140,6 +175,7 @@ struct KeyGradientBlock {
   static __device__ __forceinline__ void init_queries(const Head& head, Storage& storage) {
     storage.of_queries.set(head.terms, head.kv_head * head.group, head.batch);
     device::store_shared(&storage.is_last, head.is_last());
+    device::store_shared(&storage.is_rounded, static_cast<bool>(rounds_state));
     storage.queries.init(4 * groups);
     storage.d_barriers.init(4, 4 * 2);
     storage.told.init();

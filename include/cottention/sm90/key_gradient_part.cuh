@@ -44,7 +44,7 @@ struct KeyGradientPart {
     if (loads())
       for (int i = 1; i < tiling.stages; ++i) Block::load_next(params, storage);
 #pragma unroll 1
-    for (Position at; Block::within(storage, at); ++at.chunks) {
+    for (Position at{device::load_shared(&storage.first_chunk)}; Block::within(storage, at); ++at.chunks) {
       if constexpr (carries_row) carried_row = Block::row_of(storage, at);
       walk_chunk(at);
     }
@@ -52,6 +52,12 @@ struct KeyGradientPart {
   }
 
  private:
+  /// Of a's own row of the lane, where D may be in half: its norm, or an upper bound, and what its products
+  /// with D are multiplied by.
+  struct OwnRow {
+    float norm = 0, factor = 0;
+  };
+
   __device__ __forceinline__ void walk_chunk(Position& at) {
     at.group_head = 0;
     if constexpr (weighs && causal) prepare_weights(at);
@@ -68,8 +74,8 @@ struct KeyGradientPart {
   }
   __device__ __forceinline__ void start_chunk(Out& out, const Position& at) {
     A a;
-    start_keys(a, at);
-    apply(out, a, at);
+    const OwnRow own = start_keys(a, at);
+    apply(out, a, own, at);
   }
   /// out += scores c of a query head of the group. Scores take both operands from shared memory, since lanes
   /// have no registers for a beside out.
@@ -142,10 +148,17 @@ struct KeyGradientPart {
   // ---- Parts of a chunk
 
   /// Loads a, and measures the keys where the warpgroup does.
-  __device__ __forceinline__ void start_keys(A& a, const Position& at) {
-    if constexpr (!is_dk) measure_keys(a, at);
+  __device__ __forceinline__ OwnRow start_keys(A& a, const Position& at) {
+    OwnRow own;
+    if constexpr (!is_dk) own = measure_keys(a, at);
     storage.keys.wait_measured(at.keys());
-    if constexpr (is_dk) a.load(a_of(keys(at)));
+    if constexpr (is_dk) {
+      a.load(a_of(keys(at)));
+      if constexpr (Block::rounds_state)
+        own = {norm_bound_of_own_row(a, squares_of_own_row(a)),
+               device::load_shared(&factors(at).rows[OutputFactors::place(own_row())].norm_backward.scale)};
+    }
+    return own;
   }
   /// Starts loads, once the keys before are released, whose output has left.
   __device__ __forceinline__ void start_loads(const Position& at) {
@@ -154,12 +167,25 @@ struct KeyGradientPart {
     device::sync_warp();
   }
   /// out = a H.
-  __device__ __forceinline__ void apply(Out& out, const A& a, const Position& at) {
+  __device__ __forceinline__ void apply(Out& out, const A& a, [[maybe_unused]] const OwnRow& own,
+                                        const Position& at) {
     if constexpr (causal) storage.d_barriers.wait_full(at.state());
+    if constexpr (Block::rounds_state) {
+      const float a_norm = own.norm * own.factor;
+      storage.rounding.template add_products<R::dims.qk>(writes_own_row() ? a_norm * a_norm : 0.0f);
+      if (device::load_shared(&storage.is_rounded))
+        multiply_rounded_state<!is_dk>(out, a, own.norm, storage.d);
+      else
+        apply_both_parts(out, a);
+    } else {
+      apply_both_parts(out, a);
+    }
+    if constexpr (causal) storage.d_barriers.arrive_empty(at.state());
+  }
+  __device__ __forceinline__ void apply_both_parts(Out& out, const A& a) {
     start_inter_chunk_of_two_ways<!is_dk>(out, a, storage.d);
     finish(out);
     if constexpr (std::same_as<T, half>) out.scale_all(device::load_shared(&storage.d.scale));
-    if constexpr (causal) storage.d_barriers.arrive_empty(at.state());
   }
   /// Tells dv's warpgroup whether g is finite, by dk's scores.
   __device__ __forceinline__ void tell(const Scores& scores, const Position& at) const {
@@ -191,8 +217,9 @@ struct KeyGradientPart {
     return true;
   }
   /// Loads the warp's rows of k, and measures them for dk's epilogue and dv's factors. Rows that are not
-  /// valid become zeros, and those of extreme norm are rescaled; likewise those of queries below.
-  __device__ __forceinline__ void measure_keys(A& x, const Position& at) {
+  /// valid become zeros, and those of extreme norm are rescaled; likewise those of queries below. Returns
+  /// what the lane's own row is as a.
+  __device__ __forceinline__ OwnRow measure_keys(A& x, const Position& at) {
     storage.keys.barriers.wait_full(at.keys());
     Pair& pair = keys(at);
     bool changed = clear_invalid(pair, storage.of_keys, at);
@@ -220,6 +247,7 @@ struct KeyGradientPart {
     }
     if (changed) device::fence_proxy_async();
     storage.keys.arrive_measured(at.keys());
+    return {tile::RowNorm<float>{norm.sum_sq, 0}.norm(), rnorm * weight.weight};
   }
   /// Measures the warp's rows of q as terms.
   __device__ __forceinline__ void measure_queries(const Position& at) {
@@ -259,6 +287,7 @@ struct KeyGradientPart {
       float products[2];
       const tile::NormBackward<float> backward[2] = {of_rows[0].norm_backward, of_rows[1].norm_backward};
       through_norm(out, x, backward, products);
+      if constexpr (Block::rounds_state) storage.rounding.add_taken_away(backward, products);
       if constexpr (P::scale == Scale::by_key) {
         const float coefficients[2] = {products[0] * of_rows[0].rnorm, products[1] * of_rows[1].rnorm};
         const float logs[2] = {of_rows[0].log_count, of_rows[1].log_count};
@@ -271,6 +300,7 @@ struct KeyGradientPart {
       out.scale_rows(of_rows);
     }
     if (!storage.of_keys.is_whole(row(at))) clear_sums(out, storage.of_keys.valid(row(at)));
+    if constexpr (Block::rounds_state) storage.rounding.add_output(out.squares());
     device::mbarrier_wait(&storage.keys_read, at.chunks % 2);
     const auto& view = is_dk ? params.dk.out : params.dv.out;
     if (view.data == nullptr) return;

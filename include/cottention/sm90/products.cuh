@@ -287,6 +287,27 @@ __device__ __forceinline__ void start_inter_chunk(Sums<columns>& out, const RowF
   });
   device::wgmma_commit();
 }
+/// Starts out = a H, or adds it, with panels of H^T; transposed: of H. Scope: warpgroup.
+template <bool transposed, Element T, int columns, int b_columns, class Panels>
+__device__ __forceinline__ void start_product_with_state(Sums<columns>& out,
+                                                         const RowFragments<T, b_columns>& a,
+                                                         const Panels& panels, device::Sum first) {
+  constexpr auto major = transposed ? device::Major::mn : device::Major::k;
+  for_each_panel<Sums<columns>::panels>([&]<int x>() {
+#pragma unroll
+    for (int k = 0; k < b_columns / 16; ++k) {
+      const auto right = [&] {
+        if constexpr (transposed)
+          return panels[k / 4][x].columns_as_mn(k % 4);
+        else
+          return panels[x][k / 4].rows_as_mn(k % 4);
+      }();
+      device::wgmma_m64k16<T, panel_width<columns, x>, major>(out.template panel<x>(), a.r[k], right,
+                                                              k == 0 ? first : device::Sum::add);
+    }
+  });
+  device::wgmma_commit();
+}
 /// Starts out = a H of a state that is read both ways, of its low part and then of the high one.
 /// In half, products with the low part are done by then. transposed: the tile holds H rather than H^T. Scope:
 /// warpgroup.
@@ -294,32 +315,37 @@ template <bool transposed, Element T, int columns, int b_columns>
 __device__ __forceinline__ void start_inter_chunk_of_two_ways(
     Sums<columns>& out, const RowFragments<T, b_columns>& a,
     const TwoWayStateTile<T, transposed ? b_columns : columns, transposed ? columns : b_columns>& h) {
-  constexpr auto major = transposed ? device::Major::mn : device::Major::k;
-  const auto add = [&](const auto& part, device::Sum first) {
-    for_each_panel<Sums<columns>::panels>([&]<int x>() {
-#pragma unroll
-      for (int k = 0; k < b_columns / 16; ++k) {
-        const auto right = [&] {
-          if constexpr (transposed)
-            return part[k / 4][x].columns_as_mn(k % 4);
-          else
-            return part[x][k / 4].rows_as_mn(k % 4);
-        }();
-        device::wgmma_m64k16<T, panel_width<columns, x>, major>(out.template panel<x>(), a.r[k], right,
-                                                                k == 0 ? first : device::Sum::add);
-      }
-    });
-    device::wgmma_commit();
-  };
   device::wgmma_fence();
-  add(h.low, device::Sum::start);
+  start_product_with_state<transposed>(out, a, h.low, device::Sum::start);
   if constexpr (std::same_as<T, half>) {
     finish(out);
     out.scale_all(1 / tile::rest_scale<half>);
     out.pin();
     device::wgmma_fence();
   }
-  add(h.high, device::Sum::add);
+  start_product_with_state<transposed>(out, a, h.high, device::Sum::add);
+}
+/// out = a H of a state that is read both ways, in half, of rows of which the lane's own one has the norm
+/// `own_norm`, or at most that. Scope: warpgroup.
+template <bool transposed, int columns, int b_columns>
+__device__ __forceinline__ void multiply_rounded_state(
+    Sums<columns>& out, const RowFragments<bfloat16, b_columns>& a, float own_norm,
+    TwoWayStateTile<bfloat16, transposed ? b_columns : columns, transposed ? columns : b_columns>& h) {
+  const float own_up = device::times_power_of_two(1.0f, -tile::exponent_for_half(own_norm));
+  float up[2];
+  to_both_rows(own_up, up);
+  RowFragments<half, b_columns> in_half;
+#pragma unroll
+  for (int k = 0; k < b_columns / 16; ++k)
+#pragma unroll
+    for (int i = 0; i < 4; ++i)
+      in_half.r[k][i] = device::pack<half>(device::unpack_low<bfloat16>(a.r[k][i]) * up[i % 2],
+                                           device::unpack_high<bfloat16>(a.r[k][i]) * up[i % 2]);
+  device::wgmma_fence();
+  start_product_with_state<transposed>(out, in_half, h.rounded(), device::Sum::start);
+  finish(out);
+  const float scale = device::load_shared(&h.scale);
+  out.scale_rows({scale * (1 / up[0]), scale * (1 / up[1])});  // powers of two
 }
 /// What a H is divided by in half: out's columns times the powers of two of the state's rows, and all times
 /// factors of rows g and g + 8. Scope: warp; barriers inside: 0.

@@ -29,15 +29,19 @@ struct StateExponents {
   float scale[count];  // (rows / 16): what those rows were divided by
 };
 
-/// A state that is read both ways. For half one power of two divides all of it: exponents of rows would be
+/// A state that is read both ways. In half one power of two divides all of it: exponents of rows would be
 /// factors of the output in one reading, and of the terms of its sums in the other. Low parts are then
 /// multiplied by tile::rest_scale, so that elements are rounded to 2^-51 of the largest at worst.
 template <Element T, int c_columns, int b_columns = c_columns>
-struct TwoWayStateTile : StateTile<T, c_columns, b_columns> {};
-template <int c_columns, int b_columns>
-struct TwoWayStateTile<half, c_columns, b_columns> : StateTile<half, c_columns, b_columns> {
+struct TwoWayStateTile : StateTile<T, c_columns, b_columns> {
   alignas(16) float largest[4];  // (warps): of the warp's rows
   float scale;                   // what all was divided by
+
+  /// The state in half, one part of it, as publish_rounded() leaves it.
+  __device__ __forceinline__ auto& rounded() {
+    return reinterpret_cast<Panel<half>(&)[Tile<T, c_columns>::panels][Tile<T, b_columns>::panels]>(
+        this->high);
+  }
 };
 
 /// What the terms of a chunk are multiplied by, in shared memory.
@@ -86,11 +90,7 @@ class State {
     return sum;
   }
   /// The sum of the squares of the lane's elements.
-  __device__ __forceinline__ float squares() {
-    float sum = 0;
-    h_.for_each([&sum](float& x, int, int, int) { sum = device::fma(x, x, sum); });
-    return sum;
-  }
+  __device__ __forceinline__ float squares() { return h_.squares(); }
 
   // ---- partial states (partial_elements): register by register
 
@@ -176,6 +176,14 @@ class State {
   __device__ __forceinline__ void publish(TwoWayStateTile<T, dims.v, dims.qk>& tile) {
     publish_all(tile, *this);
   }
+  /// The same of one part, in half. Scope: as above; barriers inside: 1, barrier 2.
+  template <std::same_as<State>... Parts>
+  static __device__ __forceinline__ void publish_rounded(TwoWayStateTile<T, dims.v, dims.qk>& tile,
+                                                         Parts&... parts) {
+    static_assert(groups == sizeof...(parts));
+    const float up = publish_scale(tile, parts...);
+    (parts.write_rounded(tile, up), ...);
+  }
 
   /// H += weight times the sum over the chunk of b_j (factor_j c_j)^T, or H -=, which takes the very products
   /// away that have been added. b: (64, dims.qk), c: (64, dims.v). The
@@ -236,6 +244,19 @@ class State {
       for (int i = 0; i < 4; ++i) split(x[2 * i], x[2 * i + 1], high[i], low[i]);
       device::stmatrix_x4(lane_vector_of(own_high, c / 16), high);
       device::stmatrix_x4(lane_vector_of(own_high, c / 16) + to_low, low);
+    }
+  }
+
+  /// The same of half, times `up`. Scope: warp; barriers inside: 0.
+  __device__ __forceinline__ void write_rounded(TwoWayStateTile<T, dims.v, dims.qk>& tile, float up) {
+    half* const own = lane_vector(tile.rounded()[group_][0]);
+#pragma unroll
+    for (int c = 0; c < dims.qk; c += 16) {
+      std::uint32_t pairs[4];
+      const float* const x = &h_.of_panel[c / 64][c % 64 / 2];
+#pragma unroll
+      for (int i = 0; i < 4; ++i) pairs[i] = device::pack<half>(x[2 * i] * up, x[2 * i + 1] * up);
+      device::stmatrix_x4(lane_vector_of(own, c / 16), pairs);
     }
   }
 

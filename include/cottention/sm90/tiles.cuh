@@ -99,6 +99,12 @@ struct Sums {
   __device__ __forceinline__ void scale_all(float factor) {
     for_each([&](float& sum, int, int, int) { sum *= factor; });
   }
+  /// The sum of the lane's squares.
+  __device__ __forceinline__ float squares() {
+    float sum = 0;
+    for_each([&sum](float x, int, int, int) { sum = device::fma(x, x, sum); });
+    return sum;
+  }
   /// Scope: warpgroup, after wgmma_wait().
   __device__ __forceinline__ void pin() {
 #pragma unroll
