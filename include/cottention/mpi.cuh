@@ -37,9 +37,7 @@ class MpiDeviceCommunicator {
     return processes_.exchange(send, bytes, received);
   }
   CallStatus start_all_gather(const void* send, void* all, std::size_t bytes) {
-    const cudaError_t error = cudaStreamSynchronize(stream_);
-    if (error != cudaSuccess) (void)cudaGetLastError();
-    const CallStatus status = device::status_of(error, "cudaStreamSynchronize");
+    const CallStatus status = device::take_error(cudaStreamSynchronize(stream_), "cudaStreamSynchronize");
     const CallStatus started = processes_.start_all_gather(send, all, bytes);
     if (status || !started) return status ? started : status;
     (void)finish_all_gather();  // the other processes wait for this one, whatever it has to send

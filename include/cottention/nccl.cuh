@@ -45,14 +45,14 @@ class NcclCommunicator {
     status_ = of_nccl(ncclCommUserRank(communicator, &rank_), "ncclCommUserRank");
     if (status_) status_ = of_nccl(ncclCommCount(communicator, &size_), "ncclCommCount");
     const std::size_t bytes = max_exchange_bytes * static_cast<std::size_t>(size_);
-    if (status_) status_ = of_cuda(cudaMalloc(&staged_, bytes), "cudaMalloc");
+    if (status_) status_ = device::take_error(cudaMalloc(&staged_, bytes), "cudaMalloc");
     if (status_)
-      status_ =
-          of_cuda(cudaStreamCreateWithFlags(&gathers_, cudaStreamNonBlocking), "cudaStreamCreateWithFlags");
+      status_ = device::take_error(cudaStreamCreateWithFlags(&gathers_, cudaStreamNonBlocking),
+                                   "cudaStreamCreateWithFlags");
     for (cudaEvent_t* const event : {&computed_, &gathered_})
       if (status_)
-        status_ =
-            of_cuda(cudaEventCreateWithFlags(event, cudaEventDisableTiming), "cudaEventCreateWithFlags");
+        status_ = device::take_error(cudaEventCreateWithFlags(event, cudaEventDisableTiming),
+                                     "cudaEventCreateWithFlags");
     if (!status_) return;
     exchanged_ =
         static_cast<std::byte*>(::operator new (bytes, std::align_val_t{workspace_alignment}, std::nothrow));
@@ -80,26 +80,28 @@ class NcclCommunicator {
     received = exchanged_;
     if (!status_) return status_;
     std::byte* const own = static_cast<std::byte*>(staged_) + static_cast<std::size_t>(rank_) * bytes;
-    CallStatus status =
-        of_cuda(cudaMemcpyAsync(own, send, bytes, cudaMemcpyHostToDevice, gathers_), "cudaMemcpyAsync");
+    CallStatus status = device::take_error(
+        cudaMemcpyAsync(own, send, bytes, cudaMemcpyHostToDevice, gathers_), "cudaMemcpyAsync");
     if (status) status = gather(own, staged_, bytes);
     if (status)
-      status = of_cuda(cudaMemcpyAsync(exchanged_, staged_, bytes * static_cast<std::size_t>(size_),
-                                       cudaMemcpyDeviceToHost, gathers_),
-                       "cudaMemcpyAsync");
+      status =
+          device::take_error(cudaMemcpyAsync(exchanged_, staged_, bytes * static_cast<std::size_t>(size_),
+                                             cudaMemcpyDeviceToHost, gathers_),
+                             "cudaMemcpyAsync");
     return status ? wait() : status;
   }
 
   CallStatus start_all_gather(const void* send, void* all, std::size_t bytes) {
     if (!status_) return status_;
-    CallStatus status = of_cuda(cudaEventRecord(computed_, stream_), "cudaEventRecord");
-    if (status) status = of_cuda(cudaStreamWaitEvent(gathers_, computed_, 0), "cudaStreamWaitEvent");
+    CallStatus status = device::take_error(cudaEventRecord(computed_, stream_), "cudaEventRecord");
+    if (status)
+      status = device::take_error(cudaStreamWaitEvent(gathers_, computed_, 0), "cudaStreamWaitEvent");
     if (status) status = gather(send, all, bytes);
-    if (status) status = of_cuda(cudaEventRecord(gathered_, gathers_), "cudaEventRecord");
+    if (status) status = device::take_error(cudaEventRecord(gathered_, gathers_), "cudaEventRecord");
     return status;
   }
   CallStatus finish_all_gather() {
-    return of_cuda(cudaStreamWaitEvent(stream_, gathered_, 0), "cudaStreamWaitEvent");
+    return device::take_error(cudaStreamWaitEvent(stream_, gathered_, 0), "cudaStreamWaitEvent");
   }
 
  private:
@@ -107,7 +109,7 @@ class NcclCommunicator {
   CallStatus wait() const {
     for (;;) {
       const cudaError_t done = cudaStreamQuery(gathers_);
-      if (done != cudaErrorNotReady) return of_cuda(done, "cudaStreamQuery");
+      if (done != cudaErrorNotReady) return device::take_error(done, "cudaStreamQuery");
       (void)cudaGetLastError();
       ncclResult_t error = ncclSuccess;
       CallStatus status = of_nccl(ncclCommGetAsyncError(communicator_, &error), "ncclCommGetAsyncError");
@@ -118,10 +120,6 @@ class NcclCommunicator {
   }
   CallStatus gather(const void* send, void* all, std::size_t bytes) const {
     return of_nccl(ncclAllGather(send, all, bytes, ncclUint8, communicator_, gathers_), "ncclAllGather");
-  }
-  static CallStatus of_cuda(cudaError_t error, const char* call) {
-    if (error != cudaSuccess) (void)cudaGetLastError();
-    return device::status_of(error, call);
   }
   static CallStatus of_nccl(ncclResult_t result, const char* call) {
     if (result == ncclSuccess) return {};

@@ -175,6 +175,12 @@ TEST_CASE("Parts on GPUs: one rank with bad arguments makes all return its statu
         [](auto&, auto& part) { part.first_sequence = 1; });
   check(StatusCode::bad_option, "rank 1: part.incoming_h = 0x1004: must be aligned to 16 bytes on a device",
         [](auto&, auto& part) { part.incoming_h = reinterpret_cast<float*>(0x1004); });
+  check(StatusCode::bad_shape,
+        "shape.batch = 1 on rank 1: must be 2, as on rank 0, in a batch that is not packed",
+        [](auto& args, auto&) { args.shape.batch = 1; });
+}
+
+TEST_CASE("Parts on GPUs: slots, and kept states in other arrays, are refused on all ranks") {
   const std::string slots = "rank 1: write_slot = 0x1000: must be null for parts of sequences";
   OnRanks<ByKey> run({.shape = {2, 60, 60, 2, 1, 0, 0}}, 3);
   const auto workspace = run.parts.workspace(run.parts.forward(1));
@@ -194,9 +200,6 @@ TEST_CASE("Parts on GPUs: one rank with bad arguments makes all return its statu
     CHECK(status.code == StatusCode::bad_stride);
     CHECK(std::string(status.reason).find("rank 1: final_state.h = ") == 0);
   }
-  check(StatusCode::bad_shape,
-        "shape.batch = 1 on rank 1: must be 2, as on rank 0, in a batch that is not packed",
-        [](auto& args, auto&) { args.shape.batch = 1; });
 }
 
 TEST_CASE("Parts on GPUs: workspaces and agreements are checked before anything is launched") {

@@ -165,9 +165,9 @@ bool pack_tile_rows(const RowView<const bfloat16>& rows, int count, int filled, 
         }));
     const V::Bits exponents = largest & 0x7f80;
     bad |= (exponents == 0x7f80) | ((largest != 0) & (exponents == 0));
-    const V::Bits far = (largest != 0) & ((exponents < least) | (exponents > most));
-    const V::Bits shifts = (exponents - one) & far;
-    if (V::any(far))
+    const V::Bits outside = (largest != 0) & ((exponents < least) | (exponents > most));
+    const V::Bits shifts = (exponents - one) & outside;
+    if (V::any(outside))
       for (int r = 0; r < lanes; ++r)
         if (shifts[r] != 0)
           squares[r] = detail::shift_row<norm>(out + r * pitch, pitch, static_cast<int>(shifts[r]));

@@ -47,11 +47,15 @@ inline CallStatus status_of(cudaError_t error, const char* call) {
   return status;
 }
 
+/// status_of what the runtime has just returned, so that its next call does not report the error again.
+inline CallStatus take_error(cudaError_t error, const char* call) {
+  if (error != cudaSuccess) (void)cudaGetLastError();
+  return status_of(error, call);
+}
+
 /// Enqueues zeros for `bytes` of device memory.
 inline CallStatus set_zero(void* data, std::size_t bytes, cudaStream_t stream) {
-  const cudaError_t error = cudaMemsetAsync(data, 0, bytes, stream);
-  if (error != cudaSuccess) (void)cudaGetLastError();
-  return status_of(error, "cudaMemsetAsync");
+  return take_error(cudaMemsetAsync(data, 0, bytes, stream), "cudaMemsetAsync");
 }
 
 inline constexpr std::uint64_t no_context = 0;
@@ -124,10 +128,7 @@ inline CallStatus current_device(Properties& properties) {
     properties = detail::unpacked(bits);
   } else {
     if (error == cudaSuccess) error = detail::query_properties(device, properties);
-    if (error != cudaSuccess) {
-      (void)cudaGetLastError();
-      return status_of(error, "cudaDeviceGetAttribute");
-    }
+    if (error != cudaSuccess) return take_error(error, "cudaDeviceGetAttribute");
     if (cacheable) detail::cached[device].store(detail::packed(properties), std::memory_order_relaxed);
   }
   if (properties.compute_capability < min_compute_capability)

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <algorithm>
+#include <concepts>
 #include <cstddef>
 #include <cstdint>
 #include <iterator>
@@ -48,8 +49,7 @@ class TrailingCall {
 
   template <class Each>
   void kernels(void*, Each each) const {
-    constexpr int tensors = requires { args_.dout; }
-    ? 3 : 1;
+    constexpr int tensors = std::same_as<Arguments, BackwardArguments<T>> ? 3 : 1;
     using Kernel = kernel::Trailing<T, tensors>;
     const typename Kernel::Params params = trailing_params(args_);
     if (std::any_of(std::begin(params.rows), std::end(params.rows),

@@ -119,6 +119,7 @@ CallStatus validate_wanted(const Arguments& args) {
 /// `incoming_h` is written, or read where others are written. Extents are those of valid arguments.
 template <AnyProblem P, class Arguments>
 CallStatus validate_incoming_h(const Arguments& args, const SequencePart<typename P::element>& part) {
+  if (part.incoming_h == nullptr) return {};
   const Shape& s = args.shape;
   cottention::detail::Operands operands = cottention::detail::operands_of<P>(args);
   operands.array("part.incoming_h", part.incoming_h, cottention::detail::Need::optional,
